@@ -1,0 +1,3 @@
+"""maskcli inspects and debugs attention masks."""
+
+__version__ = "0.1.0"

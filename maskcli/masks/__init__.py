@@ -1,0 +1,1 @@
+"""Token ids and lengths to masks; masks to names and conventions. numpy only."""

@@ -1,0 +1,468 @@
+"""Mask: for each query, the keys it may attend to, stored as runs [start, stop).
+
+Causal is one run a row, a sliding window one, packed documents one; a padding mask is one row for a whole sample. Everything
+here works on the runs, so its cost grows with their number and never with queries x keys.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from maskcli.errors import MaskcliError
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, int, int, int]
+Stored = tuple[int, int, int]
+
+# Starts and stops of this many runs take 256 MiB; a mask with more is not runs by nature.
+MAX_RUNS = 2**25
+# The longest key axis that 32-bit runs can address with room for a stop behind the last key.
+MAX_KEYS = 2**31 - 2
+# Cells of a dense chunk that are looked at in one go: large enough to amortise numpy calls, small enough for the cache.
+CHUNK_CELLS = 2**22
+
+
+class Blocks(NamedTuple):
+    """How many tiles of the attention matrix are full, partial and empty, over all stored batch items and heads."""
+
+    full: int
+    partial: int
+    empty: int
+
+    @property
+    def total(self) -> int:
+        """All tiles."""
+        return self.full + self.partial + self.empty
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """A boolean mask [B, H, Q, K], True = attend, as runs of keys.
+
+    `stored` is (b, h, q): the size of each axis that is held, 1 where the axis broadcasts. `pointer` int64 [b*h*q + 1] says
+    which runs belong to a stored row; `starts` and `stops` int32 are those runs: sorted, disjoint, not touching, not empty.
+    """
+
+    shape: Shape
+    stored: Stored
+    pointer: Array
+    starts: Array
+    stops: Array
+
+    # Making masks
+
+    @classmethod
+    def from_intervals(cls, shape: Shape, starts: Array, stops: Array) -> Mask:
+        """One interval a row: `starts` and `stops` broadcast to [b, h, q]; they are clipped to 0..K, and may be empty."""
+        _check_shape(shape)
+        keys = shape[3]
+        starts, stops = np.broadcast_arrays(np.clip(starts, 0, keys), np.clip(stops, 0, keys))
+        stored = (starts.shape[0], starts.shape[1], starts.shape[2])
+        _check_count(starts.size, "this mask")
+        starts, stops = starts.ravel().astype(np.int32, copy=False), stops.ravel().astype(np.int32, copy=False)
+        kept = stops > starts
+        if kept.all():
+            return cls(shape, stored, np.arange(starts.size + 1), starts, stops)
+        return cls(shape, stored, _pointer(kept), starts[kept], stops[kept])
+
+    @classmethod
+    def from_runs(cls, shape: Shape, stored: Stored, counts: Array, starts: Array, stops: Array) -> Mask:
+        """Runs in row order, `counts` [rows] of them in each stored row; they must already be sorted and apart."""
+        _check_shape(shape)
+        _check_count(starts.size, "this mask")
+        return cls(shape, stored, _pointer(counts), starts.astype(np.int32), stops.astype(np.int32))
+
+    @classmethod
+    def from_dense(cls, dense: Array) -> Mask:
+        """The mask of a boolean array [B, H, Q, K] (or fewer axes, filled with 1 in front), True = attend."""
+        full = dense.reshape((1,) * (4 - dense.ndim) + dense.shape)
+        keys = full.shape[3]
+        rows = full.reshape(-1, keys)
+        step = max(1, CHUNK_CELLS // max(keys, 1))
+        chunks = (rows[at : at + step] for at in range(0, len(rows), step))
+        shape = (full.shape[0], full.shape[1], full.shape[2], keys)
+        return cls.from_dense_rows(shape, chunks)
+
+    @classmethod
+    def from_dense_rows(cls, shape: Shape, chunks: Iterable[Array]) -> Mask:
+        """The mask whose boolean rows [n, K], in order over B, H and Q, come in `chunks`."""
+        _check_shape(shape)
+        counts, starts, stops = [], [], []
+        total = 0
+        for chunk in chunks:
+            count, start, stop = dense_runs(chunk)
+            total += start.size
+            _check_count(total, "this dense mask")
+            counts.append(count)
+            starts.append(start)
+            stops.append(stop)
+        return cls(shape, shape[:3], _pointer(_joined(counts)), _joined(starts), _joined(stops))
+
+    @classmethod
+    def full(cls, shape: Shape) -> Mask:
+        """Every query attends to every key."""
+        zero = np.zeros((1, 1, 1), np.int32)
+        return cls.from_intervals(shape, zero, zero + shape[3])
+
+    # The algebra
+
+    def __and__(self, other: Mask) -> Mask:
+        self._same_shape(other)
+        mine, theirs = self.intervals(), other.intervals()
+        if mine is not None and theirs is not None:
+            starts, stops = np.maximum(mine[0], theirs[0]), np.minimum(mine[1], theirs[1])
+            return Mask.from_intervals(self.shape, starts, stops)
+        stored = self._common(other)
+        return _intersect(self.expand(stored), other.expand(stored))
+
+    def __or__(self, other: Mask) -> Mask:
+        return ~(~self & ~other)
+
+    def __sub__(self, other: Mask) -> Mask:
+        return self & ~other
+
+    def __xor__(self, other: Mask) -> Mask:
+        return (self - other) | (other - self)
+
+    def __invert__(self) -> Mask:
+        rows = self.rows
+        _check_count(self.starts.size + rows, "the complement of this mask")
+        row = self.row_of_run()
+        run = np.arange(self.starts.size)
+        starts = np.zeros(run.size + rows, np.int32)
+        stops = np.full(run.size + rows, self.shape[3], np.int32)
+        starts[run + row + 1] = self.stops
+        stops[run + row] = self.starts
+        kept = stops > starts
+        counts = np.diff(np.concatenate([[0], np.cumsum(kept)])[self.pointer + np.arange(rows + 1)])
+        return Mask(self.shape, self.stored, _pointer(counts), starts[kept], stops[kept])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        if self.shape != other.shape:
+            return False
+        stored = self._common(other)
+        a, b = self.expand(stored), other.expand(stored)
+        return np.array_equal(a.pointer, b.pointer) and np.array_equal(a.starts, b.starts) and np.array_equal(a.stops, b.stops)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # Rows
+
+    @property
+    def rows(self) -> int:
+        """Number of stored rows, b*h*q."""
+        return self.pointer.size - 1
+
+    def row_of_run(self) -> Array:
+        """The stored row that each run belongs to, int64 [runs]."""
+        return np.repeat(np.arange(self.rows), np.diff(self.pointer))
+
+    def intervals(self) -> tuple[Array, Array] | None:
+        """Starts and stops [b, h, q] when no row has more than one run (0, 0 where it has none), else None."""
+        if self.starts.size > self.rows:
+            return None
+        counts = np.diff(self.pointer)
+        if self.starts.size == self.rows and (counts == 1).all():
+            return self.starts.reshape(self.stored), self.stops.reshape(self.stored)
+        if (counts > 1).any():
+            return None
+        starts, stops = np.zeros(self.rows, np.int32), np.zeros(self.rows, np.int32)
+        starts[counts == 1], stops[counts == 1] = self.starts, self.stops
+        return starts.reshape(self.stored), stops.reshape(self.stored)
+
+    def take(self, shape: Shape, index: Array) -> Mask:
+        """The mask of `shape` whose stored row at [b, h, q] is this mask's stored row `index[b, h, q]`."""
+        flat = index.ravel()
+        counts = np.diff(self.pointer)[flat]
+        pointer = _pointer(counts)
+        _check_count(int(pointer[-1]), "this mask")
+        run = np.repeat(self.pointer[:-1][flat] - pointer[:-1], counts) + np.arange(pointer[-1])
+        stored = (index.shape[0], index.shape[1], index.shape[2])
+        return Mask(shape, stored, pointer, self.starts[run], self.stops[run])
+
+    def expand(self, stored: Stored) -> Mask:
+        """The same mask with its stored axes written out to `stored`."""
+        if stored == self.stored:
+            return self
+        return self.take(self.shape, np.broadcast_to(self._row_index(), stored))
+
+    def compact(self) -> Mask:
+        """The same mask with every axis along which it does not vary stored once."""
+        mask = self
+        for axis in range(3):
+            index = mask._row_index()
+            first = index.take([0], axis=axis)
+            if mask.stored[axis] > 1:
+                single = mask.take(mask.shape, first)
+                if single == mask:
+                    mask = single
+        return mask
+
+    def select(
+        self,
+        batch: slice = slice(None),
+        head: slice = slice(None),
+        rows: slice = slice(None),
+        keys: slice = slice(None),
+    ) -> Mask:
+        """The part of the mask at these slices (of step 1), as a mask of its own."""
+        cuts = (batch, head, rows)
+        index = self._row_index()[tuple(c if n > 1 else slice(None) for c, n in zip(cuts, self.stored, strict=True))]
+        sizes = [len(range(*c.indices(n))) for c, n in zip((*cuts, keys), self.shape, strict=True)]
+        low, high, _ = keys.indices(self.shape[3])
+        part = self.take((sizes[0], sizes[1], sizes[2], self.shape[3]), index)
+        starts, stops = np.maximum(part.starts, low), np.minimum(part.stops, high)
+        kept = stops > starts
+        counts = np.diff(np.concatenate([[0], np.cumsum(kept)])[part.pointer])
+        shape = (sizes[0], sizes[1], sizes[2], max(high - low, 0))
+        return Mask(shape, part.stored, _pointer(counts), starts[kept] - low, stops[kept] - low)
+
+    def runs(self, batch: int = 0, head: int = 0) -> Iterator[list[list[int]]]:
+        """For one batch item and head, the runs [[start, stop], ...] of every query in turn."""
+        row = self._row_index()[min(batch, self.stored[0] - 1), min(head, self.stored[1] - 1)]
+        first, last = int(row[0]), int(row[-1]) + 1
+        step = 2**16
+        for at in range(first, last, step):
+            pointer = self.pointer[at : min(at + step, last) + 1].tolist()
+            starts = self.starts[pointer[0] : pointer[-1]].tolist()
+            stops = self.stops[pointer[0] : pointer[-1]].tolist()
+            pairs = [[start, stop] for start, stop in zip(starts, stops, strict=True)]
+            lists = [pairs[a - pointer[0] : b - pointer[0]] for a, b in itertools.pairwise(pointer)]
+            yield from lists if self.stored[2] > 1 else itertools.repeat(lists[0], self.shape[2])
+
+    # Numbers
+
+    @property
+    def keys_per_query(self) -> Array:
+        """How many keys each stored row attends to, int64 [b, h, q]."""
+        total = np.concatenate([[0], np.cumsum(self.stops - self.starts, dtype=np.int64)])
+        counts: Array = total[self.pointer[1:]] - total[self.pointer[:-1]]
+        return counts.reshape(self.stored)
+
+    @property
+    def attended(self) -> int:
+        """How many of the B*H*Q*K cells attend."""
+        return int((self.stops - self.starts).sum(dtype=np.int64)) * self._copies()
+
+    @property
+    def cells(self) -> int:
+        """B*H*Q*K."""
+        return int(np.prod(self.shape, dtype=object))
+
+    @property
+    def density(self) -> float:
+        """The share of cells that attend; 0 for a mask without cells."""
+        return self.attended / self.cells if self.cells else 0.0
+
+    @property
+    def empty_rows(self) -> int:
+        """How many of the B*H*Q queries have no key at all."""
+        return int((np.diff(self.pointer) == 0).sum()) * self._copies()
+
+    def blocks(self, query_block: int = 128, key_block: int = 128) -> Blocks:
+        """Tiles of query_block x key_block cells (smaller at the far edges) that are full, partial and empty.
+
+        A tile is not empty when the union of its rows' runs touches it, and full when their intersection covers it.
+        """
+        queries, keys = self.shape[2], self.shape[3]
+        across, down = -(-keys // key_block), -(-queries // query_block)
+        copies = (down if self.stored[2] == 1 else 1) * (self.shape[0] // self.stored[0]) * (self.shape[1] // self.stored[1])
+        touched = full = 0
+        for union, gaps in self._row_groups(query_block):
+            touched += _tiles(union, key_block, keys)
+            full += across * union.rows - _tiles(gaps, key_block, keys)
+        total = self.shape[0] * self.shape[1] * across * down
+        return Blocks(full * copies, (touched - full) * copies, total - touched * copies)
+
+    def _row_groups(self, size: int) -> Iterator[tuple[Mask, Mask]]:
+        """For pieces of the mask: the union of every `size` rows, and the union of their complements."""
+        size = size if self.stored[2] > 1 else 1
+        b, h, q = self.stored
+        groups = -(-q // size)
+        piece = max(1, 2**20 // size)
+        for plane in range(b * h):
+            for first in range(0, groups, piece):
+                last = min(first + piece, groups)
+                low, high = plane * q + first * size, plane * q + min(last * size, q)
+                part = self._row_range(low, high)
+                group = np.arange(high - low) // size
+                yield _unite(part, group, last - first), _unite(~part, group, last - first)
+
+    def _row_range(self, low: int, high: int) -> Mask:
+        first, last = self.pointer[low], self.pointer[high]
+        shape = (1, 1, high - low, self.shape[3])
+        pointer = self.pointer[low : high + 1] - first
+        return Mask(shape, shape[:3], pointer, self.starts[first:last], self.stops[first:last])
+
+    # Views
+
+    def dense(
+        self, batch: int = 0, head: int = 0, rows: tuple[int, int] | None = None, keys: tuple[int, int] | None = None
+    ) -> Array:
+        """The boolean window [rows, keys] of one batch item and head; both ranges are (start, stop)."""
+        r0, r1 = rows or (0, self.shape[2])
+        k0, k1 = keys or (0, self.shape[3])
+        rows_stored = (0, 1) if self.stored[2] == 1 else (r0, r1)
+        part = self._row_range(*self._flat(batch, head, rows_stored))
+        starts, stops = np.maximum(part.starts, k0), np.minimum(part.stops, k1)
+        kept = stops > starts
+        row = part.row_of_run()[kept]
+        # Runs do not touch, so no start meets a stop and plain assignment marks every border.
+        border = np.zeros((part.rows, k1 - k0 + 1), np.int8)
+        border[row, starts[kept] - k0] = 1
+        border[row, stops[kept] - k0] = -1
+        window = np.cumsum(border[:, :-1], axis=1, dtype=np.int8).view(bool)
+        return np.broadcast_to(window, (r1 - r0, k1 - k0))
+
+    def reduced(self, row_edges: Array, key_edges: Array, batch: int = 0, head: int = 0) -> Array:
+        """Attended cells of each pixel, int64 [len(row_edges) - 1, len(key_edges) - 1]; edges rise from 0 to Q and K."""
+        tall, wide = len(row_edges) - 1, len(key_edges) - 1
+        whole = self.stored[2] == 1
+        part = self._row_range(*self._flat(batch, head, (0, 1) if whole else (0, self.shape[2])))
+        counts = np.zeros((1 if whole else tall) * (wide + 1), np.int64)
+        covered = np.zeros_like(counts)
+        step = 2**20
+        for at in range(0, part.starts.size, step):
+            row = np.searchsorted(part.pointer, np.arange(at, min(at + step, part.starts.size)), "right") - 1
+            line = np.zeros_like(row) if whole else np.searchsorted(row_edges, row, "right") - 1
+            # A run adds the width of every pixel from its start's to its stop's, less what it lacks at both ends.
+            for border, sign in ((part.starts[at : at + step], 1), (part.stops[at : at + step], -1)):
+                pixel = np.searchsorted(key_edges, border, "right") - 1
+                spot = line * (wide + 1) + pixel
+                covered += sign * np.bincount(spot, minlength=counts.size)
+                lack = np.bincount(spot, weights=border - key_edges[pixel], minlength=counts.size)
+                counts -= sign * lack.astype(np.int64)
+        covered = np.cumsum(covered.reshape(-1, wide + 1), axis=1)[:, :-1]
+        pixels: Array = covered * np.diff(key_edges) + counts.reshape(-1, wide + 1)[:, :-1]
+        return pixels * np.diff(row_edges)[:, None] if whole else pixels
+
+    def picture(self, tall: int, wide: int, batch: int = 0, head: int = 0) -> tuple[Array, Array]:
+        """A picture of at most tall x wide pixels: the share attended float64, and the cells of each pixel int64.
+
+        A share of exactly 1.0 is a full pixel and exactly 0.0 an empty one; anything else is mixed.
+        """
+        row_edges = pixel_edges(self.shape[2], tall)
+        key_edges = pixel_edges(self.shape[3], wide)
+        cells = np.outer(np.diff(row_edges), np.diff(key_edges))
+        return self.reduced(row_edges, key_edges, batch, head) / np.maximum(cells, 1), cells
+
+    # Small helpers
+
+    def _row_index(self) -> Array:
+        return np.arange(self.rows).reshape(self.stored)
+
+    def _flat(self, batch: int, head: int, rows: tuple[int, int]) -> tuple[int, int]:
+        b, h, q = self.stored
+        plane = (batch if b > 1 else 0) * h + (head if h > 1 else 0)
+        return plane * q + rows[0], plane * q + rows[1]
+
+    def _copies(self) -> int:
+        b, h, q = self.stored
+        return (self.shape[0] // max(b, 1)) * (self.shape[1] // max(h, 1)) * (self.shape[2] // max(q, 1))
+
+    def _common(self, other: Mask) -> Stored:
+        a, b = self.stored, other.stored
+        return max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2])
+
+    def _same_shape(self, other: Mask) -> None:
+        if self.shape != other.shape:
+            raise MaskcliError(
+                f"masks of shape {list(self.shape)} and {list(other.shape)} cannot be combined: "
+                "both must have the same [B, H, Q, K]; pass lengths that agree"
+            )
+
+
+def dense_runs(rows: Array) -> tuple[Array, Array, Array]:
+    """Runs of True in each row of a boolean array [n, K]: how many a row [n], their starts and their stops."""
+    n, keys = rows.shape
+    padded = np.zeros((n, keys + 2), bool)
+    padded[:, 1:-1] = rows
+    borders = np.flatnonzero(padded[:, 1:] != padded[:, :-1])
+    starts, stops = borders[0::2], borders[1::2]
+    row = starts // (keys + 1)
+    base = row * (keys + 1)
+    return np.bincount(row, minlength=n), (starts - base).astype(np.int32), (stops - base).astype(np.int32)
+
+
+def pixel_edges(length: int, pixels: int) -> Array:
+    """Edges, int64 [min(length, pixels) + 1], that share `length` cells out among pixels as evenly as whole cells allow."""
+    count = max(1, min(length, pixels))
+    return np.arange(count + 1) * length // count
+
+
+def _intersect(a: Mask, b: Mask) -> Mask:
+    """Keys in both; both masks hold the same stored rows."""
+    span = a.shape[3] + 1
+    row = a.row_of_run()
+    a_base, b_base = row * span, b.row_of_run() * span
+    # Runs of b that end behind the start of a's run and begin before its stop overlap it.
+    first = np.searchsorted(b.stops + b_base, a.starts + a_base, "right")
+    last = np.searchsorted(b.starts + b_base, a.stops + a_base, "left")
+    overlaps = last - first
+    pointer = _pointer(overlaps)
+    _check_count(int(pointer[-1]), "the combination of these masks")
+    of_a = np.repeat(np.arange(row.size), overlaps)
+    of_b = np.repeat(first - pointer[:-1], overlaps) + np.arange(pointer[-1])
+    starts, stops = np.maximum(a.starts[of_a], b.starts[of_b]), np.minimum(a.stops[of_a], b.stops[of_b])
+    return Mask(a.shape, a.stored, pointer[a.pointer], starts, stops)
+
+
+def _unite(mask: Mask, group: Array, groups: int) -> Mask:
+    """One row for each group of rows (`group` [rows] rises): the union of their runs."""
+    span = mask.shape[3] + 1
+    base = group[mask.row_of_run()] * span
+    starts, stops = mask.starts + base, mask.stops + base
+    if starts.size and (np.diff(starts) < 0).any():
+        order = np.argsort(starts, kind="stable")
+        starts, stops = starts[order], stops[order]
+    reach = np.maximum.accumulate(stops)
+    # A run opens a new stretch when everything before it ends before it starts (touching runs stay together).
+    opens = np.ones(starts.size, bool)
+    opens[1:] = starts[1:] > reach[:-1]
+    closes = np.roll(opens, -1)
+    first, last = starts[opens], reach[closes]
+    row = first // span
+    shape = (1, 1, groups, mask.shape[3])
+    pointer = _pointer(np.bincount(row, minlength=groups))
+    return Mask(shape, shape[:3], pointer, first - row * span, last - row * span)
+
+
+def _tiles(mask: Mask, size: int, keys: int) -> int:
+    """How many (row, key tile) pairs the runs touch; two runs of a row in one tile count once."""
+    if not mask.starts.size:
+        return 0
+    first, last = mask.starts // size, (mask.stops - 1) // size
+    row = mask.row_of_run()
+    shared = (row[1:] == row[:-1]) & (first[1:] == last[:-1])
+    return int((last - first + 1).sum()) - int(shared.sum())
+
+
+def _pointer(counts: Array) -> Array:
+    pointer = np.zeros(counts.size + 1, np.int64)
+    np.cumsum(counts, out=pointer[1:])
+    return pointer
+
+
+def _joined(parts: list[Array]) -> Array:
+    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+
+def _check_shape(shape: Shape) -> None:
+    if shape[3] > MAX_KEYS:
+        raise MaskcliError(f"{shape[3]:,} keys are more than maskcli can address ({MAX_KEYS:,}); ask for fewer keys")
+
+
+def _check_count(count: int, what: str) -> None:
+    if count > MAX_RUNS:
+        raise MaskcliError(
+            f"{what} needs {count:,} runs of keys, more than the limit of {MAX_RUNS:,}; "
+            "ask for fewer tokens, or for a mask made of longer runs (causal, sliding, documents)"
+        )

@@ -1,0 +1,240 @@
+"""Mask specs: the text "causal & sliding:4" to a Mask.
+
+spec := kind | spec & spec | spec "|" spec | ~spec | (spec), with ~ before & before |; `not`, `and`, `or` are the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from maskcli.errors import MaskcliError
+from maskcli.masks.kinds import KINDS, Kind, Layout
+from maskcli.masks.mask import Mask
+
+FILE_SUFFIXES = (".safetensors", ".npy", ".npz", ".pt", ".pth", ".bin", ".py")
+# Deeper nesting or longer texts are nobody's mask, and a spec can come from a file's metadata.
+MAX_LENGTH, MAX_DEPTH = 100_000, 50
+_WORDS = {"and": "&", "or": "|", "not": "~", "&&": "&", "||": "|", "!": "~"}
+_TOKEN = re.compile(r"\s*(?:(&&?|\|\|?|[~!()])|([^\s&|~!()]+))")
+
+Resolve = Callable[[str, Layout], Mask]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A kind with its numbers, e.g. sliding and (4,)."""
+
+    name: str
+    numbers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class File:
+    """An operand that names a file: a saved mask, or FILE.py:NAME."""
+
+    target: str
+
+
+@dataclass(frozen=True)
+class Not:
+    """~operand."""
+
+    operand: Spec
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Operands joined by one sign, & or |."""
+
+    sign: str
+    operands: tuple[Spec, ...]
+
+
+Spec = Named | File | Not | Joined
+
+
+def parse(text: str) -> Spec:
+    """The spec that `text` writes; MaskcliError says what is wrong with it and what to write instead."""
+    if len(text) > MAX_LENGTH:
+        raise MaskcliError(f"this mask spec has {len(text):,} characters, more than the limit of {MAX_LENGTH:,}; shorten it")
+    tokens = list(_tokens(text))
+    if not tokens:
+        raise MaskcliError("the mask spec is empty; write a kind such as causal, padding or 'causal & sliding:4'")
+    spec, rest = _either(tokens, 0, text)
+    if rest < len(tokens):
+        raise MaskcliError(f"{text!r} does not read as a mask: {tokens[rest]!r} follows a whole mask; join masks with & or |")
+    return spec
+
+
+def build(spec: Spec, layout: Layout, resolve: Resolve | None = None) -> Mask:
+    """The Mask of `spec` over `layout`. Files go to `resolve`; without one they are refused."""
+    if isinstance(spec, Named):
+        kind = KINDS[spec.name]
+        require(spec, layout)
+        mask: Mask = kind.build(layout, *spec.numbers)
+        return mask
+    if isinstance(spec, File):
+        if resolve is None:
+            raise MaskcliError(f"{spec.target!r} names a file, and files are not read here; write a kind such as causal")
+        return resolve(spec.target, layout)
+    if isinstance(spec, Not):
+        return ~build(spec.operand, layout, resolve)
+    masks = (build(operand, layout, resolve) for operand in spec.operands)
+    whole = next(masks)
+    for mask in masks:
+        whole = whole & mask if spec.sign == "&" else whole | mask
+    return whole
+
+
+def write(spec: Spec) -> str:
+    """The shortest text that parses to `spec`."""
+    if isinstance(spec, Named):
+        return spec.name + (":" + ",".join(map(str, spec.numbers)) if spec.numbers else "")
+    if isinstance(spec, File):
+        return spec.target
+    if isinstance(spec, Not):
+        inner = write(spec.operand)
+        return f"~({inner})" if isinstance(spec.operand, Joined) else f"~{inner}"
+    parts = (
+        f"({write(operand)})" if isinstance(operand, Joined) and (spec.sign, operand.sign) == ("&", "|") else write(operand)
+        for operand in spec.operands
+    )
+    return f" {spec.sign} ".join(parts)
+
+
+def kinds_in(spec: Spec) -> set[str]:
+    """The names of the kinds that `spec` uses."""
+    return {leaf.name for leaf in _leaves(spec) if isinstance(leaf, Named)}
+
+
+def needs(spec: Spec) -> set[str]:
+    """The facts about the input that `spec` needs: padding, documents, source."""
+    return {need for leaf in _leaves(spec) if isinstance(leaf, Named) and (need := _need(leaf))}
+
+
+def axes(spec: Spec) -> str:
+    """The axes that `spec` varies along: any of "b" and "q" (files may vary along all)."""
+    found = "".join("bhq" if isinstance(leaf, File) else KINDS[leaf.name].axes for leaf in _leaves(spec))
+    return "".join(axis for axis in "bhq" if axis in found)
+
+
+def require(spec: Named, layout: Layout) -> None:
+    """Refuse a kind whose facts about the input are missing."""
+    hints = {
+        "padding": (layout.real is None, "which keys are padding; pass a padding mask, or ids with --pad-id"),
+        "source": (not layout.cross or layout.real is None, "the source sequence; pass its text with --source"),
+        "documents": (
+            layout.documents is None,
+            "where documents begin; pass --packed, or write their lengths (documents:5,3,7)",
+        ),
+    }
+    need = _need(spec)
+    if need and hints[need][0]:
+        raise MaskcliError(f"{spec.name!r} needs to know {hints[need][1]}")
+
+
+def _need(spec: Named) -> str | None:
+    """What a kind needs; documents with lengths of their own need nothing."""
+    return None if spec.numbers else KINDS[spec.name].needs
+
+
+def _leaves(spec: Spec) -> Iterator[Named | File]:
+    if isinstance(spec, (Named, File)):
+        yield spec
+    elif isinstance(spec, Not):
+        yield from _leaves(spec.operand)
+    else:
+        for operand in spec.operands:
+            yield from _leaves(operand)
+
+
+def _tokens(text: str) -> Iterator[str]:
+    at = 0
+    end = len(text.rstrip())
+    while at < end:
+        match = _TOKEN.match(text, at)
+        assert match is not None
+        at = match.end()
+        word = match[1] or match[2]
+        yield _WORDS.get(word.lower(), word)
+
+
+def _either(tokens: list[str], at: int, text: str, depth: int = 0) -> tuple[Spec, int]:
+    return _join("|", _both, tokens, at, text, depth)
+
+
+def _both(tokens: list[str], at: int, text: str, depth: int) -> tuple[Spec, int]:
+    return _join("&", _unary, tokens, at, text, depth)
+
+
+def _join(
+    sign: str,
+    operand: Callable[[list[str], int, str, int], tuple[Spec, int]],
+    tokens: list[str],
+    at: int,
+    text: str,
+    depth: int,
+) -> tuple[Spec, int]:
+    first, at = operand(tokens, at, text, depth)
+    found = [first]
+    while at < len(tokens) and tokens[at] == sign:
+        following, at = operand(tokens, at + 1, text, depth)
+        found.append(following)
+    flat = [part for spec in found for part in (spec.operands if isinstance(spec, Joined) and spec.sign == sign else [spec])]
+    return (flat[0] if len(flat) == 1 else Joined(sign, tuple(flat))), at
+
+
+def _unary(tokens: list[str], at: int, text: str, depth: int) -> tuple[Spec, int]:
+    if depth > MAX_DEPTH:
+        raise MaskcliError(f"this mask spec nests more than {MAX_DEPTH} levels deep; write it with fewer parentheses")
+    word = tokens[at] if at < len(tokens) else ""
+    if word == "~":
+        operand, at = _unary(tokens, at + 1, text, depth + 1)
+        return Not(operand), at
+    if word == "(":
+        inner, at = _either(tokens, at + 1, text, depth + 1)
+        if at >= len(tokens) or tokens[at] != ")":
+            raise MaskcliError(f"{text!r} opens a parenthesis that it does not close; add )")
+        return inner, at + 1
+    if word in ("", "&", "|", ")"):
+        where = f"before {word!r}" if word else "at the end"
+        raise MaskcliError(f"{text!r} lacks a mask {where}; write a kind such as causal or sliding:4 there")
+    return _operand(word), at + 1
+
+
+def _operand(word: str) -> Named | File:
+    path = word.partition(":")[0].lower()
+    if "/" in word or "\\" in word or path.endswith(FILE_SUFFIXES) or word.lower().endswith(FILE_SUFFIXES):
+        return File(word)
+    written, colon, rest = word.partition(":")
+    name = written.lower().replace("_", "-")
+    if name not in KINDS:
+        close = difflib.get_close_matches(name, KINDS, 1, 0.5)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise MaskcliError(f"unknown mask kind {written!r}; {hint}known kinds: {', '.join(KINDS)}")
+    return Named(name, _numbers(name, KINDS[name], colon, rest))
+
+
+def _numbers(name: str, kind: Kind, colon: str, rest: str) -> tuple[int, ...]:
+    example = f"{name}:{','.join({'W': '4', 'D': '2', '...': '5,3,7'}.get(n, '4') for n in kind.numbers)}"
+    if not kind.numbers:
+        if colon:
+            raise MaskcliError(f"{name!r} takes no number, but {name}:{rest} was given; write {name}")
+        return ()
+    if not colon and kind.numbers == ("...",):
+        return ()
+    if not rest:
+        what = "a size" if len(kind.numbers) == 1 else f"{len(kind.numbers)} numbers"
+        raise MaskcliError(f"{name} needs {what}: {example}")
+    parts = rest.split(",")
+    if kind.numbers != ("...",) and len(parts) != len(kind.numbers):
+        raise MaskcliError(f"{name} takes {len(kind.numbers)} number(s), but {name}:{rest} has {len(parts)}; write {example}")
+    for part in parts:
+        if not (part.isascii() and part.isdigit() and len(part) < 16 and int(part) >= kind.lowest):
+            raise MaskcliError(
+                f"{name}:{rest} has {part!r} where a whole number of at least {kind.lowest} belongs; write {example}"
+            )
+    return tuple(map(int, parts))

@@ -1,0 +1,129 @@
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskcli.errors import MaskcliError
+from maskcli.masks.kinds import KINDS, Layout
+from maskcli.masks.spec import File, Joined, Named, Not, axes, build, kinds_in, needs, parse, write
+
+LAYOUT = Layout(2, 6, 6, real=np.array([[1, 1, 1, 1, 0, 0], [1] * 6], bool), documents=np.array([[0, 0, 1, 1, 2, 2]] * 2))
+
+names = st.sampled_from([Named("causal"), Named("padding"), Named("sliding", (4,)), Named("documents", (2, 3)), Named("full")])
+specs = st.recursive(
+    names,
+    lambda inner: st.one_of(
+        inner.map(Not),
+        st.tuples(st.sampled_from("&|"), st.lists(inner, min_size=2, max_size=3)).map(lambda t: Joined(t[0], tuple(t[1]))),
+    ),
+    max_leaves=6,
+)
+
+
+def flat(spec):
+    """Nested joins of one sign are one join: a & (b & c) is a & b & c."""
+    if isinstance(spec, Not):
+        return Not(flat(spec.operand))
+    if isinstance(spec, Joined):
+        parts = [flat(operand) for operand in spec.operands]
+        return Joined(spec.sign, tuple(
+            leaf for part in parts
+            for leaf in (part.operands if isinstance(part, Joined) and part.sign == spec.sign else (part,))
+        ))  # fmt: skip
+    return spec
+
+
+@given(specs)
+def test_what_is_written_parses_to_the_same(spec):
+    assert parse(write(flat(spec))) == flat(spec)
+
+
+@given(specs)
+def test_specs_mean_what_python_means(spec):
+    def value(node):
+        if isinstance(node, Named):
+            mask = build(node, LAYOUT)
+            return np.array([mask.dense(b) for b in range(2)])
+        if isinstance(node, Not):
+            return ~value(node.operand)
+        parts = [value(operand) for operand in node.operands]
+        return np.logical_and.reduce(parts) if node.sign == "&" else np.logical_or.reduce(parts)
+
+    assert np.array_equal(np.array([build(spec, LAYOUT).dense(b) for b in range(2)]), value(spec))
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("causal and padding", "causal & padding"),
+        ("not causal or padding", "~causal | padding"),
+        ("a.npy", "a.npy"),
+        ("causal&sliding:4", "causal & sliding:4"),
+        ("causal & padding | prefix:2", "(causal & padding) | prefix:2"),
+        ("~causal & padding", "(~causal) & padding"),
+        ("~(causal | padding)", "!(causal || padding)"),
+        ("CAUSAL & Prefix_LM:3", "causal & prefix-lm:3"),
+        ("causal & (padding & full)", "causal & padding & full"),
+    ],
+)
+def test_spellings_of_one_spec(text, same):
+    assert parse(text) == parse(same)
+
+
+def test_files_are_operands():
+    assert parse("causal & dir/mask.npy:a | my.py:NAME") == Joined(
+        "|", (Joined("&", (Named("causal"), File("dir/mask.npy:a"))), File("my.py:NAME"))
+    )
+    with pytest.raises(MaskcliError, match="names a file"):
+        build(parse("m.npy"), LAYOUT)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "the mask spec is empty"),
+        ("window", "window needs a size: window:4"),
+        ("dilated", "dilated needs 2 numbers: dilated:4,2"),
+        ("dilated:4", "dilated takes 2 number(s), but dilated:4 has 1; write dilated:4,2"),
+        ("sliding:0", "'0' where a whole number of at least 1 belongs; write sliding:4"),
+        ("sliding:x", "'x' where a whole number"),
+        ("sliding:-1", "'-1' where a whole number"),
+        ("sliding:" + "9" * 30, "where a whole number"),
+        ("causal:3", "'causal' takes no number"),
+        ("casual", "did you mean 'causal'?"),
+        ("causal &", "lacks a mask at the end"),
+        ("& causal", "lacks a mask before '&'"),
+        ("(causal", "add )"),
+        ("causal)", "')' follows a whole mask"),
+        ("causal padding", "join masks with & or |"),
+        ("~" * 99 + "causal", "nests more than 50 levels"),
+        ("(" * 99_999, "nests more than 50 levels"),
+        ("causal" * 100_000, "more than the limit"),
+    ],
+)
+def test_errors_say_what_to_write(text, sentence):
+    with pytest.raises(MaskcliError, match=re.escape(sentence)):
+        parse(text)
+
+
+def test_facts_about_a_spec():
+    spec = parse("causal & padding | documents:3 & ~documents")
+    assert kinds_in(spec) == {"causal", "padding", "documents"}
+    assert needs(spec) == {"padding", "documents"}
+    assert (axes(parse("padding")), axes(parse("causal")), axes(parse("combined"))) == ("b", "q", "bq")
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_spec_or_one_sentence(text):
+    try:
+        spec = parse(text)
+    except MaskcliError as error:
+        assert str(error)
+    else:
+        assert parse(write(spec)) == spec
+
+
+def test_every_kind_is_documented():
+    assert all(kind.build.__doc__ and kind.meaning for kind in KINDS.values())
