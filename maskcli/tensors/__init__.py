@@ -1,0 +1,29 @@
+"""Files to named lazy arrays, the role each plays, and arrays to files."""
+
+from maskcli.tensors.atomic import replacing
+from maskcli.tensors.open import READERS, open_tensors
+from maskcli.tensors.roles import ROLES, Roled, parse_role, role_of, roles_of
+from maskcli.tensors.tensor import Tensor, TensorFile, find_tensor, from_array, from_arrays, split_target
+from maskcli.tensors.write import WRITERS, Source, source_from, source_of, write_tensors
+
+__all__ = [
+    "READERS",
+    "ROLES",
+    "WRITERS",
+    "Roled",
+    "Source",
+    "Tensor",
+    "TensorFile",
+    "find_tensor",
+    "from_array",
+    "from_arrays",
+    "open_tensors",
+    "parse_role",
+    "replacing",
+    "role_of",
+    "roles_of",
+    "source_from",
+    "source_of",
+    "split_target",
+    "write_tensors",
+]

@@ -1,0 +1,77 @@
+"""Replace a file only when its new content is whole."""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+
+from maskcli.errors import MaskcliError
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A new empty file beside `path`, with its suffix, that takes the place of `path` when the block ends well.
+
+    On any error and on Ctrl-C the new file goes and the old one stays as it was. A link is followed, an existing file
+    keeps its permissions, a new one gets those of the umask; a device or a pipe is written directly. Raises
+    MaskcliError for a missing folder, missing permission and a full disk.
+    """
+    given = os.fspath(path)
+    target = os.path.realpath(given)
+    mode = _writable(given, target)
+    if mode is not None and not stat.S_ISREG(mode):
+        with _explained(given):
+            yield target
+        return
+    folder, name = os.path.split(target)
+    stem, suffix = os.path.splitext(name)
+    temporary = os.path.join(folder, f".{stem[:64]}.{secrets.token_hex(6)}{suffix}")
+    try:
+        with _explained(given):
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            yield temporary
+            if mode is not None:
+                os.chmod(temporary, stat.S_IMODE(mode))
+            os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _writable(given: str, target: str) -> int | None:
+    """The mode of what is there already, None for nothing; refused before any work when it cannot be replaced."""
+    with _explained(given):
+        try:
+            mode = os.stat(target).st_mode
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise MaskcliError(f"{given!r} is not a path, expected one without null characters.") from None
+    if stat.S_ISDIR(mode):
+        raise MaskcliError(f"{given!r} is a folder, expected the name of a file to write: add one.")
+    if not os.access(target, os.W_OK):
+        raise MaskcliError(f"{given!r} may not be written by this user: choose another name or change its permissions.")
+    return mode
+
+
+@contextlib.contextmanager
+def _explained(given: str) -> Iterator[None]:
+    """Errors of the file system about `given` as one sentence; a closed pipe is not one of them."""
+    folder = os.path.dirname(given) or "."
+    try:
+        yield
+    except (BrokenPipeError, InterruptedError):
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if os.path.isdir(folder):
+            raise
+        raise MaskcliError(f"{given!r} cannot be written, its folder {folder!r} does not exist: create it.") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MaskcliError(f"{given!r} cannot be written, the disk is full: free some space.") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise MaskcliError(f"{given!r} cannot be written, this user may not write to {folder!r}.") from error
+        raise MaskcliError(f"{given!r} cannot be written ({error.strerror}): choose another name.") from error

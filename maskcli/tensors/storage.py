@@ -1,0 +1,239 @@
+"""Where the elements of a tensor lie, and how a part of them is fetched without the rest."""
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from maskcli.errors import MaskcliError
+from maskcli.tensors.dtypes import Array, Decoder
+
+BLOCK = 1024 * 1024
+"""Bytes decoded at a time: small enough for the cache, large enough that two threads seldom wait for each other."""
+SPAN = 8 * 1024 * 1024
+"""Bytes read at once to pick elements from: more would show in the memory, less would be many small reads."""
+SPARSE = 16 * 1024
+"""Bytes between two wanted elements from which on reading each by itself is faster than reading all between."""
+
+Ranges = Sequence[range]
+
+
+class Storage(Protocol):
+    """Raw elements, of which a part can be fetched."""
+
+    def gather(self, ranges: Ranges) -> Array:
+        """The raw elements at these positions of each axis."""
+
+    def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
+        """Decode rows `start` to `stop`, the leading axes flattened, into `out` of shape [stop - start, K]."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A tensor that has a name and a shape and cannot be read: says why."""
+
+    reason: str
+
+    def gather(self, ranges: Ranges) -> Array:
+        """Raise the reason."""
+        raise MaskcliError(self.reason)
+
+    def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
+        """Raise the reason."""
+        raise MaskcliError(self.reason)
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Elements that are an array already, or become one when first wanted; strides are free."""
+
+    load: Callable[[], Array]
+
+    @cached_property
+    def array(self) -> Array:
+        """The raw elements in the tensor's shape."""
+        return self.load()
+
+    def gather(self, ranges: Ranges) -> Array:
+        """A view on the raw elements at these positions."""
+        return self.array[tuple(_as_slice(each) for each in ranges)]
+
+    def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
+        """Decode rows into `out`, block by block where the strides ask for a copy."""
+        array = self.array
+        if array.ndim < 2 or array.flags.c_contiguous:
+            array = array.reshape(-1, out.shape[1])
+        at = 0
+        for box in _boxes(array.shape[:-1], start, stop):
+            part = array[tuple(_as_slice(each) for each in box)].reshape(-1, out.shape[1])
+            step = max(1, BLOCK // max(1, part.shape[1] * part.itemsize))
+            for low in range(0, len(part), step):
+                piece = part[low : low + step]
+                decode(np.ascontiguousarray(piece), out[at + low : at + low + len(piece)])
+            at += len(part)
+
+
+def _boxes(leading: tuple[int, ...], start: int, stop: int) -> Iterator[list[range]]:
+    """Positions on each leading axis that together are the rows `start` to `stop`, in order."""
+    if len(leading) < 2:
+        yield [range(start, stop)][: len(leading)]
+        return
+    each = math.prod(leading[1:])
+    for index in range(start // each, -(-stop // each)):
+        low = index * each
+        for box in _boxes(leading[1:], max(start - low, 0), min(stop - low, each)):
+            yield [range(index, index + 1), *box]
+
+
+class Handle:
+    """An open file that many threads may read at once; closed when nothing refers to it any more."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        self._lock = threading.Lock()
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return os.fstat(self.descriptor).st_size
+
+    def bytes(self, offset: int, count: int) -> bytes:
+        """`count` bytes from `offset`, fewer where the file ends."""
+        buffer = bytearray(max(0, min(count, self.size - offset)))
+        return memoryview(buffer)[: self._read(memoryview(buffer), offset)].tobytes()
+
+    def fill(self, out: Array, offset: int) -> None:
+        """Fill a contiguous array with the bytes from `offset` on."""
+        view = memoryview(out.reshape(-1).view(np.uint8)) if out.size else memoryview(b"")  # type: ignore[arg-type]
+        if self._read(view, offset) < len(view):
+            raise MaskcliError(f"{self.path!r} became shorter while it was read, expected it to stay as it is: run again.")
+
+    def _read(self, view: memoryview, offset: int) -> int:
+        done = 0
+        try:
+            while done < len(view):
+                count = self._read_once(view[done:], offset + done)
+                if count == 0:
+                    break
+                done += count
+        except OSError as error:
+            raise MaskcliError(
+                f"{self.path!r} cannot be read ({error.strerror}): check the disk or copy the file again."
+            ) from error
+        return done
+
+    def _read_once(self, view: memoryview, offset: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self.descriptor, [view], offset)
+        with self._lock:
+            os.lseek(self.descriptor, offset, os.SEEK_SET)
+            data = os.read(self.descriptor, len(view))
+        view[: len(data)] = data
+        return len(data)
+
+
+class _Scratch(threading.local):
+    """One block of raw bytes per thread."""
+
+    def __init__(self) -> None:
+        self.block = np.empty(BLOCK, np.uint8)
+
+
+_SCRATCH = _Scratch()
+
+
+@dataclass(frozen=True, eq=False)
+class InFile:
+    """Elements that lie in a file one after the other, last axis fastest; only what is asked for is read."""
+
+    handle: Handle
+    offset: int
+    shape: tuple[int, ...]
+    raw: np.dtype[np.generic]
+    strides: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        sizes = [self.raw.itemsize * math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+        object.__setattr__(self, "strides", tuple(sizes))
+
+    def gather(self, ranges: Ranges) -> Array:
+        """The raw elements at these positions, from reads of bounded size."""
+        out: Array = np.empty([len(each) for each in ranges], self.raw)
+        if out.size:
+            self._gather(list(ranges), self.offset, out)
+        return out
+
+    def _gather(self, ranges: list[range], offset: int, out: Array) -> None:
+        axis = len(self.shape) - len(ranges)
+        inner = list(zip(ranges, self.shape[axis:], strict=True))[1:]
+        if not ranges or (abs(ranges[0].step) == 1 and all(each == range(size) for each, size in inner)):
+            low = min(ranges[0][0], ranges[0][-1]) if ranges else 0
+            self.handle.fill(out, offset + low * (self.strides[axis] if ranges else 0))
+            if ranges and ranges[0].step < 0:
+                out[:] = out[::-1].copy()
+            return
+        first, stride = ranges[0], self.strides[axis]
+        group = SPAN // (stride * abs(first.step))
+        wanted = math.prod(len(each) for each, _ in inner) / math.prod(size for _, size in inner) / abs(first.step)
+        if group == 0 or (stride * abs(first.step) > SPARSE and wanted < 0.25):
+            for at, index in enumerate(first):
+                self._gather(ranges[1:], offset + index * stride, out[at : at + 1].reshape(out.shape[1:]))
+            return
+        for low in range(0, len(first), group):
+            part = first[low : low + group]
+            base, top = min(part[0], part[-1]), max(part[0], part[-1])
+            span: Array = np.empty((top - base + 1, *self.shape[axis + 1 :]), self.raw)
+            self.handle.fill(span, offset + base * stride)
+            steps = [range(part[0] - base, part[-1] - base + (1 if part.step > 0 else -1), part.step), *ranges[1:]]
+            out[low : low + len(part)] = span[tuple(_as_slice(each) for each in steps)]
+
+    def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
+        """Read rows into `out`: directly when nothing is to be decoded, else through a block of scratch per thread."""
+        length = out.shape[1]
+        offset = self.offset + start * length * self.raw.itemsize
+        if out.dtype == self.raw:
+            self.handle.fill(out, offset)
+            return
+        flat = out.reshape(-1)
+        scratch = _SCRATCH.block.view(self.raw)
+        for low in range(0, flat.size, scratch.size):
+            piece = flat[low : low + scratch.size]
+            raw = scratch[: piece.size]
+            self.handle.fill(raw, offset + low * self.raw.itemsize)
+            decode(raw, piece)
+
+
+@dataclass(frozen=True, eq=False)
+class Flipped:
+    """Elements that lie in a file with the first axis fastest (Fortran order): the same file with its axes reversed."""
+
+    reversed: InFile
+
+    def gather(self, ranges: Ranges) -> Array:
+        """The raw elements at these positions."""
+        return self.reversed.gather(ranges[::-1]).T
+
+    def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
+        """Decode rows into `out`; each column of theirs is one read."""
+        at = 0
+        for box in _boxes(self.reversed.shape[:0:-1], start, stop):
+            part = self.gather([*box, range(out.shape[1])]).reshape(-1, out.shape[1])
+            decode(np.ascontiguousarray(part), out[at : at + len(part)])
+            at += len(part)
+
+
+def _as_slice(each: range) -> slice:
+    """A range of positions, none negative, as a slice."""
+    if len(each) == 0:
+        return slice(0, 0)
+    return slice(each.start, None if each.stop < 0 else each.stop, each.step)

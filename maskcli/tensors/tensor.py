@@ -1,0 +1,196 @@
+"""A named lazy array, and a file full of them."""
+
+import difflib
+import math
+import operator
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from maskcli.errors import MaskcliError
+from maskcli.tensors.dtypes import DTYPES, READABLE, Array, DType, decoded, decoder
+from maskcli.tensors.storage import InMemory, Refused, Storage
+
+Index = tuple[SupportsIndex | slice, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A named array of which only the asked-for part is read.
+
+    `dtype` is a canonical name (`float32`, `bfloat16`, `float8_e4m3fn`, …); `shape` is known before anything is read.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    storage: Storage = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements as they are stored."""
+        return math.prod(self.shape) * (DTYPES[self.dtype].bits // 8 if self.dtype in DTYPES else 0)
+
+    @property
+    def row_count(self) -> int:
+        """Rows when all axes but the last are flattened; 1 for a scalar or a vector."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def row_length(self) -> int:
+        """Elements in a row: the size of the last axis; 1 for a scalar."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def row_dtype(self) -> np.dtype[Any]:
+        """What `rows` yields: float32 for float16, bfloat16, float8 and float32, else the type itself."""
+        wide: np.dtype[Any] = np.dtype(_known(self).wide)
+        return wide
+
+    def read(self, index: Index = ()) -> Array:
+        """The part at `index` (integers and slices, as in numpy, one per leading axis) and nothing else of the file.
+
+        bfloat16 and float8 become the float32 of equal value; every other type stays what it is. Raises MaskcliError
+        for an index outside the shape and for a type that cannot be read.
+        """
+        ranges, picked = _ranges(self, index)
+        raw = self.storage.gather(ranges)
+        return decoded(_known(self).name, raw).reshape(picked)
+
+    def rows(self, start: int, stop: int, out: Array | None = None) -> Array:
+        """Rows `start` to `stop` of the tensor seen as [rows, K], as `row_dtype`; safe from several threads at once.
+
+        `out`, if given, is a C-contiguous array of that type and at least [stop - start, K]; its first rows are filled
+        and returned, so that a caller who passes it again and again needs no more memory than that.
+        """
+        wide = self.row_dtype
+        if not 0 <= start <= stop <= self.row_count:
+            raise MaskcliError(
+                f"Rows {start} to {stop} of {self.name!r} were asked for, expected rows within 0 to {self.row_count}."
+            )
+        shape = (stop - start, self.row_length)
+        if out is None:
+            out = np.empty(shape, wide)
+        if out.dtype != wide or out.ndim != 2 or out.shape[1] != shape[1] or len(out) < shape[0] or not out.flags.c_contiguous:
+            raise ValueError(f"out must be a C-contiguous {wide} array of at least {shape}, not {out.dtype} {out.shape}")
+        part = out[: shape[0]]
+        if part.size:
+            self.storage.rows(start, stop, part, decoder(self.dtype))
+        return part
+
+
+@dataclass(frozen=True, eq=False)
+class TensorFile:
+    """The tensors of one file in its order; `metadata` is the safetensors `__metadata__`, empty for other formats."""
+
+    path: str
+    tensors: tuple[Tensor, ...]
+    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def find_tensor(file: TensorFile, name: str) -> Tensor:
+    """The tensor of this name; else a MaskcliError that names the nearest ones."""
+    for tensor in file.tensors:
+        if tensor.name == name:
+            return tensor
+    names = [tensor.name for tensor in file.tensors]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) if len(names) <= 10_000 else []
+    if near:
+        hint = "did you mean " + " or ".join(map(repr, near)) + "?"
+    elif names:
+        hint = "it has " + ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more." if len(names) > 5 else ".")
+    else:
+        hint = "it has no tensors at all."
+    raise MaskcliError(f"{file.path!r} has no tensor {name!r}: {hint}")
+
+
+def split_target(target: str) -> tuple[str, str | None]:
+    """`FILE[:TENSOR]` as path and tensor name; a path that exists wins over a split, so paths may hold colons."""
+    if os.path.exists(target):
+        return target, None
+    cuts = [at for at, character in enumerate(target) if character == ":" and not _is_drive(target, at)]
+    for at in reversed(cuts):
+        if os.path.exists(target[:at]):
+            return target[:at], target[at + 1 :] or None
+    for at in cuts:
+        if os.path.splitext(target[:at])[1]:
+            return target[:at], target[at + 1 :] or None
+    return target, None
+
+
+def _is_drive(target: str, at: int) -> bool:
+    return at == 1 and target[0].isalpha() and target[2:3] in ("\\", "/")
+
+
+def from_arrays(arrays: Mapping[str, Any], path: str = "") -> TensorFile:
+    """Arrays in memory as a TensorFile: numpy arrays, torch tensors, anything with `__array__`."""
+    return TensorFile(path, tuple(from_array(str(name), array) for name, array in arrays.items()))
+
+
+def from_array(name: str, array: Any) -> Tensor:
+    """One array in memory as a Tensor, without a copy where it is on the CPU."""
+    if type(array).__module__.partition(".")[0] == "torch" or hasattr(array, "untyped_storage"):
+        from maskcli.tensors.torch_file import from_torch
+
+        return from_torch(name, array)
+    return from_numpy(name, np.asarray(array))
+
+
+def from_numpy(name: str, array: Array) -> Tensor:
+    """A numpy array as a Tensor; ml_dtypes (JAX) and a raw `<V2`, what np.save leaves of bfloat16, count too."""
+    known, raw = numpy_dtype(array.dtype)
+    if raw is None:
+        return Tensor(name, known, array.shape, Refused(unreadable(name, known)))
+    view = array if array.dtype == raw or array.dtype.kind == "b" else array.view(raw)
+    return Tensor(name, known, array.shape, InMemory(lambda: view))
+
+
+def numpy_dtype(dtype: np.dtype[Any]) -> tuple[str, np.dtype[Any] | None]:
+    """The canonical name of a numpy type and the type to read its elements as; None where they cannot be read."""
+    name = "bfloat16" if dtype.str[1:] == "V2" and dtype.names is None else dtype.name
+    known = DTYPES.get(name)
+    if known is None or known.raw is None:
+        return name, None
+    native = np.dtype(known.raw).newbyteorder("=")
+    if dtype.kind in "iuf":
+        return name, dtype
+    return name, native if dtype.kind != "b" else np.dtype(np.uint8)
+
+
+def unreadable(name: str, dtype: str) -> str:
+    """The sentence for a tensor whose type has no reader."""
+    return f"Tensor {name!r} is of type {dtype[:80]}, expected one of {', '.join(READABLE)}: convert it before saving."
+
+
+def _known(tensor: Tensor) -> DType:
+    known = DTYPES.get(tensor.dtype)
+    if known is None or known.raw is None:
+        if isinstance(tensor.storage, Refused):
+            raise MaskcliError(tensor.storage.reason)
+        raise MaskcliError(unreadable(tensor.name, tensor.dtype))
+    return known
+
+
+def _ranges(tensor: Tensor, index: Index) -> tuple[list[range], tuple[int, ...]]:
+    """An index as one range of positions per axis, and the shape that remains when integers drop their axis."""
+    shape = tensor.shape
+    if len(index) > len(shape):
+        raise MaskcliError(
+            f"{tensor.name!r} has the shape {list(shape)}, expected at most {len(shape)} indices, not {len(index)}."
+        )
+    ranges, picked = [], []
+    for axis, size in enumerate(shape):
+        each = index[axis] if axis < len(index) else slice(None)
+        if isinstance(each, slice):
+            ranges.append(range(size)[each])
+            picked.append(len(ranges[-1]))
+            continue
+        at = operator.index(each)
+        if not -size <= at < size:
+            raise MaskcliError(f"Index {at} lies outside axis {axis} of {tensor.name!r}, expected {-size} to {size - 1}.")
+        ranges.append(range(at % size, at % size + 1))
+    return ranges, tuple(picked)
