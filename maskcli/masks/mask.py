@@ -24,6 +24,8 @@ Stored = tuple[int, int, int]
 MAX_RUNS = 2**25
 # The longest key axis that 32-bit runs can address with room for a stop behind the last key.
 MAX_KEYS = 2**31 - 2
+# Past this many spans, one dense look is cheaper than a slice for each.
+MAX_SPANS = 32
 # Cells of a dense chunk that are looked at in one go: large enough to amortise numpy calls, small enough for the cache.
 CHUNK_CELLS = 2**22
 
@@ -194,6 +196,12 @@ class Mask:
             return self
         return self.take(self.shape, np.broadcast_to(self._row_index(), stored))
 
+    def broadcast_to(self, shape: Shape) -> Mask | None:
+        """The same rows as a mask of `shape`, or None when an axis is neither 1 nor the asked-for size."""
+        if shape[3] != self.shape[3] or any(n not in (1, m) for n, m in zip(self.stored, shape, strict=False)):
+            return None
+        return Mask(shape, self.stored, self.pointer, self.starts, self.stops)
+
     def compact(self) -> Mask:
         """The same mask with every axis along which it does not vary stored once."""
         mask = self
@@ -267,6 +275,16 @@ class Mask:
         """How many of the B*H*Q queries have no key at all."""
         return int((np.diff(self.pointer) == 0).sum()) * self._copies()
 
+    @property
+    def seen(self) -> Array:
+        """The keys that any query attends to, bool [b, h, K]."""
+        planes, keys = self.stored[0] * self.stored[1], self.shape[3]
+        plane = self.row_of_run() // max(self.stored[2], 1) * (keys + 1)
+        size = planes * (keys + 1)
+        change = np.bincount(plane + self.starts, minlength=size) - np.bincount(plane + self.stops, minlength=size)
+        covered: Array = np.cumsum(change.reshape(planes, keys + 1), axis=1)[:, :-1] > 0
+        return covered.reshape(*self.stored[:2], keys)
+
     def blocks(self, query_block: int = 128, key_block: int = 128) -> Blocks:
         """Tiles of query_block x key_block cells (smaller at the far edges) that are full, partial and empty.
 
@@ -321,6 +339,23 @@ class Mask:
         border[row, stops[kept] - k0] = -1
         window = np.cumsum(border[:, :-1], axis=1, dtype=np.int8).view(bool)
         return np.broadcast_to(window, (r1 - r0, k1 - k0))
+
+    def ignored(self, rows: tuple[int, int], batch: int = 0, head: int = 0) -> list[tuple[int, int, Array | None]]:
+        """Spans of keys that some of these rows ignore: (start, stop, who).
+
+        `who` is None where every row ignores the whole span, else a boolean array [rows, stop - start], True = ignored
+        (one row only, when all rows are the same).
+        """
+        held = (0, 1) if self.stored[2] == 1 else rows
+        part = self._row_range(*self._flat(batch, head, held))
+        one = np.zeros(part.rows, np.int64)
+        union, gaps = _unite(part, one, 1), _unite(~part, one, 1)
+        all_ignore = ~union
+        some = gaps & union
+        if all_ignore.starts.size + some.starts.size > MAX_SPANS:
+            return [(0, self.shape[3], ~self.dense(batch, head, held if self.stored[2] > 1 else (0, 1)))]
+        spans: list[tuple[int, int, Array | None]] = [(a, b, None) for a, b in _pairs(all_ignore)]
+        return spans + [(a, b, ~self.dense(batch, head, held, (a, b))) for a, b in _pairs(some)]
 
     def reduced(self, row_edges: Array, key_edges: Array, batch: int = 0, head: int = 0) -> Array:
         """Attended cells of each pixel, int64 [len(row_edges) - 1, len(key_edges) - 1]; edges rise from 0 to Q and K."""
@@ -433,6 +468,10 @@ def _unite(mask: Mask, group: Array, groups: int) -> Mask:
     shape = (1, 1, groups, mask.shape[3])
     pointer = _pointer(np.bincount(row, minlength=groups))
     return Mask(shape, shape[:3], pointer, first - row * span, last - row * span)
+
+
+def _pairs(mask: Mask) -> list[tuple[int, int]]:
+    return list(zip(mask.starts.tolist(), mask.stops.tolist(), strict=True))
 
 
 def _tiles(mask: Mask, size: int, keys: int) -> int:

@@ -115,6 +115,11 @@ def needs(spec: Spec) -> set[str]:
     return {need for leaf in _leaves(spec) if isinstance(leaf, Named) and (need := _need(leaf))}
 
 
+def names_files(spec: Spec) -> bool:
+    """Whether `spec` has an operand that names a file."""
+    return any(isinstance(leaf, File) for leaf in _leaves(spec))
+
+
 def axes(spec: Spec) -> str:
     """The axes that `spec` varies along: any of "b" and "q" (files may vary along all)."""
     found = "".join("bhq" if isinstance(leaf, File) else KINDS[leaf.name].axes for leaf in _leaves(spec))

@@ -1,0 +1,61 @@
+"""RULES: every rule of diagnose, in the order in which root causes are looked for."""
+
+from __future__ import annotations
+
+import difflib
+
+from maskcli.diagnostics.finding import Rule
+from maskcli.diagnostics.rules import mask, numerics, tokens, weights
+from maskcli.errors import MaskcliError
+
+_PADDING = ("padding",)
+
+RULES: tuple[Rule, ...] = (
+    Rule("MSK106", "nan-mask", "error", (("mask",),), mask.nan_mask),
+    Rule("MSK107", "negated-integer-mask", "error", (("mask",),), mask.negated_integer_mask),
+    Rule("MSK303", "score-overflow", "error", (("scores", "query"),), numerics.score_overflow),
+    Rule("MSK302", "nan-from-input", "error", (("scores", "query", "key"),), numerics.nan_from_input, ("MSK303",)),
+    Rule("MSK304", "nan-through-value", "error", (("value", "key"), ("padding", "mask")), numerics.nan_through_value),
+    Rule("MSK216", "invalid-weights", "error", (("weights",),), weights.invalid_weights),
+    Rule("MSK201", "inverted-polarity", "error", (("weights",), ("padding", "mask", "expectation")), weights.inverted_polarity),
+    Rule("MSK301", "nan-from-empty-row", "error", (("weights",),), numerics.nan_from_empty_row, ("MSK201", "MSK106")),
+    Rule("MSK305", "unexplained-nan", "error", (("weights",),), numerics.unexplained_nan, ("MSK201", "MSK106", "MSK302", "MSK303")),
+    Rule("MSK208", "softmax-axis", "error", (("weights",),), weights.softmax_axis, ("MSK216",)),
+    Rule("MSK207", "unnormalised-rows", "warning", (("weights",),), weights.unnormalised_rows, ("MSK216", "MSK208")),
+    Rule("MSK206", "uniform-attention", "error", (("weights",),), weights.uniform_attention),
+    Rule("MSK205", "uniform-masked-row", "error", (("weights",),), weights.uniform_masked_row),
+    Rule("MSK103", "binary-float-mask", "error", (("mask",),), mask.binary_float_mask),
+    Rule("MSK108", "query-axis-mask", "error", (("mask",),), mask.query_axis_mask),
+    Rule("MSK102", "inverted-mask", "error", (("mask", "padding_mask"), ("padding_mask", "pad_id", "convention")), mask.inverted_mask),
+    Rule("MSK104", "weak-fill", "error", (("mask",),), mask.weak_fill),
+    Rule("MSK105", "overflowed-fill", "warning", (("mask",),), mask.overflowed_fill),
+    Rule(
+        "MSK101", "empty-row", "error", (("mask",),), mask.empty_row,
+        ("MSK107", "MSK108", "MSK102", "MSK301", "MSK205", "MSK206", "MSK201", "MSK106"),
+    ),
+    Rule(
+        "MSK204", "mask-not-applied", "error", (("weights",), ("mask", "expectation")), weights.mask_not_applied,
+        ("MSK208", "MSK216", "MSK106", "MSK107"),
+    ),
+    Rule("MSK203", "future-attended", "error", (("weights",), ("causal expectation",)), weights.future_attended, ("MSK208", "MSK216")),
+    Rule("MSK202", "padding-attended", "error", (("weights",), _PADDING), weights.padding_attended, ("MSK208", "MSK216", "MSK108")),
+    Rule("MSK401", "padding-not-masked", "error", (("input_ids",), ("padding_mask",), ("pad_id",)), tokens.padding_not_masked),
+    Rule("MSK402", "real-token-masked", "warning", (("input_ids",), ("padding_mask",)), tokens.real_token_masked),
+)  # fmt: skip
+
+
+def rule(text: str) -> Rule:
+    """The rule of this code or name; MaskcliError suggests the nearest."""
+    wanted = text.strip().lower()
+    for each in RULES:
+        if wanted in (each.code.lower(), each.name):
+            return each
+    names = [known for each in RULES for known in (each.code, each.name)]
+    close = difflib.get_close_matches(wanted, [name.lower() for name in names], 1, 0.5)
+    hint = f"did you mean {next(name for name in names if name.lower() == close[0])}? " if close else ""
+    raise MaskcliError(f"there is no rule {text!r}; {hint}maskcli rule --all lists them")
+
+
+def in_code_order() -> tuple[Rule, ...]:
+    """The rules by code, for people to read."""
+    return tuple(sorted(RULES, key=lambda each: each.code))

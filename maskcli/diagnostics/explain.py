@@ -1,0 +1,216 @@
+"""Which mask explains a map of weights: the one judgement behind the rules on padding, future and mask, made once a map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskcli.diagnostics.evidence import measure
+from maskcli.diagnostics.scene import Attention, Scene
+from maskcli.masks.mask import Mask
+
+Array = npt.NDArray[Any]
+
+# Masked keys of a healthy model weigh exactly 0. Above this share of a row, or a tenth of what an even spread would give
+# them where that is less, they are attended.
+LEAK, LEAK_OF_EVEN, LEAK_FLOOR = 1e-3, 0.1, 1e-6
+# Without a declaration at least this share of heads, and of layers, must agree before any is accused.
+AGREE = 0.8
+# Inverted: this much mass on ignored keys, and less than that outside of the inverse.
+INVERTED, INVERSE_FITS = 0.5, 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What explains a map: `kind` is inverted, uniform, not-applied, padding, future or binary.
+
+    `rows` bool [B, H, Q] are the rows that show it, `share` [B, H, Q] their mass on ignored keys, `ignored` the mask of
+    keys they should have ignored, `label` what was inverted or what explains the weights instead.
+    """
+
+    kind: str
+    rows: Array
+    share: Array
+    ignored: Mask | None
+    label: str = ""
+    other: float = 0.0
+
+
+def verdicts(scene: Scene, kind: str) -> list[tuple[Attention, Verdict]]:
+    """The maps of a scene with a verdict of this kind; undeclared ones only when the other layers do not contradict."""
+    found = [(a, v) for a in scene.attentions for v in judge(a) if v.kind == kind]
+    accused = []
+    for attention, verdict in found:
+        peers = [a for a in scene.attentions if _same_family(a, attention) and a.meant is not None and _finite(a)]
+        agreeing = [a for a, _ in found if _same_family(a, attention)]
+        if attention.expected is not None or kind == "uniform" or len(agreeing) >= AGREE * max(len(peers), 1):
+            accused.append((attention, verdict))
+    return accused
+
+
+def judge(attention: Attention) -> list[Verdict]:
+    """The verdicts on one map: at most one, or padding and future together when no saved mask covers both."""
+    held = attention.__dict__.get("verdicts")
+    if held is None:
+        held = attention.__dict__["verdicts"] = _judge(attention)
+    verdicts: list[Verdict] = held
+    return verdicts
+
+
+def is_binary(attention: Attention) -> bool:
+    """Whether the saved mask is floats of 0 and 1, which is right only when it is not added."""
+    return attention.given is not None and (attention.given.convention, attention.given.reason) == ("binary", "values")
+
+
+def everywhere_uniform(attention: Attention) -> Array:
+    """Rows that weigh every one of the K keys the same, bool [B, H, Q]."""
+    if attention.shape[3] < 2:
+        return np.zeros(attention.shape[:3], bool)
+    uniform: Array = attention.support == attention.shape[3]
+    return uniform
+
+
+def looks_empty(attention: Attention) -> Array:
+    """Rows as a fully masked row leaves them, bool [B, H, Q]: NaN, all zeros, or the same weight for every key."""
+    zeros = (attention.measured.high == 0) & (attention.measured.low == 0)
+    return np.isnan(attention.measured.total) | zeros | everywhere_uniform(attention)
+
+
+def _judge(attention: Attention) -> list[Verdict]:
+    measured, meant = attention.measured, attention.meant
+    real = np.broadcast_to(attention.real_rows, attention.shape[:3])
+    suspect = real & looks_empty(attention)
+    leaking = {name: _leaks(attention, name) for name in measured.mass}
+    if not suspect.any() and not any(rows.any() for rows in leaking.values()):
+        return _exact(attention, real)
+    if meant is not None and (inverted := _inverted(attention)):
+        return [inverted]
+    if (real & ~np.isnan(measured.total)).any() and _all_uniform(attention, real):
+        return [Verdict("uniform", real & (attention.support > 1), measured.high, None)]
+    return _leak_verdicts(attention, leaking) or _exact(attention, real)
+
+
+def _exact(attention: Attention, real: Array) -> list[Verdict]:
+    """With --exact, any weight other than 0 where a real query has to ignore."""
+    if not attention.exact or attention.meant is None or is_binary(attention):
+        return []
+    share = attention.measured.mass[
+        "expected" if attention.expected is not None else "keep" if attention.keep is not None else "padding"
+    ]
+    if attention.expected is None and attention.padding is not None:
+        share = np.maximum(share, attention.measured.mass["padding"])
+    rows = real & (share != 0) & ~np.isnan(share)
+    return [Verdict("not-applied", rows, share, attention.meant, "exact")] if rows.any() else []
+
+
+def _leak_verdicts(attention: Attention, leaking: dict[str, Array]) -> list[Verdict]:
+    mass = attention.measured.mass
+    none = np.zeros(attention.shape[:3], bool)
+    pads, future = leaking.get("padding", none), leaking.get("future", none)
+    base = "expected" if attention.expected is not None else "keep"
+    broken = leaking.get(base, none)
+    ignored = attention.expected if attention.expected is not None else attention.keep
+    if base == "keep" and is_binary(attention) and broken.any():
+        return [Verdict("binary", broken, mass["keep"], attention.keep)]
+    found = []
+    if pads.any():
+        found.append(Verdict("padding", pads, mass["padding"], attention.padding))
+    if future.any():
+        found.append(Verdict("future", future, mass["future"], attention.causal))
+    if not broken.any() or ignored is None:
+        return found
+    told = sum((mass[verdict.kind] for verdict in found), np.zeros(attention.shape[:3]))
+    rest = broken & (mass[base] - told > LEAK)
+    if rest.any() or not found or (base == "keep" and len(found) > 1):
+        return [Verdict("not-applied", broken, mass[base], ignored, _explanation(attention))]
+    return found
+
+
+def _leaks(attention: Attention, probe: str) -> Array:
+    """Real rows [B, H, Q] with mass outside of a probe mask, in items where heads agree that it is attended."""
+    mask = {"padding": attention.padding, "keep": attention.keep, "expected": attention.expected, "future": attention.causal}[
+        probe
+    ]
+    none = np.zeros(attention.shape[:3], bool)
+    if mask is None:
+        return none
+    mass = attention.measured.mass[probe]
+    allowed = attention.meant.keys_per_query if attention.meant is not None else mask.keys_per_query
+    hidden = attention.shape[3] - mask.keys_per_query
+    rows = np.broadcast_to(attention.real_rows & (allowed > 0) & (hidden > 0), none.shape)
+    rows = rows & ~np.isnan(mass) & ~everywhere_uniform(attention)
+    if not rows.any():
+        return none
+    even = np.broadcast_to(hidden / attention.shape[3], none.shape)
+    count = rows.sum(axis=2)
+    mean = np.divide((mass * rows).sum(axis=2), count, out=np.zeros(count.shape), where=count > 0)
+    share = np.divide((even * rows).sum(axis=2), count, out=np.zeros(count.shape), where=count > 0)
+    attended = mean > np.maximum(np.minimum(LEAK, LEAK_OF_EVEN * share), LEAK_FLOOR)
+    checked = count > 0
+    if attention.expected is None:
+        agree = ((mean > 0) & checked).sum(axis=1) >= AGREE * checked.sum(axis=1)
+        attended = attended & (agree & (attended.sum(axis=1) >= 0.5 * checked.sum(axis=1)))[:, None]
+    return rows & attended[..., None] & (mass > LEAK_FLOOR)
+
+
+def _inverted(attention: Attention) -> Verdict | None:
+    """Inverted polarity, by the measured criterion: only an inverse of what was meant explains every row."""
+    inverses: dict[str, Mask] = {}
+    if attention.padding is not None:
+        inverses["the padding mask"] = ~attention.padding
+        inverses["the padding mask, under a causal one,"] = attention.causal & ~attention.padding
+    if attention.keep is not None and attention.given is not None and attention.given.reason != "assumed":
+        inverses[f"the mask {attention.given.tensor.name!r}"] = ~attention.keep
+    if attention.expected is not None:
+        inverses[f"the declared mask {attention.spec!r}"] = ~attention.expected
+    inverses = {label: mask for label, mask in inverses.items() if mask.attended}
+    if not inverses or attention.meant is None:
+        return None
+    empty = looks_empty(attention)
+    mass = measure(attention.tensor, attention.shape, {**inverses, "meant": attention.meant}).mass
+    for label, inverse in inverses.items():
+        open_rows = np.broadcast_to(inverse.keys_per_query > 0, empty.shape)
+        told = open_rows & ~np.isnan(mass[label])
+        if not told.any() or not empty[~open_rows].all() or np.isnan(mass[label][open_rows]).mean() > INVERSE_FITS:
+            continue
+        violation, other = mass["meant"][told].mean(), mass[label][told].mean()
+        real = np.broadcast_to(attention.real_rows, empty.shape)
+        if violation > INVERTED and other < INVERSE_FITS:
+            return Verdict(
+                "inverted", told & real if (told & real).any() else real & empty, mass["meant"], attention.meant, label, other
+            )
+    return None
+
+
+def _all_uniform(attention: Attention, real: Array) -> bool:
+    """Whether every real row that could differ is exactly uniform; short rows of 16-bit types can coincide by chance."""
+    spread = real & (np.round(attention.measured.total / np.maximum(attention.measured.high, 1e-30)) > 1)
+    if not spread.any() or not (attention.support[spread] > 1).all():
+        return False
+    longest, count = int(attention.support[spread].max()), int(spread.sum())
+    return count >= 4 and longest >= (2 if attention.tensor.dtype in ("float32", "float64") else 8)
+
+
+def _explanation(attention: Attention) -> str:
+    """The tightest common mask that the weights do obey, in words."""
+    candidates = {"a causal mask": attention.causal}
+    if attention.padding is not None:
+        candidates["the padding alone"] = attention.padding
+        candidates["a causal mask with the padding"] = attention.causal & attention.padding
+    if attention.expected is not None and attention.keep is not None:
+        candidates["the saved mask"] = attention.keep
+    mass = measure(attention.tensor, attention.shape, candidates).mass
+    real = np.broadcast_to(attention.real_rows, attention.shape[:3])
+    fits = [(mask.attended, label) for label, mask in candidates.items() if np.nanmean(mass[label][real]) < LEAK_FLOOR]
+    return min(fits)[1] if fits else "no mask at all"
+
+
+def _same_family(a: Attention, b: Attention) -> bool:
+    return a.roled.kind == b.roled.kind and a.roled.group == b.roled.group
+
+
+def _finite(attention: Attention) -> bool:
+    return bool(np.isfinite(attention.measured.total).any())

@@ -1,0 +1,116 @@
+"""What diagnose says: findings, where they are, and the rules that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from maskcli.diagnostics.scene import Scene
+
+Array = npt.NDArray[Any]
+Runs = tuple[tuple[int, int], ...]
+
+# From worst to mildest; the order of reports and of --fail-on.
+SEVERITIES = ("error", "warning", "note")
+
+
+class Where(NamedTuple):
+    """A place in the attention matrix; None means all. Queries and keys are runs [start, stop)."""
+
+    batch: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+    queries: Runs | None = None
+    keys: Runs | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a rule returns: where, in which tensors, the sentence, the fix and the numbers behind it.
+
+    `places` says it batch item by batch item when the items differ.
+    """
+
+    tensors: tuple[str, ...]
+    message: str
+    fix: str
+    where: Where = Where()
+    evidence: dict[str, float | int | str] = field(default_factory=dict)
+    severity: str | None = None
+    places: tuple[Where, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A Found with its rule, its file and the command that shows it."""
+
+    code: str
+    name: str
+    severity: str
+    file: str
+    tensors: tuple[str, ...]
+    message: str
+    fix: str
+    see: str
+    where: Where
+    evidence: dict[str, float | int | str]
+    places: tuple[Where, ...] = ()
+    tokens: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A rule that could not decide, and the tensors or facts that would let it."""
+
+    code: str
+    name: str
+    file: str
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A row of the catalogue.
+
+    `needs` holds groups of alternatives: one of each group must be there (names as in `Scene.has`). A finding is dropped
+    when one of `explained_by`, looked for earlier, was found at the same place. The docstring of `check` documents the rule.
+    """
+
+    code: str
+    name: str
+    severity: str
+    needs: tuple[tuple[str, ...], ...]
+    check: Callable[[Scene], Iterable[Found]]
+    explained_by: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """What it means, why it matters, how it looks in code and how to fix it."""
+        return _unindented(self.check.__doc__ or "")
+
+    @property
+    def summary(self) -> str:
+        """The first line of the documentation."""
+        return self.text.partition("\n")[0]
+
+
+def runs_of(flags: Array) -> Runs:
+    """The True stretches of a boolean vector as runs [start, stop)."""
+    borders = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
+    return tuple((int(a), int(b)) for a, b in zip(borders[::2], borders[1::2], strict=True))
+
+
+def items_of(flags: Array) -> tuple[int, ...] | None:
+    """The indices of True in a boolean vector, or None when all are."""
+    return None if flags.all() else tuple(np.flatnonzero(flags).tolist())
+
+
+def _unindented(text: str) -> str:
+    first, _, rest = text.strip().partition("\n")
+    lines = rest.splitlines()
+    margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
+    return "\n".join([first, *(line[margin:] for line in lines)]).strip()

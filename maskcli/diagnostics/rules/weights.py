@@ -1,0 +1,380 @@
+"""Rules on attention weights: MSK201 to MSK208 and MSK216."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskcli.diagnostics.evidence import axis_sums, measure
+from maskcli.diagnostics.explain import everywhere_uniform, is_binary, looks_empty, verdicts
+from maskcli.diagnostics.finding import Found
+from maskcli.diagnostics.rules.common import (
+    Hit,
+    fold,
+    found,
+    ignored_keys,
+    listed,
+    percent,
+    spread,
+    told,
+    told_items,
+    told_places,
+)
+from maskcli.diagnostics.scene import Attention, Scene
+
+Array = npt.NDArray[Any]
+
+# At least this share of rows must sum to 1 before the others are called the odd ones.
+MOSTLY = 0.5
+
+
+def inverted_polarity(scene: Scene) -> Iterator[Found]:
+    """The weights obey the opposite of the mask: real tokens attend to what they should ignore.
+
+    True means "attend" for torch's SDPA and "ignore" for nn.MultiheadAttention; handing one the other's mask turns it
+    around. Every real token then reads only padding (or only the future), and the loss still falls a little. Samples
+    without padding lose every key: their rows are NaN, zero, or the same for all keys.
+
+    In code: `F.scaled_dot_product_attention(q, k, v, attn_mask=key_padding_mask)` with True on the padding, or a mask
+    built as `ids == pad_id` where `ids != pad_id` was meant.
+
+    Fix: invert the mask once, where it is built (`~mask`), and name it after what True means.
+    """
+    hits = [
+        (Hit(a.name, v.rows, ignored_keys(v.ignored, v.rows) if v.ignored else None, v.share), v)
+        for a, v in verdicts(scene, "inverted")
+    ]
+    for members, where, each in fold(hit for hit, _ in hits):
+        verdict = next(v for hit, v in hits if hit is members[0])
+        low, high = spread(members)
+        yield found(
+            members, where, each,
+            f"real queries put {percent(low, high)} of their weight on keys they should ignore "
+            f"({told_places(where, each)}); {verdict.label} is applied inverted",
+            "invert the mask where it is built: True is attend for scaled_dot_product_attention and ignore for "
+            "nn.MultiheadAttention",
+            {"violation": high, "violation_if_inverted": verdict.other},
+        )  # fmt: skip
+
+
+def padding_attended(scene: Scene) -> Iterator[Found]:
+    """Real tokens give padding a share of their attention, as if nothing masked it.
+
+    Padding then changes every hidden state, so results depend on how long the longest text of the batch is. It shows as
+    batch size changing the output, or as quality that drops on short texts.
+
+    In code: the model was called without `attention_mask`, or the mask never reached the attention (a custom forward, a
+    sdpa path with `attn_mask=None`).
+
+    Fix: pass `attention_mask=inputs["attention_mask"]` to the model, and check that it reaches the softmax.
+    """
+    hits = [Hit(a.name, v.rows, ~a.keys.real, v.share) for a, v in verdicts(scene, "padding") if a.keys]
+    sources = {a.keys.source for a, v in verdicts(scene, "padding") if a.keys}
+    for members, where, each in fold(hits):
+        low, high = spread(members)
+        yield found(
+            members, where, each,
+            f"real queries put {percent(low, high)} of their weight on padding: {told_places(where, each)}, "
+            f"which {' and '.join(sorted(sources))} says to ignore",
+            "pass attention_mask to the model and check that it reaches the softmax",
+            {"padding_mass_lowest_layer": low, "padding_mass_highest_layer": high},
+        )  # fmt: skip
+
+
+def future_attended(scene: Scene) -> Iterator[Found]:
+    """Tokens attend to tokens that come after them, although attention was meant to be causal.
+
+    In training the answer leaks into the question: the loss falls fast and generation is poor, because at generation time
+    there is no future to look at.
+
+    In code: `is_causal` left out, a causal mask that was built and not passed, or a model configured as an encoder.
+
+    Fix: pass `is_causal=True` or a causal `attn_mask` in every layer.
+    """
+    found_here = verdicts(scene, "future")
+    hits = [Hit(a.name, v.rows, ignored_keys(a.causal, v.rows), v.share) for a, v in found_here]
+    reasons = {a.future_expected for a, _ in found_here if a.future_expected}
+    for members, where, each in fold(hits):
+        low, high = spread(members)
+        yield found(
+            members, where, each,
+            f"real queries put {percent(low, high)} of their weight on keys behind them; "
+            f"{' and '.join(sorted(reasons))} says attention is causal",
+            "pass is_causal=True, or a causal attn_mask, to every attention call",
+            {"future_mass_lowest_layer": low, "future_mass_highest_layer": high},
+        )  # fmt: skip
+
+
+def mask_not_applied(scene: Scene) -> Iterator[Found]:
+    """The weights are not 0 where the mask forbids them: another mask was used, or none.
+
+    The mask in the file is not the one the softmax saw. What the weights do obey is named when a common mask explains it.
+
+    In code: a mask argument that the attention implementation ignores, a mask built for another layer, a 4-D mask of a
+    type that the library drops without a word.
+
+    Fix: follow the mask to the softmax; compare `scores + mask` with the scores that enter it.
+    """
+    found_here = verdicts(scene, "not-applied")
+    hits = [(Hit(a.name, v.rows, ignored_keys(v.ignored, v.rows) if v.ignored else None, v.share), a, v) for a, v in found_here]
+    for members, where, each in fold(hit for hit, _, _ in hits):
+        attention, verdict = next((a, v) for hit, a, v in hits if hit is members[0])
+        if attention.expected is not None:
+            what = f"--expect {attention.spec!r}"
+        else:
+            what = f"the mask {attention.given.tensor.name!r}" if attention.given else "the padding mask"
+        low, high = spread(members)
+        explained = "it should be exactly 0" if verdict.label == "exact" else f"what they do obey is {verdict.label}"
+        yield found(
+            members, where, each,
+            f"real queries put {percent(low, high)} of their weight on cells that {what} forbids "
+            f"({told(where.keys, 'key', 'keys')} of {told_items(where.batch)}); {explained}",
+            "follow the mask to the softmax: the attention that made these weights did not use it",
+            {"violation_lowest_layer": low, "violation_highest_layer": high},
+        )  # fmt: skip
+
+
+def uniform_masked_row(scene: Scene) -> Iterator[Found]:
+    """A row weighs every key exactly the same, forbidden ones too: it was fully masked with a finite fill.
+
+    When every key of a row gets the same large negative number, softmax cancels it and returns 1/K everywhere. The token
+    then averages the whole row, padding and future included, without any NaN to warn of it. For padding tokens that is
+    harmless (a note); for a real token the mask left it nothing.
+
+    In code: left padding combined with a causal mask, or a sliding window that lies inside the padding, with
+    `torch.finfo(dtype).min` as the fill.
+
+    Fix: leave every real token at least itself to attend to; zero the output of rows that have nothing.
+    """
+    real_hits, pad_hits = [], []
+    for attention in scene.attentions:
+        uniform = everywhere_uniform(attention) & _forbids(attention)
+        if not uniform.any() or any(v for a, v in verdicts(scene, "uniform") if a is attention):
+            continue
+        if any(a is attention for a, _ in verdicts(scene, "inverted")):
+            continue
+        real = np.broadcast_to(attention.real_rows, uniform.shape)
+        # A head or two can be uniform by design; a fully masked row is so in all of them.
+        whole = np.broadcast_to(uniform.all(axis=1, keepdims=True), uniform.shape)
+        if (whole & real).any():
+            real_hits.append(Hit(attention.name, whole & real, None, attention.measured.high))
+        if (whole & ~real).any():
+            pad_hits.append(Hit(attention.name, whole & ~real, None, attention.measured.high))
+    for hits, severity, who in ((real_hits, None, "real"), (pad_hits, "note", "padding")):
+        for members, where, each in fold(hits):
+            size = float(members[0].share[members[0].rows].mean()) if members[0].share is not None else 0.0
+            yield found(
+                members, where, each,
+                f"{told_places(where, each, 'queries')} ({who} tokens) weigh every key exactly {size:.4g}, forbidden ones "
+                "too: fully masked rows with a finite fill",
+                "harmless for padding tokens, as long as nothing reads their output"
+                if severity else "let every real token attend at least to itself; zero the output of rows without any key",
+                {"weight": size, "rows": int(sum(hit.rows.any(axis=1).sum() for hit in members))},
+                severity,
+            )  # fmt: skip
+
+
+def uniform_attention(scene: Scene) -> Iterator[Found]:
+    """Every row is exactly uniform: the scores are all equal, or everything was masked with a finite fill.
+
+    Attention that is bitwise the same for every key has not looked at anything. Random initialisation is only nearly
+    uniform, so this is never just an untrained model.
+
+    In code: queries or keys that are all zero, a mask passed in place of the scores, scores multiplied by 0, or a fill that
+    covers every key.
+
+    Fix: print the scores before the softmax. All equal: look at query and key. All at the fill: look at the mask.
+    """
+    found_here = verdicts(scene, "uniform")
+    hits = [(Hit(a.name, v.rows, None, v.share), a) for a, v in found_here]
+    for members, where, each in fold(hit for hit, _ in hits):
+        attention = next(a for hit, a in hits if hit is members[0])
+        everything = bool((attention.support[members[0].rows] == attention.shape[3]).all())
+        forbidden = everything and bool((_forbids(attention) & members[0].rows).any())
+        if forbidden:
+            which = f"over all {attention.shape[3]} keys, forbidden ones too: everything was masked with a finite fill, or no mask and equal scores"
+        elif everything:
+            which = f"over all {attention.shape[3]} keys: the scores are equal (zero query or key?), or everything was masked with a finite fill"
+        else:
+            which = "over the keys they may attend to: the mask works, but the scores are equal (zero query or key, or a mask in place of the scores)"
+        yield found(
+            members, where, each,
+            f"every row weighs its keys exactly the same, {which}",
+            "look at the scores before the softmax: equal scores point to query and key, one large negative number to the mask",
+            {"rows": int(sum(hit.rows.sum() for hit in members)), "largest_support": int(attention.support.max())},
+        )  # fmt: skip
+
+
+def unnormalised_rows(scene: Scene) -> Iterator[Found]:
+    """Rows sum to one number other than 1, or only some rows do not sum to 1.
+
+    A softmax over the keys sums to 1. One other constant points to a scale applied afterwards; a few odd rows point to
+    something done to those rows only. Dropout, attention sinks and sigmoid attention have sums that vary from row to row,
+    and are left alone.
+
+    In code: weights multiplied or clipped after the softmax, averaged with the wrong divisor, saved after an in-place
+    change.
+
+    Fix: save the weights right behind the softmax, before anything scales them.
+    """
+    hits = []
+    for attention in scene.attentions:
+        if _softmax_axis(attention):
+            continue
+        rows, constant = _odd_sums(attention)
+        if rows.any():
+            hits.append((Hit(attention.name, rows, None, attention.measured.total), constant))
+    for members, where, each in fold(hit for hit, _ in hits):
+        constant = next(c for hit, c in hits if hit is members[0])
+        low, high = (float(f(m.share[m.rows])) for m, f in ((members[0], np.min), (members[0], np.max)) if m.share is not None)
+        which = (
+            f"all rows sum to {low:.6g}"
+            if constant
+            else f"{told_places(where, each, 'queries')} sum to {low:.4g} to {high:.4g}, all others to 1"
+        )
+        yield found(
+            members, where, each,
+            f"{which}; a softmax over the keys sums to 1",
+            "save the weights right behind the softmax, before they are scaled, clipped or averaged",
+            {"lowest_sum": low, "highest_sum": high},
+        )  # fmt: skip
+
+
+def softmax_axis(scene: Scene) -> Iterator[Found]:
+    """The weights sum to 1 over queries, heads or the batch, and not over keys: the softmax ran over another axis.
+
+    The numbers look like attention, but no query gets a weighted mean of the values, and a mask over keys means something
+    else.
+
+    In code: `softmax(dim=1)`, `softmax(dim=2)` or `F.softmax(x)` without `dim` on scores [B, H, Q, K].
+
+    Fix: `softmax(dim=-1)`.
+    """
+    by_axis: dict[str, list[Hit]] = {}
+    for attention in scene.attentions:
+        axis = _softmax_axis(attention)
+        if axis:
+            rows = np.broadcast_to(attention.real_rows, attention.shape[:3])
+            by_axis.setdefault(axis, []).append(Hit(attention.name, rows, None, attention.measured.total))
+    dims = {"queries": "-2", "heads": "1", "batch": "0"}
+    for axis, hits in by_axis.items():
+        for members, where, each in fold(hits):
+            low, high = (float(f(members[0].share)) for f in (np.min, np.max) if members[0].share is not None)
+            yield found(
+                members, where, each,
+                f"weights sum to 1 over {'the ' if axis == 'batch' else ''}{axis} and to {low:.3g} to {high:.3g} over keys: "
+                f"the softmax ran over dim={dims[axis]}",
+                "use softmax(dim=-1): each query's weights over the keys sum to 1",
+                {"lowest_row_sum": low, "highest_row_sum": high},
+            )  # fmt: skip
+
+
+def invalid_weights(scene: Scene) -> Iterator[Found]:
+    """Weights are negative, infinite or greater than 1: these are not attention weights.
+
+    A softmax yields numbers from 0 to 1. Values outside mean that scores, log-probabilities or an uninitialised buffer were
+    saved in their place, and every other check of this tensor would be about the wrong thing.
+
+    In code: returning the scores before the softmax, or a debug output of a fused kernel.
+
+    Fix: save what comes out of the softmax. Fused kernels do not return it: use the eager implementation to look at it.
+    """
+    hits = []
+    for attention in scene.attentions:
+        measured = attention.measured
+        low, high = measured.low < 0, measured.high > 1 + attention.tolerance
+        bad = low | np.isinf(measured.low) | np.isinf(measured.high)
+        if high.any() and not bad.any() and not _has_zeros(attention):
+            bad = high
+        if bad.any():
+            hits.append((Hit(attention.name, bad, None, np.where(low, measured.low, measured.high)), attention))
+    for members, where, each in fold(hit for hit, _ in hits):
+        attention = next(a for hit, a in hits if hit is members[0])
+        low_value, high_value = np.nanmin(attention.measured.low), np.nanmax(attention.measured.high)
+        yield found(
+            members, where, each,
+            f"values run from {low_value:.4g} to {high_value:.4g}, where weights lie between 0 and 1: "
+            f"{listed([m.tensor for m in members])} holds scores or something else",
+            "save what comes out of the softmax (or pass --role scores=FILE:TENSOR when these are the scores)",
+            {"lowest": _finite(low_value), "highest": _finite(high_value)},
+        )  # fmt: skip
+
+
+def _finite(value: float) -> float | str:
+    return float(value) if np.isfinite(value) else str(float(value))
+
+
+def _forbids(attention: Attention) -> Array:
+    """Rows [B, H, Q] that must ignore at least one key, by what was meant or by what the other rows show."""
+    keys = attention.shape[3]
+    if attention.meant is not None and not is_binary(attention):
+        return np.broadcast_to(attention.meant.keys_per_query < keys, attention.shape[:3])
+    # Nothing is declared: rows in front of the last ones are causal when every row that is not uniform sees no future.
+    uniform = everywhere_uniform(attention)
+    others = ~uniform & ~np.isnan(attention.measured.total)
+    if others.mean() < MOSTLY or attention.shape[2] < 4:
+        return np.zeros(uniform.shape, bool)
+    future = np.broadcast_to(attention.causal.keys_per_query < keys, uniform.shape)
+    mass = measure(attention.tensor, attention.shape, {"future": attention.causal}).mass["future"]
+    checked = others & future
+    causal = checked.any() and float(mass[checked].max()) == 0.0
+    return future if causal else np.zeros(uniform.shape, bool)
+
+
+def _odd_sums(attention: Attention) -> tuple[Array, bool]:
+    """Rows whose sum is odd, and whether all sums are the same number."""
+    total = attention.measured.total
+    none = np.zeros(total.shape, bool)
+    rows = np.broadcast_to(attention.real_rows, total.shape) & np.isfinite(total) & (total != 0)
+    if not rows.any() or (attention.measured.low < 0).any():
+        return none, False
+    off = rows & (np.abs(total - 1) > attention.tolerance)
+    if not off.any():
+        return none, False
+    if off[rows].all():
+        low, high = total[rows].min(), total[rows].max()
+        constant = rows.sum() >= 4 and high - low <= 2 * attention.tolerance * max(high, 1e-3)
+        return (rows if constant else none), True
+    # Dropout, sinks and sigmoids leave hardly any sum at 1; rows of one key can be 1 among them.
+    normal = (rows & ~off).sum() / rows.sum()
+    if normal < MOSTLY or _has_dropout(attention, off):
+        return none, False
+    return off, False
+
+
+def _has_dropout(attention: Attention, off: Array) -> bool:
+    """Whether the odd rows lie on both sides of 1, as kept weights scaled by 1/(1-p) among zeros make them."""
+    sums = attention.measured.total[off]
+    return bool((sums > 1).any() and (sums < 1).any())
+
+
+def _has_zeros(attention: Attention) -> bool:
+    """Whether rows above 1 also hold exact zeros, as dropout and ReLU attention do."""
+    return bool((attention.measured.low[attention.measured.high > 1 + attention.tolerance] == 0).all())
+
+
+def _softmax_axis(attention: Attention) -> str | None:
+    """The axis, other than keys, over which the weights sum to 1; None when keys do or no axis does."""
+    held: str | None = attention.__dict__.get("softmax_axis", "?")
+    if held != "?":
+        return held
+    attention.__dict__["softmax_axis"] = axis = _find_axis(attention)
+    return axis
+
+
+def _find_axis(attention: Attention) -> str | None:
+    total = attention.measured.total
+    rows = np.isfinite(total)
+    if not rows.all() or (attention.measured.low < 0).any() or looks_empty(attention).all():
+        return None
+    if (np.abs(total - 1) <= attention.tolerance).mean() > 0.1:
+        return None
+    for axis, sums in axis_sums(attention.tensor, attention.shape).items():
+        size = {"queries": attention.shape[2], "heads": attention.shape[1], "batch": attention.shape[0]}[axis]
+        seen = sums[sums != 0]
+        if size > 1 and seen.size > 1 and np.abs(seen - 1).max() <= attention.tolerance:
+            return axis
+    return None

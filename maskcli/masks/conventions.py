@@ -1,0 +1,84 @@
+"""Conventions: how each library writes "attend" and "ignore" down, in both directions. Inside maskcli True is attend."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from maskcli.errors import MaskcliError
+from maskcli.masks.mask import Mask
+
+Array = npt.NDArray[Any]
+
+
+class Convention(NamedTuple):
+    """How a library writes a mask: the dtype it takes by default, what attend is, and who reads it so."""
+
+    dtype: str
+    attend: str
+    who: str
+
+
+CONVENTIONS: dict[str, Convention] = {
+    "sdpa": Convention("bool", "True", "torch SDPA, JAX, Flax, Keras, x-transformers"),
+    "mha": Convention("bool", "False", "torch nn.MultiheadAttention, nn.Transformer, fairseq"),
+    "megatron": Convention("bool", "False", "Megatron-LM, TransformerEngine"),
+    "hf": Convention("int64", "1", "Hugging Face 2-D attention_mask"),
+    "additive": Convention("float32", "0", "Hugging Face eager 4-D masks, xformers, T5X"),
+    "binary": Convention("float32", "1", "tutorials: masked_fill(mask == 0, ...)"),
+}
+# The lowest finite value of each float type (IEEE 754; bfloat16 keeps float32's exponent with 8 bits of precision).
+LOWEST = {
+    "float64": float(np.finfo(np.float64).min),
+    "float32": float(np.finfo(np.float32).min),
+    "float16": -65504.0,
+    "bfloat16": -(2.0 - 2.0**-7) * 2.0**127,
+}
+# A bias this low silences a key whatever the scores are; -1e4 is the weakest fill in common use (-9984 in bfloat16).
+SILENT = -9000.0
+IGNORED_BOOL = ("mha", "megatron")
+
+
+def dtype_of(convention: str, dtype: str | None) -> str:
+    """The dtype that a convention is written in: the asked-for one, or its default."""
+    default = CONVENTIONS[convention].dtype
+    if dtype is None:
+        return default
+    if convention == "additive" and dtype not in LOWEST:
+        raise MaskcliError(
+            f"an additive mask cannot be {dtype}: it holds -inf or a large fill; pass --dtype float32, float16 or bfloat16"
+        )
+    if default == "bool" and dtype != "bool":
+        raise MaskcliError(f"{convention} masks are bool, not {dtype}; leave --dtype out, or pass --to binary for 0 and 1")
+    return dtype
+
+
+def written(attend: Array, convention: str, dtype: str, fill: float = -np.inf) -> Array:
+    """The values that `convention` writes for a boolean array, True = attend. bfloat16 comes as float32 of equal value."""
+    if convention == "additive":
+        return np.where(attend, 0.0, fill).astype("float32" if dtype == "bfloat16" else dtype)
+    if convention in IGNORED_BOOL:
+        return ~attend
+    return attend.astype("float32" if dtype == "bfloat16" else dtype)
+
+
+def fitting(mask: Mask, convention: str, spec: str) -> None:
+    """Refuse a mask that the convention has no shape for: `hf` is one row of keys for each sample."""
+    if convention == "hf" and mask.stored[1:] != (1, 1):
+        raise MaskcliError(
+            f"hf masks are [B, K], one row of keys for each sample, and {spec!r} varies along queries or heads; "
+            "pass --to sdpa or --to additive, or show the padding part alone with -m padding"
+        )
+
+
+def attended(values: Array, convention: str, threshold: float = SILENT) -> Array:
+    """Saved values to a boolean array, True = attend. Additive values above `threshold` attend (NaN does not)."""
+    if convention == "additive":
+        attend: Array = values > threshold
+    elif convention in IGNORED_BOOL:
+        attend = values == 0
+    else:
+        attend = values != 0
+    return attend
