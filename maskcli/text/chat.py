@@ -1,0 +1,43 @@
+"""Chat messages as JSON, turned into the texts that the tokenizer's chat template makes of them."""
+
+from __future__ import annotations
+
+import json
+
+from maskcli.errors import MaskcliError
+from maskcli.text.tokenizer import Messages, Tokenizer, quoted
+
+_EXAMPLE = '[{"role": "user", "content": "Hello"}]'
+
+
+def parse_messages(text: str) -> tuple[Messages, ...]:
+    """Conversations from JSON: a list of messages, or a list of such lists."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MaskcliError(f"the messages {quoted(text)} are not valid JSON ({error}); write {_EXAMPLE}") from None
+    if not isinstance(value, list) or not value:
+        raise MaskcliError(f"the messages {quoted(value)} are not a list of messages; write {_EXAMPLE}")
+    conversations = value if all(isinstance(item, list) for item in value) else [value]
+    for conversation in conversations:
+        for message in conversation or [None]:
+            if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+                raise MaskcliError(f"{quoted(message)} is not a message with a role; write {_EXAMPLE}")
+            if not isinstance(message.get("content", ""), (str, list, type(None))):
+                raise MaskcliError(f"the content of message {quoted(message)} is not text; write {_EXAMPLE}")
+    return tuple(conversations)
+
+
+def chat_texts(
+    conversations: tuple[Messages, ...], tokenizer: Tokenizer, *, generation_prompt: bool = False
+) -> tuple[str, ...]:
+    """Each conversation as text, from a tokenizer loaded with `chat=True`.
+
+    The text already holds the special tokens: encode it with `special_tokens=False`, or they come twice.
+    """
+    if tokenizer.render is None:
+        raise MaskcliError(
+            f"tokenizer {quoted(tokenizer.name)} has no chat template; pass --tokenizer with a folder or hub name of a chat "
+            "model, whose tokenizer_config.json or chat_template.jinja holds one"
+        )
+    return tuple(tokenizer.render(conversation, generation_prompt) for conversation in conversations)

@@ -1,0 +1,106 @@
+"""Reading files that nobody vouched for: capped, regular, UTF-8, and one clear sentence when they are not."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maskcli.errors import MaskcliError
+from maskcli.text.tokenizer import quoted
+
+MEBIBYTE = 2**20
+# Far above anything published (vocabularies reach 40 MiB, configurations 5 MiB), far below what would hurt.
+MAX_VOCABULARY_BYTES = 256 * MEBIBYTE
+MAX_CONFIG_BYTES = 32 * MEBIBYTE
+MAX_TEXT_BYTES = 256 * MEBIBYTE
+
+
+class Lines(NamedTuple):
+    """The sequences of a text and what was odd about it."""
+
+    texts: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def check_file(path: Path, limit: int) -> None:
+    """Refuse what is missing, not a regular file, or larger than `limit` bytes."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise MaskcliError(f"cannot read {quoted(str(path))}: {reason.lower()}; pass the path of a file") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise MaskcliError(f"{quoted(str(path))} is a directory; pass the path of a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise MaskcliError(f"{quoted(str(path))} is a device, pipe or socket; pass the path of a regular file")
+    if status.st_size > limit:
+        raise MaskcliError(
+            f"{quoted(str(path))} has {status.st_size / MEBIBYTE:,.0f} MiB and at most {limit // MEBIBYTE} MiB are "
+            "read; pass a smaller file"
+        )
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """All bytes of a regular file."""
+    check_file(path, limit)
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise MaskcliError(f"cannot read {quoted(str(path))}: {(error.strerror or str(error)).lower()}") from None
+    if len(data) > limit:
+        raise MaskcliError(f"{quoted(str(path))} grew past {limit // MEBIBYTE} MiB while it was read; try again")
+    return data
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; an empty one when there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(read_bytes(path, MAX_CONFIG_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise MaskcliError(
+            f"{quoted(str(path))} is not valid JSON ({error}); repair it or save the tokenizer again with save_pretrained"
+        ) from None
+    if not isinstance(value, dict):
+        raise MaskcliError(
+            f"{quoted(str(path))} holds a JSON {type(value).__name__} and an object was expected; "
+            "save the tokenizer again with save_pretrained"
+        )
+    return value
+
+
+def read_lines(path: str) -> Lines:
+    """One sequence per line of a UTF-8 file."""
+    data = read_bytes(Path(path), MAX_TEXT_BYTES)
+    if b"\0" in data[:8192]:
+        raise MaskcliError(f"{quoted(path)} is a binary file; --file reads UTF-8 text, one sequence per line")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MaskcliError(
+            f"{quoted(path)} is not UTF-8 (byte {data[error.start]:#04x} at offset {error.start}); save it as UTF-8 text"
+        ) from None
+    return split_lines(text, path)
+
+
+def split_lines(text: str, source: str = "standard input") -> Lines:
+    """One sequence per line; blank lines are skipped, and those inside the text with a warning.
+
+    Only line feeds (with or without a carriage return) end a line: form feeds and the like belong to the text.
+    """
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    texts = tuple(line for line in lines if line.strip())
+    if not texts:
+        raise MaskcliError(f"{quoted(source)} holds no text; write one sequence per line")
+    blank = [number for number, line in enumerate(lines, 1) if not line.strip()]
+    if not blank:
+        return Lines(texts, ())
+    places = ", ".join(map(str, blank[:5])) + (", ..." if len(blank) > 5 else "")
+    plural = "s" if len(blank) > 1 else ""
+    return Lines(texts, (f"skipped {len(blank)} blank line{plural} of {quoted(source)} (line{plural} {places})",))

@@ -1,0 +1,136 @@
+"""load_tokenizer: from the name a user gives to a Tokenizer, by the lightest way that is right."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from maskcli.errors import MaskcliError
+from maskcli.text.builtin import builtin_tokenizer
+from maskcli.text.tokenizer import Tokenizer, quoted, with_pad_token
+
+BUILTIN = "builtin"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+# All that any tokenizer reads; weights stay where they are.
+_HUB_FILES = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "config.json", "vocab.*", "merges.txt"),
+    *("*.model", "*.tiktoken", "*.jinja", "tekken.json"),
+)
+_HUB_FAILURES = {
+    "LocalEntryNotFoundError": "nothing answered",
+    "RepositoryNotFoundError": "there is no such public repository",
+    "GatedRepoError": "its owner has not granted access",
+}
+
+
+def load_tokenizer(name: str | None = None, *, pad_token: str | None = None, chat: bool = False) -> Tokenizer:
+    """The tokenizer called `name`: None or "builtin", a tokenizer.json, a folder, or a name on the Hugging Face hub.
+
+    `pad_token` replaces the pad token: "eos" (or another role), or a token of the vocabulary. `chat` asks for the chat
+    template too, which only transformers can render.
+    """
+    tokenizer = _load(name, chat)
+    return tokenizer if pad_token is None else with_pad_token(tokenizer, pad_token)
+
+
+def _load(name: str | None, chat: bool) -> Tokenizer:
+    """Built in, file, folder or hub."""
+    if name is None or name == BUILTIN:
+        return builtin_tokenizer()
+    path = Path(os.path.expanduser(name))
+    if name and _is_dir(path):
+        return _from_folder(path, name, chat)
+    if name and (path.suffix == ".json" or _exists(path)):
+        return _from_file(path, name, chat)
+    if not _HUB_NAME.fullmatch(name) or name.endswith((".model", ".txt")):
+        raise MaskcliError(
+            f"there is no tokenizer at {quoted(name)}; pass a tokenizer.json, a folder written by save_pretrained, "
+            'or a hub name such as "org/name"'
+        )
+    return _from_folder(_hub_folder(name), name, chat)
+
+
+def _from_file(path: Path, name: str, chat: bool) -> Tokenizer:
+    """A tokenizer.json under any name. Only a file of that very name can be loaded by transformers, through its folder."""
+    from maskcli.text.backend import load_light
+
+    if path.suffix != ".json":
+        raise MaskcliError(
+            f"{quoted(name)} is not a tokenizer.json; pass a file written by the tokenizers library or the folder it is in"
+        )
+    whole = path.name == "tokenizer.json"
+    if chat and whole:
+        return _from_folder(path.parent, name, chat)
+    loaded = load_light(path, name, alone=not whole)
+    if loaded is not None:
+        return loaded
+    from maskcli.text.slow import load_folder
+
+    try:
+        return load_folder(path.parent, name)
+    except MaskcliError:
+        # What transformers refuses (a class with code of its own) still has a vocabulary that the file fully describes.
+        alone = load_light(path, name, alone=True)
+        if alone is None:
+            raise
+        return alone
+
+
+def _from_folder(folder: Path, name: str, chat: bool) -> Tokenizer:
+    """A folder: its tokenizer.json when that says it all, else transformers."""
+    file = folder / "tokenizer.json"
+    if _exists(file) and not chat:
+        from maskcli.text.backend import load_light
+
+        loaded = load_light(file, name, alone=False)
+        if loaded is not None:
+            return loaded
+    from maskcli.text.slow import load_folder
+
+    return load_folder(folder, name)
+
+
+def _hub_folder(name: str) -> Path:
+    """The folder in the local hub cache that holds the files of `name`, downloaded when they are not there."""
+    import huggingface_hub as hub
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    cached = None
+    try:
+        cached = hub.try_to_load_from_cache(name, "tokenizer.json")
+        if isinstance(cached, str) and hub.try_to_load_from_cache(name, "tokenizer_config.json") is not None:
+            return Path(cached).parent
+        if not sys.stderr.isatty():
+            disable_progress_bars()
+        return Path(hub.snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+    except HFValidationError:
+        raise MaskcliError(
+            f'{quoted(name)} is no path and no hub name; pass a tokenizer.json, a folder, or a name such as "org/name"'
+        ) from None
+    except Exception as error:
+        if isinstance(cached, str):
+            return Path(cached).parent
+        reason = _HUB_FAILURES.get(type(error).__name__, type(error).__name__)
+        raise MaskcliError(
+            f"cannot get tokenizer {quoted(name)}: it is not in the local cache, and on the hub {reason}; check the name "
+            "and the connection, or pass a tokenizer.json or a folder written by save_pretrained"
+        ) from None
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is something at the path; a path no file system could hold is not there."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_dir(path: Path) -> bool:
+    """Whether the path is a folder."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False

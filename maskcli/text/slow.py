@@ -1,0 +1,170 @@
+"""The slow path: whatever only transformers can load, and chat templates. Never runs code that a tokenizer brings along."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from maskcli.errors import MaskcliError
+from maskcli.text import backend as light
+from maskcli.text.files import MAX_VOCABULARY_BYTES, check_file
+from maskcli.text.tokenizer import ROLES, Encode, Encoding, Messages, Tokenizer, as_encoding, no_room, quoted
+
+_VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "vocab.bpe", "encoder.json", "tekken.json", "tokenizer.json")
+_SUFFIXES = (".model", ".tiktoken", ".vocab", ".bpe", ".spm")
+
+
+def load_folder(folder: Path, name: str) -> Tokenizer:
+    """The tokenizer of a folder, as `AutoTokenizer` loads it: from these files alone and without running their code."""
+    try:
+        present = sorted(folder.iterdir())
+    except OSError as error:
+        raise MaskcliError(f"cannot read folder {quoted(str(folder))}: {(error.strerror or str(error)).lower()}") from None
+    files = [file for file in present if file.name in _VOCABULARIES or file.suffix in _SUFFIXES]
+    if not files:
+        raise MaskcliError(
+            f"{quoted(str(folder))} holds no tokenizer; pass a folder with a tokenizer.json, or with the vocabulary "
+            "that the tokenizer's save_pretrained wrote"
+        )
+    for file in files:
+        check_file(file, MAX_VOCABULARY_BYTES)
+    with _quiet():
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise MaskcliError(
+                f"{quoted(name)} needs transformers, which does not import ({error}); pip install transformers"
+            ) from None
+        return from_transformers(_load(AutoTokenizer, folder, name), name)
+
+
+def from_transformers(tokenizer: Any, name: str) -> Tokenizer:
+    """A transformers tokenizer as a Tokenizer."""
+    tokens = {role: getattr(tokenizer, f"{role}_token", None) for role in ROLES}
+    settings = light.Settings(
+        tokens={role: str(token) for role, token in tokens.items() if token is not None},
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        model_max_length=light.sane_length(tokenizer.model_max_length),
+        pad_type_id=tokenizer.pad_token_type_id,
+    )
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    fast = backend is not None and type(backend).__module__.startswith("tokenizers")
+    loaded = light.from_backend(name, backend, settings) if fast else _from_python(tokenizer, name, settings)
+    return replace(loaded, render=_renderer(tokenizer, name)) if tokenizer.chat_template else loaded
+
+
+def _load(loader: Any, folder: Path, name: str) -> Any:
+    """Call transformers, and say in one sentence what it could not do."""
+    try:
+        with light.refusals(name):
+            return loader.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except MaskcliError as error:
+        said = str(error.__cause__ or error)
+        if "trust_remote_code" in said:
+            raise MaskcliError(
+                f"tokenizer {quoted(name)} asks to run Python code of its own, which maskcli never does; "
+                "pass its tokenizer.json if it has one, or one written by save_pretrained"
+            ) from None
+        if "instantiate the backend tokenizer" in said:
+            raise MaskcliError(
+                f"transformers cannot tell which tokenizer {quoted(name)} holds; name its class in "
+                'tokenizer_config.json, such as {"tokenizer_class": "GPT2Tokenizer"}, or pass a tokenizer.json'
+            ) from None
+        raise
+
+
+def _from_python(tokenizer: Any, name: str, settings: light.Settings) -> Tokenizer:
+    """A tokenizer that exists in Python only."""
+    roles = {role: int(tokenizer.convert_tokens_to_ids(token)) for role, token in settings.tokens.items()}
+    special_ids = frozenset(map(int, tokenizer.all_special_ids)) | frozenset(roles.values())
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    words = {number: token for token, number in vocabulary.items()}
+
+    def text_of(token_id: int) -> str | None:
+        token = words.get(token_id)
+        return None if token is None else light.readable(token, byte_level=False)
+
+    return Tokenizer(
+        name=name,
+        roles=roles,
+        special_ids=special_ids,
+        encoder=_python_encoder(tokenizer, name, special_ids, roles.get("eos")),
+        text_of=text_of,
+        id_of=vocabulary.get,
+        size=lambda: len(tokenizer),
+        padding_side=settings.padding_side,
+        model_max_length=settings.model_max_length,
+        pad_type_id=settings.pad_type_id,
+    )
+
+
+def _python_encoder(tokenizer: Any, name: str, special_ids: frozenset[int], eos: int | None) -> Encode:
+    """The encode function of a tokenizer that exists in Python only."""
+
+    def lists(text: str, pair: str | None, add: bool, **truncation: Any) -> tuple[list[int], list[int], list[int]]:
+        encoded = tokenizer(
+            text,
+            pair,
+            add_special_tokens=add,
+            return_special_tokens_mask=True,
+            return_token_type_ids=True,
+            verbose=False,
+            **truncation,
+        )
+        ids = encoded["input_ids"]
+        return ids, encoded["special_tokens_mask"], encoded.get("token_type_ids") or [0] * len(ids)
+
+    def encode(text: str, pair: str | None, special_tokens: bool | None, max_length: int | None) -> Encoding:
+        add = special_tokens is not False
+        with _quiet(), light.refusals(name):
+            full = lists(text, pair, add)
+            total = len(full[0])
+            if max_length is None or total <= max_length:
+                return as_encoding(*full, special_ids, total, False)
+            reserved = tokenizer.num_special_tokens_to_add(pair is not None) if add else 0
+            if max_length < reserved:
+                raise no_room(max_length, reserved)
+            cut = lists(text, pair, add, truncation="longest_first", max_length=max_length)
+            end_lost = eos is not None and full[0][-1] == eos and cut[0][-1:] != [eos]
+            return as_encoding(*cut, special_ids, total, end_lost)
+
+    return encode
+
+
+def _renderer(tokenizer: Any, name: str) -> Callable[[Messages, bool], str]:
+    """The function that turns messages into text with the tokenizer's chat template."""
+
+    def render(messages: Messages, generation_prompt: bool) -> str:
+        with _quiet():
+            try:
+                text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+            except Exception as error:
+                said = " ".join(str(error).split()) or type(error).__name__
+                raise MaskcliError(
+                    f"the chat template of {quoted(name)} refused the messages ({said.rstrip('.')[:200]}); "
+                    "pass messages as it expects them"
+                ) from None
+        return str(text)
+
+    return render
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' remarks off standard error: what matters here becomes an error or a warning of our own."""
+    import logging
+
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
