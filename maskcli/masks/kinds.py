@@ -75,9 +75,9 @@ def causal_top_left(layout: Layout) -> Mask:
 def padding(layout: Layout) -> Mask:
     """Key k is a real token."""
     assert layout.real is not None
-    real = np.broadcast_to(layout.real, (layout.batch, layout.keys))
+    real = layout.real[:1] if (layout.real == layout.real[:1]).all() else layout.real
     counts, starts, stops = dense_runs(real)
-    return Mask.from_runs(layout.shape, (layout.batch, 1, 1), counts, starts, stops)
+    return Mask.from_runs(layout.shape, (len(real), 1, 1), counts, starts, stops)
 
 
 def combined(layout: Layout) -> Mask:

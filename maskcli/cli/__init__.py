@@ -1,0 +1,105 @@
+"""The front door: the commands, and main(), the only place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from maskcli import __version__
+from maskcli.errors import MaskcliError
+
+
+class Exit(enum.IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    FOUND = 1
+    ERROR = 2
+    INTERRUPTED = 130
+    CLOSED_PIPE = 141
+
+
+app = typer.Typer(
+    name="maskcli",
+    help="Inspect and debug attention masks.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog='Start with:  maskcli show "The cat sat" "Hello"   ·   maskcli diagnose dump.safetensors',
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"maskcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Inspect and debug attention masks: see them, check saved attention, and learn what each finding means."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 fine, 1 findings, 2 an error in one sentence, 130 interrupted, 141 closed pipe."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    from maskcli.cli import diagnose, rule, show  # noqa: F401  (each adds its command)
+
+    _let_text_pass()
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except MaskcliError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted")
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads any more: keep the interpreter from failing once more when it flushes on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.CLOSED_PIPE
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except MemoryError:
+        return _fail("there is not enough memory for this; ask for fewer tokens, or a smaller part of the file")
+    except Exception as error:
+        usage = getattr(error, "format_message", None)
+        if usage is not None:
+            context = getattr(error, "ctx", None)
+            hint = f"; see {context.command_path} --help" if context is not None else ""
+            return _fail(usage().rstrip(".") + hint)
+        if isinstance(error, OSError):
+            return _fail(f"{error.strerror or error}: {error.filename or 'a file'}; check the path and the permissions")
+        if os.environ.get("MASKCLI_DEBUG"):
+            raise
+        return _fail(f"internal error ({type(error).__name__}: {error}); please report it, with MASKCLI_DEBUG=1 for the details")
+    return code if isinstance(code, int) else Exit.OK
+
+
+def _fail(sentence: str) -> int:
+    _complain(sentence)
+    return Exit.ERROR
+
+
+def _complain(sentence: str) -> None:
+    from maskcli.report.terminal import say
+
+    say(f"maskcli: {sentence}")
+
+
+def _let_text_pass() -> None:
+    """Text that a stream cannot encode becomes escapes instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")

@@ -1,0 +1,120 @@
+"""maskcli diagnose: what is wrong in saved tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskcli.cli import Exit, app
+from maskcli.cli.options import EosId, Form, From, Output, PadId, Past, ResultForm, Severity, Tokenizer
+from maskcli.errors import MaskcliError
+
+if TYPE_CHECKING:
+    from maskcli.tensors import Roled, TensorFile
+
+
+@app.command(epilog="Example:  maskcli diagnose dump.safetensors --expect causal --pad-id 0")
+def diagnose(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Saved tensors: .safetensors, .npy, .npz, .pt, .pth, .bin.")],
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SPEC", help="The mask that was meant, such as causal; PATTERN=SPEC for tensors of some names. Repeatable."),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Ignored cells must weigh exactly 0.")] = False,
+    pad_id: PadId = None,
+    eos_id: EosId = None,
+    tokenizer: Tokenizer = None,
+    convention: From = None,
+    past: Past = None,
+    role: Annotated[
+        list[str] | None, typer.Option(metavar="ROLE=FILE[:TENSOR]", help="Say what a tensor is, such as mask=m.npy. Repeatable.")
+    ] = None,
+    fail_on: Annotated[Severity, typer.Option(help="The mildest severity that makes the exit code 1.")] = Severity.warning,
+    form: Form = None,
+    output: Output = None,
+) -> int:
+    """Check saved attention weights and masks, and say what is wrong, where, why, and how to fix it.
+
+    Tensors are known by their names (attentions.0, attention_mask, input_ids, …), else by shape and values.
+    Exit code 0: nothing found. 1: findings. 2: something could not be read or checked.
+    """
+    from maskcli.diagnostics import facts
+    from maskcli.diagnostics.diagnose import diagnose as check
+    from maskcli.diagnostics.diagnose import together
+    from maskcli.live.operands import resolver
+    from maskcli.report.findings import as_json, print_report
+    from maskcli.report.terminal import console, output as result, write
+    from maskcli.report.terminal import form as form_of
+
+    token, pad, eos = _token(tokenizer, pad_id, eos_id)
+    declared = facts.Declared(
+        tuple(facts.expectation(text) for text in expect or ()),
+        exact,
+        pad,
+        eos,
+        facts.convention(convention) if convention else None,
+        past,
+    )
+    opened, roled = _open(files, role or [])
+    reports = [check(file, declared, roles, resolver(convention), token) for file, roles in zip(opened, roled, strict=True)]
+    report = together(reports)
+    if not report.checked:
+        raise MaskcliError(
+            f"nothing to check in {', '.join(map(repr, files))}: no tensor is attention weights, a mask or ids"
+            + "".join(f" ({name}: {why})" for name, why in list(report.unfit.items())[:1])
+            + "; name them (attentions.0, attention_mask) or say what they are with --role weights=FILE:TENSOR"
+        )
+    chosen = form_of(output, form.value if form else None, {".json": "json", ".txt": "text"}, "text")
+    with result(output) as stream:
+        if chosen == ResultForm.json.value:
+            write(as_json(report), stream)
+        else:
+            print_report(report, console(stream))
+    return Exit.FOUND if _fails(report.worst(), fail_on) else Exit.OK
+
+
+def _fails(worst: str | None, fail_on: Severity) -> bool:
+    order = [severity.value for severity in Severity]
+    return worst is not None and fail_on is not Severity.never and order.index(worst) <= order.index(fail_on.value)
+
+
+def _token(name: str | None, pad_id: int | None, eos_id: int | None) -> tuple[Callable[[int], str] | None, int | None, int | None]:
+    """How ids become text, and the pad and end ids that the options or else the tokenizer give."""
+    if name is None:
+        return None, pad_id, eos_id
+    from maskcli.text import load_tokenizer
+
+    loaded = load_tokenizer(name)
+    return loaded.token, loaded.pad_id if pad_id is None else pad_id, loaded.eos_id if eos_id is None else eos_id
+
+
+def _open(files: list[str], roles: list[str]) -> tuple[list[TensorFile], list[tuple[Roled, ...]]]:
+    """The files with the role of every tensor, --role above names; tensors of other files join the only one."""
+    import dataclasses
+
+    from maskcli.tensors import find_tensor, open_tensors, parse_role, roles_of, split_target
+
+    opened, roled = [], []
+    for target in files:
+        path, name = split_target(target)
+        file = open_tensors(path)
+        if name is not None:
+            file = dataclasses.replace(file, tensors=(find_tensor(file, name),))
+        opened.append(file)
+        roled.append(roles_of(file))
+    for text in roles:
+        role, path, name = parse_role(text)
+        source = open_tensors(path)
+        if name is None and len(source.tensors) != 1:
+            raise MaskcliError(f"--role {text!r}: {path!r} has {len(source.tensors)} tensors; say which: {role}={path}:NAME")
+        tensor = find_tensor(source, name) if name else source.tensors[0]
+        place = next((at for at, file in enumerate(opened) if file.path == source.path), None)
+        if place is None and len(opened) > 1:
+            raise MaskcliError(f"--role {text!r} names a file that is not diagnosed, and there are several; diagnose one file at a time")
+        at = place or 0
+        known = [each for each in roled[at] if place is None or each.tensor.name != tensor.name]
+        said = dataclasses.replace(roles_of(dataclasses.replace(source, tensors=(tensor,)))[0], role=role, why="--role")
+        roled[at] = (*known, said)
+    return opened, roled

@@ -1,0 +1,175 @@
+"""Findings and rules: text for people, JSON for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from maskcli import __version__
+from maskcli.diagnostics.diagnose import Report
+from maskcli.diagnostics.finding import Finding, Rule, Where
+from maskcli.report.shown import SCHEMA_VERSION
+from maskcli.report.terminal import clean, json_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
+# Tensor names listed with a finding before the rest is counted.
+NAMES = 4
+
+
+def print_report(report: Report, console: Console) -> None:
+    """One paragraph a finding, worst first, then what was checked and what could not be."""
+    from rich.text import Text
+
+    for finding in report.findings:
+        head = Text(f"{finding.code} {finding.name}", style=STYLES[finding.severity])
+        head.append(f"  {finding.severity}", style="default not bold")
+        head.append(f"  {clean(finding.file)}", style="dim not bold")
+        console.print(head)
+        lines = [
+            ("", _sentence(finding.message)),
+            ("where: ", _where(finding)),
+            ("why:   ", _summary(finding)),
+            ("fix:   ", _sentence(finding.fix)),
+            ("see:   ", clean(finding.see)),
+        ]
+        for label, line in lines:
+            if line:
+                _print_hanging(console, "  " + label, line)
+        console.print()
+    for line in closing(report):
+        console.print(Text(line))
+
+
+def _print_hanging(console: Console, label: str, line: str) -> None:
+    """A line that is wrapped behind its label."""
+    from rich.text import Text
+
+    for at, part in enumerate(Text(line).wrap(console, max(console.width - len(label), 20))):
+        console.print(Text(label if at == 0 else " " * len(label), style="dim") + Text(part.plain.rstrip()))
+
+
+def closing(report: Report) -> list[str]:
+    """The last lines: counts, what was checked, what was passed over and what could not be decided."""
+    counts = ", ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in report.counts().items() if count)
+    files = f"{len(report.files)} file{'s' if len(report.files) != 1 else ''}"
+    tensors = f"{len(report.checked)} tensor{'s' if len(report.checked) != 1 else ''}"
+    lines = [f"{counts or 'nothing found'} in {tensors} of {files}"]
+    for name, why in report.unfit.items():
+        lines.append(f"not checked: {clean(name)}: {clean(why)}")
+    needs: dict[str, list[str]] = {}
+    for skip in report.skipped:
+        needs.setdefault(" and ".join(skip.needs), []).append(skip.code)
+    if needs:
+        lines.append("could not be decided, for want of:")
+        lines += [f"  {need}: {_ranges(codes)}" for need, codes in needs.items()]
+    return lines
+
+
+def as_json(report: Report) -> Iterator[str]:
+    """The JSON of `diagnose`, one object."""
+    yield json_text(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "maskcli": __version__,
+            "findings": [_finding(finding) for finding in report.findings],
+            "skipped": [
+                {"code": skip.code, "name": skip.name, "file": skip.file, "needs": list(skip.needs)} for skip in report.skipped
+            ],
+            "summary": {**report.counts(), "files": len(report.files), "tensors": len(report.checked)},
+        }
+    )
+    yield "\n"
+
+
+def print_rule(rule: Rule, console: Console) -> None:
+    """A rule's documentation."""
+    from rich.text import Text
+
+    console.print(Text(f"{rule.code} {rule.name}", style=STYLES[rule.severity]) + Text(f"  {rule.severity}", style="default not bold"))
+    console.print(Text(rule.text))
+    console.print(Text("Needs: " + _needs(rule), style="dim"))
+
+
+def rule_json(rule: Rule) -> dict[str, Any]:
+    """A rule as JSON."""
+    return {
+        "code": rule.code,
+        "name": rule.name,
+        "severity": rule.severity,
+        "needs": [list(group) for group in rule.needs],
+        "text": rule.text,
+    }
+
+
+def _needs(rule: Rule) -> str:
+    return ", and ".join(" or ".join(group) for group in rule.needs)
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    found = {
+        "code": finding.code,
+        "name": finding.name,
+        "severity": finding.severity,
+        "file": finding.file,
+        "tensors": list(finding.tensors),
+        "message": finding.message,
+        "fix": finding.fix,
+        "see": finding.see,
+        "where": _place(finding.where),
+        "evidence": finding.evidence,
+    }
+    if finding.places:
+        found["places"] = [_place(place) for place in finding.places]
+    if finding.tokens:
+        found["tokens"] = list(finding.tokens)
+    return found
+
+
+def _place(where: Where) -> dict[str, Any]:
+    return {
+        "batch": None if where.batch is None else list(where.batch),
+        "heads": None if where.heads is None else list(where.heads),
+        "queries": None if where.queries is None else [list(run) for run in where.queries],
+        "keys": None if where.keys is None else [list(run) for run in where.keys],
+    }
+
+
+def _where(finding: Finding) -> str:
+    names = [clean(name) for name in finding.tensors if name]
+    shown = ", ".join(names[:NAMES]) + (f" and {len(names) - NAMES} more" if len(names) > NAMES else "")
+    where = finding.where
+    parts = [shown] if shown else []
+    for label, items in (("samples", where.batch), ("heads", where.heads)):
+        if items is not None:
+            parts.append(f"{label} {', '.join(map(str, items[:12]))}{' …' if len(items) > 12 else ''}")
+    for label, runs in (("queries", where.queries), ("keys", where.keys)):
+        if runs:
+            parts.append(f"{label} {', '.join(f'{a}..{b}' for a, b in runs[:4])}{' …' if len(runs) > 4 else ''}")
+    if finding.tokens:
+        parts.append("tokens " + " ".join(clean(token) for token in finding.tokens))
+    return "; ".join(parts)
+
+
+def _summary(finding: Finding) -> str:
+    from maskcli.diagnostics.catalogue import rule
+
+    return rule(finding.code).summary
+
+
+def _sentence(text: str) -> str:
+    text = clean(text)
+    return text[:1].upper() + text[1:]
+
+
+def _ranges(codes: list[str]) -> str:
+    """Codes with neighbours folded: "MSK101, MSK103 to MSK108"."""
+    parts: list[list[str]] = []
+    for code in codes:
+        if parts and int(code[3:]) == int(parts[-1][-1][3:]) + 1:
+            parts[-1].append(code)
+        else:
+            parts.append([code])
+    return ", ".join(part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(part) for part in parts)

@@ -1,0 +1,147 @@
+"""The terminal: what may reach it, how wide it is, whether it has colour, and where results are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+from maskcli.errors import MaskcliError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# A table for a pipe is as wide as its content; this is merely wider than any.
+PIPE_WIDTH = 1_000_000
+
+
+def clean(text: object) -> str:
+    """Text from users and files as a terminal may see it: control, format and unassigned characters as escapes.
+
+    That covers ESC and the C1 controls, bidirectional overrides, zero-width characters, and lone surrogates.
+    """
+    whole = str(text)
+    if whole.isascii() and whole.isprintable():
+        return whole
+    return "".join(
+        character if character == " " or unicodedata.category(character)[0] not in "CZ" or character == "\u3000" else _escape(character)
+        for character in whole
+    )  # fmt: skip
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if character in "\n\t\r":
+        return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}[character]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def colour(stream: TextIO) -> bool:
+    """Whether to write colour: NO_COLOR and FORCE_COLOR (0 is off) first, then whether it is a terminal that knows any."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    forced = os.environ.get("FORCE_COLOR")
+    if forced is not None:
+        return forced.lower() not in ("", "0", "false")
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def width(stream: TextIO) -> int | None:
+    """Columns to fit into: COLUMNS, else the terminal's; None in a pipe, where nothing is cut."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdigit() and int(columns) > 0:
+        return max(int(columns), 20)
+    if not stream.isatty():
+        return None
+    try:
+        return max(os.get_terminal_size(stream.fileno()).columns, 20)
+    except OSError:
+        return 80
+
+
+def console(stream: TextIO) -> Console:
+    """A rich console that writes text as it is: no markup, no emoji, no highlighting, colour and width as above."""
+    from rich.console import Console
+
+    painted = colour(stream)
+    return Console(
+        file=stream if painted else cast(TextIO, _Trimmed(stream)),
+        color_system="truecolor" if os.environ.get("COLORTERM") in ("truecolor", "24bit") else "256" if painted else None,
+        force_terminal=painted,
+        no_color=not painted,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        legacy_windows=False,
+        width=width(stream) or PIPE_WIDTH,
+        height=100,
+    )
+
+
+class _Trimmed:
+    """A stream without the blanks that tables leave at the ends of lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, without blanks before line ends."""
+        return self.stream.write(re.sub(r" +(?=\n|$)", "", text))
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self.stream.flush()
+
+
+def say(text: str) -> None:
+    """One line on standard error."""
+    print(clean(text), file=sys.stderr)
+
+
+@contextmanager
+def output(path: str | None) -> Iterator[TextIO]:
+    """Where a result goes: standard output (no path, or "-"), or a file that is replaced once the whole is written."""
+    if path in (None, "-"):
+        yield sys.stdout
+        return
+    from maskcli.tensors import replacing
+
+    assert path is not None
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+def write(pieces: Iterable[str], stream: TextIO) -> None:
+    """Write pieces as they come, in blocks."""
+    block: list[str] = []
+    size = 0
+    for piece in pieces:
+        block.append(piece)
+        size += len(piece)
+        if size > 2**16:
+            stream.write("".join(block))
+            block, size = [], 0
+    stream.write("".join(block))
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON on one line; NaN and infinities, which JSON has not, are refused."""
+    return json.dumps(value, ensure_ascii=True, allow_nan=False)
+
+
+def form(path: str | None, chosen: str | None, suffixes: dict[str, str], default: str) -> str:
+    """The form to write: as chosen, else by the suffix of the file, else the default."""
+    if chosen is not None:
+        return chosen
+    if path in (None, "-"):
+        return default
+    suffix = os.path.splitext(str(path))[1].lower()
+    if suffix not in suffixes:
+        known = ", ".join(suffixes)
+        raise MaskcliError(f"{path!r} ends in {suffix!r}, which names no form; end it in one of {known}, or pass --format")
+    return suffixes[suffix]
