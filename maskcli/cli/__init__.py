@@ -42,7 +42,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Inspect and debug attention masks: see them, check saved attention, and learn what each finding means."""
 
@@ -82,7 +84,9 @@ def _run() -> int:
             return _fail(f"{error.strerror or error}: {error.filename or 'a file'}; check the path and the permissions")
         if os.environ.get("MASKCLI_DEBUG"):
             raise
-        return _fail(f"internal error ({type(error).__name__}: {error}); please report it, with MASKCLI_DEBUG=1 for the details")
+        return _fail(
+            f"internal error ({type(error).__name__}: {error}); please report it, with MASKCLI_DEBUG=1 for the details"
+        )
     return code if isinstance(code, int) else Exit.OK
 
 

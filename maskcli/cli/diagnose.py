@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example:  maskcli diagnose dump.safetensors --expect causal --pad-id 0")
 def diagnose(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Saved tensors: .safetensors, .npy, .npz, .pt, .pth, .bin.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Saved tensors: .safetensors, .npy, .npz, .pt, .pth, .bin.")
+    ],
     expect: Annotated[
         list[str] | None,
-        typer.Option(metavar="SPEC", help="The mask that was meant, such as causal; PATTERN=SPEC for tensors of some names. Repeatable."),
+        typer.Option(
+            metavar="SPEC", help="The mask that was meant, such as causal; PATTERN=SPEC for tensors of some names. Repeatable."
+        ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Ignored cells must weigh exactly 0.")] = False,
     pad_id: PadId = None,
@@ -29,7 +33,8 @@ def diagnose(
     convention: From = None,
     past: Past = None,
     role: Annotated[
-        list[str] | None, typer.Option(metavar="ROLE=FILE[:TENSOR]", help="Say what a tensor is, such as mask=m.npy. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="ROLE=FILE[:TENSOR]", help="Say what a tensor is, such as mask=m.npy. Repeatable."),
     ] = None,
     fail_on: Annotated[Severity, typer.Option(help="The mildest severity that makes the exit code 1.")] = Severity.warning,
     form: Form = None,
@@ -45,8 +50,9 @@ def diagnose(
     from maskcli.diagnostics.diagnose import together
     from maskcli.live.operands import resolver
     from maskcli.report.findings import as_json, print_report
-    from maskcli.report.terminal import console, output as result, write
+    from maskcli.report.terminal import console, write
     from maskcli.report.terminal import form as form_of
+    from maskcli.report.terminal import output as result
 
     token, pad, eos = _token(tokenizer, pad_id, eos_id)
     declared = facts.Declared(
@@ -80,7 +86,9 @@ def _fails(worst: str | None, fail_on: Severity) -> bool:
     return worst is not None and fail_on is not Severity.never and order.index(worst) <= order.index(fail_on.value)
 
 
-def _token(name: str | None, pad_id: int | None, eos_id: int | None) -> tuple[Callable[[int], str] | None, int | None, int | None]:
+def _token(
+    name: str | None, pad_id: int | None, eos_id: int | None
+) -> tuple[Callable[[int], str] | None, int | None, int | None]:
     """How ids become text, and the pad and end ids that the options or else the tokenizer give."""
     if name is None:
         return None, pad_id, eos_id
@@ -112,7 +120,9 @@ def _open(files: list[str], roles: list[str]) -> tuple[list[TensorFile], list[tu
         tensor = find_tensor(source, name) if name else source.tensors[0]
         place = next((at for at, file in enumerate(opened) if file.path == source.path), None)
         if place is None and len(opened) > 1:
-            raise MaskcliError(f"--role {text!r} names a file that is not diagnosed, and there are several; diagnose one file at a time")
+            raise MaskcliError(
+                f"--role {text!r} names a file that is not diagnosed, and there are several; diagnose one file at a time"
+            )
         at = place or 0
         known = [each for each in roled[at] if place is None or each.tensor.name != tensor.name]
         said = dataclasses.replace(roles_of(dataclasses.replace(source, tensors=(tensor,)))[0], role=role, why="--role")

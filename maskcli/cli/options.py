@@ -41,16 +41,26 @@ class ResultForm(str, enum.Enum):
 
 Tokenizer = Annotated[
     str | None,
-    typer.Option("--tokenizer", "-t", metavar="NAME", help="A tokenizer.json, a folder, or a hub name. Default: built in, words as tokens."),
+    typer.Option(
+        "--tokenizer",
+        "-t",
+        metavar="NAME",
+        help="A tokenizer.json, a folder, or a hub name. Default: built in, words as tokens.",
+    ),
 ]
 Output = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE, whose suffix chooses the form; - is standard output.")
+    str | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write to FILE, whose suffix chooses the form; - is standard output."),
 ]
 PadId = Annotated[int | None, typer.Option("--pad-id", min=0, help="The id of the padding token.")]
 EosId = Annotated[int | None, typer.Option("--eos-id", min=0, help="The id of the token that ends a text.")]
-Past = Annotated[int | None, typer.Option("--past", min=0, metavar="N", help="Keys that come before the first query (a KV cache).")]
+Past = Annotated[
+    int | None, typer.Option("--past", min=0, metavar="N", help="Keys that come before the first query (a KV cache).")
+]
 From = Annotated[
     str | None,
-    typer.Option("--from", metavar="CONVENTION", help="How the saved mask is written: sdpa, mha, megatron, hf, additive, binary."),
+    typer.Option(
+        "--from", metavar="CONVENTION", help="How the saved mask is written: sdpa, mha, megatron, hf, additive, binary."
+    ),
 ]
 Form = Annotated[ResultForm | None, typer.Option("--format", help="text for people, json for scripts.")]

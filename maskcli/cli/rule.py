@@ -14,8 +14,12 @@ from maskcli.errors import MaskcliError
 
 @app.command(epilog="Example:  maskcli rule MSK201")
 def rule(
-    code: Annotated[str | None, typer.Argument(metavar="CODE", help="A code such as MSK201, or a name such as inverted-polarity.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every rule, one line each (with --format json: all of them, whole).")] = False,
+    code: Annotated[
+        str | None, typer.Argument(metavar="CODE", help="A code such as MSK201, or a name such as inverted-polarity.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every rule, one line each (with --format json: all of them, whole).")
+    ] = False,
     form: Form = None,
 ) -> None:
     """Explain a rule: what it means, why it matters, how it looks in code and how to fix it."""

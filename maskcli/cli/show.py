@@ -6,15 +6,15 @@ import enum
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from maskcli.cli import Exit, app
-from maskcli.cli.options import From, Output, PadId, Padding, Past, Side, Tokenizer
+from maskcli.cli.options import From, Output, Padding, PadId, Past, Side, Tokenizer
 from maskcli.errors import MaskcliError
 
 if TYPE_CHECKING:
     from maskcli.masks.kinds import Layout
+    from maskcli.masks.spec import Resolve
     from maskcli.report.shown import Shown
     from maskcli.text import Batch
 
@@ -36,22 +36,38 @@ _TENSORS = (".safetensors", ".npy", ".npz", ".pt")
 
 @app.command(epilog='Example:  maskcli show "The cat sat" "Hello" -m "causal & padding"')
 def show(
-    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...", help="Texts, one sequence each; - reads standard input.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT...", help="Texts, one sequence each; - reads standard input.")
+    ] = None,
     mask: Annotated[
         str,
-        typer.Option("--mask", "-m", metavar="SPEC", help="Kinds joined by & | ~ ( ): causal, padding, sliding:4, documents, FILE.py:NAME, …"),
+        typer.Option(
+            "--mask",
+            "-m",
+            metavar="SPEC",
+            help="Kinds joined by & | ~ ( ): causal, padding, sliding:4, documents, FILE.py:NAME, …",
+        ),
     ] = "",
     file: Annotated[str | None, typer.Option("--file", metavar="FILE", help="Texts from a file, one sequence a line.")] = None,
     ids: Annotated[str | None, typer.Option(metavar="IDS", help='Token ids: "5 3 2 0 0; 7 4 8 6 0".')] = None,
     lengths: Annotated[str | None, typer.Option(metavar="N,N", help="Lengths alone: 5,3,7.")] = None,
-    source: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="The source side of a cross mask, one for each text. Repeatable.")] = None,
-    pair: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="The second text of each sequence. Repeatable.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="The source side of a cross mask, one for each text. Repeatable.")
+    ] = None,
+    pair: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="The second text of each sequence. Repeatable.")
+    ] = None,
     packed: Annotated[bool, typer.Option("--packed", help="Pack the texts into one row (for documents).")] = False,
-    chat: Annotated[bool, typer.Option("--chat", help="Texts are messages as JSON, for the tokenizer's chat template.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Texts are messages as JSON, for the tokenizer's chat template.")
+    ] = False,
     labels: Annotated[bool, typer.Option("--labels", help="Add the labels, -100 on padding.")] = False,
     tokenizer: Tokenizer = None,
     special_tokens: Annotated[
-        bool | None, typer.Option("--special-tokens/--no-special-tokens", help="Add special tokens, or not. Default: as the tokenizer does.")
+        bool | None,
+        typer.Option(
+            "--special-tokens/--no-special-tokens", help="Add special tokens, or not. Default: as the tokenizer does."
+        ),
     ] = None,
     padding: Annotated[Padding, typer.Option(help="Pad to the longest text or to --max-length.")] = Padding.longest,
     max_length: Annotated[int | None, typer.Option(min=1, metavar="N", help="Cut longer texts to N tokens.")] = None,
@@ -59,9 +75,20 @@ def show(
     pad_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The padding token: a token, or eos.")] = None,
     pad_id: PadId = None,
     past: Past = None,
-    cache_length: Annotated[int | None, typer.Option(min=1, metavar="N", help="Key slots of a static cache; those behind the text are empty.")] = None,
-    heads: Annotated[int, typer.Option(min=1, max=4096, metavar="N", help="Heads, for a FILE.py:NAME that tells them apart.")] = 1,
-    to: Annotated[str, typer.Option("--to", metavar="CONVENTION", help="Show the values another library would see: sdpa, mha, megatron, hf, additive, binary.")] = "sdpa",
+    cache_length: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Key slots of a static cache; those behind the text are empty.")
+    ] = None,
+    heads: Annotated[
+        int, typer.Option(min=1, max=4096, metavar="N", help="Heads, for a FILE.py:NAME that tells them apart.")
+    ] = 1,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="CONVENTION",
+            help="Show the values another library would see: sdpa, mha, megatron, hf, additive, binary.",
+        ),
+    ] = "sdpa",
     dtype: Annotated[str | None, typer.Option(metavar="DTYPE", help="The type of those values, such as float16.")] = None,
     convention: From = None,
     block_size: Annotated[int, typer.Option(min=1, metavar="N", help="The side of the blocks that are counted.")] = 128,
@@ -138,10 +165,14 @@ class _Inputs:
         import maskcli.text as text
 
         if given == "lengths":
-            return text.batch_from_lengths(self.lengths or "", padding_side=self.side, max_length=self.max_length, packed=self.packed)
+            return text.batch_from_lengths(
+                self.lengths or "", padding_side=self.side, max_length=self.max_length, packed=self.packed
+            )
         if given == "ids":
             loaded = text.load_tokenizer(self.tokenizer_name, pad_token=self.pad_token) if self.tokenizer_name else None
-            return text.batch_from_ids(self.ids or "", self.pad_id, tokenizer=loaded, padding_side=self.side, labels=self.labels)
+            return text.batch_from_ids(
+                self.ids or "", self.pad_id, tokenizer=loaded, padding_side=self.side, labels=self.labels
+            )
         lines: tuple[str, ...] = tuple(self.texts)
         warnings: tuple[str, ...] = ()
         if self.file is not None:
@@ -154,7 +185,9 @@ class _Inputs:
     def source_batch(self, source: list[str], batch: Batch) -> Batch:
         """The tokens of the keys of a cross mask."""
         if len(source) != batch.shape[0]:
-            raise MaskcliError(f"there are {batch.shape[0]} sequences and {len(source)} source texts; pass --source once for each")
+            raise MaskcliError(
+                f"there are {batch.shape[0]} sequences and {len(source)} source texts; pass --source once for each"
+            )
         import maskcli.text as text
 
         loaded = text.load_tokenizer(self.tokenizer_name, pad_token=self.pad_token)
@@ -186,11 +219,17 @@ class _Inputs:
 
 def _one_of(texts: list[str] | None, file: str | None, ids: str | None, lengths: str | None) -> str:
     """Which of the ways to give tokens was used; exactly one has to be."""
-    given = [name for name, value in (("texts", texts), ("file", file), ("ids", ids), ("lengths", lengths)) if value is not None and value != []]
+    given = [
+        name
+        for name, value in (("texts", texts), ("file", file), ("ids", ids), ("lengths", lengths))
+        if value is not None and value != []
+    ]
     if len(given) != 1:
         names = {"texts": "texts", "file": "--file", "ids": "--ids", "lengths": "--lengths"}
         said = " and ".join(names[name] for name in given) if given else "nothing"
-        raise MaskcliError(f'{said} was given where one of texts, --file, --ids or --lengths belongs; for example maskcli show "Hello world"')
+        raise MaskcliError(
+            f'{said} was given where one of texts, --file, --ids or --lengths belongs; for example maskcli show "Hello world"'
+        )
     return given[0]
 
 
@@ -206,7 +245,6 @@ def _shown(
     convention: str | None,
 ) -> Shown:
     """The mask of a spec over the tokens."""
-    from maskcli.live.operands import resolver
     from maskcli.masks import conventions, spec
     from maskcli.report.shown import Shown
 
@@ -219,13 +257,22 @@ def _shown(
     if "cross" in spec.kinds_in(parsed) and source is None:
         raise MaskcliError("a cross mask needs its source sequence; pass it with --source TEXT, once for each text")
     layout = _layout(batch, source, past, cache_length, heads)
-    mask = spec.build(parsed, layout, resolver(convention))
+    mask = spec.build(parsed, layout, _resolver(convention) if spec.names_files(parsed) else None)
     conventions.fitting(mask, to, spec.write(parsed))
     return Shown(spec.write(parsed), mask, spec.axes(parsed), batch, source, past, to, kind)
 
 
+def _resolver(convention: str | None) -> Resolve:
+    """How files in the spec are read; only specs that name some pay for the rooms behind it."""
+    from maskcli.live.operands import resolver
+
+    return resolver(convention)
+
+
 def _layout(batch: Batch, source: Batch | None, past: int, cache_length: int | None, heads: int) -> Layout:
     """Sizes, padding and documents: past keys come first and are real, empty cache slots last and are not."""
+    import numpy as np
+
     from maskcli.masks.kinds import Layout
 
     items, queries = batch.shape
@@ -235,7 +282,9 @@ def _layout(batch: Batch, source: Batch | None, past: int, cache_length: int | N
         return Layout(items, queries, source.shape[1], heads, 0, source.attention_mask, None, cross=True)
     keys = past + queries if cache_length is None else cache_length
     if keys < past + queries:
-        raise MaskcliError(f"--cache-length {keys} has no room for {past} past keys and {queries} new ones; pass at least {past + queries}")
+        raise MaskcliError(
+            f"--cache-length {keys} has no room for {past} past keys and {queries} new ones; pass at least {past + queries}"
+        )
     slots = ((0, 0), (past, keys - past - queries))
     real = np.pad(batch.attention_mask, [(0, 0), (past, 0)], constant_values=True)
     real = np.pad(real, [(0, 0), (0, keys - past - queries)])
@@ -274,4 +323,6 @@ def _save_tensor(shown: Shown, path: str) -> None:
         for item, head in planes
         for start in range(0, rows, step)
     )
-    write_tensors(path, {"mask": Source(shown.dtype, shape, chunks)}, {"maskcli.spec": shown.spec, "maskcli.convention": shown.convention})
+    write_tensors(
+        path, {"mask": Source(shown.dtype, shape, chunks)}, {"maskcli.spec": shown.spec, "maskcli.convention": shown.convention}
+    )

@@ -190,6 +190,15 @@ def axis_sums(tensor: Tensor, shape: Shape) -> dict[str, Array]:
     return sums
 
 
+def column_mass(tensor: Tensor, shape: Shape, rows: Array) -> Array:
+    """The mass that flagged rows [B, H, Q] give each key, [B, K]; rows with NaN count as nothing."""
+    mass = np.zeros((shape[0], shape[3]))
+    for chunk in read_chunks(tensor, shape):
+        flagged = rows[chunk.batch, slice(*chunk.heads), slice(*chunk.rows)]
+        mass[chunk.batch] += np.nan_to_num(chunk.values[flagged]).sum(axis=0)
+    return mass
+
+
 def nan_rows(tensor: Tensor, shape: Shape) -> Array:
     """How many NaN each row holds, int64 [B, H, Q]."""
     counts = np.zeros(shape[:3], np.int64)

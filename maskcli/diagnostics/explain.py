@@ -36,7 +36,8 @@ class Verdict:
     share: Array
     ignored: Mask | None
     label: str = ""
-    other: float = 0.0
+    violation: float = 0.0
+    inverse_violation: float = 0.0
 
 
 def verdicts(scene: Scene, kind: str) -> list[tuple[Attention, Verdict]]:
@@ -179,9 +180,8 @@ def _inverted(attention: Attention) -> Verdict | None:
         violation, other = mass["meant"][told].mean(), mass[label][told].mean()
         real = np.broadcast_to(attention.real_rows, empty.shape)
         if violation > INVERTED and other < INVERSE_FITS:
-            return Verdict(
-                "inverted", told & real if (told & real).any() else real & empty, mass["meant"], attention.meant, label, other
-            )
+            rows, share = real & (told | empty), np.nan_to_num(mass["meant"])
+            return Verdict("inverted", rows, share, attention.meant, label, float(violation), float(other))
     return None
 
 

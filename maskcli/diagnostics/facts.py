@@ -46,11 +46,8 @@ class Declared:
 
     def over(self, other: Declared) -> Declared:
         """These facts where they are said, else the other's."""
-        said = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) not in (None, (), False)
-        }
+        mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        said = {name: value for name, value in mine.items() if value is not None and value is not False and value != ()}
         return dataclasses.replace(other, **said)
 
 

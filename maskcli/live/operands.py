@@ -50,7 +50,9 @@ def saved_mask(path: str, name: str | None, layout: Layout, convention: str | No
         full = (shape[0], 1, 1, shape[1])
     mask = read_mask(tensor, full, convention, layout.real, layout.past).keep.broadcast_to(layout.shape)
     if mask is None:
-        raise MaskcliError(f"{path!r}: {tensor.name!r} has the shape {list(shape)}, which does not broadcast to {list(layout.shape)}")
+        raise MaskcliError(
+            f"{path!r}: {tensor.name!r} has the shape {list(shape)}, which does not broadcast to {list(layout.shape)}"
+        )
     return mask
 
 
@@ -64,7 +66,9 @@ def mask_tensor(path: str, name: str | None) -> Tensor:
     masks = [roled.tensor for roled in roles_of(file) if roled.role == "mask"]
     if len(masks) != 1:
         names = ", ".join(tensor.name for tensor in file.tensors[:6])
-        raise MaskcliError(f"{path!r} has {len(masks) or 'no'} masks among its tensors; say which to take: {path}:NAME ({names})")
+        raise MaskcliError(
+            f"{path!r} has {len(masks) or 'no'} masks among its tensors; say which to take: {path}:NAME ({names})"
+        )
     return masks[0]
 
 
@@ -132,7 +136,9 @@ def _tile(function: Callable[..., Any], target: str, indices: tuple[Any, ...], s
     try:
         return np.broadcast_to(answer, shape)
     except ValueError:
-        raise MaskcliError(f"{target!r} returns the shape {list(answer.shape)}, which does not broadcast to {list(shape)}") from None
+        raise MaskcliError(
+            f"{target!r} returns the shape {list(answer.shape)}, which does not broadcast to {list(shape)}"
+        ) from None
 
 
 def _words(error: Exception) -> str:

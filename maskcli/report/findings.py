@@ -88,7 +88,9 @@ def print_rule(rule: Rule, console: Console) -> None:
     """A rule's documentation."""
     from rich.text import Text
 
-    console.print(Text(f"{rule.code} {rule.name}", style=STYLES[rule.severity]) + Text(f"  {rule.severity}", style="default not bold"))
+    console.print(
+        Text(f"{rule.code} {rule.name}", style=STYLES[rule.severity]) + Text(f"  {rule.severity}", style="default not bold")
+    )
     console.print(Text(rule.text))
     console.print(Text("Needs: " + _needs(rule), style="dim"))
 
@@ -172,4 +174,6 @@ def _ranges(codes: list[str]) -> str:
             parts[-1].append(code)
         else:
             parts.append([code])
-    return ", ".join(part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(part) for part in parts)
+    return ", ".join(
+        part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(part) for part in parts
+    )

@@ -50,7 +50,10 @@ def save_heatmap(shown: Shown, path: str) -> None:
             axes.set_title(f"sequence {item}")
     whose = "" if panels == items else " (the same for every sequence)" if panels == 1 else f" (first {panels} of {items})"
     figure.suptitle(_plain(shown.spec) + whose)
-    handles = [Patch(facecolor=ATTEND_COLOUR, edgecolor="grey", label="attend"), Patch(facecolor=IGNORE_COLOUR, edgecolor="grey", label="ignored")]
+    handles = [
+        Patch(facecolor=ATTEND_COLOUR, edgecolor="grey", label="attend"),
+        Patch(facecolor=IGNORE_COLOUR, edgecolor="grey", label="ignored"),
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, title=note or None, frameon=False)
     with replacing(path) as temporary, warnings.catch_warnings():
         # A font without a token's glyph draws a box; that is no news for someone who asked for a picture.
@@ -65,7 +68,9 @@ def _label(axes: Any, shown: Shown, item: int) -> None:
     if keys <= NAMED and queries <= NAMED:
         names = [_plain(shown.key_token(item, key)) for key in range(keys)]
         axes.set_xticks(np.arange(keys) + 0.5, names, rotation=90, parse_math=False)
-        axes.set_yticks(np.arange(queries) + 0.5, [_plain(shown.query_token(item, q)) for q in range(queries)], parse_math=False)
+        axes.set_yticks(
+            np.arange(queries) + 0.5, [_plain(shown.query_token(item, q)) for q in range(queries)], parse_math=False
+        )
         axes.tick_params(length=0)
     if keys <= GRID and queries <= GRID:
         axes.set_xticks(np.arange(keys + 1), minor=True)

@@ -50,7 +50,7 @@ def _token_table(batch: Batch, item: int, name: str | None) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    rows, length = batch.shape
+    _rows, length = batch.shape
     title = None if name is None else f"{name} {item}"
     text = batch.texts[item] if batch.documents is None else None
     if text is not None and name is not None:
@@ -111,7 +111,9 @@ def _print_cells(shown: Shown, console: Console, item: int, width: int) -> bool:
     attend, ignore = (ATTEND, IGNORE) if plain else shown.values()
     stub = max(map(cell_len, downs)) + 4
     cell = 1 if plain else max(len(attend), len(ignore))
-    label = next((w for w in (LABEL, 8, 5, 3) if stub + sum(max(cell, min(cell_len(t), w)) + 1 for t in acrosses) <= width), None)
+    label = next(
+        (w for w in (LABEL, 8, 5, 3) if stub + sum(max(cell, min(cell_len(t), w)) + 1 for t in acrosses) <= width), None
+    )
     if label is None:
         return False
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
@@ -139,9 +141,12 @@ def _print_map(shown: Shown, console: Console, item: int, width: int) -> None:
         if queries % 2:
             dense = np.vstack([dense, np.zeros((1, keys), bool)])
         glyphs = np.array(list(" ▄▀█"))[dense[0::2] * 2 + dense[1::2]]
-        firsts, note = range(0, queries, 2), "each character is one key and two queries: █ both attend, ▀ the upper, ▄ the lower"
+        firsts, note = (
+            range(0, queries, 2),
+            "each character is one key and two queries: █ both attend, ▀ the upper, ▄ the lower",
+        )
     else:
-        share, cells = shown.mask.picture(MAP_HEIGHT, room, item)
+        share, _cells = shown.mask.picture(MAP_HEIGHT, room, item)
         shade = np.ceil(share * len(SHADES)).astype(int).clip(0, len(SHADES))
         glyphs = np.array(list(" " + SHADES))[shade]
         glyphs[share == 1.0] = "█"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.diagnostics.evidence import axis_sums, measure
+from maskcli.diagnostics.evidence import axis_sums, column_mass, measure
 from maskcli.diagnostics.explain import everywhere_uniform, is_binary, looks_empty, verdicts
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rules.common import (
@@ -29,6 +29,8 @@ Array = npt.NDArray[Any]
 
 # At least this share of rows must sum to 1 before the others are called the odd ones.
 MOSTLY = 0.5
+# Fewer rows than this say nothing about all the others.
+FEW = 4
 
 
 def inverted_polarity(scene: Scene) -> Iterator[Found]:
@@ -48,15 +50,16 @@ def inverted_polarity(scene: Scene) -> Iterator[Found]:
         for a, v in verdicts(scene, "inverted")
     ]
     for members, where, each in fold(hit for hit, _ in hits):
-        verdict = next(v for hit, v in hits if hit is members[0])
-        low, high = spread(members)
+        verdicts_here = [v for hit, v in hits if any(hit is member for member in members)]
+        verdict = verdicts_here[0]
+        low, high = (pick(v.violation for v in verdicts_here) for pick in (min, max))
         yield found(
             members, where, each,
-            f"real queries put {percent(low, high)} of their weight on keys they should ignore "
+            f"queries put {percent(low, high)} of their weight on keys they should ignore "
             f"({told_places(where, each)}); {verdict.label} is applied inverted",
             "invert the mask where it is built: True is attend for scaled_dot_product_attention and ignore for "
             "nn.MultiheadAttention",
-            {"violation": high, "violation_if_inverted": verdict.other},
+            {"violation": high, "violation_if_inverted": max(v.inverse_violation for v in verdicts_here)},
         )  # fmt: skip
 
 
@@ -156,7 +159,7 @@ def uniform_masked_row(scene: Scene) -> Iterator[Found]:
             continue
         if any(a is attention for a, _ in verdicts(scene, "inverted")):
             continue
-        real = np.broadcast_to(attention.real_rows, uniform.shape)
+        real = np.broadcast_to(_real_rows(attention, everywhere_uniform(attention)), uniform.shape)
         # A head or two can be uniform by design; a fully masked row is so in all of them.
         whole = np.broadcast_to(uniform.all(axis=1, keepdims=True), uniform.shape)
         if (whole & real).any():
@@ -287,7 +290,7 @@ def invalid_weights(scene: Scene) -> Iterator[Found]:
         measured = attention.measured
         low, high = measured.low < 0, measured.high > 1 + attention.tolerance
         bad = low | np.isinf(measured.low) | np.isinf(measured.high)
-        if high.any() and not bad.any() and not _has_zeros(attention):
+        if high.any() and not bad.any() and not _has_zeros(attention) and not _odd_sums(attention)[0].any():
             bad = high
         if bad.any():
             hits.append((Hit(attention.name, bad, None, np.where(low, measured.low, measured.high)), attention))
@@ -307,21 +310,34 @@ def _finite(value: float) -> float | str:
     return float(value) if np.isfinite(value) else str(float(value))
 
 
+def _real_rows(attention: Attention, uniform: Array) -> Array:
+    """Rows of real tokens, bool [B, 1, Q]. When nothing else tells, a uniform row whose own key gets nothing from any other
+    row belongs to padding.
+    """
+    if attention.queries is not None or attention.keep is not None or attention.past + attention.shape[2] > attention.shape[3]:
+        return attention.real_rows
+    mass = column_mass(attention.tensor, attention.shape, ~uniform)
+    own = mass[:, attention.past : attention.past + attention.shape[2]]
+    hidden = uniform.all(axis=1) & (own == 0)
+    return attention.real_rows & ~hidden[:, None]
+
+
 def _forbids(attention: Attention) -> Array:
     """Rows [B, H, Q] that must ignore at least one key, by what was meant or by what the other rows show."""
     keys = attention.shape[3]
+    forbids = np.zeros(attention.shape[:3], bool)
     if attention.meant is not None and not is_binary(attention):
-        return np.broadcast_to(attention.meant.keys_per_query < keys, attention.shape[:3])
-    # Nothing is declared: rows in front of the last ones are causal when every row that is not uniform sees no future.
-    uniform = everywhere_uniform(attention)
-    others = ~uniform & ~np.isnan(attention.measured.total)
-    if others.mean() < MOSTLY or attention.shape[2] < 4:
-        return np.zeros(uniform.shape, bool)
-    future = np.broadcast_to(attention.causal.keys_per_query < keys, uniform.shape)
-    mass = measure(attention.tensor, attention.shape, {"future": attention.causal}).mass["future"]
+        forbids = np.broadcast_to(attention.meant.keys_per_query < keys, forbids.shape)
+    if attention.expected is not None or attention.keep is not None or attention.roled.kind == "cross":
+        return forbids
+    # Nothing says causal: it is when every row that is not uniform sees no future.
+    others = ~everywhere_uniform(attention) & ~np.isnan(attention.measured.total)
+    future = np.broadcast_to(attention.causal.keys_per_query < keys, forbids.shape)
     checked = others & future
-    causal = checked.any() and float(mass[checked].max()) == 0.0
-    return future if causal else np.zeros(uniform.shape, bool)
+    if others.mean() < MOSTLY or checked.sum() < FEW:
+        return forbids
+    mass = measure(attention.tensor, attention.shape, {"future": attention.causal}).mass["future"]
+    return forbids | future if float(mass[checked].max()) == 0.0 else forbids
 
 
 def _odd_sums(attention: Attention) -> tuple[Array, bool]:

@@ -1,0 +1,253 @@
+"""Every rule on weights fires on its bug, at the right place, alone; over shapes, dtypes and padding sides."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.diagnostics.attention import (
+    DTYPES,
+    GRID,
+    SHAPES,
+    causal,
+    layers,
+    loud,
+    padding,
+    report,
+    scores,
+    softmax,
+    the,
+    weights,
+)  # fmt: skip
+
+grid = pytest.mark.parametrize(("shape", "dtype", "side"), GRID)
+dtypes = pytest.mark.parametrize("dtype", list(DTYPES))
+
+
+def mask_of(real):
+    return {"attention_mask": torch.from_numpy(real.astype(np.int64))}
+
+
+grid_without_padding_queries = pytest.mark.parametrize(
+    # One query behind right padding is itself a padding query, of which nothing is said.
+    ("shape", "dtype", "side"),
+    [(shape, dtype, side) for shape, dtype, side in GRID if shape[2] > 1 or side == "left"],
+)
+
+
+def padded_items(real):
+    return tuple(np.flatnonzero(~real.all(1)).tolist())
+
+
+def batch_of(finding, count):
+    return tuple(range(count)) if finding.where.batch is None else finding.where.batch
+
+
+def pads_of(finding, real):
+    """The keys that the finding names, item by item, as a boolean array."""
+    keys = np.zeros(real.shape, bool)
+    for place in finding.places or (finding.where,):
+        for item in range(len(real)) if place.batch is None else place.batch:
+            for start, stop in place.keys:
+                keys[item, start:stop] = True
+    return keys
+
+
+@grid_without_padding_queries
+def test_padding_attended_names_the_samples_and_keys(shape, dtype, side):
+    real = padding(shape, side)
+    found = report(layers(shape, np.ones(shape, bool), dtype) | mask_of(real))
+    assert loud(found) == ["MSK202"]
+    finding = the(found, "MSK202")
+    assert batch_of(finding, shape[0]) == padded_items(real)
+    assert np.array_equal(pads_of(finding, real), ~real)
+    assert finding.tensors == ("attentions.0", "attentions.1")
+
+
+def test_the_numbers_of_padding_attended_are_right():
+    shape = (2, 3, 9, 9)
+    real = padding(shape, "right")
+    arrays = layers(shape, np.ones(shape, bool))
+    means = [float((w.double().numpy() * ~real[:, None, None])[0][:, real[0]].sum(-1).mean()) for w in arrays.values()]
+    evidence = the(report(arrays | mask_of(real)), "MSK202").evidence
+    assert evidence["padding_mass_lowest_layer"] == pytest.approx(min(means), rel=1e-5)
+    assert evidence["padding_mass_highest_layer"] == pytest.approx(max(means), rel=1e-5)
+
+
+@grid
+def test_padding_attended_under_a_causal_mask_needs_padding_on_the_left(shape, dtype, side):
+    real = padding(shape, side)
+    found = report(layers(shape, causal(shape), dtype) | mask_of(real))
+    assert loud(found) == (["MSK202"] if side == "left" else [])
+
+
+@grid_without_padding_queries
+def test_padding_from_ids_and_a_pad_id(shape, dtype, side):
+    real = padding(shape, side)
+    ids = torch.from_numpy(np.where(real, 7, 0))
+    assert loud(report(layers(shape, np.ones(shape, bool), dtype) | {"input_ids": ids}, pad_id=0)) == ["MSK202"]
+
+
+@grid_without_padding_queries
+def test_inverted_padding(shape, dtype, side):
+    real = padding(shape, side)
+    found = report(layers(shape, ~real[:, None, None], dtype) | mask_of(real))
+    assert loud(found) == ["MSK201"]
+    assert the(found, "MSK201").evidence["violation_if_inverted"] < 0.05
+    assert set(padded_items(real)) <= set(batch_of(the(found, "MSK201"), shape[0]))
+
+
+@pytest.mark.parametrize("fill", [-1e30, -np.inf])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_inverted_padding_under_a_causal_mask(side, fill):
+    """Right padding leaves most rows empty: uniform or NaN there, and only the padding rows show the inverse."""
+    shape = (3, 4, 12, 12)
+    real = padding(shape, side)
+    found = report(layers(shape, causal(shape) & ~real[:, None, None], fill=fill) | mask_of(real))
+    assert loud(found) == ["MSK201"]
+
+
+@dtypes
+def test_inverted_causal_mask(dtype):
+    shape = (2, 2, 10, 10)
+    found = report(layers(shape, ~causal(shape), dtype), expect="causal")
+    assert loud(found) == ["MSK201"]
+    mask = torch.from_numpy(np.where(causal(shape), 0.0, -np.inf).astype(np.float32))
+    assert loud(report(layers(shape, ~causal(shape), dtype) | {"attn_mask": mask})) == ["MSK201"]
+
+
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s[2] > 1])
+@dtypes
+def test_future_attended(shape, dtype):
+    found = report(layers(shape, np.ones(shape, bool), dtype), expect="causal")
+    assert loud(found) == ["MSK203"]
+    finding = the(found, "MSK203")
+    assert finding.where.keys[-1][1] == shape[3]
+    assert finding.where.keys[0][0] == shape[3] - shape[2] + 1
+    mask = torch.from_numpy(np.broadcast_to(causal(shape), shape[2:]).copy())
+    assert loud(report(layers(shape, np.ones(shape, bool), dtype) | {"attn_mask": mask})) == ["MSK203"]
+
+
+def test_one_head_that_looks_ahead_is_accused_only_when_causal_was_declared():
+    shape = (1, 4, 9, 9)
+    keep = np.broadcast_to(causal(shape), shape).copy()
+    keep[:, 2] = True
+    mask = {"attn_mask": torch.from_numpy(causal(shape))}
+    assert loud(report(layers(shape, keep) | mask)) == []
+    found = report(layers(shape, keep) | mask, expect="causal")
+    assert loud(found) == ["MSK203"]
+    assert the(found, "MSK203").where.heads == (2,)
+
+
+def test_one_layer_is_accused_only_when_it_was_declared():
+    shape = (1, 2, 9, 9)
+    arrays = {"attentions.0": weights(shape, causal(shape)), "attentions.1": weights(shape, np.ones(shape, bool))}
+    assert loud(report(arrays | {"attn_mask": torch.from_numpy(causal(shape))})) == []
+    found = report(arrays, expect="causal")
+    assert the(found, "MSK203").tensors == ("attentions.1",)
+    assert loud(report(arrays, expect=["causal", "attentions.1=full"])) == []
+
+
+@dtypes
+def test_a_mask_that_was_not_applied(dtype):
+    shape = (2, 2, 12, 12)
+    rng = np.random.default_rng(3)
+    keep = (rng.random((2, 1, 12, 12)) < 0.5) | np.eye(12, dtype=bool)
+    arrays = layers(shape, np.ones(shape, bool), dtype) | {
+        "attn_mask": torch.from_numpy(np.where(keep, 0, -1e9).astype(np.float32))
+    }
+    found = report(arrays)
+    assert loud(found) == ["MSK204"]
+    assert "no mask at all" in the(found, "MSK204").message
+    arrays = layers(shape, causal(shape), dtype) | {"attn_mask": torch.from_numpy(np.where(keep, 0, -1e9).astype(np.float32))}
+    assert "a causal mask" in the(report(arrays), "MSK204").message
+
+
+def test_neither_half_of_a_combined_mask_applied_is_one_finding():
+    shape = (2, 2, 9, 9)
+    real = padding(shape, "right")
+    keep = causal(shape) & real[:, None, None]
+    arrays = layers(shape, np.ones(shape, bool)) | mask_of(real)
+    assert loud(report(arrays | {"attn_mask": torch.from_numpy(np.where(keep, 0.0, -1e9))})) == ["MSK204"]
+
+
+def test_a_window_that_was_declared_and_not_kept():
+    shape = (1, 2, 16, 16)
+    found = report(layers(shape, causal(shape)), expect="causal & sliding:4")
+    assert loud(found) == ["MSK204"]
+    assert "a causal mask" in the(found, "MSK204").message
+
+
+@pytest.mark.parametrize("leak", [1e-30, 1e-8, 5e-5])
+def test_exact_wants_exactly_zero(leak):
+    shape = (1, 2, 6, 6)
+    array = weights(shape, causal(shape)).double().numpy()
+    array[0, 1, 2, 4] = leak
+    assert loud(report({"attentions.0": array}, expect="causal", exact=True)) == ["MSK204"]
+    assert loud(report({"attentions.0": weights(shape, causal(shape))}, expect="causal", exact=True)) == []
+
+
+@grid
+def test_a_fully_masked_real_row(shape, dtype, side):
+    if shape[2] < 5:
+        return
+    real = padding(shape, side)
+    keep = np.broadcast_to(causal(shape) & real[:, None, None], shape).copy()
+    # A real row of an item without padding (or the first real row of a single one) loses every key.
+    item, row = shape[0] - 1, shape[2] // 2
+    keep[item, :, row] = False
+    found = report(layers(shape, keep, dtype) | mask_of(real))
+    assert loud(found) == ["MSK205"]
+    finding = the(found, "MSK205")
+    assert finding.where.queries == ((row, row + 1),)
+    assert batch_of(finding, shape[0]) == (item,)
+
+
+@dtypes
+@pytest.mark.parametrize("expect", [(), "causal"])
+def test_uniform_attention(dtype, expect):
+    shape = (2, 2, 24, 24)
+    zero = np.where(causal(shape), 0.0, -1e30) + np.zeros(shape)
+    found = report({"attentions.0": torch.from_numpy(softmax(zero)).to(DTYPES[dtype])}, expect=expect)
+    assert loud(found) == ["MSK206"]
+    everything = torch.full(shape, 1 / 24).to(DTYPES[dtype])
+    assert loud(report({"attentions.0": everything}, expect=expect)) == ["MSK206"]
+    assert "forbidden ones too" in the(report({"attentions.0": everything}, expect="causal"), "MSK206").message
+
+
+@dtypes
+@pytest.mark.parametrize("factor", [0.5, 0.9, 2.0])
+def test_rows_that_sum_to_another_constant(dtype, factor):
+    shape = (2, 2, 16, 16)
+    scaled = {f"attentions.{n}": (weights(shape, causal(shape), "float32", n) * factor).to(DTYPES[dtype]) for n in range(2)}
+    found = report(scaled)
+    assert "MSK207" in loud(found)
+    assert the(found, "MSK207").evidence["lowest_sum"] == pytest.approx(factor, rel=0.02)
+
+
+def test_a_few_rows_that_do_not_sum_to_one():
+    array = weights((1, 2, 16, 16), causal((1, 2, 16, 16)))
+    array[0, :, 5] *= 0.7
+    found = report({"attentions.0": array})
+    assert loud(found) == ["MSK207"]
+    assert the(found, "MSK207").where.queries == ((5, 6),)
+
+
+@dtypes
+@pytest.mark.parametrize(("axis", "word"), [(2, "queries"), (1, "heads"), (0, "batch")])
+def test_softmax_over_another_axis(dtype, axis, word):
+    shape = (3, 4, 20, 20)
+    moved = np.moveaxis(softmax(np.moveaxis(scores(shape), axis, -1)), -1, axis)
+    found = report({"attentions.0": torch.from_numpy(moved).to(DTYPES[dtype])})
+    assert loud(found) == ["MSK208"]
+    assert word in the(found, "MSK208").message
+
+
+@dtypes
+def test_scores_saved_as_weights(dtype):
+    shape = (2, 2, 16, 16)
+    raw = torch.from_numpy(scores(shape)).to(DTYPES[dtype])
+    assert loud(report({"attentions.0": raw})) == ["MSK216"]
+    masked = torch.from_numpy(np.where(causal(shape), scores(shape), -np.inf)).to(DTYPES[dtype])
+    assert loud(report({"attentions.0": masked})) == ["MSK216"]
+    exponents = torch.from_numpy(np.exp(scores(shape, scale=0.5))).to(DTYPES[dtype])
+    assert "MSK216" in loud(report({"attentions.0": exponents}))
