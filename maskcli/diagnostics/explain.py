@@ -77,7 +77,8 @@ def everywhere_uniform(attention: Attention) -> Array:
 def looks_empty(attention: Attention) -> Array:
     """Rows as a fully masked row leaves them, bool [B, H, Q]: NaN, all zeros, or the same weight for every key."""
     zeros = (attention.measured.high == 0) & (attention.measured.low == 0)
-    return np.isnan(attention.measured.total) | zeros | everywhere_uniform(attention)
+    empty: Array = np.isnan(attention.measured.total) | zeros | everywhere_uniform(attention)
+    return empty
 
 
 def _judge(attention: Attention) -> list[Verdict]:
@@ -154,7 +155,8 @@ def _leaks(attention: Attention, probe: str) -> Array:
     if attention.expected is None:
         agree = ((mean > 0) & checked).sum(axis=1) >= AGREE * checked.sum(axis=1)
         attended = attended & (agree & (attended.sum(axis=1) >= 0.5 * checked.sum(axis=1)))[:, None]
-    return rows & attended[..., None] & (mass > LEAK_FLOOR)
+    leaking: Array = rows & attended[..., None] & (mass > LEAK_FLOOR)
+    return leaking
 
 
 def _inverted(attention: Attention) -> Verdict | None:

@@ -23,6 +23,7 @@ Array = npt.NDArray[Any]
 
 # Row sums of healthy weights err by at most 1.1e-6, 3.4e-4 and 2.9e-3 (measured); beyond these a row is not a softmax.
 SUM_TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-3, "bfloat16": 1e-2}
+SUM_ROUNDING = {"float64": 1e-5, "float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
 # Padding masks are small; a file whose "padding mask" is larger than this is not one.
 MAX_PADDING_CELLS = 2**28
 
@@ -69,6 +70,11 @@ class Attention:
     def tolerance(self) -> float:
         """How far a healthy row sum may lie from 1."""
         return SUM_TOLERANCE.get(self.tensor.dtype, 0.1)
+
+    @property
+    def rounding(self) -> float:
+        """How far rounding alone takes the row sums of healthy weights from 1."""
+        return SUM_ROUNDING.get(self.tensor.dtype, 0.05)
 
     @property
     def layout(self) -> Layout:
@@ -209,7 +215,7 @@ def pad_rows(keep: Mask, past: int) -> Array:
     empty: Array = np.all(keep.keys_per_query == 0, axis=1, keepdims=True)
     if not empty.any():
         return empty
-    seen = keep.seen.any(axis=1, keepdims=True)
+    seen = np.any(keep.seen, axis=1, keepdims=True)
     own = np.minimum(np.arange(empty.shape[2]) + past, keep.shape[3] - 1)
     hidden: Array = empty & ~seen[:, :, own]
     return hidden
@@ -336,7 +342,7 @@ class _Room:
         if self.declared.past is not None:
             return self.declared.past
         if keys is not None and keys.real.shape[1] == length and queries < length and keys.real.any():
-            last = int(np.flatnonzero(keys.real.any(axis=0))[-1]) + 1
+            last = int(np.flatnonzero(np.any(keys.real, axis=0))[-1]) + 1
             return max(last - queries, 0)
         return max(length - queries, 0)
 

@@ -111,7 +111,7 @@ def _needs(rule: Rule) -> str:
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    found = {
+    found: dict[str, Any] = {
         "code": finding.code,
         "name": finding.name,
         "severity": finding.severity,

@@ -36,17 +36,17 @@ def fold(hits: Iterable[Hit]) -> list[tuple[list[Hit], Where, tuple[Where, ...]]
 
 def place(rows: Array, keys: Array | None) -> Where:
     """The smallest place that covers all flagged rows and their keys."""
-    items = rows.any(axis=(1, 2))
-    concerned = None if keys is None else runs_of(keys[items].any(axis=0))
-    return Where(items_of(items), items_of(rows.any(axis=(0, 2))), runs_of(rows.any(axis=(0, 1))), concerned)
+    items = np.any(rows, axis=(1, 2))
+    concerned = None if keys is None else runs_of(np.any(keys[items], axis=0))
+    return Where(items_of(items), items_of(np.any(rows, axis=(0, 2))), runs_of(np.any(rows, axis=(0, 1))), concerned)
 
 
 def places(rows: Array, keys: Array | None) -> tuple[Where, ...]:
     """One place for each set of batch items whose queries and keys are the same; empty when one place says it all."""
     groups: dict[tuple[Runs, Runs | None], list[int]] = {}
-    for item in np.flatnonzero(rows.any(axis=(1, 2))):
+    for item in np.flatnonzero(np.any(rows, axis=(1, 2))):
         concerned = None if keys is None else runs_of(keys[item])
-        groups.setdefault((runs_of(rows[item].any(axis=0)), concerned), []).append(int(item))
+        groups.setdefault((runs_of(np.any(rows[item], axis=0)), concerned), []).append(int(item))
     if len(groups) < 2:
         return ()
     return tuple(Where(tuple(items), None, queries, concerned) for (queries, concerned), items in groups.items())
@@ -54,7 +54,7 @@ def places(rows: Array, keys: Array | None) -> tuple[Where, ...]:
 
 def ignored_keys(mask: Mask, rows: Array) -> Array:
     """Keys that at least one flagged row [B, H, Q] has to ignore under `mask`, bool [B, K]."""
-    flagged = rows.any(axis=1)[:, None]
+    flagged = np.any(rows, axis=1)[:, None]
     chosen = Mask.from_intervals(mask.shape, np.zeros(1, np.int64), np.where(flagged, mask.shape[3], 0))
     seen = (~mask & chosen).seen.any(axis=1)
     return np.broadcast_to(seen, (mask.shape[0], mask.shape[3]))

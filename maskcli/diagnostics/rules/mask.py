@@ -36,14 +36,15 @@ def empty_row(scene: Scene) -> Iterator[Found]:
 
     Fix: keep the diagonal (`mask | eye`), or drop samples that are all padding, and zero the output of rows without keys.
     """
-    real_hits, pad_hits = [], []
+    real_hits: list[Hit] = []
+    pad_hits: list[Hit] = []
     for saved in scene.masks:
         empty = saved.given.keep.keys_per_query == 0
         if not empty.any():
             continue
         pads = saved.pad_rows if not empty.all() else np.zeros((1, 1, 1), bool)
         if empty.shape[2] == 1:
-            pads = pads.all(axis=2, keepdims=True)
+            pads = np.all(pads, axis=2, keepdims=True)
         for hits, rows in ((real_hits, empty & ~pads), (pad_hits, empty & pads)):
             if rows.any():
                 hits.append(Hit(saved.given.tensor.name, rows, None))
@@ -76,14 +77,14 @@ def inverted_mask(scene: Scene) -> Iterator[Found]:
         if tokens.real is None or scene.declared.pad_id is None:
             continue
         pads = ~edge_padding(tokens.ids, scene.declared.pad_id, scene.declared.eos_id)
-        inverted = pads.any(axis=1) & ~pads.all(axis=1) & (tokens.real == pads).all(axis=1)
-        if inverted.any() and inverted[pads.any(axis=1)].all():
+        inverted = np.any(pads, axis=1) & ~np.all(pads, axis=1) & (tokens.real == pads).all(axis=1)
+        if inverted.any() and inverted[np.any(pads, axis=1)].all():
             yield Found(
                 (tokens.mask_name or "", tokens.ids_name),
                 f"{tokens.mask_name!r} is 1 exactly where the ids are the pad id {scene.declared.pad_id}: it keeps the padding "
                 "and hides every real token",
                 "build it as ids != pad_id",
-                Where(items_of(inverted), None, None, runs_of(pads[inverted].any(axis=0))),
+                Where(items_of(inverted), None, None, runs_of(np.any(pads[inverted], axis=0))),
                 {"samples": int(inverted.sum())},
             )
     for saved in scene.masks:
@@ -273,7 +274,7 @@ def query_axis_mask(scene: Scene) -> Iterator[Found]:
     for saved in scene.masks:
         rows = _query_axis_rows(saved)
         if rows is not None:
-            where = Where(items_of(rows.any(axis=1)), None, runs_of(rows.any(axis=0)), None)
+            where = Where(items_of(np.any(rows, axis=1)), None, runs_of(np.any(rows, axis=0)), None)
             yield Found(
                 (saved.given.tensor.name,),
                 "the mask hides whole queries and no key: padding is masked along the query axis, so real tokens attend to it",
@@ -303,8 +304,8 @@ def _query_axis_rows(saved: Saved) -> Array | None:
     pads = ~saved.keys.real
     shown = np.where(pads[:, None], 0, keep.shape[3])
     by_rows = base & Mask.from_intervals(keep.shape, np.zeros(1, np.int64), shown)
-    sees_padding = (by_rows & Mask.from_dense(pads[:, None, None, :]).broadcast_to(keep.shape)) if b == len(pads) else None
-    if keep == by_rows and sees_padding is not None and sees_padding.attended:
+    padded = Mask.from_dense(pads[:, None, None, :]).broadcast_to(keep.shape)
+    if keep == by_rows and padded is not None and (by_rows & padded).attended:
         return empty
     return None
 
@@ -315,10 +316,10 @@ def _keeps_only_padding(saved: Saved) -> Where | None:
         return None
     pads = ~saved.keys.real
     real = Mask.from_dense(saved.keys.real[:, None, None, :]).broadcast_to(keep.shape)
-    padded = pads.any(axis=1)
-    if real is None or (keep & real).attended or not (keep.seen.any(axis=1)[padded] == pads[padded]).all():
+    padded = np.any(pads, axis=1)
+    if real is None or (keep & real).attended or not (np.any(keep.seen, axis=1)[padded] == pads[padded]).all():
         return None
-    return Where(items_of(padded), None, None, runs_of(pads[padded].any(axis=0)))
+    return Where(items_of(padded), None, None, runs_of(np.any(pads[padded], axis=0)))
 
 
 def _keeps_only_future(saved: Saved) -> Where | None:

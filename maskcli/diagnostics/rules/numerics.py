@@ -159,7 +159,7 @@ def nan_through_value(scene: Scene) -> Iterator[Found]:
             ignored = _ignored_keys(scene, roled, positions.shape)
             if ignored is None or not (positions <= ignored).all():
                 continue
-            for members, where, each in fold([Hit(roled.tensor.name, positions.any(axis=1)[:, None, None], positions)]):
+            for members, where, each in fold([Hit(roled.tensor.name, np.any(positions, axis=1)[:, None, None], positions)]):
                 yield found(
                     members, where._replace(queries=None, heads=None), each,
                     f"{roled.tensor.name!r} holds NaN or infinity at ignored keys ({told_places(where, each)}): "
@@ -248,7 +248,7 @@ def _bad_positions(tensor: Tensor) -> Array | None:
     if len(tensor.shape) not in (3, 4):
         return None
     flags = bad_cells(tensor, _not_finite)
-    positions: Array = flags.any(axis=1) if flags.ndim == 3 else flags
+    positions: Array = np.any(flags, axis=1) if flags.ndim == 3 else flags
     return positions
 
 
@@ -259,10 +259,10 @@ def _ignored_keys(scene: Scene, roled: Roled, shape: tuple[int, ...]) -> Array |
             continue
         if attention.shape[::3] != shape or attention.meant is None:
             continue
-        return ~np.broadcast_to(attention.meant.seen.any(axis=1), shape)
+        return ~np.broadcast_to(np.any(attention.meant.seen, axis=1), shape)
     for saved in scene.masks:
         if saved.given.keep.shape[3] == shape[1] and saved.given.keep.shape[0] in (1, shape[0]):
-            return ~np.broadcast_to(saved.given.keep.seen.any(axis=1), shape)
+            return ~np.broadcast_to(np.any(saved.given.keep.seen, axis=1), shape)
     for tokens in scene.tokens:
         if tokens.real is not None and tokens.real.shape == shape:
             return ~tokens.real

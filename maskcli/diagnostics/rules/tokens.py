@@ -36,11 +36,11 @@ def padding_not_masked(scene: Scene) -> Iterator[Found]:
         open_pads = pads & tokens.real
         if not open_pads.any() or _inverse(tokens.real, pads):
             continue
-        items = open_pads.any(axis=1)
+        items = np.any(open_pads, axis=1)
         right = not open_pads[:, 0].any()
         causal = any(a.future_expected for a in scene.attentions)
         unread = tokens.labels is not None and bool((tokens.labels[open_pads] == IGNORE_INDEX).all())
-        where = Where(items_of(items), None, None, runs_of(open_pads[items].any(axis=0)))
+        where = Where(items_of(items), None, None, runs_of(np.any(open_pads[items], axis=0)))
         yield Found(
             (tokens.mask_name, tokens.ids_name),
             f"{tokens.mask_name!r} is 1 over padding (id {pad_id}): {told(where.keys, 'key', 'keys')} of {told_items(where.batch)}",
@@ -75,9 +75,9 @@ def real_token_masked(scene: Scene) -> Iterator[Found]:
             hidden = hidden | (~tokens.real & ~edge)
         if not hidden.any():
             continue
-        items = hidden.any(axis=1)
+        items = np.any(hidden, axis=1)
         ids = np.unique(tokens.ids[hidden])
-        where = Where(items_of(items), None, None, runs_of(hidden[items].any(axis=0)))
+        where = Where(items_of(items), None, None, runs_of(np.any(hidden[items], axis=0)))
         same = len(ids) == 1
         yield Found(
             (tokens.mask_name, tokens.ids_name),
@@ -99,4 +99,4 @@ def _inside(real: Array) -> Array:
 
 
 def _inverse(real: Array, pads: Array) -> bool:
-    return bool(pads.any() and (real == pads)[pads.any(axis=1)].all())
+    return bool(pads.any() and (real == pads)[np.any(pads, axis=1)].all())
