@@ -56,6 +56,7 @@ def main() -> NoReturn:
 
 def _run() -> int:
     from maskcli.cli import diagnose, rule, show  # noqa: F401  (each adds its command)
+    from maskcli.report.terminal import ClosedPipe
 
     _let_text_pass()
     try:
@@ -66,7 +67,7 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted")
         return Exit.INTERRUPTED
-    except BrokenPipeError:
+    except (ClosedPipe, BrokenPipeError):
         # Nobody reads any more: keep the interpreter from failing once more when it flushes on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.CLOSED_PIPE
@@ -98,7 +99,7 @@ def _fail(sentence: str) -> int:
 def _complain(sentence: str) -> None:
     from maskcli.report.terminal import say
 
-    say(f"maskcli: {sentence}")
+    say(f"maskcli: {sentence.rstrip('.')}.")
 
 
 def _let_text_pass() -> None:

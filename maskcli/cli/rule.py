@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -26,16 +25,20 @@ def rule(
     from maskcli.diagnostics.catalogue import in_code_order
     from maskcli.diagnostics.catalogue import rule as named
     from maskcli.report.findings import print_rule, rule_json
-    from maskcli.report.terminal import console, json_text
+    from maskcli.report.terminal import console, json_text, output
 
     if every == (code is not None):
         raise MaskcliError("pass one rule code, such as maskcli rule MSK201, or --all")
     rules = in_code_order() if every else (named(code or ""),)
-    if form is ResultForm.json:
-        entries = [rule_json(each) for each in rules]
-        print(json_text({"schema_version": 1, "rules": entries} if every else {"schema_version": 1, **entries[0]}))
-    elif every:
-        for each in rules:
-            print(f"{each.code} {each.name:<22} {each.severity:<8} {each.summary}")
-    else:
-        print_rule(rules[0], console(sys.stdout))
+    with output(None) as stream:
+        if form is ResultForm.json:
+            entries = [rule_json(each) for each in rules]
+            print(
+                json_text({"schema_version": 1, "rules": entries} if every else {"schema_version": 1, **entries[0]}),
+                file=stream,
+            )
+        elif every:
+            for each in rules:
+                print(f"{each.code} {each.name:<22} {each.severity:<8} {each.summary}", file=stream)
+        else:
+            print_rule(rules[0], console(stream))

@@ -49,7 +49,7 @@ def save_heatmap(shown: Shown, path: str) -> None:
         if panels > 1:
             axes.set_title(f"sequence {item}")
     whose = "" if panels == items else " (the same for every sequence)" if panels == 1 else f" (first {panels} of {items})"
-    figure.suptitle(_plain(shown.spec) + whose)
+    figure.suptitle(_plain(shown.spec, 100) + whose)
     handles = [
         Patch(facecolor=ATTEND_COLOUR, edgecolor="grey", label="attend"),
         Patch(facecolor=IGNORE_COLOUR, edgecolor="grey", label="ignored"),
@@ -79,7 +79,7 @@ def _label(axes: Any, shown: Shown, item: int) -> None:
         axes.tick_params(which="minor", length=0)
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, longest: int = 24) -> str:
     """Text that matplotlib draws as it is: no mathematics between dollar signs, and not too long."""
     text = clean(text)
-    return (text if len(text) <= 24 else text[:23] + "…").replace("$", r"\$")
+    return (text if len(text) <= longest else text[: longest - 1] + "…").replace("$", r"\$")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskcli.masks.conventions import CONVENTIONS
+from maskcli.masks.mask import pixel_edges
 from maskcli.report.shown import Shown, token_facts
 from maskcli.report.terminal import PIPE_WIDTH, clean
 from maskcli.text import Batch
@@ -31,7 +32,9 @@ ATTEND, IGNORE = "■", "·"
 def print_shown(shown: Shown, console: Console, block: int) -> None:
     """Token tables, then the mask (once for all sequences where they are equal), then the numbers."""
     items = shown.mask.shape[0]
-    for item in range(min(items, MOST_SEQUENCES)):
+    # Bare lengths have no tokens to tell of; a long table of numbers in order would only push the mask away.
+    listed = min(items, MOST_SEQUENCES) if shown.queries.ids is not None or shown.queries.shape[1] <= MOST_TOKENS else 0
+    for item in range(listed):
         console.print(_token_table(shown.queries, item, "sequence" if items > 1 else None))
     if shown.source is not None:
         for item in range(min(items, MOST_SEQUENCES)):
@@ -58,7 +61,7 @@ def _token_table(batch: Batch, item: int, name: str | None) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=title and Text(title), title_justify="left", show_edge=False, pad_edge=False)
     columns = {"index": "index", "id": "id", "token": "token", "special": "special", "attention_mask": "attention_mask"}
     columns |= {"position_id": "position_id", "segment": "segment", "label": "label"}
-    optional = {"id": batch.ids, "segment": batch.segments, "label": batch.labels}
+    optional = {"id": batch.ids, "token": batch.tokenizer or batch.texts[0], "segment": batch.segments, "label": batch.labels}
     shown = [name for name in columns if optional.get(name, True) is not None]
     if not batch.special[item].any():
         shown.remove("special")
@@ -83,16 +86,15 @@ def _indices(length: int) -> list[int | None]:
 def _print_mask(shown: Shown, console: Console, item: int, same: bool) -> None:
     from rich.text import Text
 
-    items, _, queries, keys = shown.mask.shape
+    items = shown.mask.shape[0]
     whose = " (the same for every sequence)" if same else f" of sequence {item}" if items > 1 else ""
     console.print(Text(f"{shown.spec}{whose}: queries down, keys across", style="bold"))
-    width = min(console.width, MAP_WIDTH) if console.width != PIPE_WIDTH else MAP_WIDTH
-    if not _print_cells(shown, console, item, min(console.width, PIPE_WIDTH) if console.width != PIPE_WIDTH else MAP_WIDTH * 2):
-        _print_map(shown, console, item, width)
+    piped = console.width == PIPE_WIDTH
+    if not _print_cells(shown, console, item, MAP_WIDTH * 2 if piped else console.width):
+        _print_map(shown, console, item, min(console.width, MAP_WIDTH))
     console.print()
     if shown.mask.stored[1] > 1:
         console.print(f"head 0 of {shown.mask.stored[1]}; heads differ, --head N shows another", style="dim")
-    del queries, keys
 
 
 def _print_cells(shown: Shown, console: Console, item: int, width: int) -> bool:
@@ -150,8 +152,7 @@ def _print_map(shown: Shown, console: Console, item: int, width: int) -> None:
         shade = np.ceil(share * len(SHADES)).astype(int).clip(0, len(SHADES))
         glyphs = np.array(list(" " + SHADES))[shade]
         glyphs[share == 1.0] = "█"
-        firsts = range(0, queries, max(queries // len(share), 1))
-        firsts = (np.arange(len(share)) * queries // len(share)).tolist()  # type: ignore[assignment]
+        firsts = pixel_edges(queries, MAP_HEIGHT)[:-1].tolist()
         high, wide = -(-queries // share.shape[0]), -(-keys // share.shape[1])
         note = f"each character covers about {high:,} queries x {wide:,} keys: █ all attend, ▓▒░ some, blank none"
     for first, line in zip(firsts, glyphs, strict=True):

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 1_000_000
 
 
+class ClosedPipe(Exception):  # noqa: N818 (it ends the program and is no error)
+    """Nobody reads standard output any more. Not an OSError, which typer would turn into exit code 1."""
+
+
 def clean(text: object) -> str:
     """Text from users and files as a terminal may see it: control, format and unassigned characters as escapes.
 
@@ -68,8 +72,14 @@ def console(stream: TextIO) -> Console:
     """A rich console that writes text as it is: no markup, no emoji, no highlighting, colour and width as above."""
     from rich.console import Console
 
+    class Raising(Console):
+        """A console that does not turn a closed pipe into exit code 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise ClosedPipe
+
     painted = colour(stream)
-    return Console(
+    return Raising(
         file=stream if painted else cast(TextIO, _Trimmed(stream)),
         color_system="truecolor" if os.environ.get("COLORTERM") in ("truecolor", "24bit") else "256" if painted else None,
         force_terminal=painted,
@@ -107,7 +117,11 @@ def say(text: str) -> None:
 def output(path: str | None) -> Iterator[TextIO]:
     """Where a result goes: standard output (no path, or "-"), or a file that is replaced once the whole is written."""
     if path in (None, "-"):
-        yield sys.stdout
+        try:
+            yield sys.stdout
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise ClosedPipe from None
         return
     from maskcli.tensors import replacing
 

@@ -1,0 +1,255 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.cli.running import read, refused, run
+
+BOOK = ("--ids", "5 3 2 0 0; 7 4 8 6 0", "--pad-id", "0")
+
+
+def dense(shown):
+    """The mask of the JSON as a boolean array."""
+    batch, heads, queries, keys = shown["shape"]
+    out = np.zeros((batch, heads, queries, keys), bool)
+    for b, h, q in np.ndindex(batch, heads, queries):
+        for start, stop in shown["runs"][b][h][q]:
+            out[b, h, q, start:stop] = True
+    return out
+
+
+@pytest.mark.parametrize(
+    ("spec", "broadcast", "first"),
+    [
+        ("padding", [2, 1, 5], [[1, 1, 1, 0, 0]] * 5),
+        ("causal", [5, 5], np.tril(np.ones((5, 5), int)).tolist()),
+        ("combined", [2, 5, 5], (np.tril(np.ones((5, 5), int)) * [1, 1, 1, 0, 0]).tolist()),
+        ("causal & padding", [2, 5, 5], (np.tril(np.ones((5, 5), int)) * [1, 1, 1, 0, 0]).tolist()),
+    ],
+)
+def test_the_textbook_example(spec, broadcast, first):
+    shown = read("show", *BOOK, "-m", spec)
+    mask = shown["mask"]
+    assert (mask["spec"], mask["shape"], mask["broadcast_shape"]) == (spec, [2, 1, 5, 5], broadcast)
+    assert dense(mask)[0, 0].astype(int).tolist() == first
+    assert mask["attended"] == dense(mask).sum()
+    assert mask["density"] == pytest.approx(dense(mask).mean())
+    assert mask["empty_rows"] == 0
+    assert [[t["id"] for t in s["tokens"]] for s in shown["sequences"]] == [[5, 3, 2, 0, 0], [7, 4, 8, 6, 0]]
+    assert shown["source"] is None
+
+
+def test_the_default_mask_and_the_token_rows():
+    shown = read("show", "The cat sat.", "Hello")
+    assert shown["mask"]["spec"] == "combined"
+    tokens = shown["sequences"][0]["tokens"]
+    assert [t["token"] for t in tokens] == ["The", "cat", "sat", "."]
+    assert set(tokens[0]) == {"index", "id", "token", "special", "attention_mask", "position_id", "segment", "label"}
+    assert [t["attention_mask"] for t in shown["sequences"][1]["tokens"]] == [1, 0, 0, 0]
+
+
+def test_all_the_ways_to_give_tokens(tmp_path):
+    (tmp_path / "lines.txt").write_text("one two\nthree\n")
+    assert read("show", "--file", tmp_path / "lines.txt")["mask"]["shape"] == [2, 1, 2, 2]
+    assert read("show", "-", stdin="one two\nthree\n")["mask"]["shape"] == [2, 1, 2, 2]
+    assert read("show", "--lengths", "5,3,7")["mask"]["shape"] == [3, 1, 7, 7]
+    assert read("show", "a b", "c", "--packed")["mask"]["spec"] == "causal & documents"
+    assert dense(read("show", "a b", "c", "--packed", "-m", "documents")["mask"])[0, 0].astype(int).tolist() == [
+        [1, 1, 0], [1, 1, 0], [0, 0, 1],
+    ]  # fmt: skip
+    cross = read("show", "guten Tag", "--source", "good day to you", "-m", "cross")
+    assert (cross["mask"]["shape"], cross["mask"]["broadcast_shape"]) == ([1, 1, 2, 4], [1, 1, 4])
+    assert len(cross["source"][0]["tokens"]) == 4
+    pair = read("show", "a b", "--pair", "c", "--special-tokens")
+    assert len(pair["sequences"][0]["tokens"]) >= 3
+
+
+def test_past_keys_and_a_static_cache():
+    shown = read("show", "--lengths", "2", "--past", "3", "-m", "causal")
+    assert shown["mask"]["runs"] == [[[[[0, 4]], [[0, 5]]]]]
+    cache = read("show", "--lengths", "2", "--past", "3", "--cache-length", "9", "-m", "padding")
+    assert cache["mask"]["runs"] == [[[[[0, 5]], [[0, 5]]]]]
+    assert "no room" in refused("show", "--lengths", "4", "--cache-length", "3")
+
+
+def test_every_form_says_the_same():
+    whole = read("show", *BOOK)["mask"]
+    lines = [line.split("\t") for line in run("show", *BOOK, "--format", "text").stdout.splitlines()]
+    assert len(lines) == 10
+    for b, q, _, attended, spans in lines:
+        runs = [[int(x) for x in span.split(":")] for span in spans.split(",")]
+        assert runs == whole["runs"][int(b)][0][int(q)]
+        assert int(attended) == sum(stop - start for start, stop in runs)
+    csv = run("show", *BOOK, "--format", "csv").stdout.splitlines()
+    assert csv[0] == "sequence,query,token,attended,keys"
+    assert len(csv) == 11
+    objects = [json.loads(line) for line in run("show", *BOOK, "--format", "json-lines").stdout.splitlines()]
+    assert [each["runs"] for each in objects] == [whole["runs"][0][0], whole["runs"][1][0]]
+
+
+def test_tables_fit_sixty_columns_and_are_whole_in_a_pipe():
+    narrow = run("show", "The quick brown fox jumps over the lazy dog", "-m", "causal", COLUMNS="60").stdout
+    assert max(map(len, narrow.splitlines())) <= 60
+    piped = run("show", "The quick brown fox jumps over the lazy dog", "-m", "causal").stdout
+    assert "…" not in piped
+    assert "\x1b" not in piped
+    assert all(word in piped for word in ("quick", "jumps", "lazy"))
+    assert piped == run("show", "The quick brown fox jumps over the lazy dog", "-m", "causal", GITHUB_ACTIONS="true").stdout
+    assert "\x1b" in run("show", "Hi", FORCE_COLOR="1").stdout
+    assert "\x1b" not in run("show", "Hi", FORCE_COLOR="0").stdout
+    assert "\x1b" not in run("show", "Hi", FORCE_COLOR="1", NO_COLOR="1").stdout
+    assert max(map(len, run("show", "--lengths", "5000", COLUMNS="60").stdout.splitlines())) <= 60
+    assert max(map(len, run("show", "--lengths", "90", COLUMNS="100", TERM="dumb").stdout.splitlines())) <= 100
+
+
+def test_text_reaches_the_terminal_clean():
+    nasty = "\x1b[31mred [bold] :smile: [/INST] \u202eevil \x9b"
+    out = run("show", nasty).stdout
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert "\x9b" not in out
+    assert "smile" in out
+    assert "INST" in out
+
+
+def test_wide_characters_keep_columns_straight():
+    lines = [line for line in run("show", "猫 が 好き hello", "-m", "full").stdout.splitlines() if line[:1].isdigit()]
+    from rich.cells import cell_len
+
+    columns = {tuple(cell_len(line[:at]) for at, character in enumerate(line) if character == "■") for line in lines}
+    assert len(columns) == 1
+
+
+@pytest.mark.parametrize(
+    ("to", "spec", "shape", "attend", "ignore"),
+    [
+        ("sdpa", "combined", (2, 1, 5, 5), True, False),
+        ("sdpa", "padding", (2, 1, 1, 5), True, False),
+        ("sdpa", "causal", (5, 5), True, False),
+        ("mha", "padding", (2, 5), False, True),
+        ("mha", "causal", (5, 5), False, True),
+        ("mha", "combined", (2, 5, 5), False, True),
+        ("megatron", "combined", (2, 1, 5, 5), False, True),
+        ("hf", "padding", (2, 5), 1, 0),
+        ("additive", "combined", (2, 1, 5, 5), 0.0, -np.inf),
+        ("binary", "combined", (2, 1, 5, 5), 1.0, 0.0),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".npz", ".pt"])
+def test_saved_masks_are_what_the_library_wants(tmp_path, to, spec, shape, attend, ignore, suffix):
+    path = tmp_path / f"mask{suffix}"
+    done = run("show", *BOOK, "-m", spec, "--to", to, "-o", path, check=0)
+    assert done.stdout == ""
+    if suffix == ".safetensors":
+        saved = load_file(path)["mask"].numpy()
+    elif suffix == ".pt":
+        saved = torch.load(path, weights_only=True)["mask"].numpy()
+    else:
+        saved = np.load(path) if suffix == ".npy" else np.load(path)["mask"]
+    keep = dense(read("show", *BOOK, "-m", spec)["mask"])
+    wide = saved[:, None, None] if (to, spec) in (("hf", "padding"), ("mha", "padding")) else saved
+    wide = wide[:, None] if wide.ndim == 3 else wide
+    assert saved.shape == shape
+    assert np.array_equal(np.broadcast_to(wide, keep.shape), np.where(keep, attend, ignore))
+
+
+def test_dtypes_of_saved_masks(tmp_path):
+    run("show", *BOOK, "--to", "additive", "--dtype", "bfloat16", "-o", tmp_path / "m.safetensors", check=0)
+    assert load_file(tmp_path / "m.safetensors")["mask"].dtype == torch.bfloat16
+    assert "float32, float16 or bfloat16" in refused(
+        "show", *BOOK, "--to", "additive", "--dtype", "int8", "-o", tmp_path / "n.npy"
+    )
+    assert "one row of keys for each sample" in refused("show", *BOOK, "--to", "hf")
+    assert not (tmp_path / "n.npy").exists()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_pictures(tmp_path, suffix):
+    path = tmp_path / f"mask{suffix}"
+    run("show", "The cat $at$ 猫", "Hello", "-o", path, check=0)
+    head = path.read_bytes()[:200]
+    assert head.startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix])
+    if suffix == ".svg":
+        run("show", "--lengths", "100000", "-m", "causal & sliding:9000", "-o", path, check=0)
+        assert path.stat().st_size < 2_000_000
+
+
+def test_user_mask_mods_and_saved_masks_are_operands(tmp_path):
+    (tmp_path / "mods.py").write_text(
+        "import numpy as np\n"
+        "def even(b, h, q, k):\n    return (q >= k) & ((q - k) % 2 == 0)\n"
+        "def broken(b, h, q, k):\n    return undefined + q\n"
+        "def numbers(b, h, q, k):\n    return q - k\n"
+        "def shape(b, h, q, k):\n    return np.ones((3, 7), bool)\n"
+    )
+    (tmp_path / "torch_mods.py").write_text(
+        "import torch\nowner = torch.tensor([0, 0, 1, 1, 1])\ndef documents(b, h, q, k):\n    return (owner[q] == owner[k]) & (q >= k)\n"
+    )
+    got = dense(read("show", "--lengths", "6", "-m", f"{tmp_path}/mods.py:even & ~sliding:2")["mask"])[0, 0]
+    q, k = np.indices((6, 6))
+    assert np.array_equal(got, (q >= k) & ((q - k) % 2 == 0) & ~((q - k < 2) & (q >= k)))
+    got = dense(read("show", "--lengths", "5", "-m", f"{tmp_path}/torch_mods.py:documents")["mask"])
+    assert np.array_equal(got, dense(read("show", "--lengths", "5", "-m", "causal & documents:2,3")["mask"]))
+    assert "NameError" in refused("show", "--lengths", "6", "-m", f"{tmp_path}/mods.py:broken")
+    assert "returns int64, expected bool" in refused("show", "--lengths", "6", "-m", f"{tmp_path}/mods.py:numbers")
+    assert "does not broadcast to [6, 6]" in refused("show", "--lengths", "6", "-m", f"{tmp_path}/mods.py:shape")
+    assert "has no function 'nope'; it has even, broken" in refused("show", "--lengths", "6", "-m", f"{tmp_path}/mods.py:nope")
+    assert "more than the limit" in refused("show", "--lengths", "1000000", "-m", f"{tmp_path}/mods.py:even")
+    run("show", "--lengths", "5,3", "--to", "additive", "-o", tmp_path / "m.safetensors", check=0)
+    again = read("show", "--lengths", "5,3", "-m", f"{tmp_path}/m.safetensors:mask & sliding:3")
+    assert again["mask"]["runs"] == read("show", "--lengths", "5,3", "-m", "combined & sliding:3")["mask"]["runs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "nothing was given where one of texts"),
+        (["a", "--lengths", "3"], "texts and --lengths was given"),
+        (["a", "-m", "window"], "window needs a size: window:4"),
+        (["a", "-m", "cross"], "pass it with --source"),
+        (["a", "-m", "documents"], "--packed"),
+        (["--ids", "1 x", "--pad-id", "0"], "'x'"),
+        (["--lengths", "0"], "must all be 1 or more"),
+        (["a", "--to", "flash"], "is not a convention"),
+        (["a", "-o", "x.gif"], "names no form"),
+        (["a", "-t", "no/such-model"], "save_pretrained"),
+        (["a", "-m", "dilated:100000000,3", "--lengths", "3"], "texts and --lengths"),
+        (["--lengths", "1000000", "-m", "dilated:100000000,3"], "more than the limit"),
+        (["--lengths", "3", "--past", "-1"], "--past"),
+        (["--file", "/"], "is a directory"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, sentence, tmp_path):
+    assert sentence in refused("show", *arguments, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_warnings_go_to_standard_error(tmp_path):
+    done = run("show", "one two three four", "--max-length", "2", "--format", "json", check=0)
+    assert "lost 2 of its 4 tokens" in done.stderr
+    json.loads(done.stdout)
+
+
+def test_a_closed_pipe_and_an_interrupt():
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    command = [sys.executable, "-m", "maskcli", "show", "--lengths", "300000", "-m", "causal", "--format", "json"]
+    for arguments in (command, [sys.executable, "-m", "maskcli", "rule", "--all"]):
+        running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        running.stdout.close()
+        error = running.stderr.read()
+        running.stderr.close()
+        assert (running.wait(), error) == (141, b"")
+    running = subprocess.Popen([*command[:-2], "--format", "text"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    running.stdout.read(1)
+    time.sleep(0.1)
+    os.kill(running.pid, signal.SIGINT)
+    _, error = running.communicate()
+    assert running.returncode in (0, 130)
+    assert b"Traceback" not in error

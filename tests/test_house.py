@@ -1,0 +1,140 @@
+"""The house: imports run one way, heavy libraries stay out of commands that do not need them, everything is documented."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maskcli.diagnostics.catalogue import RULES
+from tests.cli.running import DATA, ROOT, run
+
+PACKAGE = ROOT / "maskcli"
+# Rooms from the front door down; an arrow may skip rooms but never turn back.
+ROOMS = [{"cli"}, {"report"}, {"live"}, {"diagnostics"}, {"masks", "tensors", "text"}, {"errors"}]
+HEAVY = {"torch", "transformers", "matplotlib", "tokenizers", "huggingface_hub", "safetensors", "scipy", "pandas"}
+OWNERS = {
+    "torch": {"tensors", "live"}, "transformers": {"text"}, "matplotlib": {"report"}, "tokenizers": {"text"},
+    "huggingface_hub": {"text"}, "rich": {"report"}, "typer": {"cli"},
+}  # fmt: skip
+
+
+def level(room):
+    return next(at for at, rooms in enumerate(ROOMS) if room in rooms)
+
+
+def imports(path):
+    """(top-level name, second name, at module level) of every import in a file."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            yield parts[0], parts[1] if len(parts) > 1 else "", node in tree.body
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for top, second, at_module_level in imports(path):
+        if top in OWNERS and room not in ("__init__", "__main__"):
+            assert room in OWNERS[top], f"{top} belongs to {OWNERS[top]}"
+        assert not (at_module_level and top in HEAVY), f"{top} at module level"
+        if top == "maskcli" and room not in ("__init__", "__main__") and second and second != "__version__":
+            same = second == room
+            assert same or level(second) > level(room), f"{room} imports {second}"
+
+
+def modules_of(*arguments, code="import maskcli.cli; maskcli.cli._run()"):
+    """Modules that a command has imported when it ends, in a process of its own."""
+    script = f"import sys, json; sys.argv = ['maskcli', *{list(map(str, arguments))!r}]\n{code}\nsys.stderr.write(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    return {name.partition(".")[0] for name in json.loads(done.stderr[done.stderr.rindex("[") :])}
+
+
+NEVER = {"torch", "transformers", "matplotlib", "huggingface_hub", "scipy", "pandas"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        (("--help",), NEVER | {"numpy", "tokenizers", "rich", "safetensors"}),
+        (("--version",), NEVER | {"numpy", "tokenizers", "rich", "safetensors"}),
+        (("rule", "--all"), NEVER | {"tokenizers", "safetensors"}),
+        (("show", "The cat"), NEVER | {"tokenizers", "safetensors"}),
+        (("show", "The cat", "--format", "json"), NEVER | {"tokenizers", "safetensors", "rich"}),
+        (("diagnose", DATA / "minilm_attn.safetensors"), NEVER | {"tokenizers"}),
+        (
+            ("diagnose", DATA / "minilm_attn.safetensors", "--expect", "full", "--format", "json"),
+            NEVER | {"tokenizers", "rich"},
+        ),
+    ],
+)
+def test_commands_import_only_what_they_need(arguments, absent):
+    assert modules_of(*arguments) & absent == set()
+
+
+def test_the_probe_can_fail(tmp_path):
+    assert "torch" in modules_of(code="import torch")
+    assert "matplotlib" in modules_of("show", "The cat", "-o", tmp_path / "a.png")
+
+
+def test_importing_the_package_is_light():
+    assert modules_of(code="import maskcli") & (NEVER | {"numpy", "typer", "rich"}) == set()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+def test_every_rule_is_documented_and_tested(rule):
+    assert rule.summary.endswith(".")
+    assert len(rule.summary) < 120
+    assert "In code:" in rule.text
+    assert "Fix:" in rule.text
+    assert rule.severity in ("error", "warning", "note")
+    assert all(code in {each.code for each in RULES} for code in rule.explained_by)
+    earlier = [each.code for each in RULES[: RULES.index(rule)]]
+    assert set(rule.explained_by) <= set(earlier), "what explains a finding has to be looked for first"
+    tests = "".join(path.read_text() for path in (ROOT / "tests" / "diagnostics").glob("test_*.py"))
+    assert f'"{rule.code}"' in tests
+
+
+def test_codes_and_names_are_the_contract():
+    names = {
+        "MSK101": "empty-row", "MSK102": "inverted-mask", "MSK103": "binary-float-mask", "MSK104": "weak-fill",
+        "MSK105": "overflowed-fill", "MSK106": "nan-mask", "MSK107": "negated-integer-mask", "MSK108": "query-axis-mask",
+        "MSK201": "inverted-polarity", "MSK202": "padding-attended", "MSK203": "future-attended",
+        "MSK204": "mask-not-applied", "MSK205": "uniform-masked-row", "MSK206": "uniform-attention",
+        "MSK207": "unnormalised-rows", "MSK208": "softmax-axis", "MSK216": "invalid-weights",
+        "MSK301": "nan-from-empty-row", "MSK302": "nan-from-input", "MSK303": "score-overflow",
+        "MSK304": "nan-through-value", "MSK305": "unexplained-nan", "MSK401": "padding-not-masked",
+        "MSK402": "real-token-masked",
+    }  # fmt: skip
+    assert {rule.code: rule.name for rule in RULES} == names
+
+
+@pytest.mark.parametrize("command", ["show", "diagnose", "rule"])
+def test_every_command_teaches_with_an_example(command):
+    for flag in ("--help", "-h"):
+        text = run(command, flag, check=0).stdout
+        assert f"Example:  maskcli {command}" in text
+    assert command in run("--help", check=0).stdout
+
+
+def test_both_ways_to_start_are_one():
+    import maskcli
+
+    assert run("--version", check=0).stdout == f"maskcli {maskcli.__version__}\n"
+    script = Path(sys.executable).with_name("maskcli")
+    if script.exists():
+        assert (
+            subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout
+            == f"maskcli {maskcli.__version__}\n"
+        )
