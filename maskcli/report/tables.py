@@ -35,9 +35,12 @@ def print_shown(shown: Shown, console: Console, block: int) -> None:
     # Bare lengths have no tokens to tell of; a long table of numbers in order would only push the mask away.
     listed = min(items, MOST_SEQUENCES) if shown.queries.ids is not None or shown.queries.shape[1] <= MOST_TOKENS else 0
     for item in range(listed):
+        if item:
+            console.print()
         console.print(_token_table(shown.queries, item, "sequence" if items > 1 else None))
     if shown.source is not None:
         for item in range(min(items, MOST_SEQUENCES)):
+            console.print()
             console.print(_token_table(shown.source, item, "source"))
     if items > MOST_SEQUENCES:
         console.print(f"… {items - MOST_SEQUENCES} more sequences; --format json or text writes them all", style="dim")
