@@ -27,7 +27,7 @@ def table():
     return "<!-- rules -->\n\n" + "\n".join(["| code | name | severity | what it means |", "|---|---|---|---|", *rows]) + "\n\n"
 
 
-@pytest.mark.parametrize("block", BLOCK.finditer(README.read_text()), ids=lambda block: block["command"][:40])
+@pytest.mark.parametrize("block", list(BLOCK.finditer(README.read_text())), ids=lambda block: block["command"][:40])
 def test_outputs_are_real(block):
     assert printed(block["command"]) == block["output"]
 

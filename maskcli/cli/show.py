@@ -296,27 +296,13 @@ def _layout(batch: Batch, source: Batch | None, past: int, cache_length: int | N
 
 def _save_tensor(shown: Shown, path: str) -> None:
     """The mask as a file another library reads, in the shape that broadcasts for it."""
-    from maskcli.masks.conventions import written
+    from maskcli.masks.conventions import target, written
     from maskcli.tensors import Source, write_tensors
 
     mask = shown.mask
     batch, heads, queries, keys = mask.shape
-    b, h, q = mask.stored
-    if shown.convention == "hf":
-        shape: tuple[int, ...] = (batch, keys)
-        planes, rows = [(item, 0) for item in range(batch)], 1
-    elif shown.convention == "mha":
-        if (h, q) == (1, 1):
-            shape, planes, rows = (batch, keys), [(item, 0) for item in range(batch)], 1
-        elif (b, h) == (1, 1):
-            shape, planes, rows = (queries, keys), [(0, 0)], queries
-        else:
-            shape = (batch * heads, queries, keys)
-            planes, rows = [(item, head) for item in range(batch) for head in range(heads)], queries
-    else:
-        rows = q if q == 1 else queries
-        planes = [(item, head) for item in range(b) for head in range(h)]
-        shape = (queries, keys) if (b, h) == (1, 1) and q > 1 and shown.axes == "q" else (b, h, rows, keys)
+    axes = 2 if shown.axes == "q" else 4
+    shape, planes, rows = target(mask.stored, keys, shown.convention, batch, heads, queries, axes)
     step = max(1, 2**22 // keys)
     chunks = (
         written(mask.dense(item, head, (start, min(start + step, rows))), shown.convention, shown.dtype)

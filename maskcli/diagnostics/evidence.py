@@ -288,7 +288,7 @@ def _reading(tensor: Tensor, seen: tuple[float, ...] | None, minus_inf: bool, de
     if tensor.dtype in LOWEST or tensor.dtype.startswith("float8"):
         binary = seen is not None and not minus_inf and set(seen) <= {0.0, 1.0} and 1.0 in seen
         return ("binary", "values") if binary else ("additive", "values")
-    return "binary", "values"
+    return "hf", "values"
 
 
 def _threshold(seen: tuple[float, ...] | None, minus_inf: bool) -> float:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from maskcli.masks.mask import Runs, runs_of
+
 if TYPE_CHECKING:
     from maskcli.diagnostics.scene import Scene
 
 Array = npt.NDArray[Any]
-Runs = tuple[tuple[int, int], ...]
 
 # From worst to mildest; the order of reports and of --fail-on.
 SEVERITIES = ("error", "warning", "note")
@@ -98,12 +99,6 @@ class Rule:
         return self.text.partition("\n")[0]
 
 
-def runs_of(flags: Array) -> Runs:
-    """The True stretches of a boolean vector as runs [start, stop)."""
-    borders = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
-    return tuple((int(a), int(b)) for a, b in zip(borders[::2], borders[1::2], strict=True))
-
-
 def items_of(flags: Array) -> tuple[int, ...] | None:
     """The indices of True in a boolean vector, or None when all are."""
     return None if flags.all() else tuple(np.flatnonzero(flags).tolist())
@@ -114,3 +109,6 @@ def _unindented(text: str) -> str:
     lines = rest.splitlines()
     margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
     return "\n".join([first, *(line[margin:] for line in lines)]).strip()
+
+
+__all__ = ["SEVERITIES", "Finding", "Found", "Rule", "Runs", "Skipped", "Where", "items_of", "runs_of"]

@@ -255,6 +255,29 @@ def _scene(file: str, tensors: tuple[Roled, ...], group: str, declared: Declared
     return Scene(file, declared, tensors, attentions, masks, tuple(room.token_sets()), unfit)
 
 
+def read_named(roled: Roled, shape: Shape, convention: str | None, real: Array | None, past: int | None) -> Given:
+    """A saved mask or padding mask, read in the declared convention, else as its name and values say.
+
+    A bool padding mask is True for real tokens, unless it is called key_padding_mask.
+    """
+    plain = roled.role == "padding_mask" and roled.tensor.dtype == "bool" and "key_padding" not in roled.tensor.name
+    return read_mask(roled.tensor, shape, convention or ("sdpa" if plain else None), real, past)
+
+
+def layout_of(file: str, tensors: tuple[Roled, ...], declared: Declared, shape: Shape, kind: str = "self") -> Layout:
+    """What the tensors of a file tell of the input of a mask [B, H, Q, K]: its padding, documents and past.
+
+    Pass only tensors that may testify: a mask under test is no witness of its own padding.
+    """
+    room = _Room(file, tensors, "", declared, None, {})
+    keys = room.padding(room.kinds(kind))
+    past = room.past(kind, shape, keys)
+    keys = _fitting(keys, shape[0], shape[3])
+    return Layout(
+        shape[0], shape[2], shape[3], shape[1], past, keys.real if keys else None, room.documents(shape), kind == "cross"
+    )
+
+
 # Which kinds of tensors speak for the keys of each kind of attention, best first.
 _KEYS = {
     "self": ("self",),
@@ -304,7 +327,7 @@ class _Room:
         shape = self.shape(roled, len(keys.real) if keys else None)
         if shape is None:
             return None
-        past = self.past(roled, shape, keys)
+        past = self.past(roled.kind, shape, keys)
         keys = _fitting(keys, shape[0], shape[3])
         if roled.kind == "cross":
             queries = _fitting(self.padding(("decoder",)), shape[0], shape[2])
@@ -334,10 +357,10 @@ class _Room:
             return batch, shape[0] // batch, shape[1], shape[2]
         return 1, shape[0], shape[1], shape[2]
 
-    def past(self, roled: Roled, shape: Shape, keys: Padding | None) -> int:
+    def past(self, kind: str, shape: Shape, keys: Padding | None) -> int:
         """Keys before the first query: as declared; for a static cache, up to the last kept key; else K - Q."""
         queries, length = shape[2:]
-        if roled.kind == "cross":
+        if kind == "cross":
             return 0
         if self.declared.past is not None:
             return self.declared.past
@@ -407,7 +430,7 @@ class _Room:
         shape = self.mask_shape(roled.tensor, None)
         if shape is None:
             return None
-        past = self.past(roled, shape, keys) if shape[2] > 1 else max(shape[3] - 1, 0)
+        past = self.past(roled.kind, shape, keys) if shape[2] > 1 else max(shape[3] - 1, 0)
         keys = _fitting(keys, shape[0], shape[3])
         given = self.given(roled, None, keys, past)
         return Saved(given, keys, past, None) if given else None

@@ -38,6 +38,8 @@ LOWEST = {
 }
 # A bias this low silences a key whatever the scores are; -1e4 is the weakest fill in common use (-9984 in bfloat16).
 SILENT = -9000.0
+# The weakest fill that is written on request: exp(-64) is 1.6e-28; Swin's -100 is one.
+WEAKEST = -64.0
 IGNORED_BOOL = ("mha", "megatron")
 
 
@@ -82,3 +84,49 @@ def attended(values: Array, convention: str, threshold: float = SILENT) -> Array
     else:
         attend = values != 0
     return attend
+
+
+def checked_fill(text: str, dtype: str) -> float:
+    """The fill of an additive mask: "min" (the lowest finite number of the type), "-inf", or a number that the type holds."""
+    if text == "min":
+        return LOWEST[dtype]
+    try:
+        fill = float(text)
+    except ValueError:
+        raise MaskcliError(f"--fill {text!r} is no number; pass min, -inf, or a number such as -1e9") from None
+    if np.isnan(fill) or fill > WEAKEST:
+        raise MaskcliError(f"--fill {text} cannot silence a key; pass min, -inf, or a number of {WEAKEST:g} or less")
+    if np.isfinite(fill) and fill < LOWEST[dtype]:
+        raise MaskcliError(
+            f"--fill {text} overflows {dtype}, whose lowest number is {LOWEST[dtype]:.5g}; pass min, or another --dtype"
+        )
+    return fill
+
+
+class Target(NamedTuple):
+    """The shape a mask is written in: [..., q, K] as planes (batch item, head) of q rows each, taken from the stored mask."""
+
+    shape: tuple[int, ...]
+    planes: list[tuple[int, int]]
+    rows: int
+
+
+def target(
+    stored: tuple[int, int, int], keys: int, convention: str, batch: int, heads: int, queries: int, axes: int = 4
+) -> Target:
+    """How a mask stored as [b, h, q, K] is laid out for a library, over `batch` items, `heads` heads and `queries` rows.
+
+    hf is [B, K]; mha [B, K], [Q, K] or [B*H, Q, K]; all others keep the `axes` they had, or take four.
+    """
+    b, h, q = stored
+    if convention == "hf" or (convention == "mha" and (h, q) == (1, 1)):
+        return Target((batch, keys), [(item, 0) for item in range(batch)], 1)
+    if convention == "mha":
+        if (b, h) == (1, 1):
+            return Target((queries, keys), [(0, 0)], queries)
+        planes = [(item, head) for item in range(batch) for head in range(heads)]
+        return Target((batch * heads, queries, keys), planes, queries)
+    rows = 1 if q == 1 else queries
+    planes = [(item, head) for item in range(b) for head in range(h)]
+    shape = {2: (rows, keys) if b == 1 else (b, keys), 3: (b, rows, keys)}.get(axes, (b, h, rows, keys))
+    return Target(shape, planes, rows)

@@ -19,6 +19,7 @@ from maskcli.errors import MaskcliError
 Array = npt.NDArray[Any]
 Shape = tuple[int, int, int, int]
 Stored = tuple[int, int, int]
+Runs = tuple[tuple[int, int], ...]
 
 # Starts and stops of this many runs take 256 MiB; a mask with more is not runs by nature.
 MAX_RUNS = 2**25
@@ -425,6 +426,12 @@ def dense_runs(rows: Array) -> tuple[Array, Array, Array]:
     row = starts // (keys + 1)
     base = row * (keys + 1)
     return np.bincount(row, minlength=n), (starts - base).astype(np.int32), (stops - base).astype(np.int32)
+
+
+def runs_of(flags: Array) -> Runs:
+    """The True stretches of a boolean vector as runs [start, stop)."""
+    borders = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
+    return tuple((int(a), int(b)) for a, b in zip(borders[::2], borders[1::2], strict=True))
 
 
 def pixel_edges(length: int, pixels: int) -> Array:

@@ -9,7 +9,7 @@ from maskcli import __version__
 from maskcli.diagnostics.diagnose import Report
 from maskcli.diagnostics.finding import Finding, Rule, Where
 from maskcli.report.shown import SCHEMA_VERSION
-from maskcli.report.terminal import clean, json_text
+from maskcli.report.terminal import clean, hang, json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,18 +37,10 @@ def print_report(report: Report, console: Console) -> None:
         ]
         for label, line in lines:
             if line:
-                _print_hanging(console, "  " + label, line)
+                hang(console, "  " + label, line)
         console.print()
     for line in closing(report):
         console.print(Text(line))
-
-
-def _print_hanging(console: Console, label: str, line: str) -> None:
-    """A line that is wrapped behind its label."""
-    from rich.text import Text
-
-    for at, part in enumerate(Text(line).wrap(console, max(console.width - len(label), 20))):
-        console.print(Text(label if at == 0 else " " * len(label), style="dim") + Text(part.plain.rstrip()))
 
 
 def closing(report: Report) -> list[str]:

@@ -93,6 +93,14 @@ def console(stream: TextIO) -> Console:
     )
 
 
+def hang(console: Console, label: str, line: str) -> None:
+    """Print a line that is wrapped behind its label."""
+    from rich.text import Text
+
+    for at, part in enumerate(Text(line).wrap(console, max(console.width - len(label), 20))):
+        console.print(Text(label if at == 0 else " " * len(label), style="dim") + Text(part.plain.rstrip()))
+
+
 class _Trimmed:
     """A stream without the blanks that tables leave at the ends of lines."""
 

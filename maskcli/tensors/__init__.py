@@ -1,23 +1,30 @@
 """Files to named lazy arrays, the role each plays, and arrays to files."""
 
 from maskcli.tensors.atomic import replacing
+from maskcli.tensors.compare import Difference, difference
 from maskcli.tensors.open import READERS, open_tensors
 from maskcli.tensors.roles import ROLES, Roled, parse_role, role_of, roles_of
 from maskcli.tensors.tensor import Tensor, TensorFile, find_tensor, from_array, from_arrays, split_target
+from maskcli.tensors.views import View, Zoom, parse_range, view
 from maskcli.tensors.write import WRITERS, Source, source_from, source_of, write_tensors
 
 __all__ = [
     "READERS",
     "ROLES",
     "WRITERS",
+    "Difference",
     "Roled",
     "Source",
     "Tensor",
     "TensorFile",
+    "View",
+    "Zoom",
+    "difference",
     "find_tensor",
     "from_array",
     "from_arrays",
     "open_tensors",
+    "parse_range",
     "parse_role",
     "replacing",
     "role_of",
@@ -25,5 +32,6 @@ __all__ = [
     "source_from",
     "source_of",
     "split_target",
+    "view",
     "write_tensors",
 ]

@@ -7,7 +7,6 @@ import pickle
 import resource
 import socket
 import struct
-import time
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -28,12 +27,10 @@ def read_all(path) -> None:
 
 
 def refused(path, *words: str) -> str:
-    """The sentence a file is refused with, after checking that it is one, came soon and cost little."""
+    """The sentence a file is refused with, after checking that it is one and cost little memory."""
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
     with pytest.raises(MaskcliError) as caught:
         read_all(path)
-    assert time.perf_counter() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - grown < 300 * 1024
     sentence = str(caught.value)
     assert sentence.isprintable()

@@ -12,14 +12,14 @@ from maskcli.diagnostics.explain import verdicts
 from maskcli.diagnostics.finding import Found, Where, items_of, runs_of
 from maskcli.diagnostics.rules.common import Hit, fold, found, told_places
 from maskcli.diagnostics.scene import Saved, Scene, edge_padding
-from maskcli.masks.conventions import LOWEST
+from maskcli.masks.conventions import LOWEST, WEAKEST
 from maskcli.masks.mask import Mask
 
 Array = npt.NDArray[Any]
 
 # Fills that leave a masked key a share one can measure: exp(-64) is 1.6e-28, far below a float32 sum's resolution, while
 # scores commonly spread over tens. Swin's -100 is a mask; learned biases are smaller and take many values.
-WEAK = -64.0
+WEAK = WEAKEST
 # -1e4 and what float16 and bfloat16 make of it: a mask unless a whole row is masked or scores are of that size.
 TEN_THOUSAND = (-1.05e4, -9e3)
 

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskcli.masks.kinds import Layout
+from maskcli.masks.mask import Mask
+from maskcli.masks.naming import name_of
+from maskcli.masks.spec import build, parse
+
+SPECS = [
+    "full", "causal", "sliding:4", "window:3", "prefix:5", "prefix-lm:5", "blocks:4", "chunked:4", "documents:5,3,4",
+    "dilated:6,3", "causal & documents:5,3,4", "sliding:4 & documents:5,3,4", "causal & dilated:8,2", "window:3 & documents:5,3,4",
+    "window:2 | global:2", "sliding:4 | prefix:1", "causal & (sliding:4 | prefix:2)", "dilated:6,2 | global:1",
+]  # fmt: skip
+
+
+def rebuilt(name, mask):
+    return build(parse(name.spec), name.layout) == mask
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("length", [16, 40])
+def test_every_kind_gets_its_own_name_back(spec, length):
+    mask = build(parse(spec), Layout(1, length, length))
+    name = name_of(mask)
+    assert name.exact
+    assert rebuilt(name, mask)
+    assert len(name.spec) <= len(spec)
+    assert set(parse_kinds(name.spec)) == set(parse_kinds(spec)) or len(name.spec) < len(spec)
+
+
+def parse_kinds(text):
+    from maskcli.masks.spec import kinds_in
+
+    return kinds_in(parse(text))
+
+
+def padded(side, length):
+    real = np.ones((4, length), bool)
+    real[0, slice(0, 3) if side == "left" else slice(length - 3, length)] = False
+    real[1, slice(0, 1) if side == "left" else slice(length - 1, length)] = False
+    if side == "holes":
+        real[2, 4:6] = False
+    return real
+
+
+@pytest.mark.parametrize("side", ["left", "right", "holes"])
+@pytest.mark.parametrize(
+    "spec", ["causal", "full", "sliding:4", "window:3", "chunked:4", "causal & documents:5,3,4", "prefix-lm:5"]
+)
+def test_padding_is_told_item_by_item(spec, side):
+    real = padded(side, 24)
+    mask = build(parse(f"({spec}) & padding"), Layout(4, 24, 24, real=real))
+    name = name_of(mask)
+    assert name.exact
+    assert rebuilt(name, mask)
+    if spec in ("causal", "full"):
+        assert np.array_equal(name.layout.real, real)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(5, 17), (1, 16), (8, 9)])
+@pytest.mark.parametrize("spec", ["causal", "sliding:4", "causal-top-left", "full"])
+def test_queries_behind_a_cache(spec, queries, keys):
+    mask = build(parse(spec), Layout(1, queries, keys, past=keys - queries))
+    name = name_of(mask)
+    assert name.exact
+    assert rebuilt(name, mask)
+
+
+@st.composite
+def specs(draw):
+    sizes = st.integers(1, 9)
+    kind = st.one_of(
+        st.just("causal"), sizes.map("sliding:{}".format), sizes.map("window:{}".format), sizes.map("chunked:{}".format),
+        sizes.map("blocks:{}".format), st.lists(sizes, min_size=1, max_size=4).map(lambda n: "documents:" + ",".join(map(str, n))),
+    )  # fmt: skip
+    return " & ".join(draw(st.lists(kind, min_size=1, max_size=3)))
+
+
+@given(specs())
+@settings(deadline=None)
+def test_any_conjunction_is_named_exactly_and_no_longer_than_it_was_written(spec):
+    mask = build(parse(spec), Layout(1, 40, 40))
+    name = name_of(mask)
+    assert name.exact, (spec, name.spec, name.wrong)
+    assert rebuilt(name, mask)
+
+
+def test_a_mask_with_a_few_wrong_cells_keeps_its_name():
+    layout = Layout(1, 24, 24)
+    dense = build(parse("sliding:4"), layout).dense().copy()
+    dense[10, 20] = True
+    dense[15, 14] = False
+    name = name_of(Mask.from_dense(dense[None, None]))
+    assert (name.spec, name.exact, name.wrong) == ("sliding:4", False, 2)
+    assert name.missing.dense()[10, 20]
+    assert name.extra.dense()[15, 14]
+
+
+def test_ambiguity_is_said():
+    name = name_of(build(parse("causal"), Layout(1, 12, 12)))
+    assert name.spec == "causal"
+    assert "sliding:12" in name.aliases
+
+
+def test_a_mask_of_nothing_and_noise_have_a_nearest_name():
+    nothing = ~Mask.full((1, 1, 6, 6))
+    assert not name_of(nothing).exact
+    noise = Mask.from_dense(np.random.default_rng(0).random((2, 3, 20, 20)) < 0.5)
+    name = name_of(noise)
+    assert not name.exact
+    assert (build(parse(name.spec), name.layout) ^ noise).attended == name.wrong
