@@ -77,6 +77,8 @@ def summarise(tensor: Tensor, role: str | None) -> str:
     """The values of a tensor in a line: range, NaN and infinities, few distinct values, row sums of weights."""
     if 0 in tensor.shape:
         return "no elements"
+    if tensor.dtype == "bool":
+        return _truths(tensor)
     low, high, nan, inf = np.inf, -np.inf, 0, 0
     sums: list[float] = [np.inf, -np.inf]
     distinct: set[float] = set()
@@ -101,6 +103,16 @@ def summarise(tensor: Tensor, role: str | None) -> str:
         off = max(abs(sums[0] - 1), abs(sums[1] - 1))
         parts.append(f"rows sum to 1 within {off:.1e}" if off < 0.01 else f"rows sum to {sums[0]:.4g} to {sums[1]:.4g}")
     return ", ".join(parts)
+
+
+def _truths(tensor: Tensor) -> str:
+    """Which of False and True a boolean tensor holds; read only until both are seen."""
+    seen: set[str] = set()
+    for _, values in row_chunks(tensor):
+        seen |= ({"True"} if values.any() else set()) | (set() if values.all() else {"False"})
+        if len(seen) == 2:
+            break
+    return " and ".join(sorted(seen))
 
 
 def _few(values: Array) -> list[float]:

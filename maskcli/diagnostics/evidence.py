@@ -256,7 +256,9 @@ def read_mask(tensor: Tensor, shape: Shape, declared: str | None, real: Array | 
 
 
 def _distinct(tensor: Tensor) -> tuple[tuple[float, ...] | None, tuple[int, ...] | None, bool, bool]:
-    """Distinct finite values (None: many), the first NaN, and whether -inf and +inf occur."""
+    """Distinct finite values (None: many), the first NaN, and whether -inf and +inf occur. Booleans are not read for this."""
+    if tensor.dtype == "bool":
+        return (False, True), None, False, False
     known: set[float] = set()
     many = minus = plus = False
     nan = None

@@ -121,7 +121,8 @@ def _flash(name: Name, shape: _Shape) -> Arguments:
         found |= {"cu_seqlens_q": cumulative, "cu_seqlens_k": cumulative, "max_seqlen_q": longest, "max_seqlen_k": longest}
         call = "flash_attn_varlen_func"
     shown = ", ".join(f"{key}={_code(key, value)}" for key, value in found.items())
-    return Arguments("flash-attn", name.spec, found, f"{call}(q, k, v{', ' if shown else ''}{shown})")
+    note = "# q, k and v without their padding tokens\n" if name.layout.real is not None else ""
+    return Arguments("flash-attn", name.spec, found, f"{note}{call}(q, k, v{', ' if shown else ''}{shown})")
 
 
 def _code(key: str, value: Any) -> str:
@@ -151,7 +152,8 @@ def _xformers(name: Name, shape: _Shape) -> Arguments:
             return Arguments(
                 "xformers", name.spec, why=f"xformers has no block-diagonal bias with {shape.band}; use flex, or a dense mask"
             )
-        code = f"xformers.ops.fmha.attn_bias.BlockDiagonalMask.from_seqlens({seqlens}){made[shape.band]}"
+        note = "# q, k and v without their padding tokens\n" if name.layout.real is not None else ""
+        code = f"{note}xformers.ops.fmha.attn_bias.BlockDiagonalMask.from_seqlens({seqlens}){made[shape.band]}"
         return Arguments("xformers", name.spec, {"seqlens": seqlens, "band": shape.band, "size": shape.size or None}, code)
     window = _window(shape)
     if window is not None:
