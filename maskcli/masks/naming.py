@@ -65,8 +65,11 @@ def name_of(mask: Mask, past: int | None = None) -> Name:
         return _nearest(mask, layouts)
     found.sort(key=lambda item: (_length(item[0]), "padding" in kinds_in(item[0])))
     spec, layout = found[0]
-    aliases = [write(other) for other, _ in found[1:] if _differs(other, spec)]
-    return Name(write(spec), True, layout, tuple(dict.fromkeys(aliases))[:MOST_ALIASES])
+    aliases: list[Spec] = []
+    for other, _ in found[1:]:
+        if all(not kinds_in(told) <= kinds_in(other) for told in (spec, *aliases)):
+            aliases.append(other)
+    return Name(write(spec), True, layout, tuple(map(write, aliases[:MOST_ALIASES])))
 
 
 def _layout(mask: Mask, past: int | None, real: Array | None) -> Layout:
@@ -76,11 +79,6 @@ def _layout(mask: Mask, past: int | None, real: Array | None) -> Layout:
 
 def _length(spec: Spec) -> int:
     return len(write(spec))
-
-
-def _differs(other: Spec, spec: Spec) -> bool:
-    """Whether a second name is news: not the first with a term more, and of other kinds."""
-    return not kinds_in(spec) <= kinds_in(other)
 
 
 def _exact(mask: Mask, layout: Layout) -> Iterator[Spec]:

@@ -1,0 +1,276 @@
+"""inspect, diff and convert on real files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from maskcli.diagnostics.evidence import read_mask
+from maskcli.masks.arguments import arguments, causal_flag
+from maskcli.masks.conventions import CONVENTIONS, attended, checked_fill, target, written
+from maskcli.masks.kinds import Layout
+from maskcli.masks.mask import Mask
+from maskcli.masks.naming import name_of
+from maskcli.masks.spec import build, parse
+from maskcli.tensors import from_arrays
+from tests.cli.running import DATA, read, refused, run
+
+SICK, HEALTHY = DATA / "minilm_attn_nomask.safetensors", DATA / "minilm_attn.safetensors"
+
+
+def saved(path, spec, lengths="12,9", **options):
+    run("show", "--lengths", lengths, "-m", spec, "-o", path, *[x for k, v in options.items() for x in (f"--{k.replace('_', '-')}", v)], check=0)
+    return path
+
+
+def test_inspect_lists_roles_values_and_names(tmp_path):
+    (file,) = read("inspect", HEALTHY)["files"]
+    found = {each["name"]: each for each in file["tensors"]}
+    assert (found["attentions.0"]["role"], found["attentions.0"]["shape"], found["attentions.0"]["mask"]) == ("weights", [3, 12, 26, 26], None)
+    assert "rows sum to 1 within" in found["attentions.0"]["summary"]
+    mask = found["attention_mask"]["mask"]
+    assert (mask["spec"], mask["exact"], mask["convention"]) == ("padding", True, "hf")
+    assert [each["right"] for each in mask["padding"]] == [14, 18, 0]
+    path = saved(tmp_path / "m.safetensors", "causal & sliding:4 & padding", padding_side="left", to="additive")
+    (tensor,) = read("inspect", path)["files"][0]["tensors"]
+    assert (tensor["mask"]["spec"], tensor["mask"]["fill"], tensor["mask"]["empty_rows"]) == ("sliding:4 & padding", "-inf", 3)
+    assert [each["left"] for each in tensor["mask"]["padding"]] == [0, 3]
+    text = run("inspect", HEALTHY, path, check=0, COLUMNS="60").stdout
+    assert "sliding:4 & padding; padding none, left 3" in text
+    assert max(map(len, text.splitlines())) <= 60 or str(tmp_path) in text
+
+
+def test_inspect_looks_into_a_tensor(tmp_path):
+    numbers = run("inspect", f"{SICK}:attentions.0", "--batch", "1", "--head", "3", "--rows", "0:2", "--keys", "4:7", check=0).stdout
+    want = load_file(SICK)["attentions.0"][1, 3, :2, 4:7].numpy()
+    got = [[float(x) for x in line.split()[1:]] for line in numbers.splitlines()[-2:]]
+    assert np.allclose(got, want, rtol=6e-3)
+    assert "blank 0.00132" in run("inspect", f"{SICK}:attentions.0", "--batch", "0", check=0, COLUMNS="40").stdout
+    run("inspect", f"{SICK}:attentions.0", "-o", tmp_path / "w.png", check=0)
+    assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
+    assert "lies outside" in refused("inspect", f"{SICK}:attentions.0", "--batch", "3")
+    assert "lies outside" in refused("inspect", f"{SICK}:attentions.0", "--rows", "40:50")
+    assert "is no range" in refused("inspect", f"{SICK}:attentions.0", "--rows", "a")
+    assert "say which to look into" in refused("inspect", SICK, "--rows", "0:2")
+    assert "did you mean 'attentions.0'" in refused("inspect", f"{SICK}:attentins.0")
+
+
+def test_the_command_that_a_finding_names_works():
+    (finding,) = read("diagnose", SICK, check=1)["findings"]
+    import shlex
+
+    program, *rest = shlex.split(finding["see"])
+    assert program == "maskcli"
+    assert "keys 12..26" in run(*rest, check=0).stdout
+
+
+def test_diff_is_a_mask_assertion(tmp_path):
+    path = saved(tmp_path / "m.npy", "causal & padding", padding_side="left")
+    tell = ("--lengths", "12,9", "--padding-side", "left")
+    assert read("diff", path, "causal & padding", *tell)["equal"] is True
+    found = read("diff", path, "causal", *tell, check=1)
+    assert found["cells"] == sum(range(1, 4)) + 9 * 3
+    (region,) = found["regions"]
+    assert (region["batch"], region["attends"], region["what"], region["keys"]) == ([1], "B", "padding", [[0, 3]])
+    assert "A ignores padding keys 0..3 of sample 1" in region["meaning"]
+    assert "pass --lengths" in refused("diff", path, "causal & padding")
+    assert "write their lengths" in refused("diff", path, "causal & documents")
+    assert "does not fit" in refused("diff", path, saved(tmp_path / "n.npy", "causal", "7"))
+    future = read("diff", "causal", "full", "--lengths", "6", check=1)["regions"]
+    assert [(r["attends"], r["what"], r["queries"], r["cells"]) for r in future] == [("B", "future", [[0, 5]], 15)]
+    past = read("diff", "causal", "sliding:3", "--lengths", "6", check=1)["regions"]
+    assert [(r["attends"], r["what"], r["queries"], r["keys"]) for r in past] == [("A", "past", [[3, 6]], [[0, 3]])]
+    assert run("diff", path, path, check=0).stdout.startswith("equal: ")
+    assert "A only A attends" in run("diff", path, "causal", *tell, check=1).stdout
+
+
+def test_padding_and_documents_come_from_the_file_and_never_from_the_mask(tmp_path):
+    real = np.ones((2, 8), np.int64)
+    real[0, 5:] = 0
+    causal = np.broadcast_to(np.tril(np.ones((8, 8), bool)), (2, 1, 8, 8))
+    save_file({"attn_mask": torch.from_numpy(causal.copy()), "attention_mask": torch.from_numpy(real)}, tmp_path / "a.safetensors")
+    found = read("diff", f"{tmp_path}/a.safetensors:attn_mask", "causal & padding", check=1)
+    assert [(r["batch"], r["what"], r["attends"]) for r in found["regions"]] == [([0], "padding", "A")]
+    packed = np.tril(np.ones((8, 8), bool))
+    save_file({"attn_mask": torch.from_numpy(packed), "cu_seqlens": torch.tensor([0, 3, 8])}, tmp_path / "b.safetensors")
+    found = read("diff", f"{tmp_path}/b.safetensors:attn_mask", "causal & documents", check=1)
+    assert [(r["what"], r["queries"], r["keys"], r["cells"]) for r in found["regions"]] == [("document", [[3, 8]], [[0, 3]], 15)]
+
+
+def test_polarity_and_fill_are_translated_before_masks_are_compared(tmp_path):
+    a = saved(tmp_path / "a.safetensors", "causal & sliding:3", "9", to="additive", dtype="bfloat16")
+    b = saved(tmp_path / "b.npy", "causal & sliding:3", "9", to="mha")
+    assert read("diff", a, b)["equal"] is True
+
+
+def test_weights_are_compared_by_layer(tmp_path):
+    found = read("diff", HEALTHY, SICK, check=1)
+    assert [each["a"] for each in found["tensors"]] == [f"attentions.{n}" for n in range(6)]
+    x, y = load_file(HEALTHY)["attentions.0"], load_file(SICK)["attentions.0"]
+    first = found["tensors"][0]
+    assert first["largest"] == pytest.approx(float((x - y).abs().max()))
+    assert float((x - y).abs()[tuple(first["index"])]) == pytest.approx(first["largest"])
+    assert first["cells"] == int(((x.double() - y.double()).abs() > first["tolerance"]).sum())
+    assert read("diff", HEALTHY, HEALTHY)["equal"] is True
+    assert run("diff", HEALTHY, SICK, check=1).stdout.splitlines()[-1] == "the first that differs is attentions.0"
+    assert read("diff", f"{HEALTHY}:attentions.0", f"{HEALTHY}:attentions.0")["equal"] is True
+
+
+masks = st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 6), st.integers(2, 7)).flatmap(
+    lambda s: st.lists(st.booleans(), min_size=int(np.prod(s)), max_size=int(np.prod(s))).map(lambda v: np.array(v).reshape(s))
+)
+
+
+@given(masks, st.sampled_from(["sdpa", "mha", "megatron", "additive", "binary"]), st.sampled_from(["float32", "float16"]))
+@settings(deadline=None)
+def test_writing_and_reading_is_the_identity(dense, convention, dtype):
+    kind = dtype if convention in ("additive", "binary") else CONVENTIONS[convention].dtype
+    for fill in (-np.inf, checked_fill("min", dtype), -1e4):
+        values = written(dense, convention, kind, fill)
+        assert np.array_equal(attended(values, convention), dense)
+    given = read_mask(from_arrays({"m": written(dense, convention, kind)}).tensors[0], dense.shape, convention, None, None)
+    mask = given.keep.compact()
+    b, h, q, k = dense.shape
+    laid = target(mask.stored, k, convention, b, h, q)
+    again = np.concatenate([mask.dense(item, head, (0, laid.rows)) for item, head in laid.planes]).reshape(laid.shape)
+    if laid.shape == (b * h, q, k):
+        assert np.array_equal(again.reshape(dense.shape), dense)
+    elif len(laid.shape) == 4:
+        assert np.array_equal(np.broadcast_to(again, dense.shape), dense)
+
+
+@pytest.mark.parametrize("via", ["mha", "megatron", "additive", "binary"])
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".npz", ".pt"])
+def test_round_trips_through_files(tmp_path, via, suffix):
+    first = saved(tmp_path / f"a{suffix}", "causal & padding", padding_side="left")
+    run("convert", first, "--from", "sdpa", "--to", via, "-o", tmp_path / f"b{suffix}", check=0)
+    run("convert", tmp_path / f"b{suffix}", "--from", via, "--to", "sdpa", "-o", tmp_path / f"c{suffix}", check=0)
+    assert read("diff", first, tmp_path / f"c{suffix}", "--from", "sdpa")["equal"] is True
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments_", "sentence"),
+    [
+        (lambda: np.ones((4, 4), bool), ["--to", "additive"], "say which with --from sdpa or --from mha"),
+        (lambda: np.zeros((4, 4), np.float32), ["--to", "sdpa"], "is all zeros"),
+        (lambda: np.random.default_rng(0).normal(size=(4, 40)).astype(np.float32), ["--to", "sdpa"], "a bias"),
+        (lambda: np.array([[0.0, -1.0, -np.inf]] * 4, np.float32), ["--to", "sdpa"], "other values than 0 and one fill"),
+        (lambda: np.array([[0, 1, 2]] * 4), ["--to", "sdpa"], "expected 0 and 1"),
+        (lambda: np.full((4, 4), np.nan, np.float32), ["--to", "sdpa"], "holds NaN"),
+        (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "hf"], "varies along queries"),
+        (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "additive", "--fill", "-1e9", "--dtype", "float16"], "overflows float16"),
+        (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "additive", "--fill", "-1"], "cannot silence"),
+        (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "additive", "--dtype", "bfloat16"], "numpy has no bfloat16"),
+        (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "torch"], "is not a convention"),
+        (lambda: np.tril(np.ones((2, 4, 4), bool)), ["--to", "additive"], "three axes"),
+        (lambda: np.ones((1, 1, 1, 4, 4), bool), ["--to", "additive"], "expected one to four axes"),
+        (lambda: np.float32(1), ["--to", "additive"], "expected one to four axes"),
+    ],
+)
+def test_loss_and_doubt_are_refused(tmp_path, make, arguments_, sentence):
+    np.save(tmp_path / "in.npy", make())
+    assert sentence in refused("convert", tmp_path / "in.npy", *arguments_, "-o", tmp_path / "out.npy")
+    assert not (tmp_path / "out.npy").exists()
+
+
+CASES = [
+    ("causal", 0), ("causal", 5), ("sliding:4", 0), ("window:3", 0), ("causal & documents:5,3,4", 0), ("sliding:3 & documents:5,3,4", 0),
+    ("documents:5,3,4", 0), ("chunked:4", 0), ("prefix-lm:4", 0), ("window:2 | global:2", 0), ("dilated:6,3", 0), ("full", 0),
+    ("causal-top-left", 5), ("blocks:4", 0), ("causal & (sliding:4 | prefix:2)", 0),
+]  # fmt: skip
+
+
+def named(spec, past, real=None):
+    queries = 12
+    layout = Layout(1 if real is None else len(real), queries, queries + past, past=past, real=real)
+    mask = build(parse(spec), layout)
+    return mask, name_of(mask)
+
+
+def evaluated(code, shape):
+    """The mask that a line of FlexAttention code makes."""
+    space = {}
+    exec(code, space)
+    b, h, q, k = shape
+    rows = [[[[bool(space["mask_mod"](i, j, torch.tensor(m), torch.tensor(n))) for n in range(k)] for m in range(q)] for j in range(h)] for i in range(b)]
+    return Mask.from_dense(np.array(rows))
+
+
+@pytest.mark.parametrize(("spec", "past"), CASES)
+def test_flex_code_makes_the_same_mask(spec, past):
+    mask, name = named(spec, past)
+    assert evaluated(arguments(name, "flex").code, mask.shape) == mask
+
+
+def test_flex_code_with_padding():
+    real = np.ones((2, 12), bool)
+    real[0, :4] = False
+    mask, name = named("chunked:4 & padding", 0, real)
+    assert evaluated(arguments(name, "flex").code, mask.shape) == mask
+
+
+def test_arguments_that_need_no_tensor():
+    def of(spec, to, past=0, real=None):
+        found = arguments(named(spec, past, real)[1], to)
+        return found.arguments if found.why is None else found.why
+
+    right, left = np.ones((2, 12), bool), np.ones((2, 12), bool)
+    right[0, 9:] = False
+    left[0, :3] = False
+    assert of("causal", "flash-attn") == {"causal": True}
+    assert of("causal", "flash-attn", past=5) == {"causal": True}
+    assert "aligns causal to the last key" in of("causal-top-left", "flash-attn", past=5)
+    assert of("sliding:4", "flash-attn") == {"causal": True, "window_size": [3, 0]}
+    assert of("window:3", "flash-attn") == {"window_size": [3, 3]}
+    packed = of("causal & documents:5,3", "flash-attn")
+    assert (packed["cu_seqlens_q"], packed["max_seqlen_q"]) == ([0, 5, 8, 12], 5)
+    assert of("causal & padding", "flash-attn", real=right)["cu_seqlens_q"] == [0, 9, 21]
+    assert "prefix-lm" in of("prefix-lm:4", "flash-attn")
+    assert "union" in of("window:2 | global:2", "xformers")
+    assert of("causal", "xformers") == {"attn_bias": "LowerTriangularMask"}
+    assert of("causal", "xformers", past=5) == {"attn_bias": "LowerTriangularFromBottomRightMask"}
+    assert of("sliding:4", "xformers") == {"window_left": 3, "window_right": 0}
+    assert of("causal & documents:5,3", "xformers")["seqlens"] == [5, 3, 4]
+    assert of("causal", "jax") == {"is_causal": True}
+    assert "aligns is_causal to the first key" in of("causal", "jax", past=5)
+    assert of("causal-top-left", "jax", past=5) == {"is_causal": True}
+    assert of("sliding:4", "jax") == {"local_window_size": [3, 0]}
+    assert of("causal & padding", "jax", real=right) == {"is_causal": True, "key_value_seq_lengths": [9, 12]}
+    assert "on the left" in of("causal & padding", "jax", real=left)
+    assert causal_flag(named("causal", 0)[1])
+    assert not causal_flag(named("causal", 5)[1])
+
+
+def test_arguments_from_the_command_line(tmp_path):
+    path = saved(tmp_path / "m.npy", "sliding:4", "12")
+    assert "window_size=(3, 0)" in run("convert", path, "--to", "flash-attn", check=0).stdout
+    assert read("convert", path, "--to", "jax")["arguments"] == {"local_window_size": [3, 0]}
+    odd = saved(tmp_path / "o.npy", "prefix-lm:3", "12")
+    assert "cannot express 'prefix-lm:3'" in refused("convert", odd, "--from", "sdpa", "--to", "jax")
+    assert read("convert", odd, "--from", "sdpa", "--to", "jax")["expressible"] is False
+    causal = saved(tmp_path / "c.npy", "causal", "12")
+    done = run("convert", causal, "--to", "sdpa", "-o", tmp_path / "d.npy", check=0)
+    assert "is_causal=True" in done.stderr
+    json.loads(run("convert", path, "--to", "flex", "--format", "json", check=0).stdout)
+
+
+def test_conversion_keeps_memory_flat(tmp_path):
+    import subprocess
+    import sys
+
+    size = 12_000
+    rows = np.lib.format.open_memmap(tmp_path / "big.npy", "w+", bool, (size, size))
+    for row in range(size):
+        rows[row, : row + 1] = True
+    rows.flush()
+    script = (
+        "import sys\nsys.argv = ['maskcli', 'convert', sys.argv[1], '--to', 'additive', '--dtype', 'float16', '-o', sys.argv[2]]\n"
+        "from maskcli.cli import _run\nassert _run() == 0\nprint(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) // 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "big.npy", tmp_path / "out.safetensors"], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 250
+    assert (tmp_path / "out.safetensors").stat().st_size > 2 * size * size
