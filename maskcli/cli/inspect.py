@@ -63,9 +63,10 @@ def inspect(
             write(as_json(described), stream)
             return Exit.OK
         screen = console(stream)
+        # What is asked for is read before anything is printed, so that a bad place leaves nothing half-written.
+        looked = [tensors[0].roled.tensor for _, tensors in described if zoomed]
+        views = [view(each, wanted, *map_size(screen, each.shape[-2] if len(each.shape) > 1 else 1)) for each in looked]
         print_files(described, screen)
-        for _, tensors in described if zoomed else ():
-            tensor = tensors[0].roled.tensor
-            queries = tensor.shape[-2] if len(tensor.shape) > 1 else 1
-            print_view(view(tensor, wanted, *map_size(screen, queries)), screen)
+        for each in views:
+            print_view(each, screen)
     return Exit.OK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +51,7 @@ class Given:
     """A saved mask tensor, read: which convention it is in and why, its distinct values, and the cells it lets attend.
 
     `values` are at most MANY_VALUES sorted distinct finite values, None when there are more. `reasons` is one of
-    "declared", "name", "values", "padding", "shape", "assumed".
+    "declared", "name", "values", "shape", "weights", "assumed".
     """
 
     tensor: Tensor
@@ -160,7 +161,8 @@ def uniform_rows(tensor: Tensor, shape: Shape, high: Array) -> Array:
 
     def work(chunk: Chunk) -> None:
         place = (chunk.batch, slice(*chunk.heads), slice(*chunk.rows))
-        equal = chunk.values == high[place][..., None].astype(chunk.values.dtype)
+        top = high[place][..., None]
+        equal = (chunk.values == top.astype(chunk.values.dtype)) & (top > 0)
         counts = equal.sum(axis=2)
         support[place] = np.where((equal | (chunk.values == 0)).all(axis=2), counts, 0)
 
@@ -250,9 +252,34 @@ def read_mask(tensor: Tensor, shape: Shape, declared: str | None, real: Array | 
     keep = _keep(tensor, shape, convention, threshold)
     if reason == "assumed":
         upright, inverted = _speaks_for(keep, real, past), _speaks_for(~keep, real, past)
+        if not keep.attended:
+            # Read as attend it hides every key from everybody; read as ignore it hides nothing.
+            upright, inverted = False, True
         if upright != inverted:
             convention, reason, keep = ("sdpa", "shape", keep) if upright else ("mha", "shape", ~keep)
     return Given(tensor, shape, convention, reason, seen, nan, minus_inf, plus_inf, keep)
+
+
+def by_weights(given: Given, weights: Tensor, shape: Shape) -> Given:
+    """A bool mask whose polarity nothing else tells, turned around when the weights obey its inverse and not itself."""
+    keep = given.keep.broadcast_to(shape)
+    if given.reason != "assumed" or keep is None:
+        return given
+    mass = measure(weights, shape, {"keep": keep, "inverse": ~keep}).mass
+    rows = np.broadcast_to((keep.keys_per_query > 0) & (keep.keys_per_query < shape[3]), shape[:3])
+    if not rows.any() or not np.isfinite(mass["keep"][rows]).any():
+        return given
+    if np.nanmean(mass["inverse"][rows]) < 1e-6 and np.nanmean(mass["keep"][rows]) > 0.5:
+        return dataclasses.replace(given, convention="mha", reason="weights", keep=~given.keep)
+    return given
+
+
+def fills_only(weights: Tensor, shape: Shape, keys: int) -> bool:
+    """Whether no row but exactly uniform ones weighs any key from `keys` on: the empty slots of a static cache."""
+    front = Mask.from_intervals(shape, np.zeros((1, 1, 1), np.int64), np.full((1, 1, 1), keys))
+    measured = measure(weights, shape, {"tail": front})
+    told = measured.high != measured.low
+    return bool(told.any()) and not measured.mass["tail"][told].any()
 
 
 def _distinct(tensor: Tensor) -> tuple[tuple[float, ...] | None, tuple[int, ...] | None, bool, bool]:

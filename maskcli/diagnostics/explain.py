@@ -46,8 +46,12 @@ def verdicts(scene: Scene, kind: str) -> list[tuple[Attention, Verdict]]:
     accused = []
     for attention, verdict in found:
         peers = [a for a in scene.attentions if _same_family(a, attention) and a.meant is not None and _finite(a)]
-        agreeing = [a for a, _ in found if _same_family(a, attention)]
-        if attention.expected is not None or kind == "uniform" or len(agreeing) >= AGREE * max(len(peers), 1):
+        # A layer that shows another fault of the same mask does not speak for it.
+        agreeing = [a for a in scene.attentions if _same_family(a, attention) and judge(a)]
+        # Equal scores are no accident in float32; in sixteen bits, scores near 0 can be equal for want of digits.
+        certain = kind == "uniform" and attention.tensor.dtype in ("float32", "float64")
+        peers = peers if kind != "uniform" else [a for a in scene.attentions if _same_family(a, attention)]
+        if kind != "uniform" and attention.expected is not None or certain or len(agreeing) >= AGREE * max(len(peers), 1):
             accused.append((attention, verdict))
     return accused
 
@@ -112,11 +116,11 @@ def _leak_verdicts(attention: Attention, leaking: dict[str, Array]) -> list[Verd
     mass = attention.measured.mass
     none = np.zeros(attention.shape[:3], bool)
     pads, future = leaking.get("padding", none), leaking.get("future", none)
+    if is_binary(attention) and leaking.get("keep", none).any():
+        return [Verdict("binary", leaking["keep"], mass["keep"], attention.keep)]
     base = "expected" if attention.expected is not None else "keep"
     broken = leaking.get(base, none)
     ignored = attention.expected if attention.expected is not None else attention.keep
-    if base == "keep" and is_binary(attention) and broken.any():
-        return [Verdict("binary", broken, mass["keep"], attention.keep)]
     found = []
     if pads.any():
         found.append(Verdict("padding", pads, mass["padding"], attention.padding))
@@ -126,7 +130,8 @@ def _leak_verdicts(attention: Attention, leaking: dict[str, Array]) -> list[Verd
         return found
     told = sum((mass[verdict.kind] for verdict in found), np.zeros(attention.shape[:3]))
     rest = broken & (mass[base] - told > LEAK)
-    if rest.any() or not found or (base == "keep" and len(found) > 1):
+    saved_too = leaking.get("keep", none).any()
+    if rest.any() or not found or (saved_too and len(found) > 1):
         return [Verdict("not-applied", broken, mass[base], ignored, _explanation(attention))]
     return found
 
@@ -176,7 +181,7 @@ def _inverted(attention: Attention) -> Verdict | None:
     mass = measure(attention.tensor, attention.shape, {**inverses, "meant": attention.meant}).mass
     for label, inverse in inverses.items():
         open_rows = np.broadcast_to(inverse.keys_per_query > 0, empty.shape)
-        told = open_rows & ~np.isnan(mass[label])
+        told = open_rows & ~np.isnan(mass[label]) & ~empty
         if not told.any() or not empty[~open_rows].all() or np.isnan(mass[label][open_rows]).mean() > INVERSE_FITS:
             continue
         violation, other = mass["meant"][told].mean(), mass[label][told].mean()

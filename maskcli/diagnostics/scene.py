@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.diagnostics.evidence import Given, Measured, measure, nan_rows, read_mask, uniform_rows
+from maskcli.diagnostics.evidence import Given, Measured, by_weights, fills_only, measure, nan_rows, read_mask, uniform_rows
 from maskcli.diagnostics.facts import Declared
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import Layout, causal, padding
@@ -251,8 +251,18 @@ def _scene(file: str, tensors: tuple[Roled, ...], group: str, declared: Declared
     unfit: dict[str, str] = {}
     room = _Room(file, tensors, group, declared, resolve, unfit)
     attentions = tuple(a for r in tensors if r.role == "weights" and r.group == group and (a := room.attention(r)))
+    attentions = tuple(a for a in attentions if not _other_layout(a, attentions, unfit))
     masks = tuple(s for r in tensors if r.role == "mask" and (s := room.saved(r, attentions)))
     return Scene(file, declared, tensors, attentions, masks, tuple(room.token_sets()), unfit)
+
+
+def _other_layout(attention: Attention, attentions: tuple[Attention, ...], unfit: dict[str, str]) -> bool:
+    """Whether a tensor among the maps is none: negative values in a size that no other map has (a linear layer's state)."""
+    others = [a.shape[2:] for a in attentions if a is not attention and a.roled.kind == attention.roled.kind]
+    if not others or attention.shape[2:] in others or not (attention.measured.low < 0).any():
+        return False
+    unfit[attention.name] = f"it has negative values and its size {list(attention.shape[2:])} is not that of the other maps"
+    return True
 
 
 def read_named(roled: Roled, shape: Shape, convention: str | None, real: Array | None, past: int | None) -> Given:
@@ -328,6 +338,10 @@ class _Room:
         if shape is None:
             return None
         past = self.past(roled.kind, shape, keys)
+        if keys is not None and self._static_cache(roled, shape, keys):
+            length = keys.real.shape[1]
+            past = length - shape[2] if self.declared.past is None else past
+            keys = Padding(np.pad(keys.real, ((0, 0), (0, shape[3] - length))), keys.source)
         keys = _fitting(keys, shape[0], shape[3])
         if roled.kind == "cross":
             queries = _fitting(self.padding(("decoder",)), shape[0], shape[2])
@@ -335,6 +349,8 @@ class _Room:
             queries = Padding(keys.real[:, past : past + shape[2]], keys.source)
         mask = self.find("mask", (roled.kind, *self.kinds(roled.kind)), roled.layer)
         given = self.given(mask, shape, keys, past) if mask else None
+        if mask is not None and given is not None and given.reason == "assumed":
+            given = self.givens[mask.tensor.name] = by_weights(given, roled.tensor, shape)
         spec = self.declared.expected(roled.tensor.name, roled.kind)
         expected = None if spec is None else self.expected(spec, roled, shape, keys, past)
         roles = ("scores", "query", "key", "value", "output", "input_ids")
@@ -342,6 +358,13 @@ class _Room:
         return Attention(
             roled, shape, past, given, keys, queries, write(spec) if spec else None, expected, self.declared.exact, parts
         )
+
+    def _static_cache(self, roled: Roled, shape: Shape, keys: Padding) -> bool:
+        """Whether a padding mask shorter than the keys speaks of the filled part of a cache, and the rest is empty slots."""
+        length = keys.real.shape[1]
+        if roled.kind == "cross" or not shape[2] <= length < shape[3] or len(keys.real) not in (1, shape[0]):
+            return False
+        return fills_only(roled.tensor, shape, length)
 
     def shape(self, roled: Roled, batch: int | None) -> Shape | None:
         """[B, H, Q, K] of a tensor of two to four axes; three are [B, Q, K], [B*H, Q, K] or, without a batch, [H, Q, K]."""

@@ -23,14 +23,28 @@ SICK, HEALTHY = DATA / "minilm_attn_nomask.safetensors", DATA / "minilm_attn.saf
 
 
 def saved(path, spec, lengths="12,9", **options):
-    run("show", "--lengths", lengths, "-m", spec, "-o", path, *[x for k, v in options.items() for x in (f"--{k.replace('_', '-')}", v)], check=0)
+    run(
+        "show",
+        "--lengths",
+        lengths,
+        "-m",
+        spec,
+        "-o",
+        path,
+        *[x for k, v in options.items() for x in (f"--{k.replace('_', '-')}", v)],
+        check=0,
+    )
     return path
 
 
 def test_inspect_lists_roles_values_and_names(tmp_path):
     (file,) = read("inspect", HEALTHY)["files"]
     found = {each["name"]: each for each in file["tensors"]}
-    assert (found["attentions.0"]["role"], found["attentions.0"]["shape"], found["attentions.0"]["mask"]) == ("weights", [3, 12, 26, 26], None)
+    assert (found["attentions.0"]["role"], found["attentions.0"]["shape"], found["attentions.0"]["mask"]) == (
+        "weights",
+        [3, 12, 26, 26],
+        None,
+    )
     assert "rows sum to 1 within" in found["attentions.0"]["summary"]
     mask = found["attention_mask"]["mask"]
     assert (mask["spec"], mask["exact"], mask["convention"]) == ("padding", True, "hf")
@@ -45,7 +59,9 @@ def test_inspect_lists_roles_values_and_names(tmp_path):
 
 
 def test_inspect_looks_into_a_tensor(tmp_path):
-    numbers = run("inspect", f"{SICK}:attentions.0", "--batch", "1", "--head", "3", "--rows", "0:2", "--keys", "4:7", check=0).stdout
+    numbers = run(
+        "inspect", f"{SICK}:attentions.0", "--batch", "1", "--head", "3", "--rows", "0:2", "--keys", "4:7", check=0
+    ).stdout
     want = load_file(SICK)["attentions.0"][1, 3, :2, 4:7].numpy()
     got = [[float(x) for x in line.split()[1:]] for line in numbers.splitlines()[-2:]]
     assert np.allclose(got, want, rtol=6e-3)
@@ -92,13 +108,17 @@ def test_padding_and_documents_come_from_the_file_and_never_from_the_mask(tmp_pa
     real = np.ones((2, 8), np.int64)
     real[0, 5:] = 0
     causal = np.broadcast_to(np.tril(np.ones((8, 8), bool)), (2, 1, 8, 8))
-    save_file({"attn_mask": torch.from_numpy(causal.copy()), "attention_mask": torch.from_numpy(real)}, tmp_path / "a.safetensors")
+    save_file(
+        {"attn_mask": torch.from_numpy(causal.copy()), "attention_mask": torch.from_numpy(real)}, tmp_path / "a.safetensors"
+    )
     found = read("diff", f"{tmp_path}/a.safetensors:attn_mask", "causal & padding", check=1)
     assert [(r["batch"], r["what"], r["attends"]) for r in found["regions"]] == [([0], "padding", "A")]
     packed = np.tril(np.ones((8, 8), bool))
     save_file({"attn_mask": torch.from_numpy(packed), "cu_seqlens": torch.tensor([0, 3, 8])}, tmp_path / "b.safetensors")
     found = read("diff", f"{tmp_path}/b.safetensors:attn_mask", "causal & documents", check=1)
-    assert [(r["what"], r["queries"], r["keys"], r["cells"]) for r in found["regions"]] == [("document", [[3, 8]], [[0, 3]], 15)]
+    assert [(r["what"], r["queries"], r["keys"], r["cells"]) for r in found["regions"]] == [
+        ("document", [[3, 8]], [[0, 3]], 15)
+    ]
 
 
 def test_polarity_and_fill_are_translated_before_masks_are_compared(tmp_path):
@@ -162,7 +182,11 @@ def test_round_trips_through_files(tmp_path, via, suffix):
         (lambda: np.array([[0, 1, 2]] * 4), ["--to", "sdpa"], "expected 0 and 1"),
         (lambda: np.full((4, 4), np.nan, np.float32), ["--to", "sdpa"], "holds NaN"),
         (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "hf"], "varies along queries"),
-        (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "additive", "--fill", "-1e9", "--dtype", "float16"], "overflows float16"),
+        (
+            lambda: np.tril(np.ones((4, 4), bool)),
+            ["--to", "additive", "--fill", "-1e9", "--dtype", "float16"],
+            "overflows float16",
+        ),
         (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "additive", "--fill", "-1"], "cannot silence"),
         (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "additive", "--dtype", "bfloat16"], "numpy has no bfloat16"),
         (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "torch"], "is not a convention"),
@@ -196,7 +220,13 @@ def evaluated(code, shape):
     space = {}
     exec(code, space)
     b, h, q, k = shape
-    rows = [[[[bool(space["mask_mod"](i, j, torch.tensor(m), torch.tensor(n))) for n in range(k)] for m in range(q)] for j in range(h)] for i in range(b)]
+    rows = [
+        [
+            [[bool(space["mask_mod"](i, j, torch.tensor(m), torch.tensor(n))) for n in range(k)] for m in range(q)]
+            for j in range(h)
+        ]
+        for i in range(b)
+    ]
     return Mask.from_dense(np.array(rows))
 
 
@@ -271,6 +301,11 @@ def test_conversion_keeps_memory_flat(tmp_path):
         "import sys\nsys.argv = ['maskcli', 'convert', sys.argv[1], '--to', 'additive', '--dtype', 'float16', '-o', sys.argv[2]]\n"
         "from maskcli.cli import _run\nassert _run() == 0\nprint(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) // 1024)"
     )
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "big.npy", tmp_path / "out.safetensors"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "big.npy", tmp_path / "out.safetensors"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert int(done.stdout) < 250
     assert (tmp_path / "out.safetensors").stat().st_size > 2 * size * size

@@ -189,3 +189,50 @@ def test_the_same_model_without_its_mask():
     assert finding.tensors == tuple(f"attentions.{n}" for n in range(6))
     assert [(place.batch, place.keys) for place in finding.places] == [((0,), ((12, 26),)), ((1,), ((8, 26),))]
     assert 0.14 < finding.evidence["padding_mass_lowest_layer"] < finding.evidence["padding_mass_highest_layer"] < 0.47
+
+
+@dtypes
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_static_cache_prefill_with_padding(dtype, side):
+    """The padding mask is as long as the prompt, the keys as long as the cache; padding queries are fully masked."""
+    queries, keys = 12, 20
+    real = padding((3, 2, queries, queries), side)
+    whole = np.pad(real, ((0, 0), (0, keys - queries)))
+    keep = (np.arange(keys) <= np.arange(queries)[:, None]) & whole[:, None, None]
+    arrays = layers((3, 2, queries, keys), keep, dtype)
+    silent(arrays | mask_of(real), "causal")
+    silent(arrays | mask_of(real) | {"attn_mask": torch.from_numpy(np.where(keep, 0, -1e30))}, "causal")
+
+
+@dtypes
+def test_boolean_masks_whose_polarity_only_the_weights_tell(dtype):
+    real = padding((2, 4, 1, 9), "left")
+    step = weights((2, 4, 1, 9), np.ones((2, 1, 1, 9), bool), dtype)
+    silent({"attentions.0": step, "attn_mask": torch.zeros(2, 1, 1, 9, dtype=torch.bool)})
+    padded = weights((2, 4, 1, 9), real[:, None, None], dtype)
+    for polarity in (real, ~real):
+        silent({"attentions.0": padded, "attn_mask": torch.from_numpy(polarity[:, None, None])})
+
+
+@dtypes
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 4.0, 16.0])
+@pytest.mark.parametrize("shape", [(3, 4, 1, 13), (2, 4, 40, 40)])
+def test_a_sink_of_zero_at_any_sharpness(dtype, scale, shape):
+    raw = np.random.default_rng(0).normal(size=(*shape[:3], shape[3] + 1), scale=scale)
+    raw[..., -1] = 0
+    raw[..., :-1] = np.where(causal(shape), raw[..., :-1], -1e30)
+    silent({"attentions.0": torch.from_numpy(softmax(raw)[..., :-1]).to(DTYPES[dtype])}, "causal")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_scores_too_close_for_sixteen_bits_in_one_layer(dtype):
+    shape = (2, 2, 12, 12)
+    close = torch.from_numpy(softmax(scores(shape, scale=1e-4))).to(DTYPES[dtype])
+    silent({"attentions.0": close, "attentions.1": weights(shape, np.ones(shape, bool), dtype, 1), "attentions.2": weights(shape, np.ones(shape, bool), dtype, 2)})  # fmt: skip
+
+
+def test_the_state_of_a_linear_layer_among_the_maps_is_passed_over():
+    arrays = layers((3, 4, 12, 12), causal((3, 4, 12, 12))) | {"attentions.2": torch.from_numpy(scores((3, 4, 8, 8)))}
+    found = report(arrays)
+    assert found.findings == ()
+    assert set(found.unfit) == {"attentions.2"}

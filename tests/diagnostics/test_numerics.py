@@ -122,3 +122,14 @@ def test_a_nan_mask_explains_the_nan_behind_it():
     mask = torch.from_numpy(np.where(causal(SHAPE), np.nan, -np.inf))[None, None]
     arrays = {"attentions.0": torch.full(SHAPE, float("nan")), "attn_mask": mask}
     assert loud(report(arrays)) == ["MSK106"]
+
+
+def test_nan_from_a_window_inside_the_padding():
+    shape = (2, 2, 16, 16)
+    real = padding(shape, "right")
+    real[0, 6:] = False
+    near = np.arange(16)[:, None] - np.arange(16) < 3
+    keep = np.broadcast_to(causal(shape) & near & real[:, None, None], shape)
+    found = report(layers(shape, keep, count=1, fill=-np.inf) | {"attention_mask": torch.from_numpy(real.astype(int))})
+    assert loud(found) == ["MSK301"]
+    assert the(found, "MSK301").where.queries == ((8, 16),)

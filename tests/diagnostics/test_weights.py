@@ -251,3 +251,38 @@ def test_scores_saved_as_weights(dtype):
     assert loud(report({"attentions.0": masked})) == ["MSK216"]
     exponents = torch.from_numpy(np.exp(scores(shape, scale=0.5))).to(DTYPES[dtype])
     assert "MSK216" in loud(report({"attentions.0": exponents}))
+
+
+def windowed(shape, size=4):
+    p = np.arange(shape[2])[:, None]
+    return causal(shape) & (p - np.arange(shape[3]) < size)
+
+
+@dtypes
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_inverted_padding_in_local_layers(dtype, side):
+    """The window empties rows too; they must not hide that the others read only padding."""
+    shape = (3, 2, 16, 16)
+    real = padding(shape, side)
+    real[0, slice(0, 6) if side == "left" else slice(10, 16)] = False
+    found = report(layers(shape, windowed(shape) & ~real[:, None, None], dtype) | mask_of(real))
+    assert loud(found) == ["MSK201"]
+
+
+def test_layers_with_different_masks_that_were_both_dropped():
+    shape = (2, 2, 16, 16)
+    arrays = layers(shape, np.ones(shape, bool)) | {
+        "attn_mask.0": torch.from_numpy(np.where(windowed(shape), 0, -1e30)),
+        "attn_mask.1": torch.from_numpy(np.where(causal(shape), 0, -1e30)),
+    }
+    assert loud(report(arrays)) == ["MSK203", "MSK204"]
+
+
+@pytest.mark.parametrize("expect", [(), "causal"])
+def test_a_mask_of_the_wrong_type_has_one_cause_with_and_without_a_declaration(expect):
+    shape = (3, 2, 12, 12)
+    real = padding(shape, "left")
+    keep = causal(shape) & real[:, None, None]
+    arrays = layers(shape, np.ones(shape, bool)) | mask_of(real)
+    assert loud(report(arrays | {"attn_mask": torch.from_numpy(keep.astype(np.float32))}, expect=expect)) == ["MSK103"]
+    assert loud(report(arrays | {"attn_mask": torch.from_numpy(keep)}, expect=expect)) == ["MSK204"]

@@ -58,7 +58,12 @@ def captured(model, **arguments):
 
     def hook(module, given, named):
         for value in (*given, *named.values()):
-            if isinstance(value, torch.Tensor) and value.dim() == 4 and value.shape[1] == 1 and value.shape[-2] in (1, arguments["input_ids"].shape[1]):
+            if (
+                isinstance(value, torch.Tensor)
+                and value.dim() == 4
+                and value.shape[1] == 1
+                and value.shape[-2] in (1, arguments["input_ids"].shape[1])
+            ):
                 seen.setdefault((value.data_ptr(), tuple(value.shape)), value.clone())
 
     handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in model.modules()]

@@ -85,7 +85,7 @@ def listed(names: Sequence[str]) -> str:
 
 def told(runs: Runs | None, one: str, many: str) -> str:
     """Runs in words: "key 4", "keys 12..16 and 20..26" (stop not included), or "all keys"."""
-    if runs is None:
+    if not runs:
         return f"all {many}"
     if len(runs) == 1 and runs[0][1] - runs[0][0] == 1:
         return f"{one} {runs[0][0]}"

@@ -51,6 +51,9 @@ def nan_from_empty_row(scene: Scene) -> Iterator[Found]:
     if first.padding is not None:
         # A causal model needs no saved mask to leave a left-padded query without keys.
         empty = empty | ((first.causal & first.padding).keys_per_query == 0)
+    if first.queries is not None:
+        # Nor does a window that lies inside the padding behind a text.
+        empty = empty | ~first.queries.real[:, None]
     known = bool(meant) or first.padding is not None
     if known and not (rows <= np.broadcast_to(empty, rows.shape)).all():
         return

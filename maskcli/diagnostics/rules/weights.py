@@ -353,15 +353,33 @@ def _odd_sums(attention: Attention) -> tuple[Array, bool]:
         return none, False
     if off[rows].all():
         low, high = total[rows].min(), total[rows].max()
-        constant = rows.sum() >= 4 and high - low <= 2 * attention.tolerance * max(high, 1e-3)
-        return (rows if constant else none), True
+        constant = rows.sum() >= FEW and high - low <= 2 * attention.tolerance * max(high, 1e-3)
+        return (rows if constant and not _may_be_sink(attention, rows) else none), True
     # Dropout, sinks and sigmoids leave hardly any sum at 1; rows of one key can be 1 among them.
     normal = (rows & ~off).sum() / rows.sum()
     # A weak sink takes a little from every row: its sums fade into 1, where odd rows stand apart from it.
     between = rows & ~off & (np.abs(total - 1) > attention.rounding)
-    if normal < MOSTLY or between.sum() > 0.1 * off.sum() or _has_dropout(attention, off):
+    if normal < MOSTLY or between.sum() > 0.1 * off.sum() or _has_dropout(attention, off) or _spread(total[off]):
         return none, False
     return off, False
+
+
+def _may_be_sink(attention: Attention, rows: Array) -> bool:
+    """Whether a constant sum below 1 can be an attention sink among nearly equal scores, which makes it n / (n + 1).
+
+    Rows over different numbers of keys cannot share such a sum; in float32, equal scores alone make it the same to 1e-5.
+    """
+    total = attention.measured.total[rows]
+    if total.max() > 1:
+        return False
+    counts = attention.meant.keys_per_query if attention.meant is not None else attention.causal.keys_per_query
+    different = np.ptp(np.broadcast_to(counts, attention.shape[:3])[rows]) > 1
+    return not different and (np.ptp(total) > 1e-5 or attention.tensor.dtype not in ("float32", "float64"))
+
+
+def _spread(sums: Array) -> bool:
+    """Whether odd sums lie below 1 and differ among each other, as a strong sink leaves them where attention is sharp."""
+    return bool(sums.size > 1 and (sums < 1).all() and np.ptp(sums) > 0.05)
 
 
 def _has_dropout(attention: Attention, off: Array) -> bool:
