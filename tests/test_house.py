@@ -72,6 +72,8 @@ NEVER = {"torch", "transformers", "matplotlib", "huggingface_hub", "scipy", "pan
         (("rule", "--all"), NEVER | {"tokenizers", "safetensors"}),
         (("show", "The cat"), NEVER | {"tokenizers", "safetensors"}),
         (("show", "The cat", "--format", "json"), NEVER | {"tokenizers", "safetensors", "rich"}),
+        (("inspect", DATA / "minilm_attn.safetensors"), NEVER | {"tokenizers"}),
+        (("diff", "causal", "sliding:9", "--lengths", "9", "--format", "json"), NEVER | {"tokenizers", "rich"}),
         (("diagnose", DATA / "minilm_attn.safetensors"), NEVER | {"tokenizers"}),
         (
             ("diagnose", DATA / "minilm_attn.safetensors", "--expect", "full", "--format", "json"),
@@ -120,7 +122,7 @@ def test_codes_and_names_are_the_contract():
     assert {rule.code: rule.name for rule in RULES} == names
 
 
-@pytest.mark.parametrize("command", ["show", "diagnose", "rule"])
+@pytest.mark.parametrize("command", ["show", "diagnose", "rule", "inspect", "diff", "convert"])
 def test_every_command_teaches_with_an_example(command):
     for flag in ("--help", "-h"):
         text = run(command, flag, check=0).stdout

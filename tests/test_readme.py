@@ -39,7 +39,7 @@ def test_the_table_of_rules_is_the_catalogue():
 def test_every_kind_and_command_is_described():
     text = README.read_text()
     assert all(f"`{name}" in text for name in KINDS)
-    assert all(f"maskcli {command}" in text for command in ("show", "diagnose", "rule"))
+    assert all(f"maskcli {command}" in text for command in ("show", "diagnose", "rule", "inspect", "diff", "convert"))
 
 
 def test_the_commands_that_ci_runs_are_the_readmes():
