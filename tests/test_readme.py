@@ -44,7 +44,7 @@ def test_every_kind_and_command_is_described():
 
 def test_the_commands_that_ci_runs_are_the_readmes():
     ci = (ROOT / ".ci" / "run").read_text()
-    commands = re.findall(r"^pip install (\S+) && (.*)$", README.read_text(), re.MULTILINE)
+    commands = re.findall(r"^pip install (.+?) && (.*)$", README.read_text(), re.MULTILINE)
     assert [command for _, command in commands][1] == "pytest"
     assert "README.md" in ci
 

@@ -42,18 +42,26 @@ class Verdict:
 
 def verdicts(scene: Scene, kind: str) -> list[tuple[Attention, Verdict]]:
     """The maps of a scene with a verdict of this kind; undeclared ones only when the other layers do not contradict."""
-    found = [(a, v) for a in scene.attentions for v in judge(a) if v.kind == kind]
-    accused = []
-    for attention, verdict in found:
-        peers = [a for a in scene.attentions if _same_family(a, attention) and a.meant is not None and _finite(a)]
-        # A layer that shows another fault of the same mask does not speak for it.
-        agreeing = [a for a in scene.attentions if _same_family(a, attention) and judge(a)]
-        # Equal scores are no accident in float32; in sixteen bits, scores near 0 can be equal for want of digits.
-        certain = kind == "uniform" and attention.tensor.dtype in ("float32", "float64")
-        peers = peers if kind != "uniform" else [a for a in scene.attentions if _same_family(a, attention)]
-        if kind != "uniform" and attention.expected is not None or certain or len(agreeing) >= AGREE * max(len(peers), 1):
-            accused.append((attention, verdict))
-    return accused
+    found = [(attention, verdict) for attention in scene.attentions for verdict in judge(attention) if verdict.kind == kind]
+    return [
+        (attention, verdict) for attention, verdict in found if _certain(attention, kind) or _agreed(scene, attention, kind)
+    ]
+
+
+def _certain(attention: Attention, kind: str) -> bool:
+    """Whether one map alone is enough: what was declared is checked layer by layer, and equal scores are no accident in
+    float32 (in sixteen bits, scores near 0 can be equal for want of digits).
+    """
+    if kind == "uniform":
+        return attention.tensor.dtype in ("float32", "float64")
+    return attention.expected is not None
+
+
+def _agreed(scene: Scene, attention: Attention, kind: str) -> bool:
+    """Whether nearly all maps of this kind that can be checked are sick as well, of whatever."""
+    family = [each for each in scene.attentions if _same_family(each, attention)]
+    peers = [each for each in family if kind == "uniform" or (each.meant is not None and _finite(each))]
+    return sum(1 for each in family if judge(each)) >= AGREE * max(len(peers), 1)
 
 
 def judge(attention: Attention) -> list[Verdict]:
