@@ -48,8 +48,10 @@ def diagnose(
     from maskcli.diagnostics import facts
     from maskcli.diagnostics.diagnose import diagnose as check
     from maskcli.diagnostics.diagnose import together
+    from maskcli.diagnostics.evidence import watcher
     from maskcli.live.operands import resolver
     from maskcli.report.findings import as_json, print_report
+    from maskcli.report.progress import progress
     from maskcli.report.terminal import console, write
     from maskcli.report.terminal import form as form_of
     from maskcli.report.terminal import output as result
@@ -64,7 +66,11 @@ def diagnose(
         past,
     )
     opened, roled = _open(files, role or [])
-    reports = [check(file, declared, roles, resolver(convention), token) for file, roles in zip(opened, roled, strict=True)]
+    total = sum(each.tensor.nbytes for roles in roled for each in roles if each.role == "weights")
+    with progress("checking", total) as advance:
+        watching = watcher.set(advance)
+        reports = [check(file, declared, roles, resolver(convention), token) for file, roles in zip(opened, roled, strict=True)]
+        watcher.reset(watching)
     report = together(reports)
     if not report.checked:
         raise MaskcliError(

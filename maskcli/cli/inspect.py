@@ -32,11 +32,11 @@ def inspect(
     """
     from maskcli.diagnostics.describe import describe
     from maskcli.diagnostics.facts import convention as known
-    from maskcli.report.inspected import as_json, map_size, print_files, print_view, save_view
+    from maskcli.report.inspected import as_json, print_files, print_look, save_view
     from maskcli.report.terminal import console, write
     from maskcli.report.terminal import form as form_of
     from maskcli.report.terminal import output as result
-    from maskcli.tensors import Zoom, find_tensor, open_tensors, parse_range, roles_of, split_target, view
+    from maskcli.tensors import Zoom, find_tensor, open_tensors, parse_range, place, roles_of, split_target, view
 
     wanted = Zoom(batch, head, (rows and parse_range(rows, "--rows")) or None, (keys and parse_range(keys, "--keys")) or None)
     suffix = output[output.rfind(".") :].lower() if output and "." in output else ""
@@ -63,10 +63,11 @@ def inspect(
             write(as_json(described), stream)
             return Exit.OK
         screen = console(stream)
-        # What is asked for is read before anything is printed, so that a bad place leaves nothing half-written.
-        looked = [tensors[0].roled.tensor for _, tensors in described if zoomed]
-        views = [view(each, wanted, *map_size(screen, each.shape[-2] if len(each.shape) > 1 else 1)) for each in looked]
+        looked = [tensors[0] for _, tensors in described if zoomed]
+        for each in looked:
+            # A place that is not there is refused before anything is printed.
+            place(each.roled.tensor, wanted)
         print_files(described, screen)
-        for each in views:
-            print_view(each, screen)
+        for each in looked:
+            print_look(each, wanted, screen)
     return Exit.OK

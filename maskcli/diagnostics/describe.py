@@ -13,7 +13,7 @@ from maskcli.diagnostics.scene import read_named
 from maskcli.errors import MaskcliError
 from maskcli.masks.mask import Shape
 from maskcli.masks.naming import Name, name_of
-from maskcli.tensors import Roled, Tensor
+from maskcli.tensors import Roled, Tensor, View, Zoom, place
 
 Array = npt.NDArray[Any]
 
@@ -51,6 +51,21 @@ def describe(roled: Roled, convention: str | None = None, past: int | None = Non
         return Described(roled, summary)
     given = read_named(roled, shape, convention, None, past)
     return Described(roled, summary, given, name_of(given.keep, past))
+
+
+def shares(each: Described, zoom: Zoom, tall: int, wide: int) -> View | None:
+    """The part of a mask at `zoom` as the share of cells that attend in each pixel; None when the tensor is no mask."""
+    if each.given is None:
+        return None
+    leading, rows, keys = place(each.roled.tensor, zoom)
+    keep, shape = each.given.keep, each.given.shape
+    if len(each.roled.tensor.shape) <= 2 and shape[2] == 1:
+        # A padding mask [B, K]: what stands in its rows are batch items.
+        lines = [keep.select(slice(item, item + 1), keys=slice(*keys)).picture(1, wide)[0] for item in range(*rows)]
+        return View(np.concatenate(lines), rows, keys, leading) if len(lines) <= tall else None
+    batch, head = (*leading, 0, 0)[:2]
+    part = keep.select(slice(batch, batch + 1), slice(head, head + 1), slice(*rows), slice(*keys))
+    return View(part.picture(tall, wide)[0], rows, keys, leading)
 
 
 def mask_shape(shape: tuple[int, ...], role: str | None) -> Shape | None:

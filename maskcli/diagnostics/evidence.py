@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ Array = npt.NDArray[Any]
 CHUNK_CELLS = 2**20
 # A mask tensor with more distinct values than this is a bias, not a mask.
 MANY_VALUES = 16
+
+# Called with the bytes of every chunk that has been measured, from several threads, so that long work can show how far it is.
+watcher: ContextVar[Callable[[int], None] | None] = ContextVar("watcher", default=None)
 
 
 class Chunk(NamedTuple):
@@ -99,10 +103,13 @@ def each_chunk(tensor: Tensor, shape: Shape, work: Callable[[Chunk], None]) -> N
     """`work` on every chunk, on all cores when there are many; it must write only to its own chunk's place."""
     places = chunks(tensor, shape)
     held = threading.local()
+    told = watcher.get()
 
     def one(place: tuple[int, tuple[int, int], tuple[int, int]]) -> None:
         chunk, held.buffer = _read(tensor, shape, *place, getattr(held, "buffer", None))
         work(chunk)
+        if told is not None:
+            told(chunk.values.size * tensor.nbytes // max(tensor.row_count * tensor.row_length, 1))
 
     if len(places) < 4:
         for place in places:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskcli.diagnostics.describe import Described
+from maskcli.diagnostics.describe import Described, shares
 from maskcli.report.shown import SCHEMA_VERSION
 from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text
-from maskcli.tensors import View
+from maskcli.tensors import View, Zoom
+from maskcli.tensors import view as look
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,10 +93,12 @@ def as_json(files: list[tuple[str, list[Described]]]) -> Iterator[str]:
     yield "\n"
 
 
-def print_view(view: View, console: Console) -> None:
-    """A part of a tensor: numbers where they fit, else a map of maxima."""
+def print_look(each: Described, zoom: Zoom, console: Console) -> None:
+    """A part of a tensor: numbers where they fit, else a map of what attends (masks) or of the largest values."""
     from rich.text import Text
 
+    queries = each.roled.tensor.shape[-2] if len(each.roled.tensor.shape) > 1 else 1
+    view = look(each.roled.tensor, zoom, *map_size(console, queries))
     tall, wide = view.pixels.shape
     whole = (tall, wide) == (view.rows[1] - view.rows[0], view.keys[1] - view.keys[0])
     width = MAP_WIDTH if console.width == PIPE_WIDTH else console.width
@@ -110,8 +113,10 @@ def print_view(view: View, console: Console) -> None:
         for row, values in zip(range(*view.rows), view.pixels, strict=True):
             console.print(Text(f"{row:>{gutter}}", style="dim") + Text("".join(_number(value) for value in values)))
         return
+    attends = shares(each, zoom, *map_size(console, queries))
+    view = attends or view
     finite = view.pixels[np.isfinite(view.pixels)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    low, high = (float(finite.min()), float(finite.max())) if finite.size and not attends else (0.0, 1.0 if attends else 0.0)
     span = high - low or 1.0
     firsts = view.rows[0] + np.arange(tall) * (view.rows[1] - view.rows[0]) // tall
     for first, values in zip(firsts.tolist(), view.pixels, strict=True):
@@ -119,7 +124,11 @@ def print_view(view: View, console: Console) -> None:
         glyphs = np.array(list(SHADES))[np.ceil(shade).astype(int)]
         glyphs[np.isnan(values)] = "?"
         console.print(Text(f"{first:>{gutter}} ", style="dim") + Text("".join(glyphs), style="green"), no_wrap=True)
-    console.print(Text(f"blank {low:.4g}, █ {high:.4g}, ? NaN; each character is the largest value of its cells", style="dim"))
+    if attends:
+        note = "█ all cells attend, shades some, blank none"
+    else:
+        note = f"blank {low:.4g}, █ {high:.4g}, ? NaN; each character is the largest value of its cells"
+    console.print(Text(note, style="dim"))
 
 
 def map_size(console: Console, rows: int) -> tuple[int, int]:

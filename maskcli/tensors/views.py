@@ -38,15 +38,19 @@ def parse_range(text: str, option: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def view(tensor: Tensor, zoom: Zoom, tall: int, wide: int) -> View:
-    """The maximum over every pixel of a part of a tensor of one to four axes; at most tall x wide pixels."""
+def place(tensor: Tensor, zoom: Zoom) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int]]:
+    """The leading indices, rows and keys of a part of a tensor of one to four axes; refused when it lies outside."""
     axes = len(tensor.shape)
     if not 1 <= axes <= 4 or 0 in tensor.shape:
         raise MaskcliError(f"{tensor.name!r} has the shape {list(tensor.shape)}; only one to four axes can be looked at")
-    leading = _leading(tensor, zoom)
-    queries = tensor.shape[-2] if axes > 1 else 1
-    rows = _within(zoom.rows, queries, "--rows", tensor)
-    keys = _within(zoom.keys, tensor.shape[-1], "--keys", tensor)
+    rows = _within(zoom.rows, tensor.shape[-2] if axes > 1 else 1, "--rows", tensor)
+    return _leading(tensor, zoom), rows, _within(zoom.keys, tensor.shape[-1], "--keys", tensor)
+
+
+def view(tensor: Tensor, zoom: Zoom, tall: int, wide: int) -> View:
+    """The maximum over every pixel of a part of a tensor; at most tall x wide pixels."""
+    axes = len(tensor.shape)
+    leading, rows, keys = place(tensor, zoom)
     row_edges, key_edges = _edges(rows, tall), _edges(keys, wide)
     pixels = np.empty((len(row_edges) - 1, len(key_edges) - 1))
     step = max(1, CHUNK_ELEMENTS // (keys[1] - keys[0]))
