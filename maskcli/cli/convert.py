@@ -75,8 +75,8 @@ def convert(
     if to == "sdpa" and arguments.causal_flag(name_of(given.keep, past)):
         say("maskcli: note: is_causal=True says the same without a tensor")
     wide = heads or compact.stored[1]
-    target = conventions.target(compact.stored, shape[3], to, shape[0], wide, shape[2], len(tensor.shape))
-    _write(given, compact.stored, target, to, kind, filled, output)
+    target = conventions.target(compact.stored, shape[3], to, shape[0], wide, shape[2], len(tensor.shape) == 2)
+    _write(given, target, to, kind, filled, output)
     return Exit.OK
 
 
@@ -131,7 +131,7 @@ def _check(source: str, given: Given) -> None:
         raise MaskcliError(f"{source!r} holds many values, expected 0 and 1; nothing is written")
 
 
-def _write(given: Given, stored: tuple[int, int, int], target: Target, to: str, dtype: str, fill: float, output: str) -> None:
+def _write(given: Given, target: Target, to: str, dtype: str, fill: float, output: str) -> None:
     """The mask in chunks of rows, planes in the order of the target."""
     from maskcli.masks.conventions import written
     from maskcli.tensors import Source, write_tensors

@@ -30,9 +30,9 @@ def inspect(
     With --batch, --head, --rows or --keys it shows a part of FILE:TENSOR: numbers where they fit, else a map of the largest
     values; -o saves a picture of it.
     """
-    from maskcli.diagnostics.describe import describe
+    from maskcli.diagnostics.describe import describe, shares
     from maskcli.diagnostics.facts import convention as known
-    from maskcli.report.inspected import as_json, print_files, print_look, save_view
+    from maskcli.report.inspected import PIXELS, as_json, print_files, print_look, save_view
     from maskcli.report.terminal import console, write
     from maskcli.report.terminal import form as form_of
     from maskcli.report.terminal import output as result
@@ -54,8 +54,12 @@ def inspect(
     if picture:
         if len(files) != 1:
             raise MaskcliError(f"{output!r} is one picture, and {len(files)} files were given; pass one FILE:TENSOR")
-        tensor = described[0][1][0].roled.tensor
-        save_view(view(tensor, wanted, 800, 800), f"{tensor.name} {list(tensor.shape)}", output or "")
+        each = described[0][1][0]
+        tensor = each.roled.tensor
+        attends = shares(each, wanted, PIXELS, PIXELS)
+        seen = attends or view(tensor, wanted, PIXELS, PIXELS)
+        label = "share of each pixel that attends" if attends else "largest value of each pixel; red: NaN or infinite"
+        save_view(seen, f"{tensor.name} {list(tensor.shape)}", label, output or "")
         return Exit.OK
     chosen_form = form_of(output, form.value if form else None, {".json": "json", ".txt": "text"}, "text")
     with result(output) as stream:

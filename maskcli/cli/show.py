@@ -301,8 +301,7 @@ def _save_tensor(shown: Shown, path: str) -> None:
 
     mask = shown.mask
     batch, heads, queries, keys = mask.shape
-    axes = 2 if shown.axes == "q" else 4
-    shape, planes, rows = target(mask.stored, keys, shown.convention, batch, heads, queries, axes)
+    shape, planes, rows = target(mask.stored, keys, shown.convention, batch, heads, queries, shown.axes == "q")
     step = max(1, 2**22 // keys)
     chunks = (
         written(mask.dense(item, head, (start, min(start + step, rows))), shown.convention, shown.dtype)

@@ -112,21 +112,20 @@ class Target(NamedTuple):
 
 
 def target(
-    stored: tuple[int, int, int], keys: int, convention: str, batch: int, heads: int, queries: int, axes: int = 4
+    stored: tuple[int, int, int], keys: int, convention: str, batch: int, heads: int, queries: int, flat: bool = False
 ) -> Target:
     """How a mask stored as [b, h, q, K] is laid out for a library, over `batch` items, `heads` heads and `queries` rows.
 
-    hf is [B, K]; mha [B, K], [Q, K] or [B*H, Q, K]; all others keep the `axes` they had, or take four.
+    hf is [B, K]; mha [B, K], [Q, K] or [B*H, Q, K]; all others [b, h, q, K], which broadcasts over the scores, or [Q, K] when
+    `flat` says that the mask is one for all items.
     """
     b, h, q = stored
     if convention == "hf" or (convention == "mha" and (h, q) == (1, 1)):
         return Target((batch, keys), [(item, 0) for item in range(batch)], 1)
-    if convention == "mha":
-        if (b, h) == (1, 1):
-            return Target((queries, keys), [(0, 0)], queries)
+    if convention == "mha" and (b, h) != (1, 1):
         planes = [(item, head) for item in range(batch) for head in range(heads)]
         return Target((batch * heads, queries, keys), planes, queries)
+    if convention == "mha" or (flat and (b, h) == (1, 1) and q > 1):
+        return Target((queries, keys), [(0, 0)], queries)
     rows = 1 if q == 1 else queries
-    planes = [(item, head) for item in range(b) for head in range(h)]
-    shape = {2: (rows, keys) if b == 1 else (b, keys), 3: (b, rows, keys)}.get(axes, (b, h, rows, keys))
-    return Target(shape, planes, rows)
+    return Target((b, h, rows, keys), [(item, head) for item in range(b) for head in range(h)], rows)

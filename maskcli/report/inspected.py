@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NUMBER_ROWS, NUMBER_WIDTH = 40, 8
 MAP_WIDTH, MAP_HEIGHT = 160, 48
 SHADES = " ░▒▓█"
+# Pixels of a saved picture on a side.
+PIXELS = 800
 # Padding of so many items is listed.
 LISTED_ITEMS = 8
 # Cells in which a mask and its nearest name differ are quoted up to this many.
@@ -199,8 +201,8 @@ def _tensor(each: Described) -> dict[str, Any]:
     }
 
 
-def save_view(view: View, title: str, path: str) -> None:
-    """The same part as a picture."""
+def save_view(view: View, title: str, label: str, path: str) -> None:
+    """The same part as a picture; `label` says what the colours are."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -217,6 +219,6 @@ def save_view(view: View, title: str, path: str) -> None:
     axes.set_xlabel("Key position (attending to)")
     axes.set_ylabel("Query position (attending from)")
     axes.set_title(clean(title).replace("$", r"\$"))
-    figure.colorbar(image, label="largest value of each pixel; red: NaN or infinite")
+    figure.colorbar(image, label=label)
     with replacing(path) as temporary:
         figure.savefig(temporary, format=os.path.splitext(path)[1][1:].lower())

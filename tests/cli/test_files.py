@@ -201,6 +201,46 @@ def test_loss_and_doubt_are_refused(tmp_path, make, arguments_, sentence):
     assert not (tmp_path / "out.npy").exists()
 
 
+@pytest.mark.parametrize(
+    ("make", "options", "shape"),
+    [
+        (lambda: np.array([[1, 1, 0], [1, 1, 1]]), ["--to", "sdpa"], (2, 1, 1, 3)),
+        (lambda: np.array([[1, 1, 0], [1, 1, 1]]), ["--to", "mha"], (2, 3)),
+        (lambda: np.array([[1, 1, 0], [1, 1, 1]])[:, None], ["--to", "additive"], (2, 1, 1, 3)),
+        (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "additive"], (4, 4)),
+        (lambda: np.tril(np.ones((2, 4, 4), bool)), ["--from", "sdpa", "--to", "additive"], (2, 1, 4, 4)),
+        (lambda: ~np.tril(np.ones((6, 4, 4), bool)), ["--from", "mha", "--heads", "3", "--to", "sdpa"], (2, 3, 4, 4)),
+        (lambda: np.stack([np.tril(np.ones((1, 4, 4), bool)), np.ones((1, 4, 4), bool)]), ["--from", "sdpa", "--heads", "3", "--to", "mha"], (6, 4, 4)),
+    ],
+)  # fmt: skip
+def test_shapes_are_what_the_target_wants(tmp_path, make, options, shape):
+    np.save(tmp_path / "attention_mask.npy", make())
+    run("convert", tmp_path / "attention_mask.npy", *options, "-o", tmp_path / "out.npy", check=0)
+    assert np.load(tmp_path / "out.npy").shape == shape
+
+
+def test_converted_masks_give_the_same_attention(tmp_path):
+    """The same queries and keys through torch's two APIs, each with its own form of one mask."""
+    import torch.nn.functional as F
+
+    path = saved(tmp_path / "m.safetensors", "causal & padding", padding_side="right")
+    run("convert", path, "--from", "sdpa", "--to", "mha", "--heads", "2", "-o", tmp_path / "mha.safetensors", check=0)
+    run("convert", path, "--from", "sdpa", "--to", "additive", "-o", tmp_path / "add.safetensors", check=0)
+    keep, ignore, bias = (
+        load_file(tmp_path / name)["mask"] for name in ("m.safetensors", "mha.safetensors", "add.safetensors")
+    )
+    torch.manual_seed(0)
+    x = torch.randn(2, 12, 8)
+    layer = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    _, weights = layer(x, x, x, attn_mask=ignore, average_attn_weights=False)
+    assert weights[~keep.expand(2, 2, 12, 12)].abs().max() == 0
+    assert (weights[keep.expand(2, 2, 12, 12)] > 0).all()
+    q = x.view(2, 12, 2, 4).transpose(1, 2)
+    assert torch.allclose(
+        F.scaled_dot_product_attention(q, q, q, attn_mask=keep), F.scaled_dot_product_attention(q, q, q, attn_mask=bias)
+    )
+
+
 CASES = [
     ("causal", 0), ("causal", 5), ("sliding:4", 0), ("window:3", 0), ("causal & documents:5,3,4", 0), ("sliding:3 & documents:5,3,4", 0),
     ("documents:5,3,4", 0), ("chunked:4", 0), ("prefix-lm:4", 0), ("window:2 | global:2", 0), ("dilated:6,3", 0), ("full", 0),
