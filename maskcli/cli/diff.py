@@ -169,8 +169,8 @@ def _layout(sides: tuple[_Side, _Side], shapes: list[Shape | None], options: _Op
 
     import numpy as np
 
+    from maskcli.diagnostics.assemble import layout_of
     from maskcli.diagnostics.facts import Declared
-    from maskcli.diagnostics.scene import layout_of
 
     real = _real(options)
     known = [shape for shape in shapes if shape is not None]
@@ -216,8 +216,8 @@ def _real(options: _Options) -> Array | None:
 
 
 def _mask(side: _Side, layout: Layout, options: _Options) -> Mask:
+    from maskcli.diagnostics.assemble import read_named
     from maskcli.diagnostics.facts import convention
-    from maskcli.diagnostics.scene import read_named
     from maskcli.live.operands import resolver
     from maskcli.masks.spec import build, needs, parse
 

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from maskcli.diagnostics.assemble import build_scenes
 from maskcli.diagnostics.catalogue import RULES
 from maskcli.diagnostics.facts import Declared, from_metadata
 from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Rule, Runs, Skipped, Where
-from maskcli.diagnostics.scene import Scene, build_scenes
+from maskcli.diagnostics.scene import Scene
 from maskcli.masks.spec import Resolve
 from maskcli.tensors import TensorFile
 from maskcli.tensors.roles import Roled, roles_of

@@ -2,9 +2,10 @@
 
 from maskcli.tensors.atomic import replacing
 from maskcli.tensors.compare import Difference, difference
+from maskcli.tensors.memory import from_array, from_arrays
 from maskcli.tensors.open import READERS, open_tensors
 from maskcli.tensors.roles import ROLES, Roled, parse_role, role_of, roles_of
-from maskcli.tensors.tensor import Tensor, TensorFile, find_tensor, from_array, from_arrays, split_target
+from maskcli.tensors.tensor import Tensor, TensorFile, find_tensor, split_target
 from maskcli.tensors.views import View, Zoom, parse_range, place, view
 from maskcli.tensors.write import WRITERS, Source, source_from, source_of, write_tensors
 

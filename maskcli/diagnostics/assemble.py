@@ -1,0 +1,314 @@
+"""Put scenes together: which tensors of a file belong to one another, by group, kind, layer and shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskcli.diagnostics.evidence import Given, by_weights, fills_only, read_mask
+from maskcli.diagnostics.facts import Declared
+from maskcli.diagnostics.scene import Attention, Padding, Saved, Scene, Tokens, edge_padding
+from maskcli.errors import MaskcliError
+from maskcli.masks.kinds import Layout, padding
+from maskcli.masks.mask import Mask, Shape
+from maskcli.masks.spec import Resolve, Spec, build, needs, write
+from maskcli.tensors import Tensor
+from maskcli.tensors.roles import Roled
+
+Array = npt.NDArray[Any]
+
+# Padding masks are small; a file whose "padding mask" is larger than this is not one.
+MAX_PADDING_CELLS = 2**28
+
+
+def build_scenes(file: str, roled: tuple[Roled, ...], declared: Declared, resolve: Resolve | None = None) -> tuple[Scene, ...]:
+    """One scene for each group of tensors (`left.`, `step3.`, …); a group lacks nothing that the file has for all."""
+    groups = list(dict.fromkeys(r.group for r in roled if r.role)) or [""]
+    named = [group for group in groups if group]
+    if named and not any(r.role == "weights" and r.group == "" for r in roled):
+        groups = named
+    scenes = (_scene(file, tuple(r for r in roled if r.group in (group, "")), group, declared, resolve) for group in groups)
+    return tuple(scenes)
+
+
+def _scene(file: str, tensors: tuple[Roled, ...], group: str, declared: Declared, resolve: Resolve | None) -> Scene:
+    unfit: dict[str, str] = {}
+    room = _Room(file, tensors, group, declared, resolve, unfit)
+    attentions = tuple(a for r in tensors if r.role == "weights" and r.group == group and (a := room.attention(r)))
+    attentions = tuple(a for a in attentions if not _other_layout(a, attentions, unfit))
+    masks = tuple(s for r in tensors if r.role == "mask" and (s := room.saved(r, attentions)))
+    return Scene(file, declared, tensors, attentions, masks, tuple(room.token_sets()), unfit)
+
+
+def _other_layout(attention: Attention, attentions: tuple[Attention, ...], unfit: dict[str, str]) -> bool:
+    """Whether a tensor among the maps is none: negative values in a size that no other map has (a linear layer's state)."""
+    others = [a.shape[2:] for a in attentions if a is not attention and a.roled.kind == attention.roled.kind]
+    if not others or attention.shape[2:] in others or not (attention.measured.low < 0).any():
+        return False
+    unfit[attention.name] = f"it has negative values and its size {list(attention.shape[2:])} is not that of the other maps"
+    return True
+
+
+def read_named(roled: Roled, shape: Shape, convention: str | None, real: Array | None, past: int | None) -> Given:
+    """A saved mask or padding mask, read in the declared convention, else as its name and values say.
+
+    A bool padding mask is True for real tokens, unless it is called key_padding_mask.
+    """
+    plain = roled.role == "padding_mask" and roled.tensor.dtype == "bool" and "key_padding" not in roled.tensor.name
+    return read_mask(roled.tensor, shape, convention or ("sdpa" if plain else None), real, past)
+
+
+def layout_of(file: str, tensors: tuple[Roled, ...], declared: Declared, shape: Shape, kind: str = "self") -> Layout:
+    """What the tensors of a file tell of the input of a mask [B, H, Q, K]: its padding, documents and past.
+
+    Pass only tensors that may testify: a mask under test is no witness of its own padding.
+    """
+    room = _Room(file, tensors, "", declared, None, {})
+    keys = room.padding(room.kinds(kind))
+    past = room.past(kind, shape, keys)
+    keys = _fitting(keys, shape[0], shape[3])
+    return Layout(
+        shape[0], shape[2], shape[3], shape[1], past, keys.real if keys else None, room.documents(shape), kind == "cross"
+    )
+
+
+# Which kinds of tensors speak for the keys of each kind of attention, best first.
+_KEYS = {
+    "self": ("self",),
+    "decoder": ("decoder", "self"),
+    "encoder": ("encoder", "self"),
+    "cross": ("encoder", "cross", "self"),
+}
+
+
+class _Room:
+    """The tensors of one scene while it is put together."""
+
+    def __init__(
+        self,
+        file: str,
+        tensors: tuple[Roled, ...],
+        group: str,
+        declared: Declared,
+        resolve: Resolve | None,
+        unfit: dict[str, str],
+    ) -> None:
+        self.file, self.tensors, self.group, self.declared, self.resolve = file, tensors, group, declared, resolve
+        self.unfit = unfit
+        self.encoder_decoder = any(r.kind in ("encoder", "cross") for r in tensors if r.role == "weights")
+        self.givens: dict[str, Given | None] = {}
+
+    def find(self, role: str, kinds: Iterable[str], layer: int | None = None) -> Roled | None:
+        """The tensor of a role: of this group before the common ones, of this layer before those of all layers."""
+        found = [r for r in self.tensors if r.role == role]
+        for kind in kinds:
+            near = [r for r in found if r.kind == kind and (r.layer is None or r.layer == layer)]
+            if near:
+                return min(near, key=lambda r: (r.group != self.group, r.layer is None, self.tensors.index(r)))
+        return None
+
+    def kinds(self, kind: str) -> tuple[str, ...]:
+        """Which kinds of padding masks and ids speak for the keys of this kind of attention."""
+        if kind == "decoder" and self.encoder_decoder:
+            return ("decoder",)
+        if kind == "self" and self.encoder_decoder:
+            return ("decoder", "self")
+        return _KEYS[kind]
+
+    def attention(self, roled: Roled) -> Attention | None:
+        """The attention map of one weights tensor, or None (with a reason in `unfit`) when it is none."""
+        keys, queries = self.padding(self.kinds(roled.kind)), None
+        shape = self.shape(roled, len(keys.real) if keys else None)
+        if shape is None:
+            return None
+        past = self.past(roled.kind, shape, keys)
+        if keys is not None and self._static_cache(roled, shape, keys):
+            length = keys.real.shape[1]
+            past = length - shape[2] if self.declared.past is None else past
+            keys = Padding(np.pad(keys.real, ((0, 0), (0, shape[3] - length))), keys.source)
+        keys = _fitting(keys, shape[0], shape[3])
+        if roled.kind == "cross":
+            queries = _fitting(self.padding(("decoder",)), shape[0], shape[2])
+        elif keys is not None and past + shape[2] <= shape[3]:
+            queries = Padding(keys.real[:, past : past + shape[2]], keys.source)
+        mask = self.find("mask", (roled.kind, *self.kinds(roled.kind)), roled.layer)
+        given = self.given(mask, shape, keys, past) if mask else None
+        if mask is not None and given is not None and given.reason == "assumed":
+            given = self.givens[mask.tensor.name] = by_weights(given, roled.tensor, shape)
+        spec = self.declared.expected(roled.tensor.name, roled.kind)
+        expected = None if spec is None else self.expected(spec, roled, shape, keys, past)
+        roles = ("scores", "query", "key", "value", "output", "input_ids")
+        parts = {role: found.tensor for role in roles if (found := self.find(role, (roled.kind,), roled.layer))}
+        return Attention(
+            roled, shape, past, given, keys, queries, write(spec) if spec else None, expected, self.declared.exact, parts
+        )
+
+    def _static_cache(self, roled: Roled, shape: Shape, keys: Padding) -> bool:
+        """Whether a padding mask shorter than the keys speaks of the filled part of a cache, and the rest is empty slots."""
+        length = keys.real.shape[1]
+        if roled.kind == "cross" or not shape[2] <= length < shape[3] or len(keys.real) not in (1, shape[0]):
+            return False
+        return fills_only(roled.tensor, shape, length)
+
+    def shape(self, roled: Roled, batch: int | None) -> Shape | None:
+        """[B, H, Q, K] of a tensor of two to four axes; three are [B, Q, K], [B*H, Q, K] or, without a batch, [H, Q, K]."""
+        shape = roled.tensor.shape
+        if not 2 <= len(shape) <= 4 or 0 in shape:
+            self.unfit[roled.tensor.name] = f"its shape {list(shape)} is no [B, H, Q, K]"
+            return None
+        if len(shape) == 4:
+            return shape[0], shape[1], shape[2], shape[3]
+        if len(shape) == 2:
+            return 1, 1, shape[0], shape[1]
+        if batch is not None and shape[0] % batch == 0:
+            return batch, shape[0] // batch, shape[1], shape[2]
+        return 1, shape[0], shape[1], shape[2]
+
+    def past(self, kind: str, shape: Shape, keys: Padding | None) -> int:
+        """Keys before the first query: as declared; for a static cache, up to the last kept key; else K - Q."""
+        queries, length = shape[2:]
+        if kind == "cross":
+            return 0
+        if self.declared.past is not None:
+            return self.declared.past
+        if keys is not None and keys.real.shape[1] == length and queries < length and keys.real.any():
+            last = int(np.flatnonzero(np.any(keys.real, axis=0))[-1]) + 1
+            return max(last - queries, 0)
+        return max(length - queries, 0)
+
+    def padding(self, kinds: tuple[str, ...]) -> Padding | None:
+        """Which tokens are real: from the padding mask, else from the ids and the pad id."""
+        mask = self.find("padding_mask", kinds)
+        ids = self.find("input_ids", kinds)
+        from_ids = None
+        if ids is not None and self.declared.pad_id is not None and (values := _rows(ids.tensor)) is not None:
+            real = edge_padding(values, self.declared.pad_id, self.declared.eos_id)
+            from_ids = Padding(real, f"{ids.tensor.name} and pad id {self.declared.pad_id}")
+        if mask is None or (real_mask := self.real(mask)) is None:
+            return from_ids
+        if from_ids is not None and _is_inverse(real_mask, from_ids.real):
+            return from_ids
+        return Padding(real_mask, mask.tensor.name)
+
+    def real(self, roled: Roled) -> Array | None:
+        """A padding mask as bool [B, K], True = real. Booleans named key_padding_mask, or declared so, mean True = ignore."""
+        values = _rows(roled.tensor)
+        if values is None:
+            return None
+        ignore = "key_padding" in roled.tensor.name or self.declared.convention in ("mha", "megatron")
+        if roled.tensor.dtype == "bool" and ignore:
+            real: Array = values == 0
+        elif values.dtype.kind == "f" and (values < 0).any():
+            real = values > -1.0
+        else:
+            real = values != 0
+        return real
+
+    def given(self, roled: Roled, like: Shape | None, keys: Padding | None, past: int) -> Given | None:
+        """A saved mask, read once."""
+        name = roled.tensor.name
+        if name not in self.givens:
+            shape = self.mask_shape(roled.tensor, like)
+            self.givens[name] = None if shape is None else read_mask(
+                roled.tensor, shape, self.declared.convention, keys.real if keys else None, past
+            )  # fmt: skip
+        return self.givens[name]
+
+    def mask_shape(self, tensor: Tensor, like: Shape | None) -> Shape | None:
+        """[b, h, q, K] of a saved mask; the first of three axes is the batch, or batch x heads when it is as long as that."""
+        shape = tensor.shape
+        if not 2 <= len(shape) <= 4 or 0 in shape:
+            self.unfit[tensor.name] = f"its shape {list(shape)} is no mask over queries and keys"
+            return None
+        if len(shape) == 4:
+            return shape[0], shape[1], shape[2], shape[3]
+        if len(shape) == 2:
+            return 1, 1, shape[0], shape[1]
+        if like is not None and like[1] > 1 and shape[0] == like[0] * like[1]:
+            return like[0], like[1], shape[1], shape[2]
+        return shape[0], 1, shape[1], shape[2]
+
+    def saved(self, roled: Roled, attentions: tuple[Attention, ...]) -> Saved | None:
+        """A saved mask with the attention map it belongs to, if there is one."""
+        owner = next((a for a in attentions if a.given and a.given.tensor is roled.tensor), None)
+        if owner is not None and owner.given is not None:
+            return Saved(owner.given, _fitting(owner.keys, owner.given.shape[0], owner.given.shape[3]), owner.past, owner)
+        keys = self.padding(self.kinds(roled.kind))
+        shape = self.mask_shape(roled.tensor, None)
+        if shape is None:
+            return None
+        past = self.past(roled.kind, shape, keys) if shape[2] > 1 else max(shape[3] - 1, 0)
+        keys = _fitting(keys, shape[0], shape[3])
+        given = self.given(roled, None, keys, past)
+        return Saved(given, keys, past, None) if given else None
+
+    def expected(self, spec: Spec, roled: Roled, shape: Shape, keys: Padding | None, past: int) -> Mask:
+        """The declared mask over this map, always with the input's padding."""
+        documents = self.documents(shape) if "documents" in needs(spec) else None
+        missing = (needs(spec) & {"padding"} if keys is None else set()) | (
+            needs(spec) & {"documents"} if documents is None else set()
+        )
+        if missing:
+            what = {
+                "padding": "which keys are padding: save attention_mask beside it, or input_ids and pass --pad-id",
+                "documents": "where documents begin: save position_ids, segment_ids or cu_seqlens, or write documents:5,3,7",
+            }
+            raise MaskcliError(
+                f"--expect {write(spec)!r} for {roled.tensor.name!r} of {self.file!r} needs to know {what[min(missing)]}"
+            )
+        layout = Layout(shape[0], shape[2], shape[3], shape[1], past, keys.real if keys else None, documents)
+        mask = build(spec, layout, self.resolve)
+        return mask & padding(layout) if keys is not None and not keys.real.all() else mask
+
+    def documents(self, shape: Shape) -> Array | None:
+        """Which packed document each key belongs to, int [B, K], from segment ids, position ids or cu_seqlens."""
+        batch, keys = shape[0], shape[3]
+        if (found := self.find("segment_ids", ("self", "decoder"))) and (ids := _rows(found.tensor)) is not None:
+            return np.broadcast_to(ids, (batch, keys)) if ids.shape in ((1, keys), (batch, keys)) else None
+        if (found := self.find("position_ids", ("self", "decoder"))) and (ids := _rows(found.tensor)) is not None:
+            starts = np.diff(ids, axis=1, prepend=ids[:, :1]) < 0
+            return np.cumsum(starts, axis=1) if ids.shape in ((1, keys), (batch, keys)) else None
+        if (found := self.find("cu_seqlens", ("self", "decoder"))) and (ends := _rows(found.tensor)) is not None:
+            return np.searchsorted(ends[0, 1:], np.arange(keys), "right")[None]
+        return None
+
+    def token_sets(self) -> Iterable[Tokens]:
+        """Ids with the padding mask and labels of the same shape."""
+        for roled in self.tensors:
+            if roled.role != "input_ids" or (ids := _rows(roled.tensor)) is None:
+                continue
+            mask = self.find("padding_mask", (roled.kind,))
+            real = self.real(mask) if mask else None
+            labels = self.find("labels", ("self", "decoder"))
+            values = _rows(labels.tensor) if labels else None
+            fits = real is not None and real.shape == ids.shape
+            yield Tokens(
+                roled.tensor.name,
+                ids,
+                mask.tensor.name if mask and fits else None,
+                real if fits else None,
+                values if values is not None and values.shape == ids.shape else None,
+            )
+
+
+def _rows(tensor: Tensor) -> Array | None:
+    """A small tensor as [B, K]: a vector is one row, and middle axes of size 1 ([B, 1, 1, K]) vanish; None for anything else."""
+    shape = tensor.shape
+    if not shape or any(size != 1 for size in shape[1:-1]) or np.prod(shape, dtype=object) > MAX_PADDING_CELLS:
+        return None
+    values: Array = tensor.read()
+    return values.reshape(1, -1) if len(shape) == 1 else values.reshape(shape[0], shape[-1])
+
+
+def _fitting(keys: Padding | None, batch: int, length: int) -> Padding | None:
+    """Padding for `batch` items of `length` keys; None when its shape says that it speaks of something else."""
+    if keys is None or keys.real.shape[1] != length or len(keys.real) not in (1, batch):
+        return None
+    return Padding(np.broadcast_to(keys.real, (batch, length)), keys.source)
+
+
+def _is_inverse(real: Array, other: Array) -> bool:
+    return real.shape == other.shape and not other.all() and bool((real == ~other).all())
