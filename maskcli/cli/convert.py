@@ -12,7 +12,7 @@ from maskcli.cli.options import Form, From, Output, Past, ResultForm
 from maskcli.errors import MaskcliError
 
 if TYPE_CHECKING:
-    from maskcli.diagnostics.evidence import Given
+    from maskcli.diagnostics.given import Given
     from maskcli.masks.arguments import Arguments
     from maskcli.masks.conventions import Array, Target
 
@@ -46,8 +46,8 @@ def convert(
 
     Nothing is lost in silence: a mask that the target cannot hold is refused, with the reason.
     """
-    from maskcli.diagnostics.evidence import read_mask
     from maskcli.diagnostics.facts import convention as known
+    from maskcli.diagnostics.given import read_mask
     from maskcli.live.operands import mask_tensor
     from maskcli.masks import arguments, conventions
     from maskcli.masks.naming import name_of

@@ -216,8 +216,8 @@ def _real(options: _Options) -> Array | None:
 
 
 def _mask(side: _Side, layout: Layout, options: _Options) -> Mask:
-    from maskcli.diagnostics.assemble import read_named
     from maskcli.diagnostics.facts import convention
+    from maskcli.diagnostics.given import read_named
     from maskcli.live.operands import resolver
     from maskcli.masks.spec import build, needs, parse
 

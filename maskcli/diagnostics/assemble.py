@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.diagnostics.evidence import Given, by_weights, fills_only, read_mask
 from maskcli.diagnostics.facts import Declared
+from maskcli.diagnostics.given import Given, by_weights, fills_only, read_mask, read_padding, small_rows
 from maskcli.diagnostics.scene import Attention, Padding, Saved, Scene, Tokens, edge_padding
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import Layout, padding
@@ -19,9 +19,6 @@ from maskcli.tensors import Tensor
 from maskcli.tensors.roles import Roled
 
 Array = npt.NDArray[Any]
-
-# Padding masks are small; a file whose "padding mask" is larger than this is not one.
-MAX_PADDING_CELLS = 2**28
 
 
 def build_scenes(file: str, roled: tuple[Roled, ...], declared: Declared, resolve: Resolve | None = None) -> tuple[Scene, ...]:
@@ -50,15 +47,6 @@ def _other_layout(attention: Attention, attentions: tuple[Attention, ...], unfit
         return False
     unfit[attention.name] = f"it has negative values and its size {list(attention.shape[2:])} is not that of the other maps"
     return True
-
-
-def read_named(roled: Roled, shape: Shape, convention: str | None, real: Array | None, past: int | None) -> Given:
-    """A saved mask or padding mask, read in the declared convention, else as its name and values say.
-
-    A bool padding mask is True for real tokens, unless it is called key_padding_mask.
-    """
-    plain = roled.role == "padding_mask" and roled.tensor.dtype == "bool" and "key_padding" not in roled.tensor.name
-    return read_mask(roled.tensor, shape, convention or ("sdpa" if plain else None), real, past)
 
 
 def layout_of(file: str, tensors: tuple[Roled, ...], declared: Declared, shape: Shape, kind: str = "self") -> Layout:
@@ -100,6 +88,7 @@ class _Room:
         self.unfit = unfit
         self.encoder_decoder = any(r.kind in ("encoder", "cross") for r in tensors if r.role == "weights")
         self.givens: dict[str, Given | None] = {}
+        self.paddings: dict[tuple[str, ...], Padding | None] = {}
 
     def find(self, role: str, kinds: Iterable[str], layer: int | None = None) -> Roled | None:
         """The tensor of a role: of this group before the common ones, of this layer before those of all layers."""
@@ -140,7 +129,7 @@ class _Room:
             given = self.givens[mask.tensor.name] = by_weights(given, roled.tensor, shape)
         spec = self.declared.expected(roled.tensor.name, roled.kind)
         expected = None if spec is None else self.expected(spec, roled, shape, keys, past)
-        roles = ("scores", "query", "key", "value", "output", "input_ids")
+        roles = ("scores", "query", "key")
         parts = {role: found.tensor for role in roles if (found := self.find(role, (roled.kind,), roled.layer))}
         return Attention(
             roled, shape, past, given, keys, queries, write(spec) if spec else None, expected, self.declared.exact, parts
@@ -180,32 +169,23 @@ class _Room:
         return max(length - queries, 0)
 
     def padding(self, kinds: tuple[str, ...]) -> Padding | None:
-        """Which tokens are real: from the padding mask, else from the ids and the pad id."""
+        """Which tokens are real: from the padding mask, else from the ids and the pad id. Read once for each kind."""
+        if kinds not in self.paddings:
+            self.paddings[kinds] = self._padding(kinds)
+        return self.paddings[kinds]
+
+    def _padding(self, kinds: tuple[str, ...]) -> Padding | None:
         mask = self.find("padding_mask", kinds)
         ids = self.find("input_ids", kinds)
         from_ids = None
-        if ids is not None and self.declared.pad_id is not None and (values := _rows(ids.tensor)) is not None:
+        if ids is not None and self.declared.pad_id is not None and (values := small_rows(ids.tensor)) is not None:
             real = edge_padding(values, self.declared.pad_id, self.declared.eos_id)
             from_ids = Padding(real, f"{ids.tensor.name} and pad id {self.declared.pad_id}")
-        if mask is None or (real_mask := self.real(mask)) is None:
+        if mask is None or (real_mask := read_padding(mask, self.declared.convention)) is None:
             return from_ids
         if from_ids is not None and _is_inverse(real_mask, from_ids.real):
             return from_ids
         return Padding(real_mask, mask.tensor.name)
-
-    def real(self, roled: Roled) -> Array | None:
-        """A padding mask as bool [B, K], True = real. Booleans named key_padding_mask, or declared so, mean True = ignore."""
-        values = _rows(roled.tensor)
-        if values is None:
-            return None
-        ignore = "key_padding" in roled.tensor.name or self.declared.convention in ("mha", "megatron")
-        if roled.tensor.dtype == "bool" and ignore:
-            real: Array = values == 0
-        elif values.dtype.kind == "f" and (values < 0).any():
-            real = values > -1.0
-        else:
-            real = values != 0
-        return real
 
     def given(self, roled: Roled, like: Shape | None, keys: Padding | None, past: int) -> Given | None:
         """A saved mask, read once."""
@@ -266,24 +246,24 @@ class _Room:
     def documents(self, shape: Shape) -> Array | None:
         """Which packed document each key belongs to, int [B, K], from segment ids, position ids or cu_seqlens."""
         batch, keys = shape[0], shape[3]
-        if (found := self.find("segment_ids", ("self", "decoder"))) and (ids := _rows(found.tensor)) is not None:
+        if (found := self.find("segment_ids", ("self", "decoder"))) and (ids := small_rows(found.tensor)) is not None:
             return np.broadcast_to(ids, (batch, keys)) if ids.shape in ((1, keys), (batch, keys)) else None
-        if (found := self.find("position_ids", ("self", "decoder"))) and (ids := _rows(found.tensor)) is not None:
+        if (found := self.find("position_ids", ("self", "decoder"))) and (ids := small_rows(found.tensor)) is not None:
             starts = np.diff(ids, axis=1, prepend=ids[:, :1]) < 0
             return np.cumsum(starts, axis=1) if ids.shape in ((1, keys), (batch, keys)) else None
-        if (found := self.find("cu_seqlens", ("self", "decoder"))) and (ends := _rows(found.tensor)) is not None:
+        if (found := self.find("cu_seqlens", ("self", "decoder"))) and (ends := small_rows(found.tensor)) is not None:
             return np.searchsorted(ends[0, 1:], np.arange(keys), "right")[None]
         return None
 
     def token_sets(self) -> Iterable[Tokens]:
         """Ids with the padding mask and labels of the same shape."""
         for roled in self.tensors:
-            if roled.role != "input_ids" or (ids := _rows(roled.tensor)) is None:
+            if roled.role != "input_ids" or (ids := small_rows(roled.tensor)) is None:
                 continue
             mask = self.find("padding_mask", (roled.kind,))
-            real = self.real(mask) if mask else None
+            real = read_padding(mask, self.declared.convention) if mask else None
             labels = self.find("labels", ("self", "decoder"))
-            values = _rows(labels.tensor) if labels else None
+            values = small_rows(labels.tensor) if labels else None
             fits = real is not None and real.shape == ids.shape
             yield Tokens(
                 roled.tensor.name,
@@ -292,15 +272,6 @@ class _Room:
                 real if fits else None,
                 values if values is not None and values.shape == ids.shape else None,
             )
-
-
-def _rows(tensor: Tensor) -> Array | None:
-    """A small tensor as [B, K]: a vector is one row, and middle axes of size 1 ([B, 1, 1, K]) vanish; None for anything else."""
-    shape = tensor.shape
-    if not shape or any(size != 1 for size in shape[1:-1]) or np.prod(shape, dtype=object) > MAX_PADDING_CELLS:
-        return None
-    values: Array = tensor.read()
-    return values.reshape(1, -1) if len(shape) == 1 else values.reshape(shape[0], shape[-1])
 
 
 def _fitting(keys: Padding | None, batch: int, length: int) -> Padding | None:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.diagnostics.assemble import read_named
-from maskcli.diagnostics.evidence import Given, row_chunks
+from maskcli.diagnostics.evidence import row_chunks
+from maskcli.diagnostics.given import Given, read_named
 from maskcli.errors import MaskcliError
 from maskcli.masks.mask import Shape
 from maskcli.masks.naming import Name, name_of

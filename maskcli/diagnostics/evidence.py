@@ -1,8 +1,7 @@
-"""What one pass over the data yields. Every rule reads these numbers; nothing here judges them."""
+"""Numbers from passes over the data, in chunks. Every rule reads them; nothing here judges them."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.masks.conventions import LOWEST, SILENT, attended
 from maskcli.masks.mask import Mask, Shape
 from maskcli.tensors import Tensor
 
@@ -22,8 +20,6 @@ Array = npt.NDArray[Any]
 
 # Cells of a chunk that is read and measured in one go (4 MiB as float32): larger ones leave the cache, smaller ones cost calls.
 CHUNK_CELLS = 2**20
-# A mask tensor with more distinct values than this is a bias, not a mask.
-MANY_VALUES = 16
 
 # Called with the bytes of every chunk that has been measured, from several threads, so that long work can show how far it is.
 watcher: ContextVar[Callable[[int], None] | None] = ContextVar("watcher", default=None)
@@ -40,7 +36,7 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """Per row of a weights tensor, each [B, H, Q] float64: the sum, the largest and smallest weight, and for each probe
+    """Per row of a weights tensor, each [B, H, Q] float32 (float64 for float64 weights): the sum, the largest and smallest weight, and for each probe
     mask the sum over the keys that it ignores. NaN where the row holds NaN.
     """
 
@@ -48,34 +44,6 @@ class Measured:
     high: Array
     low: Array
     mass: dict[str, Array]
-
-
-@dataclass(frozen=True)
-class Given:
-    """A saved mask tensor, read: which convention it is in and why, its distinct values, and the cells it lets attend.
-
-    `values` are at most MANY_VALUES sorted distinct finite values, None when there are more. `reasons` is one of
-    "declared", "name", "values", "shape", "weights", "assumed".
-    """
-
-    tensor: Tensor
-    shape: Shape
-    convention: str
-    reason: str
-    values: tuple[float, ...] | None
-    nan: tuple[int, ...] | None
-    minus_inf: bool
-    plus_inf: bool
-    keep: Mask
-
-    @property
-    def fill(self) -> float | None:
-        """What an additive mask puts on ignored cells: the lowest of its values."""
-        if self.convention != "additive":
-            return None
-        if self.minus_inf:
-            return -np.inf
-        return self.values[0] if self.values else None
 
 
 def chunks(tensor: Tensor, shape: Shape) -> list[tuple[int, tuple[int, int], tuple[int, int]]]:
@@ -135,8 +103,9 @@ def _read(
 def measure(tensor: Tensor, shape: Shape, probes: Mapping[str, Mask]) -> Measured:
     """One pass over a tensor seen as [B, H, Q, K]: row sums and extremes, and the mass outside of each probe mask."""
     rows = shape[:3]
-    total, high, low = np.empty(rows), np.empty(rows), np.empty(rows)
-    mass = {name: np.empty(rows) for name in probes}
+    kind = np.float64 if tensor.row_dtype == np.float64 else np.float32
+    total, high, low = np.empty(rows, kind), np.empty(rows, kind), np.empty(rows, kind)
+    mass = {name: np.empty(rows, kind) for name in probes}
 
     def work(chunk: Chunk) -> None:
         place = (chunk.batch, slice(*chunk.heads), slice(*chunk.rows))
@@ -245,105 +214,3 @@ def bad_cells(tensor: Tensor, bad: Callable[[Array], Array]) -> Array:
     parts = [bad(values).any(axis=1) for _, values in row_chunks(tensor)]
     flags: Array = np.concatenate(parts) if parts else np.zeros(0, bool)
     return flags.reshape(tensor.shape[:-1])
-
-
-def read_mask(tensor: Tensor, shape: Shape, declared: str | None, real: Array | None, past: int | None) -> Given:
-    """A mask tensor seen as [B, H, Q, K], read in the declared convention or in the one its values and name call for.
-
-    A bool mask says nothing of its polarity: without a declaration, a name (`key_padding_mask`) or evidence in `real`
-    (bool [B, K]) and the diagonal, True is taken for attend, as torch's SDPA does.
-    """
-    seen, nan, minus_inf, plus_inf = _distinct(tensor)
-    convention, reason = _reading(tensor, seen, minus_inf, declared)
-    threshold = _threshold(seen, minus_inf)
-    keep = _keep(tensor, shape, convention, threshold)
-    if reason == "assumed":
-        upright, inverted = _speaks_for(keep, real, past), _speaks_for(~keep, real, past)
-        if not keep.attended:
-            # Read as attend it hides every key from everybody; read as ignore it hides nothing.
-            upright, inverted = False, True
-        if upright != inverted:
-            convention, reason, keep = ("sdpa", "shape", keep) if upright else ("mha", "shape", ~keep)
-    return Given(tensor, shape, convention, reason, seen, nan, minus_inf, plus_inf, keep)
-
-
-def by_weights(given: Given, weights: Tensor, shape: Shape) -> Given:
-    """A bool mask whose polarity nothing else tells, turned around when the weights obey its inverse and not itself."""
-    keep = given.keep.broadcast_to(shape)
-    if given.reason != "assumed" or keep is None:
-        return given
-    mass = measure(weights, shape, {"keep": keep, "inverse": ~keep}).mass
-    rows = np.broadcast_to((keep.keys_per_query > 0) & (keep.keys_per_query < shape[3]), shape[:3])
-    if not rows.any() or not np.isfinite(mass["keep"][rows]).any():
-        return given
-    if np.nanmean(mass["inverse"][rows]) < 1e-6 and np.nanmean(mass["keep"][rows]) > 0.5:
-        return dataclasses.replace(given, convention="mha", reason="weights", keep=~given.keep)
-    return given
-
-
-def fills_only(weights: Tensor, shape: Shape, keys: int) -> bool:
-    """Whether no row but exactly uniform ones weighs any key from `keys` on: the empty slots of a static cache."""
-    front = Mask.from_intervals(shape, np.zeros((1, 1, 1), np.int64), np.full((1, 1, 1), keys))
-    measured = measure(weights, shape, {"tail": front})
-    told = measured.high != measured.low
-    return bool(told.any()) and not measured.mass["tail"][told].any()
-
-
-def _distinct(tensor: Tensor) -> tuple[tuple[float, ...] | None, tuple[int, ...] | None, bool, bool]:
-    """Distinct finite values (None: many), the first NaN, and whether -inf and +inf occur. Booleans are not read for this."""
-    if tensor.dtype == "bool":
-        return (False, True), None, False, False
-    known: set[float] = set()
-    many = minus = plus = False
-    nan = None
-    for start, values in row_chunks(tensor):
-        if values.dtype.kind == "f":
-            finite = np.isfinite(values)
-            if not finite.all():
-                if nan is None and np.isnan(values).any():
-                    nan = _index(tensor, start, np.isnan(values))
-                minus, plus = minus or bool((values == -np.inf).any()), plus or bool((values == np.inf).any())
-                values = values[finite]
-        rest = values.ravel()
-        for value in known:
-            rest = rest[rest != value]
-        while rest.size and not many:
-            value = rest[0].item()
-            known.add(value)
-            many = len(known) > MANY_VALUES
-            rest = rest[rest != value]
-    return (None if many else tuple(sorted(known))), nan, minus, plus
-
-
-def _reading(tensor: Tensor, seen: tuple[float, ...] | None, minus_inf: bool, declared: str | None) -> tuple[str, str]:
-    if declared is not None:
-        return declared, "declared"
-    if tensor.dtype == "bool":
-        padding_name = "key_padding_mask" in tensor.name.rpartition(".")[2]
-        return ("mha", "name") if padding_name else ("sdpa", "assumed")
-    if tensor.dtype in LOWEST or tensor.dtype.startswith("float8"):
-        binary = seen is not None and not minus_inf and set(seen) <= {0.0, 1.0} and 1.0 in seen
-        return ("binary", "values") if binary else ("additive", "values")
-    return "hf", "values"
-
-
-def _threshold(seen: tuple[float, ...] | None, minus_inf: bool) -> float:
-    """Additive values above this attend. A mask of 0 and one weak fill is still split between the two, as it was meant."""
-    if seen is not None and not minus_inf and len(seen) == 2 and seen[1] == 0.0:
-        return seen[0] / 2
-    return SILENT
-
-
-def _keep(tensor: Tensor, shape: Shape, convention: str, threshold: float) -> Mask:
-    return Mask.from_dense_rows(shape, (attended(values, convention, threshold) for _, values in row_chunks(tensor)))
-
-
-def _speaks_for(keep: Mask, real: Array | None, past: int | None) -> bool:
-    """Whether a reading of a bool mask makes sense by itself: it hides exactly the padding, or everything behind a query."""
-    if real is not None and not real.all() and keep.shape[1:3] == (1, 1) and keep.shape[::3] == real.shape:
-        return keep == Mask.from_dense(real[:, None, None, :])
-    queries, keys = keep.shape[2:]
-    if queries < 2 or not keep.attended:
-        return False
-    positions = np.arange(queries).reshape(1, 1, -1) + (max(keys - queries, 0) if past is None else past)
-    return (keep - Mask.from_intervals(keep.shape, np.zeros(1, np.int64), positions + 1)).attended == 0

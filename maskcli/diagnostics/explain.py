@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ Array = npt.NDArray[Any]
 LEAK, LEAK_OF_EVEN, LEAK_FLOOR = 1e-3, 0.1, 1e-6
 # Without a declaration at least this share of heads, and of layers, must agree before any is accused.
 AGREE = 0.8
+# Maps whose verdict is remembered while the rules ask for it; a map is the same one only when it is the same object.
+JUDGED = 4096
+# How far rounding takes a sum of equal weights from a whole multiple of one (bfloat16 keeps 8 bits), and a guard against 0 / 0.
+WHOLE, TINY = 2.0**-7, 1e-30
 # Inverted: this much mass on ignored keys, and less than that outside of the inverse.
 INVERTED, INVERSE_FITS = 0.5, 0.05
 
@@ -64,36 +69,9 @@ def _agreed(scene: Scene, attention: Attention, kind: str) -> bool:
     return sum(1 for each in family if judge(each)) >= AGREE * max(len(peers), 1)
 
 
+@lru_cache(maxsize=JUDGED)
 def judge(attention: Attention) -> list[Verdict]:
     """The verdicts on one map: at most one, or padding and future together when no saved mask covers both."""
-    held = attention.__dict__.get("verdicts")
-    if held is None:
-        held = attention.__dict__["verdicts"] = _judge(attention)
-    verdicts: list[Verdict] = held
-    return verdicts
-
-
-def is_binary(attention: Attention) -> bool:
-    """Whether the saved mask is floats of 0 and 1, which is right only when it is not added."""
-    return attention.given is not None and (attention.given.convention, attention.given.reason) == ("binary", "values")
-
-
-def everywhere_uniform(attention: Attention) -> Array:
-    """Rows that weigh every one of the K keys the same, bool [B, H, Q]."""
-    if attention.shape[3] < 2:
-        return np.zeros(attention.shape[:3], bool)
-    uniform: Array = attention.support == attention.shape[3]
-    return uniform
-
-
-def looks_empty(attention: Attention) -> Array:
-    """Rows as a fully masked row leaves them, bool [B, H, Q]: NaN, all zeros, or the same weight for every key."""
-    zeros = (attention.measured.high == 0) & (attention.measured.low == 0)
-    empty: Array = np.isnan(attention.measured.total) | zeros | everywhere_uniform(attention)
-    return empty
-
-
-def _judge(attention: Attention) -> list[Verdict]:
     measured, meant = attention.measured, attention.meant
     real = np.broadcast_to(attention.real_rows, attention.shape[:3])
     suspect = real & looks_empty(attention)
@@ -105,6 +83,18 @@ def _judge(attention: Attention) -> list[Verdict]:
     if (real & ~np.isnan(measured.total)).any() and _all_uniform(attention, real):
         return [Verdict("uniform", real & (attention.support > 1), measured.high, None)]
     return _leak_verdicts(attention, leaking) or _exact(attention, real)
+
+
+def is_binary(attention: Attention) -> bool:
+    """Whether the saved mask is floats of 0 and 1, which is right only when it is not added."""
+    return attention.given is not None and (attention.given.convention, attention.given.reason) == ("binary", "values")
+
+
+def looks_empty(attention: Attention) -> Array:
+    """Rows as a fully masked row leaves them, bool [B, H, Q]: NaN, all zeros, or the same weight for every key."""
+    zeros = (attention.measured.high == 0) & (attention.measured.low == 0)
+    empty: Array = np.isnan(attention.measured.total) | zeros | attention.uniform
+    return empty
 
 
 def _exact(attention: Attention, real: Array) -> list[Verdict]:
@@ -156,7 +146,7 @@ def _leaks(attention: Attention, probe: str) -> Array:
     allowed = attention.meant.keys_per_query if attention.meant is not None else mask.keys_per_query
     hidden = attention.shape[3] - mask.keys_per_query
     rows = np.broadcast_to(attention.real_rows & (allowed > 0) & (hidden > 0), none.shape)
-    rows = rows & ~np.isnan(mass) & ~everywhere_uniform(attention)
+    rows = rows & ~np.isnan(mass) & ~attention.uniform
     if not rows.any():
         return none
     even = np.broadcast_to(hidden / attention.shape[3], none.shape)
@@ -202,8 +192,11 @@ def _inverted(attention: Attention) -> Verdict | None:
 
 def _all_uniform(attention: Attention, real: Array) -> bool:
     """Whether every real row that could differ is exactly uniform; short rows of 16-bit types can coincide by chance."""
-    spread = real & (np.round(attention.measured.total / np.maximum(attention.measured.high, 1e-30)) > 1)
-    if not spread.any() or not (attention.support[spread] > 1).all():
+    # In a uniform row the sum is the weight times the number of keys: what is no whole multiple is not worth reading again.
+    multiple = attention.measured.total / np.maximum(attention.measured.high, TINY)
+    spread = real & (np.round(multiple) > 1)
+    whole = np.abs(multiple - np.round(multiple)) <= WHOLE * multiple
+    if not spread.any() or not whole[spread].all() or not (attention.support[spread] > 1).all():
         return False
     longest, count = int(attention.support[spread].max()), int(spread.sum())
     return count >= 4 and longest >= (2 if attention.tensor.dtype in ("float32", "float64") else 8)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.diagnostics.evidence import Given, Measured, measure, nan_rows, uniform_rows
+from maskcli.diagnostics.evidence import Measured, measure, nan_rows, uniform_rows
 from maskcli.diagnostics.facts import Declared
+from maskcli.diagnostics.given import Given
 from maskcli.masks.kinds import Layout, causal, padding
 from maskcli.masks.mask import Mask, Shape
 from maskcli.tensors import Tensor
@@ -36,8 +37,8 @@ class Attention:
     """One map of attention weights [B, H, Q, K] with what belongs to it.
 
     `keys` and `queries` say which tokens are real on either side, None when nothing tells. `expected` is the declared mask
-    with the input's padding, `spec` its text; None without a declaration. `parts` are the scores, query, key, value, output
-    and ids of the same layer.
+    with the input's padding, `spec` its text; None without a declaration. `parts` are the scores, query and key of the
+    same layer.
     """
 
     roled: Roled
@@ -136,14 +137,19 @@ class Attention:
         return nan_rows(self.tensor, self.shape) if np.isnan(self.measured.total).any() else None
 
     @cached_property
+    def uniform(self) -> Array:
+        """Rows that weigh every one of the K >= 2 keys bitwise the same, bool [B, H, Q]."""
+        measured = self.measured
+        uniform: Array = (measured.high == measured.low) & (measured.high > 0) & (self.shape[3] > 1)
+        return uniform
+
+    @cached_property
     def support(self) -> Array:
-        """How many keys share a row's weight equally, int64 [B, H, Q]; 0 for rows that are not exactly uniform."""
-        total, high = self.measured.total, self.measured.high
-        effective = np.divide(total, high, out=np.zeros(self.shape[:3]), where=(high > 0) & np.isfinite(total))
-        near = np.abs(effective - np.round(effective)) < 0.02 * np.maximum(effective, 1)
-        if not (near & (effective > 1.5)).any():
-            return np.zeros(self.shape[:3], np.int64)
-        return uniform_rows(self.tensor, self.shape, high)
+        """How many keys share a row's weight equally while all others weigh 0, int64 [B, H, Q]; 0 for other rows.
+
+        One more pass: only a map in which every row may be like that pays for it.
+        """
+        return uniform_rows(self.tensor, self.shape, self.measured.high)
 
 
 @dataclass(frozen=True, eq=False)

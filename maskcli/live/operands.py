@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.diagnostics.evidence import read_mask
+from maskcli.diagnostics.given import read_mask
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import Layout
 from maskcli.masks.mask import Mask, Shape

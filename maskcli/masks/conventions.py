@@ -38,7 +38,8 @@ LOWEST = {
 }
 # A bias this low silences a key whatever the scores are; -1e4 is the weakest fill in common use (-9984 in bfloat16).
 SILENT = -9000.0
-# The weakest fill that is written on request: exp(-64) is 1.6e-28; Swin's -100 is one.
+# The weakest fill that counts as one: exp(-64) is 1.6e-28, far below what a float32 sum resolves, while scores commonly spread
+# over tens. Swin's -100 is a mask; learned biases are smaller and take many values.
 WEAKEST = -64.0
 IGNORED_BOOL = ("mha", "megatron")
 

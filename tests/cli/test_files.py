@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from maskcli.diagnostics.evidence import read_mask
+from maskcli.diagnostics.given import read_mask
 from maskcli.masks.arguments import arguments, causal_flag
 from maskcli.masks.conventions import CONVENTIONS, attended, checked_fill, target, written
 from maskcli.masks.kinds import Layout

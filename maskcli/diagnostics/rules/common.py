@@ -18,20 +18,24 @@ LISTED = 4
 
 
 class Hit(NamedTuple):
-    """One tensor with flagged rows [B, H, Q], the keys they concern [B, K] (None: all), and a number for each row."""
+    """One tensor with flagged rows [B, H, Q], the keys they concern [B, K] (None: all), a number for each row, and a note.
+
+    Only hits with equal notes fold into one finding.
+    """
 
     tensor: str
     rows: Array
     keys: Array | None
     share: Array | None = None
+    note: str = ""
 
 
 def fold(hits: Iterable[Hit]) -> list[tuple[list[Hit], Where, tuple[Where, ...]]]:
-    """Hits of equal place together: the hits, the place of all of them, and the places item by item when they differ."""
-    groups: dict[tuple[Where, tuple[Where, ...]], list[Hit]] = {}
+    """Hits of equal place and note together: the hits, the place of all of them, and the places item by item when they differ."""
+    groups: dict[tuple[Where, tuple[Where, ...], str], list[Hit]] = {}
     for hit in hits:
-        groups.setdefault((place(hit.rows, hit.keys), places(hit.rows, hit.keys)), []).append(hit)
-    return [(members, where, each) for (where, each), members in groups.items()]
+        groups.setdefault((place(hit.rows, hit.keys), places(hit.rows, hit.keys), hit.note), []).append(hit)
+    return [(members, where, each) for (where, each, _), members in groups.items()]
 
 
 def place(rows: Array, keys: Array | None) -> Where:

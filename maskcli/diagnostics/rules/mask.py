@@ -17,9 +17,6 @@ from maskcli.masks.mask import Mask
 
 Array = npt.NDArray[Any]
 
-# Fills that leave a masked key a share one can measure: exp(-64) is 1.6e-28, far below a float32 sum's resolution, while
-# scores commonly spread over tens. Swin's -100 is a mask; learned biases are smaller and take many values.
-WEAK = WEAKEST
 # -1e4 and what float16 and bfloat16 make of it: a mask unless a whole row is masked or scores are of that size.
 TEN_THOUSAND = (-1.05e4, -9e3)
 
@@ -161,7 +158,7 @@ def weak_fill(scene: Scene) -> Iterator[Found]:
             continue
         fill = values[0]
         ten_thousand = TEN_THOUSAND[0] <= fill <= TEN_THOUSAND[1]
-        if not (WEAK < fill < 0 and _is_mask_shaped(saved)) and not ten_thousand:
+        if not (WEAKEST < fill < 0 and _is_mask_shaped(saved)) and not ten_thousand:
             continue
         empty = bool((given.keep.keys_per_query == 0).any())
         note = ten_thousand and not empty
@@ -187,13 +184,13 @@ def overflowed_fill(scene: Scene) -> Iterator[Found]:
 
     Fix: combine masks as booleans first, and fill once, in the dtype of the scores.
     """
-    finite = {s.given.keep.shape: s.given for s in scene.masks if s.given.convention == "additive" and _finite_fill(s)}
+    finite = [saved.given for saved in scene.masks if saved.given.convention == "additive" and _finite_fill(saved)]
     for saved in scene.masks:
         given = saved.given
         if given.convention != "additive" or not given.minus_inf or given.values is None:
             continue
         lowest = LOWEST.get(given.tensor.dtype)
-        twin = finite.get(given.keep.shape)
+        twin = next((each for each in finite if each.keep == given.keep), None)
         if lowest is not None and any(value <= lowest * 0.99 for value in given.values):
             beside = f"{min(given.values):.6g}, the lowest {given.tensor.dtype}"
             yield Found(
@@ -203,7 +200,7 @@ def overflowed_fill(scene: Scene) -> Iterator[Found]:
                 Where(),
                 {"lowest_finite": min(given.values)},
             )
-        elif twin is not None and twin.keep == given.keep:
+        elif twin is not None:
             yield Found(
                 (given.tensor.name, twin.tensor.name),
                 f"{given.tensor.name!r} has -inf where its copy {twin.tensor.name!r} has {twin.fill:.6g}: the fill overflowed "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from maskcli.diagnostics.evidence import bad_cells, first_bad
+from maskcli.diagnostics.explain import JUDGED
 from maskcli.diagnostics.finding import Found, Where
 from maskcli.diagnostics.rules.common import Hit, fold, found, listed, told_places
 from maskcli.diagnostics.scene import Attention, Scene
@@ -79,23 +81,21 @@ def nan_from_input(scene: Scene) -> Iterator[Found]:
 
     Fix: go to the first tensor named here and to the operation that produced it.
     """
-    checked: set[str] = set()
     for role, bad, what in (
         ("query", _not_finite, "NaN or infinity"),
         ("key", _not_finite, "NaN or infinity"),
         ("scores", np.isnan, "NaN"),
     ):
         for roled in _by_layer(scene, role):
-            if roled.tensor.name in checked or (role == "key" and _ignored_only(scene, roled, bad)):
+            if role == "key" and _ignored_only(scene, roled):
                 continue
-            checked.add(roled.tensor.name)
             at = first_bad(roled.tensor, bad)
             if at is not None:
                 yield Found(
                     (roled.tensor.name,),
                     f"{roled.tensor.name!r} holds {what}, first at index {list(at)}: NaN comes in here, before the mask",
                     f"look at what computes {roled.tensor.name!r}; the softmax only passes it on",
-                    _place(roled.tensor, at),
+                    _place(roled.tensor, at, role),
                     {"index": str(list(at))},
                 )
                 return
@@ -118,25 +118,16 @@ def score_overflow(scene: Scene) -> Iterator[Found]:
                 f"{roled.tensor.name!r} holds +inf, first at index {list(at)}: the scores overflowed, and their rows become NaN "
                 "(not a mask bug)",
                 "scale q before the product, or compute the scores in float32 or bfloat16",
-                _place(roled.tensor, at),
+                _place(roled.tensor, at, "scores"),
                 {"index": str(list(at))},
             )
             return
-    for attention in scene.attentions or ():
-        query, key = attention.parts.get("query"), attention.parts.get("key")
-        if query is None or key is None or query.dtype != "float16" or len(query.shape) != 4 or len(key.shape) != 4:
-            continue
-        rows, largest = _overflowing(query, key)
-        if rows is None or not rows.any():
-            continue
-        counts = attention.nan_counts
-        follows = counts is not None and rows.shape == counts.shape and bool((rows & (counts > 0)).any())
-        for members, where, each in fold(
-            [Hit(attention.name, rows & (counts > 0) if follows and counts is not None else rows, None)]
-        ):
+    for attention in scene.attentions:
+        rows, follows, largest = overflowed(attention)
+        for members, where, each in fold([Hit(attention.name, rows, None)]) if rows.any() else ():
             yield found(
                 members, where, each,
-                f"q.k of {query.name!r} and {key.name!r} reaches {largest:.4g}, beyond float16's 65504"
+                f"q.k of {attention.parts['query'].name!r} and {attention.parts['key'].name!r} reaches {largest:.4g}, beyond float16's 65504"
                 + (": these rows are NaN because the scores overflowed (not a mask bug)" if follows else ", though no NaN follows"),
                 "scale q before the product, or compute the scores in float32 or bfloat16",
                 {"largest_score": largest},
@@ -204,7 +195,7 @@ def unexplained_nan(scene: Scene) -> Iterator[Found]:
 
 
 def _with_nan(scene: Scene) -> list[Attention]:
-    """Maps with NaN, earliest layer first; those that are scores or worse in disguise are left to MSK216."""
+    """Maps with NaN, earliest layer first."""
     found_here = [a for a in scene.attentions if a.nan_counts is not None]
     order = {roled.tensor.name: place for place, roled in enumerate(scene.tensors)}
     return sorted(found_here, key=lambda a: (a.roled.layer if a.roled.layer is not None else 0, order[a.name]))
@@ -224,9 +215,7 @@ def _sources(scene: Scene, attention: Attention) -> bool:
     scores = attention.parts.get("scores")
     if scores is not None and first_bad(scores, lambda values: np.isnan(values) | (values == np.inf)):
         return True
-    return any(
-        a is attention and not f.severity for f in score_overflow(scene) for a in [attention] if f.tensors == (attention.name,)
-    )
+    return overflowed(attention)[1]
 
 
 def _by_layer(scene: Scene, role: str) -> list[Roled]:
@@ -239,11 +228,13 @@ def _not_finite(values: Array) -> Array:
     return bad
 
 
-def _place(tensor: Tensor, at: tuple[int, ...]) -> Where:
-    """Where a cell of query, key or scores [B, H, L, D or K] lies."""
+def _place(tensor: Tensor, at: tuple[int, ...], role: str) -> Where:
+    """Where a cell of a query or key [B, H, L, D] or of scores [B, H, Q, K] lies."""
     if len(tensor.shape) != 4:
         return Where((at[0],) if len(at) > 2 else None)
-    return Where((at[0],), (at[1],), ((at[2], at[2] + 1),), None)
+    run, last = ((at[2], at[2] + 1),), ((at[3], at[3] + 1),)
+    queries, keys = {"query": (run, None), "key": (None, run), "scores": (run, last)}[role]
+    return Where((at[0],), (at[1],), queries, keys)
 
 
 def _bad_positions(tensor: Tensor) -> Array | None:
@@ -280,7 +271,7 @@ def _from_padding(scene: Scene, shape: tuple[int, ...]) -> Array | None:
     return None
 
 
-def _ignored_only(scene: Scene, roled: Roled, bad: Any) -> bool:
+def _ignored_only(scene: Scene, roled: Roled) -> bool:
     """Whether a key tensor is bad at ignored positions only, which is MSK304's case."""
     positions = _bad_positions(roled.tensor)
     if positions is None or not positions.any():
@@ -289,11 +280,31 @@ def _ignored_only(scene: Scene, roled: Roled, bad: Any) -> bool:
     return ignored is not None and bool((positions <= ignored).all())
 
 
-def _overflowing(query: Tensor, key: Tensor) -> tuple[Array | None, float]:
+@lru_cache(maxsize=JUDGED)
+def overflowed(attention: Attention) -> tuple[Array, bool, float]:
+    """Rows [B, H, Q] whose q.k passes float16's range (those among them that are NaN, when some are), whether NaN follows,
+    and the largest product. No rows when query and key were not saved as float16 [B, H, L, D].
+    """
+    none = np.zeros(attention.shape[:3], bool)
+    query, key = attention.parts.get("query"), attention.parts.get("key")
+    if query is None or key is None or query.dtype != "float16" or len(query.shape) != 4 or len(key.shape) != 4:
+        return none, False, 0.0
+    if (
+        query.shape[:3] != none.shape
+        or key.shape[0] != query.shape[0]
+        or key.shape[3] != query.shape[3]
+        or query.shape[1] % key.shape[1]
+    ):
+        return none, False, 0.0
+    rows, largest = _products(query, key)
+    counts = attention.nan_counts
+    broken = rows & (counts > 0) if counts is not None else none
+    return (broken if broken.any() else rows), bool(broken.any()), largest
+
+
+def _products(query: Tensor, key: Tensor) -> tuple[Array, float]:
     """Rows [B, H, Q] whose dot product with some key passes float16's range, and the largest product."""
-    batch, heads, queries, width = query.shape
-    if key.shape[0] != batch or key.shape[3] != width or heads % key.shape[1]:
-        return None, 0.0
+    batch, heads, queries, _ = query.shape
     rows = np.zeros((batch, heads, queries), bool)
     largest = 0.0
     group = heads // key.shape[1]

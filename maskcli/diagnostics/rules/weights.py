@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from maskcli.diagnostics.evidence import axis_sums, column_mass, measure
-from maskcli.diagnostics.explain import everywhere_uniform, is_binary, looks_empty, verdicts
+from maskcli.diagnostics.explain import JUDGED, is_binary, looks_empty, verdicts
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rules.common import (
     Hit,
@@ -45,21 +46,21 @@ def inverted_polarity(scene: Scene) -> Iterator[Found]:
 
     Fix: invert the mask once, where it is built (`~mask`), and name it after what True means.
     """
+    verdict_of = {a.name: v for a, v in verdicts(scene, "inverted")}
     hits = [
-        (Hit(a.name, v.rows, ignored_keys(v.ignored, v.rows) if v.ignored else None, v.share), v)
-        for a, v in verdicts(scene, "inverted")
+        Hit(name, v.rows, ignored_keys(v.ignored, v.rows) if v.ignored else None, v.share, v.label)
+        for name, v in verdict_of.items()
     ]
-    for members, where, each in fold(hit for hit, _ in hits):
-        verdicts_here = [v for hit, v in hits if any(hit is member for member in members)]
-        verdict = verdicts_here[0]
-        low, high = (pick(v.violation for v in verdicts_here) for pick in (min, max))
+    for members, where, each in fold(hits):
+        told_here = [verdict_of[hit.tensor] for hit in members]
+        low, high = (pick(v.violation for v in told_here) for pick in (min, max))
         yield found(
             members, where, each,
             f"queries put {percent(low, high)} of their weight on keys they should ignore "
-            f"({told_places(where, each)}); {verdict.label} is applied inverted",
+            f"({told_places(where, each)}); {members[0].note} is applied inverted",
             "invert the mask where it is built: True is attend for scaled_dot_product_attention and ignore for "
             "nn.MultiheadAttention",
-            {"violation": high, "violation_if_inverted": max(v.inverse_violation for v in verdicts_here)},
+            {"violation": high, "violation_if_inverted": max(v.inverse_violation for v in told_here)},
         )  # fmt: skip
 
 
@@ -74,14 +75,13 @@ def padding_attended(scene: Scene) -> Iterator[Found]:
 
     Fix: pass `attention_mask=inputs["attention_mask"]` to the model, and check that it reaches the softmax.
     """
-    hits = [Hit(a.name, v.rows, ~a.keys.real, v.share) for a, v in verdicts(scene, "padding") if a.keys]
-    sources = {a.keys.source for a, v in verdicts(scene, "padding") if a.keys}
+    hits = [Hit(a.name, v.rows, ~a.keys.real, v.share, a.keys.source) for a, v in verdicts(scene, "padding") if a.keys]
     for members, where, each in fold(hits):
         low, high = spread(members)
         yield found(
             members, where, each,
             f"real queries put {percent(low, high)} of their weight on padding: {told_places(where, each)}, "
-            f"which {' and '.join(sorted(sources))} says to ignore",
+            f"which {members[0].note} says to ignore",
             "pass attention_mask to the model and check that it reaches the softmax",
             {"padding_mass_lowest_layer": low, "padding_mass_highest_layer": high},
         )  # fmt: skip
@@ -97,15 +97,16 @@ def future_attended(scene: Scene) -> Iterator[Found]:
 
     Fix: pass `is_causal=True` or a causal `attn_mask` in every layer.
     """
-    found_here = verdicts(scene, "future")
-    hits = [Hit(a.name, v.rows, ignored_keys(a.causal, v.rows), v.share) for a, v in found_here]
-    reasons = {a.future_expected for a, _ in found_here if a.future_expected}
+    hits = [
+        Hit(a.name, v.rows, ignored_keys(a.causal, v.rows), v.share, a.future_expected or "")
+        for a, v in verdicts(scene, "future")
+    ]
     for members, where, each in fold(hits):
         low, high = spread(members)
         yield found(
             members, where, each,
             f"real queries put {percent(low, high)} of their weight on keys behind them; "
-            f"{' and '.join(sorted(reasons))} says attention is causal",
+            f"{members[0].note} says attention is causal",
             "pass is_causal=True, or a causal attn_mask, to every attention call",
             {"future_mass_lowest_layer": low, "future_mass_highest_layer": high},
         )  # fmt: skip
@@ -121,16 +122,14 @@ def mask_not_applied(scene: Scene) -> Iterator[Found]:
 
     Fix: follow the mask to the softmax; compare `scores + mask` with the scores that enter it.
     """
-    found_here = verdicts(scene, "not-applied")
-    hits = [(Hit(a.name, v.rows, ignored_keys(v.ignored, v.rows) if v.ignored else None, v.share), a, v) for a, v in found_here]
-    for members, where, each in fold(hit for hit, _, _ in hits):
-        attention, verdict = next((a, v) for hit, a, v in hits if hit is members[0])
-        if attention.expected is not None:
-            what = f"--expect {attention.spec!r}"
-        else:
-            what = f"the mask {attention.given.tensor.name!r}" if attention.given else "the padding mask"
+    hits = [
+        Hit(a.name, v.rows, ignored_keys(v.ignored, v.rows) if v.ignored else None, v.share, f"{_forbidding(a)}\n{v.label}")
+        for a, v in verdicts(scene, "not-applied")
+    ]
+    for members, where, each in fold(hits):
+        what, label = members[0].note.split("\n")
         low, high = spread(members)
-        explained = "it should be exactly 0" if verdict.label == "exact" else f"what they do obey is {verdict.label}"
+        explained = "it should be exactly 0" if label == "exact" else f"what they do obey is {label}"
         yield found(
             members, where, each,
             f"real queries put {percent(low, high)} of their weight on cells that {what} forbids "
@@ -154,12 +153,12 @@ def uniform_masked_row(scene: Scene) -> Iterator[Found]:
     """
     real_hits, pad_hits = [], []
     for attention in scene.attentions:
-        uniform = everywhere_uniform(attention) & _forbids(attention)
+        uniform = attention.uniform & _forbids(attention)
         if not uniform.any() or any(v for a, v in verdicts(scene, "uniform") if a is attention):
             continue
         if any(a is attention for a, _ in verdicts(scene, "inverted")):
             continue
-        real = np.broadcast_to(_real_rows(attention, everywhere_uniform(attention)), uniform.shape)
+        real = np.broadcast_to(_real_rows(attention, attention.uniform), uniform.shape)
         # A head or two can be uniform by design; a fully masked row is so in all of them.
         whole = np.broadcast_to(np.all(uniform, axis=1, keepdims=True), uniform.shape)
         if (whole & real).any():
@@ -191,23 +190,15 @@ def uniform_attention(scene: Scene) -> Iterator[Found]:
 
     Fix: print the scores before the softmax. All equal: look at query and key. All at the fill: look at the mask.
     """
-    found_here = verdicts(scene, "uniform")
-    hits = [(Hit(a.name, v.rows, None, v.share), a) for a, v in found_here]
-    for members, where, each in fold(hit for hit, _ in hits):
-        attention = next(a for hit, a in hits if hit is members[0])
-        everything = bool((attention.support[members[0].rows] == attention.shape[3]).all())
-        forbidden = everything and bool((_forbids(attention) & members[0].rows).any())
-        if forbidden:
-            which = f"over all {attention.shape[3]} keys, forbidden ones too: everything was masked with a finite fill, or no mask and equal scores"
-        elif everything:
-            which = f"over all {attention.shape[3]} keys: the scores are equal (zero query or key?), or everything was masked with a finite fill"
-        else:
-            which = "over the keys they may attend to: the mask works, but the scores are equal (zero query or key, or a mask in place of the scores)"
+    maps = {a.name: (a, v) for a, v in verdicts(scene, "uniform")}
+    hits = [Hit(name, v.rows, None, v.share, _which_uniform(a, v.rows)) for name, (a, v) in maps.items()]
+    for members, where, each in fold(hits):
+        largest = max(int(maps[hit.tensor][0].support.max()) for hit in members)
         yield found(
             members, where, each,
-            f"every row weighs its keys exactly the same, {which}",
+            f"every row weighs its keys exactly the same, {members[0].note}",
             "look at the scores before the softmax: equal scores point to query and key, one large negative number to the mask",
-            {"rows": int(sum(hit.rows.sum() for hit in members)), "largest_support": int(attention.support.max())},
+            {"rows": int(sum(hit.rows.sum() for hit in members)), "largest_support": largest},
         )  # fmt: skip
 
 
@@ -229,13 +220,12 @@ def unnormalised_rows(scene: Scene) -> Iterator[Found]:
             continue
         rows, constant = _odd_sums(attention)
         if rows.any():
-            hits.append((Hit(attention.name, rows, None, attention.measured.total), constant))
-    for members, where, each in fold(hit for hit, _ in hits):
-        constant = next(c for hit, c in hits if hit is members[0])
+            hits.append(Hit(attention.name, rows, None, attention.measured.total, "constant" if constant else ""))
+    for members, where, each in fold(hits):
         low, high = (float(f(m.share[m.rows])) for m, f in ((members[0], np.min), (members[0], np.max)) if m.share is not None)
         which = (
             f"all rows sum to {low:.6g}"
-            if constant
+            if members[0].note
             else f"{told_places(where, each, 'queries')} sum to {low:.4g} to {high:.4g}, all others to 1"
         )
         yield found(
@@ -293,10 +283,11 @@ def invalid_weights(scene: Scene) -> Iterator[Found]:
         if high.any() and not bad.any() and not _has_zeros(attention) and not _odd_sums(attention)[0].any():
             bad = high
         if bad.any():
-            hits.append((Hit(attention.name, bad, None, np.where(low, measured.low, measured.high)), attention))
-    for members, where, each in fold(hit for hit, _ in hits):
-        attention = next(a for hit, a in hits if hit is members[0])
-        low_value, high_value = np.nanmin(attention.measured.low), np.nanmax(attention.measured.high)
+            hits.append(Hit(attention.name, bad, None, np.where(low, measured.low, measured.high)))
+    measures = {attention.name: attention.measured for attention in scene.attentions}
+    for members, where, each in fold(hits):
+        low_value = min(np.nanmin(measures[hit.tensor].low) for hit in members)
+        high_value = max(np.nanmax(measures[hit.tensor].high) for hit in members)
         yield found(
             members, where, each,
             f"values run from {low_value:.4g} to {high_value:.4g}, where weights lie between 0 and 1: "
@@ -304,6 +295,28 @@ def invalid_weights(scene: Scene) -> Iterator[Found]:
             "save what comes out of the softmax (or pass --role scores=FILE:TENSOR when these are the scores)",
             {"lowest": _finite(low_value), "highest": _finite(high_value)},
         )  # fmt: skip
+
+
+def _forbidding(attention: Attention) -> str:
+    """What says that the violated cells are to be ignored."""
+    if attention.expected is not None:
+        return f"--expect {attention.spec!r}"
+    return f"the mask {attention.given.tensor.name!r}" if attention.given else "the padding mask"
+
+
+def _which_uniform(attention: Attention, rows: Array) -> str:
+    """Over which keys every row is uniform, and what that points to."""
+    keys = attention.shape[3]
+    if not attention.uniform[rows].all():
+        return (
+            "over the keys they may attend to: the mask works, but the scores are equal (zero query or key, or a mask in place of "
+            "the scores)"
+        )
+    if (_forbids(attention) & rows).any():
+        return (
+            f"over all {keys} keys, forbidden ones too: everything was masked with a finite fill, or no mask and equal scores"
+        )
+    return f"over all {keys} keys: the scores are equal (zero query or key?), or everything was masked with a finite fill"
 
 
 def _finite(value: float) -> float | str:
@@ -332,7 +345,7 @@ def _forbids(attention: Attention) -> Array:
     if attention.expected is not None or attention.keep is not None or attention.roled.kind == "cross":
         return forbids
     # Nothing says causal: it is when every row that is not uniform sees no future.
-    others = ~everywhere_uniform(attention) & ~np.isnan(attention.measured.total)
+    others = ~attention.uniform & ~np.isnan(attention.measured.total)
     future = np.broadcast_to(attention.causal.keys_per_query < keys, forbids.shape)
     checked = others & future
     if others.mean() < MOSTLY or checked.sum() < FEW:
@@ -393,16 +406,9 @@ def _has_zeros(attention: Attention) -> bool:
     return bool((attention.measured.low[attention.measured.high > 1 + attention.tolerance] == 0).all())
 
 
+@lru_cache(maxsize=JUDGED)
 def _softmax_axis(attention: Attention) -> str | None:
     """The axis, other than keys, over which the weights sum to 1; None when keys do or no axis does."""
-    held: str | None = attention.__dict__.get("softmax_axis", "?")
-    if held != "?":
-        return held
-    attention.__dict__["softmax_axis"] = axis = _find_axis(attention)
-    return axis
-
-
-def _find_axis(attention: Attention) -> str | None:
     total = attention.measured.total
     rows = np.isfinite(total)
     if not rows.all() or (attention.measured.low < 0).any() or looks_empty(attention).all():
