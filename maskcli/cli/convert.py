@@ -47,12 +47,12 @@ def convert(
     Nothing is lost in silence: a mask that the target cannot hold is refused, with the reason.
     """
     from maskcli.diagnostics.facts import convention as known
-    from maskcli.diagnostics.given import read_mask
+    from maskcli.diagnostics.given import read_named
     from maskcli.live.operands import mask_tensor
     from maskcli.masks import arguments, conventions
     from maskcli.masks.naming import name_of
     from maskcli.report.terminal import say
-    from maskcli.tensors import split_target
+    from maskcli.tensors import role_of, split_target
 
     if to not in conventions.CONVENTIONS and to not in arguments.TARGETS:
         choices = ", ".join((*conventions.CONVENTIONS, *arguments.TARGETS))
@@ -60,10 +60,14 @@ def convert(
     path, name = split_target(source)
     tensor = mask_tensor(path, name)
     declared = known(convention) if convention else None
-    shape = _shape(source, tensor.shape, declared, heads)
-    given = read_mask(tensor, shape, declared, None, past)
+    roled = role_of(tensor)
+    role = roled.role if roled.why != "shape" else None
+    shape = _shape(source, tensor.shape, role, declared, heads)
+    given = read_named(roled, shape, declared, past=past)
     _check(source, given)
     if to in arguments.TARGETS:
+        if dtype is not None or fill != "-inf" or heads is not None:
+            raise MaskcliError(f"--to {to} gives arguments and no tensor; leave --dtype, --fill and --heads out")
         _show(arguments.arguments(name_of(given.keep, past), to), form, output)
         return Exit.OK
     kind = conventions.dtype_of(to, dtype)
@@ -80,8 +84,10 @@ def convert(
     return Exit.OK
 
 
-def _shape(source: str, shape: tuple[int, ...], declared: str | None, heads: int | None) -> tuple[int, int, int, int]:
-    """[b, h, q, K] of the tensor: [K], [B, K] (hf, and mha when it is not square), [Q, K], [B, Q, K], [B*H, Q, K], [B, H, Q, K]."""
+def _shape(
+    source: str, shape: tuple[int, ...], role: str | None, declared: str | None, heads: int | None
+) -> tuple[int, int, int, int]:
+    """[b, h, q, K] of the tensor: [K], [B, K] (hf, or called a padding mask), [Q, K], [B, Q, K], [B*H, Q, K] or [B, H, Q, K]."""
     if len(shape) == 4:
         return shape[0], shape[1], shape[2], shape[3]
     if len(shape) == 3:

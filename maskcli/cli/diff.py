@@ -49,7 +49,7 @@ def diff(
 
     sides = (_side(a), _side(b))
     options = _Options(convention, pad_id, eos_id, ids, lengths, padding_side.value if padding_side else None, past)
-    found = _weights(sides, tolerance) or _masks(sides, options)
+    found = (None if convention else _weights(sides, tolerance)) or _masks(sides, options)
     chosen = form_of(output, form.value if form else None, {".json": "json", ".txt": "text"}, "text")
     with result(output) as stream:
         if chosen == ResultForm.json.value:
@@ -108,7 +108,7 @@ def _weights(sides: tuple[_Side, _Side], tolerance: float | None) -> Weights | N
     if a.path is None or b.path is None:
         return None
     if a.tensor and b.tensor:
-        if {a.tensor.role, b.tensor.role} <= {"mask", "padding_mask"}:
+        if {a.tensor.role, b.tensor.role} & {"mask", "padding_mask"}:
             return None
         return Weights(
             a.text,
@@ -194,7 +194,11 @@ def _layout(sides: tuple[_Side, _Side], shapes: list[Shape | None], options: _Op
         if side.path is not None:
             witnesses = tuple(each for each in side.tensors if id(each.tensor) not in under_test)
             told = layout_of(side.path, witnesses, declared, shape)
-            layout = layout if layout.real is not None or layout.documents is not None else told
+            layout = dataclasses.replace(
+                told,
+                real=layout.real if layout.real is not None else told.real,
+                documents=layout.documents if layout.documents is not None else told.documents,
+            )
     if real is not None:
         if real.shape[1] != shape[3] or len(real) not in (1, shape[0]):
             raise MaskcliError(
@@ -206,10 +210,16 @@ def _layout(sides: tuple[_Side, _Side], shapes: list[Shape | None], options: _Op
 
 def _real(options: _Options) -> Array | None:
     """Real tokens, bool [B, K], as --ids or --lengths tell."""
+    from maskcli.diagnostics.scene import edge_padding
     from maskcli.text import batch_from_ids, batch_from_lengths
 
+    if options.ids is not None and options.lengths is not None:
+        raise MaskcliError("--ids and --lengths both tell the padding; pass one of them")
     if options.ids is not None:
-        return batch_from_ids(options.ids, options.pad_id, padding_side=options.side).attention_mask
+        batch = batch_from_ids(options.ids, options.pad_id, padding_side=options.side)
+        if options.pad_id is None or batch.ids is None:
+            return batch.attention_mask
+        return edge_padding(batch.ids, options.pad_id, options.eos_id)
     if options.lengths is not None:
         return batch_from_lengths(options.lengths, padding_side=options.side).attention_mask
     return None

@@ -41,6 +41,10 @@ def inspect(
     wanted = Zoom(batch, head, (rows and parse_range(rows, "--rows")) or None, (keys and parse_range(keys, "--keys")) or None)
     suffix = output[output.rfind(".") :].lower() if output and "." in output else ""
     picture = suffix in _PICTURES
+    if picture and form is not None:
+        raise MaskcliError(
+            f"--format {form.value} does not fit {output!r}, whose suffix names a picture; leave one of them out"
+        )
     zoomed = picture or any(value is not None for value in wanted)
     described = []
     for target in files:

@@ -119,6 +119,10 @@ def show(
     if form is None and suffix in _TENSORS:
         _save_tensor(shown, output or "")
         return Exit.OK
+    if form is not None and suffix in _PICTURES + _TENSORS:
+        raise MaskcliError(
+            f"--format {form.value} does not fit {output!r}, whose suffix names another form; leave one of them out"
+        )
     chosen = form_of(output, form.value if form else None, {**_FORMS, **dict.fromkeys(_PICTURES + _TENSORS, "")}, "table")
     with result(output) as stream:
         if chosen == ShowForm.table.value:
@@ -309,5 +313,5 @@ def _save_tensor(shown: Shown, path: str) -> None:
         for start in range(0, rows, step)
     )
     write_tensors(
-        path, {"mask": Source(shown.dtype, shape, chunks)}, {"maskcli.spec": shown.spec, "maskcli.convention": shown.convention}
+        path, {"mask": Source(shown.dtype, shape, chunks)}, {"maskcli.spec": shown.spec, "maskcli.from": shown.convention}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -91,7 +92,7 @@ class Rule:
     @property
     def text(self) -> str:
         """What it means, why it matters, how it looks in code and how to fix it."""
-        return _unindented(self.check.__doc__ or "")
+        return inspect.cleandoc(self.check.__doc__ or "")
 
     @property
     def summary(self) -> str:
@@ -102,13 +103,6 @@ class Rule:
 def items_of(flags: Array) -> tuple[int, ...] | None:
     """The indices of True in a boolean vector, or None when all are."""
     return None if flags.all() else tuple(np.flatnonzero(flags).tolist())
-
-
-def _unindented(text: str) -> str:
-    first, _, rest = text.strip().partition("\n")
-    lines = rest.splitlines()
-    margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
-    return "\n".join([first, *(line[margin:] for line in lines)]).strip()
 
 
 __all__ = ["SEVERITIES", "Finding", "Found", "Rule", "Runs", "Skipped", "Where", "items_of", "runs_of"]

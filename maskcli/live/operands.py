@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def saved_mask(path: str, name: str | None, layout: Layout, convention: str | No
     shape = tensor.shape
     if not 1 <= len(shape) <= 4:
         raise MaskcliError(f"{path!r}: {tensor.name!r} has the shape {list(shape)}, expected [Q, K], [B, Q, K] or [B, H, Q, K]")
-    full: Shape = {1: (1, 1, 1), 2: (1, 1), 3: ()}.get(len(shape), ()) + shape  # type: ignore[assignment]
+    full: Shape = {1: (1, 1, 1), 2: (1, 1)}.get(len(shape), ()) + shape  # type: ignore[assignment]
     if len(shape) == 3:
         full = (shape[0], 1, shape[1], shape[2])
     if len(shape) == 2 and shape[0] == layout.batch != layout.queries:
@@ -75,7 +76,7 @@ def mask_tensor(path: str, name: str | None) -> Tensor:
 def mask_mod(target: str, layout: Layout) -> Mask:
     """A mask_mod(b, h, q_idx, kv_idx) -> bool from the user's file, asked tile by tile.
 
-    It is called with index arrays that broadcast to [rows, K]: torch tensors when its file imports torch, else numpy arrays.
+    It is called with index arrays that broadcast to [rows, K]: torch tensors when its file does `import torch`, else numpy's.
     """
     path, _, name = target.rpartition(":")
     if not path:
@@ -85,11 +86,13 @@ def mask_mod(target: str, layout: Layout) -> Mask:
             f"{target!r} would be asked about {int(np.prod(layout.shape, dtype=object)):,} cells, more than the limit of "
             f"{MAX_CELLS:,}; ask for fewer tokens"
         )
-    function = _load(path, name, target)
-    return Mask.from_dense_rows(layout.shape, _tiles(function, target, layout)).compact()
+    function, module = _load(path, name)
+    torch = next((value for value in vars(module).values() if getattr(value, "__name__", "") == "torch"), None)
+    arange = torch.arange if torch is not None else np.arange
+    return Mask.from_dense_rows(layout.shape, _tiles(function, target, layout, arange)).compact()
 
 
-def _load(path: str, name: str, target: str) -> Callable[..., Any]:
+def _load(path: str, name: str) -> tuple[Callable[..., Any], ModuleType]:
     if not os.path.isfile(path):
         raise MaskcliError(f"there is no file {path!r}; write FILE.py:NAME with the path of a Python file")
     specification = importlib.util.spec_from_file_location("maskcli_user_mask", path)
@@ -107,13 +110,12 @@ def _load(path: str, name: str, target: str) -> Callable[..., Any]:
     if not callable(function):
         functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         raise MaskcliError(f"{path!r} has no function {name!r}; it has {', '.join(functions[:8]) or 'none'}")
-    return function  # type: ignore[no-any-return]
+    return function, module
 
 
-def _tiles(function: Callable[..., Any], target: str, layout: Layout) -> Iterator[Array]:
+def _tiles(function: Callable[..., Any], target: str, layout: Layout, arrays: Callable[..., Any]) -> Iterator[Array]:
+    """The rows of every batch item and head in tiles; `arrays` is the arange of the library that the function uses."""
     batch, heads, queries, keys = layout.shape
-    torch = sys.modules.get("torch")
-    arrays = torch.arange if torch else np.arange
     step = max(1, TILE_CELLS // max(keys, 1))
     for b in range(batch):
         for h in range(heads):

@@ -26,7 +26,7 @@ class Arguments:
 
 
 @dataclass(frozen=True)
-class _Shape:
+class _Parts:
     """A named mask taken apart: how far queries look, and what is set apart from what."""
 
     band: str
@@ -59,7 +59,7 @@ def causal_flag(name: Name) -> bool:
     return name.exact and (name.spec == "causal-top-left" or (name.spec == "causal" and name.layout.past == 0))
 
 
-def _taken_apart(terms: list[Named], layout: Layout) -> _Shape | str:
+def _taken_apart(terms: list[Named], layout: Layout) -> _Parts | str:
     """The band and the sets of a conjunction; the kind that has no place in them otherwise."""
     band, size, lengths = "full", 0, None
     for term in terms:
@@ -67,6 +67,8 @@ def _taken_apart(terms: list[Named], layout: Layout) -> _Shape | str:
             if band != "full":
                 return f"{band} together with {term.name}"
             band, size = term.name, term.numbers[0] if term.numbers else 0
+        elif term.name in ("documents", "blocks", "chunked") and lengths is not None:
+            return f"{term.name} together with another set of blocks"
         elif term.name == "documents":
             rest = layout.keys - sum(term.numbers)
             lengths = (tuple(n for n in (*term.numbers, rest) if n),)
@@ -85,11 +87,11 @@ def _taken_apart(terms: list[Named], layout: Layout) -> _Shape | str:
             return "padding with holes"
         if lengths is not None:
             return "documents together with padding"
-        return _Shape(band, size, tuple((int(stop - start),) for start, stop in runs))
-    return _Shape(band, size, lengths)
+        return _Parts(band, size, tuple((int(stop - start),) for start, stop in runs))
+    return _Parts(band, size, lengths)
 
 
-def _window(shape: _Shape) -> tuple[int, int] | None:
+def _window(shape: _Parts) -> tuple[int, int] | None:
     return {"sliding": (shape.size - 1, 0), "window": (shape.size, shape.size)}.get(shape.band)
 
 
@@ -97,7 +99,7 @@ def _cumulative(lengths: tuple[tuple[int, ...], ...]) -> list[int]:
     return [0, *np.cumsum([n for row in lengths for n in row]).tolist()]
 
 
-def _flash(name: Name, shape: _Shape) -> Arguments:
+def _flash(name: Name, shape: _Parts) -> Arguments:
     """flash-attn >= 2.1: causal is aligned to the last key, windows are inclusive on both sides."""
     if shape.band == "causal-top-left":
         return Arguments(
@@ -131,7 +133,7 @@ def _code(key: str, value: Any) -> str:
     return str(tuple(value) if key == "window_size" else value)
 
 
-def _xformers(name: Name, shape: _Shape) -> Arguments:
+def _xformers(name: Name, shape: _Parts) -> Arguments:
     """xFormers: a bias class for each band; sequences of their own are a block diagonal."""
     square = name.layout.queries == name.layout.keys
     if shape.lengths is not None:
@@ -167,7 +169,7 @@ def _xformers(name: Name, shape: _Shape) -> Arguments:
     return Arguments("xformers", name.spec, {"attn_bias": bias}, f"xformers.ops.fmha.attn_bias.{bias}()")
 
 
-def _jax(name: Name, shape: _Shape) -> Arguments:
+def _jax(name: Name, shape: _Parts) -> Arguments:
     """jax.nn.dot_product_attention: causal is aligned to the first key, lengths count from the first token."""
     found: dict[str, Any] = {}
     if shape.band == "causal" and name.layout.past:

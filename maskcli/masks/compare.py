@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.masks.kinds import Layout, causal, documents, padding
+from maskcli.masks.kinds import Layout, causal, documents, padding, window
 from maskcli.masks.mask import Mask, Runs, runs_of
 
 Array = npt.NDArray[Any]
@@ -46,7 +46,7 @@ def regions(a: Mask, b: Mask, layout: Layout) -> tuple[Region, ...]:
                 found += _split(part, wider, narrower, what)
                 rest = rest - cells
         if rest.attended:
-            found += _split(rest, wider, narrower, "past")
+            found += _split(rest, wider, narrower, "other" if layout.cross else "past")
     return tuple(found)
 
 
@@ -56,7 +56,7 @@ def _classes(layout: Layout, shape: tuple[int, int, int, int]) -> list[tuple[str
     if layout.real is not None and not layout.real.all():
         classes.append(("padding", ~padding(layout)))
     if not layout.cross:
-        classes.append(("future", ~causal(layout)))
+        classes += [("future", ~causal(layout)), ("itself", window(layout, 0))]
     if layout.documents is not None and layout.queries + layout.past <= layout.keys:
         classes.append(("document", ~documents(layout)))
     return [(what, mask) for what, mask in classes if mask.shape == shape]
@@ -120,7 +120,12 @@ def _meaning(
         return f"{wider} lets {who} see {many} future key{plural}"
     if what == "document":
         return f"{wider} lets {who} see {many} key{plural} of another document"
-    return f"{wider} lets {who} see {many} earlier key{plural} that {narrower} ignores ({_told(keys, 'key', 'keys')})"
+    if what == "itself":
+        return (
+            f"{narrower} hides {who} from {'itself' if queries[-1][1] - queries[0][0] == 1 else 'themselves'}, {wider} does not"
+        )
+    which = "earlier " if what == "past" else ""
+    return f"{wider} lets {who} see {many} {which}key{plural} that {narrower} ignores ({_told(keys, 'key', 'keys')})"
 
 
 def _told(runs: Runs, one: str, many: str) -> str:

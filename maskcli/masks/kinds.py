@@ -147,16 +147,23 @@ def dilated(layout: Layout, reach: int, step: int) -> Mask:
     """abs(p - k) <= R and (p - k) % D == 0."""
     if step == 1:
         return window(layout, reach)
-    each_side = min(reach, max(layout.keys, layout.queries + layout.past)) // step
-    if layout.queries * (2 * each_side + 1) > 2 * MAX_RUNS:
+    position = layout.positions.ravel()
+    # How many steps fit before and behind each query; both can be negative when it stands outside of the keys.
+    before = np.minimum(reach // step, position // step)
+    behind = np.minimum(reach // step, (layout.keys - 1 - position) // step)
+    counts = np.maximum(before + behind + 1, 0)
+    total = int(counts.sum())
+    if total > MAX_RUNS:
         raise MaskcliError(
-            f"dilated:{reach},{step} over {layout.queries:,} queries needs up to {layout.queries * (2 * each_side + 1):,} runs "
-            f"of one key, more than the limit of {2 * MAX_RUNS:,}; ask for fewer tokens or a smaller reach"
+            f"dilated:{reach},{step} over {layout.queries:,} queries needs {total:,} runs of one key, more than the limit of "
+            f"{MAX_RUNS:,}; ask for fewer tokens or a smaller reach"
         )
-    keys = layout.positions.reshape(-1, 1) + np.arange(-each_side, each_side + 1) * step
-    inside = (keys >= 0) & (keys < layout.keys)
-    starts = keys[inside]
-    return Mask.from_runs(layout.shape, (1, 1, layout.queries), inside.sum(axis=1), starts, starts + 1)
+    starts = np.empty(total, np.int32)
+    at = 0
+    for first, count in zip((position - before * step).tolist(), counts.tolist(), strict=True):
+        starts[at : at + count] = np.arange(first, first + count * step, step)
+        at += count
+    return Mask.from_runs(layout.shape, (1, 1, layout.queries), counts, starts, starts + 1)
 
 
 def global_(layout: Layout, size: int) -> Mask:

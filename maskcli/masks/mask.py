@@ -32,7 +32,7 @@ CHUNK_CELLS = 2**22
 
 
 class Blocks(NamedTuple):
-    """How many tiles of the attention matrix are full, partial and empty, over all stored batch items and heads."""
+    """How many tiles of the attention matrix are full, partial and empty, over all batch items and heads."""
 
     full: int
     partial: int
@@ -296,8 +296,8 @@ class Mask:
         copies = (down if self.stored[2] == 1 else 1) * (self.shape[0] // self.stored[0]) * (self.shape[1] // self.stored[1])
         touched = full = 0
         for union, gaps in self._row_groups(query_block):
-            touched += _tiles(union, key_block, keys)
-            full += across * union.rows - _tiles(gaps, key_block, keys)
+            touched += _tiles(union, key_block)
+            full += across * union.rows - _tiles(gaps, key_block)
         total = self.shape[0] * self.shape[1] * across * down
         return Blocks(full * copies, (touched - full) * copies, total - touched * copies)
 
@@ -481,7 +481,7 @@ def _pairs(mask: Mask) -> list[tuple[int, int]]:
     return list(zip(mask.starts.tolist(), mask.stops.tolist(), strict=True))
 
 
-def _tiles(mask: Mask, size: int, keys: int) -> int:
+def _tiles(mask: Mask, size: int) -> int:
     """How many (row, key tile) pairs the runs touch; two runs of a row in one tile count once."""
     if not mask.starts.size:
         return 0

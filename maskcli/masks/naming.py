@@ -27,6 +27,8 @@ MOST_TERMS = 4
 MOST_DOCUMENTS = 4096
 # Two names for one mask that are worth telling: no more than this.
 MOST_ALIASES = 2
+# Sizes of blocks that are tried, and those of them that become terms: two can overlap (chunked:2 & chunked:3), more are nobody's.
+TRIED, MOST_SIZES = 64, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class Name:
 
 
 def name_of(mask: Mask, past: int | None = None) -> Name:
-    """The shortest spec that rebuilds the mask [B, H, Q, K], or the nearest one.
+    """The shortest spec found that rebuilds the mask [B, H, Q, K], or the nearest one.
 
     Keys that no query attends to may be padding, item by item; names without padding are tried first.
     """
@@ -84,6 +86,7 @@ def _length(spec: Spec) -> int:
 def _exact(mask: Mask, layout: Layout) -> Iterator[Spec]:
     """Every short spec found that rebuilds the mask."""
     if not mask.attended:
+        yield Named("prefix", (0,))
         return
     yield from _conjunctions(mask, layout, mask)
     for union in _unions(mask, layout):
@@ -209,7 +212,7 @@ class _Edges:
         self.mask, self.layout = mask, layout
         per = np.diff(mask.pointer)
         rows = np.flatnonzero(per)
-        query = rows % mask.stored[2] if mask.stored[2] > 1 else np.full(rows.size, -1)
+        query = rows % mask.stored[2]
         if mask.stored[2] == 1:
             # One row for every query: the first and the last position bound it on both sides.
             rows, query = np.repeat(rows, 2), np.tile([0, layout.queries - 1], rows.size)
@@ -248,7 +251,7 @@ class _Edges:
         return int(ends.max()) if ends.size and self.position.max() + 1 > ends.max() else None
 
     def blocks(self) -> list[int]:
-        """Sizes B for which every run stays in its query's block: the smallest one that does."""
+        """Sizes B for which every run stays in its query's block, smallest first."""
         return self._grid(np.zeros_like(self.position))
 
     def chunks(self) -> list[int]:
@@ -268,10 +271,8 @@ class _Edges:
         np.add.at(crossed, np.clip(high + 1, 0, keys), -1)
         free = np.cumsum(crossed)[:keys] == 0
         borders = np.flatnonzero(free)
-        for size in borders[(borders >= max(need, 1)) & (borders < keys)][:64].tolist():
-            if free[size::size].all():
-                return [size]
-        return []
+        sizes = borders[(borders >= max(need, 1)) & (borders < keys)][:TRIED].tolist()
+        return [size for size in sizes if free[size::size].all()][:MOST_SIZES]
 
     def documents(self) -> tuple[int, ...]:
         """Lengths between the borders that no query looks across; empty for one document, or when items differ."""

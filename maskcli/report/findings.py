@@ -83,7 +83,8 @@ def print_rule(rule: Rule, console: Console) -> None:
     console.print(
         Text(f"{rule.code} {rule.name}", style=STYLES[rule.severity]) + Text(f"  {rule.severity}", style="default not bold")
     )
-    console.print(Text(rule.text))
+    for paragraph in rule.text.split("\n\n"):
+        console.print(Text(" ".join(paragraph.split())))
     console.print(Text("Needs: " + _needs(rule), style="dim"))
 
 

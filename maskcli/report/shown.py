@@ -43,7 +43,7 @@ class Shown:
         return [batch, rows, keys] if "b" in self.axes else [rows, keys]
 
     def sequences(self) -> range:
-        """The batch items, one for all when the mask and the tokens do not differ."""
+        """The batch items."""
         return range(self.mask.shape[0])
 
     def query_token(self, item: int, query: int) -> str:

@@ -97,7 +97,7 @@ def _print_mask(shown: Shown, console: Console, item: int, same: bool) -> None:
         _print_map(shown, console, item, min(console.width, MAP_WIDTH))
     console.print()
     if shown.mask.stored[1] > 1:
-        console.print(f"head 0 of {shown.mask.stored[1]}; heads differ, --head N shows another", style="dim")
+        console.print(f"head 0 of {shown.mask.stored[1]}; heads differ, and --format json has them all", style="dim")
 
 
 def _print_cells(shown: Shown, console: Console, item: int, width: int) -> bool:
@@ -183,8 +183,8 @@ def _print_numbers(shown: Shown, console: Console, block: int) -> None:
         f"empty rows {mask.empty_rows // copies:,}" + (": these queries have no key at all" if mask.empty_rows else ""),
     ]
     if keys > block and queries > 1:
-        tiles = mask.blocks(block, block)
-        lines.append(f"blocks of {block} x {block}: {tiles.full:,} full, {tiles.partial:,} partial, {tiles.empty:,} empty")
+        full, partial, empty = (count // copies for count in mask.blocks(block, block))
+        lines.append(f"blocks of {block} x {block}: {full:,} full, {partial:,} partial, {empty:,} empty")
     for line in lines:
         console.print(Text(line))
 

@@ -58,7 +58,7 @@ def colour(stream: TextIO) -> bool:
 def width(stream: TextIO) -> int | None:
     """Columns to fit into: COLUMNS, else the terminal's; None in a pipe, where nothing is cut."""
     columns = os.environ.get("COLUMNS", "")
-    if columns.isdigit() and int(columns) > 0:
+    if columns.isascii() and columns.isdigit() and int(columns) > 0:
         return max(int(columns), 20)
     if not stream.isatty():
         return None

@@ -55,5 +55,6 @@ def difference(a: Tensor, b: Tensor, tolerance: float | None = None) -> Differen
         if apart.size and float(apart.max()) > largest:
             row, key = np.unravel_index(int(apart.argmax()), apart.shape)
             largest = float(apart.max())
-            index = (*(int(i) for i in np.unravel_index(start + int(row), a.shape[:-1] or (1,))), int(key))[-len(a.shape) :]
+            leading = np.unravel_index(start + int(row), a.shape[:-1]) if len(a.shape) > 1 else ()
+            index = (*(int(i) for i in leading), int(key)) if a.shape else ()
     return Difference(largest, index, cells, limit)

@@ -53,7 +53,7 @@ class Tokenizer:
     """A loaded tokenizer.
 
     `roles` maps pad, bos, eos, unk, sep, cls, mask to ids, for those it has; `model_max_length` is None when the files
-    name no sane one; `truncation_side` and `padding_side` are the files' defaults. `pad_borrowed` names the role whose
+    name no sane one; `padding_side` is the files' default. `pad_borrowed` names the role whose
     token the user made the pad token. `render` turns chat messages into text, None without a chat template.
     """
 

@@ -38,9 +38,8 @@ def test_rows_without_keys(dtype, fill):
     assert (the(found, "MSK101").where.batch, the(found, "MSK101").where.queries) == ((1,), ((5, 6),))
 
 
-@sides
 @dtypes
-def test_padding_queries_without_keys_are_a_note(side, dtype):
+def test_padding_queries_without_keys_are_a_note(dtype):
     real = padding(SQUARE, "left")
     keep = causal(SQUARE) & real[:, None, None]
     for extra in ({}, {"attention_mask": torch.from_numpy(real.astype(int))}, {"input_ids": ids_of(real)}):
