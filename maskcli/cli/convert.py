@@ -104,9 +104,12 @@ def _shape(
             )
         return shape[0], 1, shape[1], shape[2]
     if len(shape) == 2:
-        over_keys = (
-            declared == "hf" or (declared == "mha" and shape[0] != shape[1]) or (declared is None and shape[0] != shape[1])
-        )
+        if declared == "mha" and role is None:
+            raise MaskcliError(
+                f"{source!r} has two axes {list(shape)}, [B, K] (a key_padding_mask) or [Q, K] (an attn_mask); call the tensor by one "
+                "of these names, or give it four axes"
+            )
+        over_keys = declared == "hf" or (declared in (None, "mha") and role == "padding_mask")
         return (shape[0], 1, 1, shape[1]) if over_keys else (1, 1, shape[0], shape[1])
     if len(shape) == 1:
         return 1, 1, 1, shape[0]

@@ -127,6 +127,34 @@ def test_polarity_and_fill_are_translated_before_masks_are_compared(tmp_path):
     assert read("diff", a, b)["equal"] is True
 
 
+def test_both_orders_of_a_comparison_say_the_same(tmp_path):
+    causal = torch.from_numpy(np.tril(np.ones((8, 8), bool)))
+    real = torch.ones(1, 8, dtype=torch.int64)
+    real[0, 6:] = 0
+    save_file({"attn_mask": causal, "cu_seqlens": torch.tensor([0, 3, 8])}, tmp_path / "a.safetensors")
+    save_file({"attn_mask": causal & (torch.arange(8) < 2), "attention_mask": real}, tmp_path / "b.safetensors")
+    a, b = f"{tmp_path}/a.safetensors:attn_mask", f"{tmp_path}/b.safetensors:attn_mask"
+    there, back = (read("diff", *pair, check=1)["regions"] for pair in ((a, b), (b, a)))
+    assert [(r["what"], r["queries"], r["keys"], r["cells"]) for r in there] == [
+        (r["what"], r["queries"], r["keys"], r["cells"]) for r in back
+    ]
+    assert {"padding", "document"} <= {r["what"] for r in there}
+
+
+def test_a_bool_mask_and_its_additive_form_are_one_mask(tmp_path):
+    keep = np.tril(np.ones((8, 8), bool))
+    np.save(tmp_path / "a.npy", keep)
+    np.save(tmp_path / "b.npy", np.where(keep, 0, -np.inf).astype(np.float32))
+    assert read("diff", tmp_path / "a.npy", tmp_path / "b.npy")["equal"] is True
+
+
+def test_the_pad_token_that_ends_a_text_is_real(tmp_path):
+    told = ("--ids", "5 2 2 2", "--pad-id", "2", "--eos-id", "2")
+    regions = read("diff", "full", "padding", *told, check=1)["regions"]
+    assert [r["keys"] for r in regions] == [[[2, 4]]]
+    assert "pass one of them" in refused("diff", "full", "padding", *told, "--lengths", "4")
+
+
 def test_weights_are_compared_by_layer(tmp_path):
     found = read("diff", HEALTHY, SICK, check=1)
     assert [each["a"] for each in found["tensors"]] == [f"attentions.{n}" for n in range(6)]
@@ -191,6 +219,8 @@ def test_round_trips_through_files(tmp_path, via, suffix):
         (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "additive", "--dtype", "bfloat16"], "numpy has no bfloat16"),
         (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "torch"], "is not a convention"),
         (lambda: np.tril(np.ones((2, 4, 4), bool)), ["--to", "additive"], "three axes"),
+        (lambda: np.tril(np.ones((3, 8), bool), 5), ["--from", "mha", "--to", "flex"], "key_padding_mask) or [Q, K]"),
+        (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "flex", "--fill", "min"], "leave --dtype, --fill and --heads out"),
         (lambda: np.ones((1, 1, 1, 4, 4), bool), ["--to", "additive"], "expected one to four axes"),
         (lambda: np.float32(1), ["--to", "additive"], "expected one to four axes"),
     ],
@@ -214,8 +244,10 @@ def test_loss_and_doubt_are_refused(tmp_path, make, arguments_, sentence):
     ],
 )  # fmt: skip
 def test_shapes_are_what_the_target_wants(tmp_path, make, options, shape):
-    np.save(tmp_path / "attention_mask.npy", make())
-    run("convert", tmp_path / "attention_mask.npy", *options, "-o", tmp_path / "out.npy", check=0)
+    # The name tells a padding mask [B, K] from a mask [Q, K].
+    path = tmp_path / ("attn_mask.npy" if make().dtype == bool else "attention_mask.npy")
+    np.save(path, make())
+    run("convert", path, *options, "-o", tmp_path / "out.npy", check=0)
     assert np.load(tmp_path / "out.npy").shape == shape
 
 

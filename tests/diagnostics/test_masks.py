@@ -173,3 +173,18 @@ def test_healthy_boolean_masks(convention, side):
     for declared in (convention, None):
         assert report({"attn_mask": mask}, convention=declared).findings == ()
     assert report({"key_padding_mask": torch.from_numpy(~real), "input_ids": ids_of(real)}, pad_id=0).findings == ()
+
+
+@pytest.mark.parametrize("name", ["key_padding_mask", "kpm", "key_pad_mask", "layer.key_padding_mask"])
+def test_padding_masks_by_every_name_hide_the_same(name):
+    real = padding(SQUARE, "right")
+    arrays = layers(SQUARE, real[:, None, None])
+    assert report(arrays | {name: torch.from_numpy(~real)}).findings == ()
+    assert loud(report(layers(SQUARE, np.ones(SQUARE, bool)) | {name: torch.from_numpy(~real)})) == ["MSK202"]
+    additive_padding = torch.from_numpy(np.where(real, 0, -np.inf))
+    assert report(arrays | {name: additive_padding}).findings == ()
+
+
+def test_an_additive_padding_mask_that_hides_nothing_hides_no_finding():
+    arrays = layers(SQUARE, np.ones(SQUARE, bool)) | {"key_padding_mask": torch.zeros(3, 12)}
+    assert loud(report(arrays, expect="causal")) == ["MSK203"]
