@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -59,6 +60,8 @@ def _run() -> int:
     from maskcli.report.terminal import ClosedPipe
 
     _let_text_pass()
+    # A polite end still removes what is half-written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -99,7 +102,7 @@ def _fail(sentence: str) -> int:
 def _complain(sentence: str) -> None:
     from maskcli.report.terminal import say
 
-    say(f"maskcli: {sentence.rstrip('.')}.")
+    say(f"maskcli: {sentence}" if sentence.endswith("?") else f"maskcli: {sentence.rstrip('.')}.")
 
 
 def _let_text_pass() -> None:

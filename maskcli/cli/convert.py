@@ -72,14 +72,27 @@ def convert(
         return Exit.OK
     kind = conventions.dtype_of(to, dtype)
     filled = conventions.checked_fill(fill, kind) if to == "additive" else 0.0
-    compact = given.keep.compact() if to in ("hf", "mha") else given.keep
-    conventions.fitting(compact, to, source)
+    if 0 in shape:
+        raise MaskcliError(f"{source!r} has the shape {list(tensor.shape)}, without any element; there is nothing to convert")
+    stored = given.keep.compact().stored
+    if to == "mha" and shape[2] > 1:
+        # A mask over queries stays one, even when it is the same for all: [1, K] would be a padding mask.
+        stored = (stored[0], stored[1], shape[2])
+    if to not in ("hf", "mha"):
+        stored = given.keep.stored
+    conventions.fitting(stored, to, source)
     if output is None:
         raise MaskcliError(f"--to {to} makes a tensor; say where to write it with -o FILE (.safetensors, .npy, .npz or .pt)")
+    if to == "mha" and heads is None and stored[0] > 1 and stored[2] > 1 and stored[1] == 1:
+        raise MaskcliError(
+            "nn.MultiheadAttention takes [B*H, Q, K] for a mask that differs between items; say how many with --heads"
+        )
     if to == "sdpa" and arguments.causal_flag(name_of(given.keep, past)):
         say("maskcli: note: is_causal=True says the same without a tensor")
-    wide = heads or compact.stored[1]
-    target = conventions.target(compact.stored, shape[3], to, shape[0], wide, shape[2], len(tensor.shape) == 2)
+    wide = heads or shape[1]
+    if shape[1] not in (1, wide):
+        raise MaskcliError(f"{source!r} has {shape[1]} heads, not --heads {wide}")
+    target = conventions.target(stored, shape[3], to, shape[0], wide, shape[2], len(tensor.shape) == 2)
     _write(given, target, to, kind, filled, output)
     return Exit.OK
 
@@ -91,13 +104,16 @@ def _shape(
     if len(shape) == 4:
         return shape[0], shape[1], shape[2], shape[3]
     if len(shape) == 3:
-        if declared == "mha" or heads is not None:
-            count = heads or 1
-            if shape[0] % count:
+        if declared == "mha":
+            if heads is None:
                 raise MaskcliError(
-                    f"{source!r} has the shape {list(shape)}, whose first axis is no multiple of --heads {count}"
+                    f"{source!r} has the shape {list(shape)}, [B*H, Q, K] for mha; say how many heads with --heads"
                 )
-            return shape[0] // count, count, shape[1], shape[2]
+            if shape[0] % heads:
+                raise MaskcliError(
+                    f"{source!r} has the shape {list(shape)}, whose first axis is no multiple of --heads {heads}; pass one that is"
+                )
+            return shape[0] // heads, heads, shape[1], shape[2]
         if declared is None and shape[1] > 1:
             raise MaskcliError(
                 f"{source!r} has three axes {list(shape)}, [B, Q, K] or [B*H, Q, K]; say which with --from (and --heads for mha)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from maskcli.cli.options import EosId, Form, From, Output, PadId, Past, ResultFo
 from maskcli.errors import MaskcliError
 
 if TYPE_CHECKING:
+    from maskcli.diagnostics.facts import Expectation
     from maskcli.tensors import Roled, TensorFile
 
 
@@ -66,6 +68,7 @@ def diagnose(
         past,
     )
     opened, roled = _open(files, role or [])
+    _check_patterns(declared.expect, [each.tensor.name for roles in roled for each in roles if each.role == "weights"])
     total = sum(each.tensor.nbytes for roles in roled for each in roles if each.role == "weights")
     with progress("checking", total) as advance:
         watching = watcher.set(advance)
@@ -85,6 +88,14 @@ def diagnose(
         else:
             print_report(report, console(stream))
     return Exit.FOUND if _fails(report.worst(), fail_on) else Exit.OK
+
+
+def _check_patterns(expect: tuple[Expectation, ...], names: list[str]) -> None:
+    """Refuse a pattern that speaks of no attention map at all: a typo must not pass for a check."""
+    for each in expect:
+        if each.pattern is not None and not any(fnmatchcase(name, each.pattern) for name in names):
+            shown = ", ".join(names[:4]) or "none"
+            raise MaskcliError(f"--expect pattern {each.pattern!r} matches no attention map; the maps are {shown}")
 
 
 def _fails(worst: str | None, fail_on: Severity) -> bool:

@@ -155,7 +155,12 @@ def _shape(side: _Side) -> Shape | None:
 
 
 def _tensor(side: _Side) -> Roled | None:
-    if side.path is None or side.tensor is not None:
+    if side.path is None:
+        return None
+    if side.tensor is not None:
+        from maskcli.live.operands import check_role
+
+        check_role(side.tensor, side.path)
         return side.tensor
     masks = [each for each in side.tensors if each.role == "mask"]
     if len(masks) != 1:

@@ -55,7 +55,8 @@ Output = Annotated[
 PadId = Annotated[int | None, typer.Option("--pad-id", min=0, help="The id of the padding token.")]
 EosId = Annotated[int | None, typer.Option("--eos-id", min=0, help="The id of the token that ends a text.")]
 Past = Annotated[
-    int | None, typer.Option("--past", min=0, metavar="N", help="Keys that come before the first query (a KV cache).")
+    int | None,
+    typer.Option("--past", min=0, max=2**30, metavar="N", help="Keys that come before the first query (a KV cache)."),
 ]
 From = Annotated[
     str | None,

@@ -76,7 +76,8 @@ def show(
     pad_id: PadId = None,
     past: Past = None,
     cache_length: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Key slots of a static cache; those behind the text are empty.")
+        int | None,
+        typer.Option(min=1, max=2**30, metavar="N", help="Key slots of a static cache; those behind the text are empty."),
     ] = None,
     heads: Annotated[
         int, typer.Option(min=1, max=4096, metavar="N", help="Heads, for a FILE.py:NAME that tells them apart.")
@@ -105,6 +106,7 @@ def show(
         texts or [], file, ids, lengths, pair, packed, chat, labels, tokenizer, special_tokens, padding, max_length,
         padding_side.value if padding_side else None, pad_token, pad_id,
     )  # fmt: skip
+    inputs.refuse_unused(given)
     batch = inputs.batch(given)
     origin = inputs.source_batch(source, batch) if source else None
     shown = _shown(mask, batch, origin, past or 0, cache_length, heads, to, dtype, convention)
@@ -163,6 +165,27 @@ class _Inputs:
         self.packed, self.chat, self.labels, self.tokenizer_name = packed, chat, labels, tokenizer
         self.special_tokens, self.padding, self.max_length = special_tokens, padding, max_length
         self.side, self.pad_token, self.pad_id = side, pad_token, pad_id
+
+    def refuse_unused(self, given: str) -> None:
+        """Refuse options that have no meaning beside ids, lengths or texts: none is dropped in silence."""
+        texts_only: dict[str, object] = {
+            "--pair": self.pairs, "--chat": self.chat, "--special-tokens": self.special_tokens is not None,
+            "--padding max-length": self.padding is not Padding.longest, "--pad-token": self.pad_token and given == "lengths",
+        }  # fmt: skip
+        unused: dict[str, dict[str, object]] = {
+            "ids": {**texts_only, "--packed": self.packed, "--max-length": self.max_length},
+            "lengths": {
+                **texts_only,
+                "--tokenizer": self.tokenizer_name,
+                "--labels": self.labels,
+                "--pad-id": self.pad_id is not None,
+            },
+        }
+        for option, value in unused.get(given, {"--pad-id": self.pad_id is not None}).items():
+            if value:
+                raise MaskcliError(
+                    f"{option} means nothing beside {'texts' if given in ('texts', 'file') else '--' + given}; leave it out"
+                )
 
     def batch(self, given: str) -> Batch:
         """The tokens of the queries."""
@@ -249,9 +272,12 @@ def _shown(
     convention: str | None,
 ) -> Shown:
     """The mask of a spec over the tokens."""
+    from maskcli.diagnostics.facts import convention as known
     from maskcli.masks import conventions, spec
     from maskcli.report.shown import Shown
 
+    if convention is not None:
+        known(convention)
     if to not in conventions.CONVENTIONS:
         raise MaskcliError(f"--to {to!r} is not a convention; choose one of {', '.join(conventions.CONVENTIONS)}")
     kind = conventions.dtype_of(to, dtype)
@@ -262,7 +288,7 @@ def _shown(
         raise MaskcliError("a cross mask needs its source sequence; pass it with --source TEXT, once for each text")
     layout = _layout(batch, source, past, cache_length, heads)
     mask = spec.build(parsed, layout, _resolver(convention) if spec.names_files(parsed) else None)
-    conventions.fitting(mask, to, spec.write(parsed))
+    conventions.fitting(mask.stored, to, spec.write(parsed))
     return Shown(spec.write(parsed), mask, spec.axes(parsed), batch, source, past, to, kind)
 
 

@@ -16,7 +16,7 @@ from maskcli.diagnostics.given import read_mask
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import Layout
 from maskcli.masks.mask import Mask, Shape
-from maskcli.tensors import Tensor, find_tensor, open_tensors, roles_of, split_target
+from maskcli.tensors import Roled, Tensor, find_tensor, open_tensors, role_of, roles_of, split_target
 
 Array = npt.NDArray[Any]
 
@@ -60,10 +60,10 @@ def saved_mask(path: str, name: str | None, layout: Layout, convention: str | No
 def mask_tensor(path: str, name: str | None) -> Tensor:
     """The tensor of this name, or the only mask of a file."""
     file = open_tensors(path)
-    if name is not None:
-        return find_tensor(file, name)
-    if len(file.tensors) == 1:
-        return file.tensors[0]
+    if name is not None or len(file.tensors) == 1:
+        tensor = find_tensor(file, name) if name is not None else file.tensors[0]
+        check_role(role_of(tensor), path)
+        return tensor
     masks = [roled.tensor for roled in roles_of(file) if roled.role == "mask"]
     if len(masks) != 1:
         names = ", ".join(tensor.name for tensor in file.tensors[:6])
@@ -71,6 +71,15 @@ def mask_tensor(path: str, name: str | None) -> Tensor:
             f"{path!r} has {len(masks) or 'no'} masks among its tensors; say which to take: {path}:NAME ({names})"
         )
     return masks[0]
+
+
+def check_role(roled: Roled, path: str) -> None:
+    """Refuse a tensor that is known to be something else than a mask."""
+    if roled.role not in ("mask", "padding_mask", None):
+        raise MaskcliError(
+            f"{path!r}: {roled.tensor.name!r} holds {roled.role} (by its {roled.why}) and no mask; check weights with maskcli diagnose "
+            "--expect, or rename the tensor"
+        )
 
 
 def mask_mod(target: str, layout: Layout) -> Mask:
@@ -102,7 +111,7 @@ def _load(path: str, name: str) -> tuple[Callable[..., Any], ModuleType]:
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     try:
         specification.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MaskcliError(f"{path!r} fails when it is loaded: {_words(error)}") from error
     finally:
         sys.path.pop(0)
@@ -129,7 +138,7 @@ def _tiles(function: Callable[..., Any], target: str, layout: Layout, arrays: Ca
 def _tile(function: Callable[..., Any], target: str, indices: tuple[Any, ...], shape: tuple[int, int]) -> Array:
     try:
         answer = np.asarray(function(*indices))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MaskcliError(
             f"{target!r} fails: {_words(error)}; it is called as mask_mod(b, h, q_idx, kv_idx) with index arrays [rows, 1] and [1, K]"
         ) from error
@@ -143,5 +152,5 @@ def _tile(function: Callable[..., Any], target: str, indices: tuple[Any, ...], s
         ) from None
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -99,8 +99,18 @@ def _cumulative(lengths: tuple[tuple[int, ...], ...]) -> list[int]:
     return [0, *np.cumsum([n for row in lengths for n in row]).tolist()]
 
 
+def _not_at_the_end(name: Name, shape: _Parts) -> str | None:
+    """Why a band cannot be aligned to the last key: queries that do not stand at the end of the keys (a static cache)."""
+    layout = name.layout
+    if shape.band in ("full", "causal-top-left") or layout.past == layout.keys - layout.queries:
+        return None
+    return f"it aligns the last query to the last key, and here it stands at key {layout.past + layout.queries - 1} of {layout.keys}"
+
+
 def _flash(name: Name, shape: _Parts) -> Arguments:
     """flash-attn >= 2.1: causal is aligned to the last key, windows are inclusive on both sides."""
+    if (why := _not_at_the_end(name, shape)) is not None:
+        return Arguments("flash-attn", name.spec, why=why)
     if shape.band == "causal-top-left":
         return Arguments(
             "flash-attn", name.spec, why="flash-attn aligns causal to the last key since 2.1, and this mask to the first"
@@ -135,6 +145,8 @@ def _code(key: str, value: Any) -> str:
 
 def _xformers(name: Name, shape: _Parts) -> Arguments:
     """xFormers: a bias class for each band; sequences of their own are a block diagonal."""
+    if (why := _not_at_the_end(name, shape)) is not None:
+        return Arguments("xformers", name.spec, why=why)
     square = name.layout.queries == name.layout.keys
     if shape.lengths is not None:
         if not square:
@@ -232,9 +244,12 @@ def _expression(spec: Spec, layout: Layout, tensors: dict[str, Any]) -> str:
     if spec.name in ("padding", "chunked", "combined") and layout.real is not None:
         if spec.name == "chunked":
             tensors["left"] = layout.real.argmax(axis=1).tolist()
-            return f"(kv_idx <= P_) & ((P_ - left[b]) // {n[0]} == (kv_idx - left[b]) // {n[0]})"
-        tensors["real"] = layout.real.tolist()
-        return "real[b, kv_idx]" + (" & (kv_idx <= P_)" if spec.name == "combined" else "")
+            left = "left[b]" if len(layout.real) > 1 else "left[0]"
+            return f"(kv_idx <= P_) & ((P_ - {left}) // {n[0]} == (kv_idx - {left}) // {n[0]})"
+        # One row is the same for every batch item, however many there will be.
+        one = len(layout.real) == 1
+        tensors["real"] = layout.real[0].tolist() if one else layout.real.tolist()
+        return ("real[kv_idx]" if one else "real[b, kv_idx]") + (" & (kv_idx <= P_)" if spec.name == "combined" else "")
     return {
         "full": "kv_idx >= 0",
         "causal": "kv_idx <= P_",

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from maskcli.errors import MaskcliError
-from maskcli.masks.mask import Mask
 
 Array = npt.NDArray[Any]
 
@@ -67,12 +66,12 @@ def written(attend: Array, convention: str, dtype: str, fill: float = -np.inf) -
     return attend.astype("float32" if dtype == "bfloat16" else dtype)
 
 
-def fitting(mask: Mask, convention: str, spec: str) -> None:
+def fitting(stored: tuple[int, int, int], convention: str, spec: str) -> None:
     """Refuse a mask that the convention has no shape for: `hf` is one row of keys for each sample."""
-    if convention == "hf" and mask.stored[1:] != (1, 1):
+    if convention == "hf" and stored[1:] != (1, 1):
         raise MaskcliError(
             f"hf masks are [B, K], one row of keys for each sample, and {spec!r} varies along queries or heads; "
-            "pass --to sdpa or --to additive, or show the padding part alone with -m padding"
+            "pass --to sdpa or --to additive, or take the padding part alone"
         )
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from maskcli.masks.kinds import Layout
 from maskcli.masks.mask import Mask
-from maskcli.masks.spec import Joined, Named, Spec, build, kinds_in, write
+from maskcli.masks.spec import Joined, Named, Not, Spec, build, kinds_in, write
 
 Array = npt.NDArray[Any]
 
@@ -62,7 +62,9 @@ def name_of(mask: Mask, past: int | None = None) -> Name:
     bare = _layout(mask, past, None)
     seen = np.broadcast_to(mask.seen.any(axis=1), (mask.shape[0], mask.shape[3]))
     layouts = [bare] if seen.all() or not seen.any() else [bare, _layout(mask, past, seen)]
-    found = [(spec, layout) for layout in layouts for spec in _exact(mask, layout)]
+    found: list[tuple[Spec, Layout]] = [(spec, layout) for layout in layouts for spec in _exact(mask, layout)]
+    if not found:
+        found = [(Not(spec), bare) for spec in _exact(~mask, bare)]
     if not found:
         return _nearest(mask, layouts)
     found.sort(key=lambda item: (_length(item[0]), "padding" in kinds_in(item[0])))
@@ -92,6 +94,8 @@ def _exact(mask: Mask, layout: Layout) -> Iterator[Spec]:
     for union in _unions(mask, layout):
         # X | union: X has to cover only what the union does not.
         rest = mask - build(union, layout)
+        if not rest.attended and build(union, layout) == mask:
+            yield union
         for causal in (False, True):
             if causal and (mask - build(Named("causal"), layout)).attended:
                 continue
@@ -163,7 +167,7 @@ def _supersets(mask: Mask, layout: Layout) -> list[Named]:
     if edges.ahead <= 0:
         terms.append(Named("causal"))
         terms.append(Named("sliding", (max(edges.behind + 1, 1),)))
-    elif layout.past and edges.top_left <= 0:
+    if layout.past and edges.top_left <= 0:
         terms.append(Named("causal-top-left"))
     if edges.ahead > 0:
         terms.append(Named("window", (max(edges.ahead, edges.behind, 0),)))

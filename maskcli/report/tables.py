@@ -114,10 +114,11 @@ def _print_cells(shown: Shown, console: Console, item: int, width: int) -> bool:
     acrosses = [_cut(clean(shown.key_token(item, key)), LABEL) for key in range(keys)]
     plain = shown.convention == "sdpa"
     attend, ignore = (ATTEND, IGNORE) if plain else shown.values()
-    stub = max(map(cell_len, downs)) + 4
+    # Beside its text a column takes a blank of padding and a divider.
+    stub = len(str(queries - 1)) + max(map(cell_len, downs)) + 4
     cell = 1 if plain else max(len(attend), len(ignore))
     label = next(
-        (w for w in (LABEL, 8, 5, 3) if stub + sum(max(cell, min(cell_len(t), w)) + 1 for t in acrosses) <= width), None
+        (w for w in (LABEL, 8, 5, 3) if stub + sum(max(cell, min(cell_len(t), w)) + 2 for t in acrosses) <= width), None
     )
     if label is None:
         return False

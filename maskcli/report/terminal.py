@@ -124,7 +124,9 @@ def say(text: str) -> None:
 @contextmanager
 def output(path: str | None) -> Iterator[TextIO]:
     """Where a result goes: standard output (no path, or "-"), or a file that is replaced once the whole is written."""
-    if path in (None, "-"):
+    if path in (None, "-", "/dev/stdout"):
+        if sys.stdout is None:
+            raise MaskcliError("standard output is closed; open it, or write to a file with -o FILE")
         try:
             yield sys.stdout
             sys.stdout.flush()

@@ -288,7 +288,13 @@ def _which_mask(tensor: Tensor, leaf: str, role: str) -> tuple[str, str]:
         )
     if role == "mask" and len(shape) == 1:
         return "padding_mask", "name and shape"
-    if leaf in ("mask", "masks") and len(shape) == 2 and shape[0] != shape[1] and not _is_float(tensor):
+    if (
+        leaf in ("mask", "masks")
+        and len(shape) == 2
+        and shape[0] != shape[1]
+        and not _is_float(tensor)
+        and not _staircase(tensor)
+    ):
         return "padding_mask", "name and shape"
     return role, "name"
 
@@ -306,7 +312,7 @@ def _by_shape(tensor: Tensor) -> tuple[str | None, str]:
     """The role that shape and type leave no doubt of, else the one that some rows of values speak for."""
     axes, shape = len(tensor.shape), tensor.shape
     if tensor.dtype == "bool" and axes >= 2 and 0 not in shape:
-        square = shape[-1] == shape[-2]
+        square = shape[-1] == shape[-2] or _staircase(tensor)
         return ("mask" if axes > 2 or square else "padding_mask"), "shape"
     if axes < 2 or axes > 5 or 0 in shape or tensor.row_length < 2 or (_is_float(tensor) and axes < 3):
         return None, "neither its name nor its shape tells"
@@ -315,6 +321,14 @@ def _by_shape(tensor: Tensor) -> tuple[str | None, str]:
         return None, "neither its name nor its shape tells"
     role = _by_values(sample, _is_float(tensor), axes)
     return role, "values" if role else "neither its name, its shape nor its values tell"
+
+
+def _staircase(tensor: Tensor) -> bool:
+    """Whether each row is the one before, shifted by one: a causal or sliding mask over more keys than queries."""
+    if len(tensor.shape) != 2 or not 1 < tensor.row_length <= SAMPLE_ELEMENTS // SAMPLE_ROWS:
+        return False
+    rows = tensor.rows(0, min(tensor.row_count, SAMPLE_ROWS))
+    return len(rows) > 2 and bool((rows[1:, 1:] == rows[:-1, :-1]).all()) and bool((rows[1:] != rows[:-1]).any())
 
 
 def _sample(tensor: Tensor) -> Array | None:

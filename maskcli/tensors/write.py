@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -77,8 +78,18 @@ def write_tensors(
         _check(path, suffix, name, source)
     if suffix == ".npy" and len(tensors) != 1:
         raise MaskcliError(f"{path!r} can hold one tensor, not {len(tensors)}: use .npz or .safetensors.")
+    if suffix != ".pt":
+        _check_room(path, sum(map(_size, tensors.values())))
     with replacing(path) as temporary:
         WRITERS[suffix](temporary, tensors, metadata or {})
+
+
+def _check_room(path: str, needed: int) -> None:
+    """Refuse what the disk has no room for before the first byte, and not after the last."""
+    folder = os.path.dirname(os.path.abspath(path))
+    free = shutil.disk_usage(folder).free if os.path.isdir(folder) else needed
+    if needed > free:
+        raise MaskcliError(f"{path!r} would take {needed:,} bytes, and {free:,} are free there: write less, or elsewhere.")
 
 
 def _check(path: str, suffix: str, name: str, source: Source) -> None:

@@ -195,8 +195,9 @@ def test_writing_and_reading_is_the_identity(dense, convention, dtype):
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".npz", ".pt"])
 def test_round_trips_through_files(tmp_path, via, suffix):
     first = saved(tmp_path / f"a{suffix}", "causal & padding", padding_side="left")
-    run("convert", first, "--from", "sdpa", "--to", via, "-o", tmp_path / f"b{suffix}", check=0)
-    run("convert", tmp_path / f"b{suffix}", "--from", via, "--to", "sdpa", "-o", tmp_path / f"c{suffix}", check=0)
+    heads = ("--heads", "1") if via == "mha" else ()
+    run("convert", first, "--from", "sdpa", "--to", via, *heads, "-o", tmp_path / f"b{suffix}", check=0)
+    run("convert", tmp_path / f"b{suffix}", "--from", via, *heads, "--to", "sdpa", "-o", tmp_path / f"c{suffix}", check=0)
     assert read("diff", first, tmp_path / f"c{suffix}", "--from", "sdpa")["equal"] is True
 
 
@@ -220,6 +221,13 @@ def test_round_trips_through_files(tmp_path, via, suffix):
         (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "torch"], "is not a convention"),
         (lambda: np.tril(np.ones((2, 4, 4), bool)), ["--to", "additive"], "three axes"),
         (lambda: np.tril(np.ones((3, 8), bool), 5), ["--from", "mha", "--to", "flex"], "key_padding_mask) or [Q, K]"),
+        (lambda: np.tril(np.ones((6, 4, 4), bool)), ["--from", "mha", "--to", "sdpa"], "say how many heads with --heads"),
+        (
+            lambda: np.stack([np.eye(4, dtype=bool)] * 2)[:, None] | np.array([0, 1], bool)[:, None, None, None],
+            ["--from", "sdpa", "--to", "mha"],
+            "takes [B*H, Q, K]",
+        ),
+        (lambda: np.zeros((0, 5), bool), ["--from", "sdpa", "--to", "megatron"], "without any element"),
         (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "flex", "--fill", "min"], "leave --dtype, --fill and --heads out"),
         (lambda: np.ones((1, 1, 1, 4, 4), bool), ["--to", "additive"], "expected one to four axes"),
         (lambda: np.float32(1), ["--to", "additive"], "expected one to four axes"),
@@ -241,6 +249,8 @@ def test_loss_and_doubt_are_refused(tmp_path, make, arguments_, sentence):
         (lambda: np.tril(np.ones((2, 4, 4), bool)), ["--from", "sdpa", "--to", "additive"], (2, 1, 4, 4)),
         (lambda: ~np.tril(np.ones((6, 4, 4), bool)), ["--from", "mha", "--heads", "3", "--to", "sdpa"], (2, 3, 4, 4)),
         (lambda: np.stack([np.tril(np.ones((1, 4, 4), bool)), np.ones((1, 4, 4), bool)]), ["--from", "sdpa", "--heads", "3", "--to", "mha"], (6, 4, 4)),
+        (lambda: np.stack([np.tril(np.ones((4, 4), bool)), np.ones((4, 4), bool)]), ["--from", "sdpa", "--heads", "2", "--to", "mha"], (4, 4, 4)),
+        (lambda: np.arange(4) < np.full((4, 1), 3), ["--from", "sdpa", "--to", "mha"], (4, 4)),
     ],
 )  # fmt: skip
 def test_shapes_are_what_the_target_wants(tmp_path, make, options, shape):
@@ -306,6 +316,35 @@ def evaluated(code, shape):
 def test_flex_code_makes_the_same_mask(spec, past):
     mask, name = named(spec, past)
     assert evaluated(arguments(name, "flex").code, mask.shape) == mask
+
+
+def test_a_cache_that_is_not_full_has_no_aligned_arguments():
+    """Queries at positions 4 to 7 of 16 slots: no library that aligns to the last key can say it."""
+    mask = build(parse("causal"), Layout(1, 4, 16, past=4))
+    name = name_of(mask, past=4)
+    assert name.exact
+    assert all("aligns the last query" in arguments(name, to).why for to in ("flash-attn", "xformers"))
+    assert evaluated(arguments(name, "flex").code, mask.shape) == mask
+
+
+def test_flex_code_with_padding_that_all_items_share():
+    mask = build(parse("padding"), Layout(1, 8, 8, real=np.arange(8)[None] < 3))
+    code = arguments(name_of(mask), "flex").code
+    assert "real[kv_idx]" in code
+    assert evaluated(code, (3, 1, 8, 8)) == Mask.from_dense(np.broadcast_to(np.arange(8) < 3, (3, 1, 8, 8)))
+
+
+def test_weights_are_no_mask(tmp_path):
+    save_file({"attentions.0": torch.tril(torch.ones(1, 1, 4, 4)) / 4}, tmp_path / "w.safetensors")
+    assert "holds weights" in refused("diff", tmp_path / "w.safetensors", "causal")
+    assert "holds weights" in refused("show", "--lengths", "4", "-m", f"{tmp_path}/w.safetensors")
+
+
+def test_a_mask_over_more_keys_than_queries_is_no_padding(tmp_path):
+    np.save(tmp_path / "kv.npy", np.arange(9) <= np.arange(6)[:, None] + 3)
+    (tensor,) = read("inspect", tmp_path / "kv.npy", "--from", "sdpa")["files"][0]["tensors"]
+    assert (tensor["role"], tensor["mask"]["spec"]) == ("mask", "causal")
+    assert read("diff", tmp_path / "kv.npy", "causal", "--from", "sdpa")["equal"] is True
 
 
 def test_flex_code_with_padding():

@@ -104,6 +104,37 @@ def test_tables_fit_sixty_columns_and_are_whole_in_a_pipe():
     assert max(map(len, run("show", "--lengths", "90", COLUMNS="100", TERM="dumb").stdout.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 120])
+@pytest.mark.parametrize("to", ["sdpa", "additive"])
+@pytest.mark.parametrize("length", [6, 9, 13, 14, 17, 20, 24, 28, 33, 40])
+def test_a_mask_table_is_whole_or_becomes_a_map(columns, to, length):
+    """In a process of its own for each would take minutes: the table itself is asked."""
+    import io
+
+    from maskcli.masks.kinds import Layout
+    from maskcli.masks.spec import build, parse
+    from maskcli.report.shown import Shown
+    from maskcli.report.tables import print_shown
+    from maskcli.report.terminal import console
+    from maskcli.text import batch_from_lengths
+
+    stream = io.StringIO()
+    screen = console(stream)
+    screen.width = columns
+    shown = Shown(
+        "causal", build(parse("causal"), Layout(1, length, length)), "q", batch_from_lengths([length]), None, 0, to, "bool"
+    )
+    print_shown(shown, screen, 128)
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= columns
+    assert "…" not in text
+    body = text[text.index("queries down") :].splitlines()
+    if "each character" not in text:
+        attend, ignore = shown.values() if to == "additive" else ("■", "·")
+        rows = [line.split() for line in body[3 : 3 + length]]
+        assert [row[2:] for row in rows] == [[attend] * (q + 1) + [ignore] * (length - 1 - q) for q in range(length)]
+
+
 def test_text_reaches_the_terminal_clean():
     nasty = "\x1b[31mred [bold] :smile: [/INST] \u202eevil \x9b"
     out = run("show", nasty).stdout
@@ -219,6 +250,13 @@ def test_user_mask_mods_and_saved_masks_are_operands(tmp_path):
         (["--lengths", "1000000", "-m", "dilated:100000000,3"], "more than the limit"),
         (["--lengths", "3", "--past", "-1"], "--past"),
         (["--file", "/"], "is a directory"),
+        (["a", "--pad-id", "7"], "--pad-id means nothing beside texts"),
+        (["--ids", "1 2", "--packed"], "--packed means nothing beside --ids"),
+        (["--lengths", "3", "--labels"], "--labels means nothing beside --lengths"),
+        (["a", "--from", "bogus"], "is not a convention"),
+        (["a", "--format", "json", "-o", "x.png"], "does not fit"),
+        (["a", "--past", "99999999999999999999"], "--past"),
+        (["--lengths", "1000000", "-m", "causal", "-o", "x.npy"], "are free there"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, sentence, tmp_path):

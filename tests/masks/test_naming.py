@@ -11,7 +11,7 @@ from maskcli.masks.spec import build, parse
 SPECS = [
     "full", "causal", "sliding:4", "window:3", "prefix:5", "prefix-lm:5", "blocks:4", "chunked:4", "documents:5,3,4",
     "dilated:6,3", "causal & documents:5,3,4", "sliding:4 & documents:5,3,4", "causal & dilated:8,2", "window:3 & documents:5,3,4",
-    "window:2 | global:2", "sliding:4 | prefix:1", "causal & (sliding:4 | prefix:2)", "dilated:6,2 | global:1",
+    "global:2", "~causal", "~sliding:3", "window:2 | global:2", "sliding:4 | prefix:1", "causal & (sliding:4 | prefix:2)", "dilated:6,2 | global:1",
 ]  # fmt: skip
 
 
