@@ -1,6 +1,17 @@
-"""python -m maskcli."""
+"""python -m maskcli, and where the installed command starts."""
 
-from maskcli.cli import main
+import sys
+
+
+def main() -> None:
+    """Start the command line; an interrupt while its libraries are still being imported ends it quietly as well."""
+    try:
+        from maskcli.cli import main as start
+
+        start()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()
