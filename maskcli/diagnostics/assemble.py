@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskcli.diagnostics.facts import Declared
-from maskcli.diagnostics.given import Given, by_weights, fills_only, read_mask, read_padding, small_rows
+from maskcli.diagnostics.given import Given, by_weights, fills_only, last_weighed, read_mask, read_padding, small_rows
 from maskcli.diagnostics.scene import Attention, Padding, Saved, Scene, Tokens, edge_padding
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import Layout, padding
@@ -118,6 +118,9 @@ class _Room:
             length = keys.real.shape[1]
             past = length - shape[2] if self.declared.past is None else past
             keys = Padding(np.pad(keys.real, ((0, 0), (0, shape[3] - length))), keys.source)
+        elif keys is None and self.declared.past is None and roled.kind != "cross" and shape[2] < shape[3]:
+            # Nothing is said of the padding: behind the last key that anybody weighs are the empty slots of a static cache.
+            past = max(last_weighed(roled.tensor, shape) + 1 - shape[2], 0)
         keys = _fitting(keys, shape[0], shape[3])
         if roled.kind == "cross":
             queries = _fitting(self.padding(("decoder",)), shape[0], shape[2])

@@ -202,6 +202,9 @@ def test_a_static_cache_prefill_with_padding(dtype, side):
     arrays = layers((3, 2, queries, keys), keep, dtype)
     silent(arrays | mask_of(real), "causal")
     silent(arrays | mask_of(real) | {"attn_mask": torch.from_numpy(np.where(keep, 0, -1e30))}, "causal")
+    # Without word of the padding: the rows that are fully masked are those whose own key nobody sees.
+    silent(arrays)
+    silent(arrays | {"attn_mask": torch.from_numpy(np.where(keep, 0, -1e30))})
 
 
 @dtypes
@@ -216,7 +219,7 @@ def test_boolean_masks_whose_polarity_only_the_weights_tell(dtype):
 
 @dtypes
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 4.0, 16.0])
-@pytest.mark.parametrize("shape", [(3, 4, 1, 13), (2, 4, 40, 40)])
+@pytest.mark.parametrize("shape", [(3, 4, 1, 13), (3, 4, 1, 40), (2, 4, 40, 40)])
 def test_a_sink_of_zero_at_any_sharpness(dtype, scale, shape):
     raw = np.random.default_rng(0).normal(size=(*shape[:3], shape[3] + 1), scale=scale)
     raw[..., -1] = 0

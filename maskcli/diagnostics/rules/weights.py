@@ -372,7 +372,12 @@ def _odd_sums(attention: Attention) -> tuple[Array, bool]:
     normal = (rows & ~off).sum() / rows.sum()
     # A weak sink takes a little from every row: its sums fade into 1, where odd rows stand apart from it.
     between = rows & ~off & (np.abs(total - 1) > attention.rounding)
-    if normal < MOSTLY or between.sum() > 0.1 * off.sum() or _has_dropout(attention, off) or _spread(total[off]):
+    if (
+        normal < MOSTLY
+        or between.sum() > 0.1 * off.sum()
+        or _has_dropout(attention, off)
+        or _spread(total[off], attention.rounding)
+    ):
         return none, False
     return off, False
 
@@ -390,9 +395,9 @@ def _may_be_sink(attention: Attention, rows: Array) -> bool:
     return not different and (np.ptp(total) > 1e-5 or attention.tensor.dtype not in ("float32", "float64"))
 
 
-def _spread(sums: Array) -> bool:
-    """Whether odd sums lie below 1 and differ among each other, as a strong sink leaves them where attention is sharp."""
-    return bool(sums.size > 1 and (sums < 1).all() and np.ptp(sums) > 0.05)
+def _spread(sums: Array, rounding: float) -> bool:
+    """Whether odd sums lie below 1 and differ by more than rounding, as a sink leaves them; a scale leaves them equal."""
+    return bool(sums.size > 1 and (sums < 1).all() and np.ptp(sums) > 4 * rounding)
 
 
 def _has_dropout(attention: Attention, off: Array) -> bool:
