@@ -48,7 +48,15 @@ def diff(
     from maskcli.report.terminal import output as result
 
     sides = (_side(a), _side(b))
-    options = _Options(convention, pad_id, eos_id, ids, lengths, padding_side.value if padding_side else None, past)
+    options = _Options(
+        convention,
+        pad_id,
+        () if eos_id is None else (eos_id,),
+        ids,
+        lengths,
+        padding_side.value if padding_side else None,
+        past,
+    )
     found = (None if convention else _weights(sides, tolerance)) or _masks(sides, options)
     chosen = form_of(output, form.value if form else None, {".json": "json", ".txt": "text"}, "text")
     with result(output) as stream:
@@ -64,7 +72,7 @@ def diff(
 class _Options(NamedTuple):
     convention: str | None
     pad_id: int | None
-    eos_id: int | None
+    eos_ids: tuple[int, ...]
     ids: str | None
     lengths: str | None
     side: str | None
@@ -193,7 +201,7 @@ def _layout(sides: tuple[_Side, _Side], shapes: list[Shape | None], options: _Op
         sizes[2] = sizes[3]
     shape = (sizes[0], sizes[1], sizes[2], sizes[3])
     under_test = {id(each.tensor) for side in sides if (each := _tensor(side)) is not None}
-    declared = Declared(pad_id=options.pad_id, eos_id=options.eos_id, past=options.past)
+    declared = Declared(pad_id=options.pad_id, eos_ids=options.eos_ids, past=options.past)
     layout = layout_of("", (), declared, shape)
     for side in sides:
         if side.path is not None:
@@ -224,7 +232,7 @@ def _real(options: _Options) -> Array | None:
         batch = batch_from_ids(options.ids, options.pad_id, padding_side=options.side)
         if options.pad_id is None or batch.ids is None:
             return batch.attention_mask
-        return edge_padding(batch.ids, options.pad_id, options.eos_id)
+        return edge_padding(batch.ids, options.pad_id, ends=options.eos_ids)
     if options.lengths is not None:
         return batch_from_lengths(options.lengths, padding_side=options.side).attention_mask
     return None

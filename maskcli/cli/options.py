@@ -39,6 +39,28 @@ class ResultForm(str, enum.Enum):
     json = "json"
 
 
+class DiagnoseForm(str, enum.Enum):
+    """What --format takes where results are findings."""
+
+    text = "text"
+    concise = "concise"
+    json = "json"
+
+
+class Purpose(str, enum.Enum):
+    """What --for takes."""
+
+    train = "train"
+    generate = "generate"
+
+
+class Shift(str, enum.Enum):
+    """What --loss-shift takes."""
+
+    model = "model"
+    data = "data"
+
+
 Tokenizer = Annotated[
     str | None,
     typer.Option(

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.diagnostics.facts import Declared
+from maskcli.diagnostics.facts import Declared, Meant
 from maskcli.diagnostics.given import Given, by_weights, fills_only, last_weighed, read_mask, read_padding, small_rows
-from maskcli.diagnostics.scene import Attention, Padding, Saved, Scene, Tokens, edge_padding
+from maskcli.diagnostics.scene import Attention, Padding, Saved, Scene, Tokens, real_tokens
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import Layout, padding
 from maskcli.masks.mask import Mask, Shape
-from maskcli.masks.spec import Resolve, Spec, build, needs, write
+from maskcli.masks.spec import Resolve, build, needs, write
 from maskcli.tensors import Tensor
 from maskcli.tensors.roles import Roled
 
@@ -86,7 +86,9 @@ class _Room:
     ) -> None:
         self.file, self.tensors, self.group, self.declared, self.resolve = file, tensors, group, declared, resolve
         self.unfit = unfit
-        self.encoder_decoder = any(r.kind in ("encoder", "cross") for r in tensors if r.role == "weights")
+        self.encoder_decoder = any(r.kind in ("encoder", "cross") for r in tensors if r.role == "weights") or any(
+            r.kind == "decoder" for r in tensors if r.role in ("input_ids", "padding_mask")
+        )
         self.givens: dict[str, Given | None] = {}
         self.paddings: dict[tuple[str, ...], Padding | None] = {}
 
@@ -114,6 +116,8 @@ class _Room:
         if shape is None:
             return None
         past = self.past(roled.kind, shape, keys)
+        if past + shape[2] < shape[3] and self._misplaced(roled, shape, past, keys):
+            past = shape[3] - shape[2]
         if keys is not None and self._static_cache(roled, shape, keys):
             length = keys.real.shape[1]
             past = length - shape[2] if self.declared.past is None else past
@@ -130,13 +134,17 @@ class _Room:
         given = self.given(mask, shape, keys, past) if mask else None
         if mask is not None and given is not None and given.reason == "assumed":
             given = self.givens[mask.tensor.name] = by_weights(given, roled.tensor, shape)
-        spec = self.declared.expected(roled.tensor.name, roled.kind)
-        expected = None if spec is None else self.expected(spec, roled, shape, keys, past)
-        roles = ("scores", "query", "key")
+        meant = self.declared.meant(roled.tensor.name, roled.kind, roled.layer)
+        documents = None if roled.kind == "cross" else self.documents(shape)
+        expected = None if meant is None else self.expected(meant, roled, shape, keys, past, documents)
+        roles = ("scores", "query", "key", "value", "output")
         parts = {role: found.tensor for role in roles if (found := self.find(role, (roled.kind,), roled.layer))}
-        return Attention(
-            roled, shape, past, given, keys, queries, write(spec) if spec else None, expected, self.declared.exact, parts
-        )
+        return Attention(roled, shape, past, given, keys, queries, meant, expected, self.declared.exact, documents, parts)
+
+    def _misplaced(self, roled: Roled, shape: Shape, past: int, keys: Padding | None) -> bool:
+        """Whether position ids alone put the queries before the end of the keys, and the weights behind them say otherwise."""
+        said = self.declared.past is None and past == self.past_of_positions(shape, keys)
+        return said and not fills_only(roled.tensor, shape, past + shape[2])
 
     def _static_cache(self, roled: Roled, shape: Shape, keys: Padding) -> bool:
         """Whether a padding mask shorter than the keys speaks of the filled part of a cache, and the rest is empty slots."""
@@ -166,10 +174,32 @@ class _Room:
             return 0
         if self.declared.past is not None:
             return self.declared.past
+        if queries < length and (told := self.past_of_positions(shape, keys)) is not None:
+            return told
         if keys is not None and keys.real.shape[1] == length and queries < length and keys.real.any():
             last = int(np.flatnonzero(np.any(keys.real, axis=0))[-1]) + 1
             return max(last - queries, 0)
         return max(length - queries, 0)
+
+    def past_known(self, kind: str, shape: Shape, keys: Padding | None) -> bool:
+        """Whether something says where the queries stand, more than that there are fewer of them than keys."""
+        if kind == "cross":
+            return False
+        filled = keys is not None and keys.real.shape[1] == shape[3] and bool(keys.real[:, shape[2] :].any())
+        return self.declared.past is not None or self.past_of_positions(shape, keys) is not None or filled
+
+    def past_of_positions(self, shape: Shape, keys: Padding | None) -> int | None:
+        """What position ids say: the first query's position and the left padding that it skips, alike for all items."""
+        found = self.find("position_ids", ("self", "decoder"))
+        rows = small_rows(found.tensor) if found else None
+        queries, length = shape[2:]
+        if rows is None or rows.shape[1] != queries or len(rows) not in (1, shape[0]) or (np.diff(rows, axis=1) != 1).any():
+            return None
+        left = np.zeros(1, np.int64)
+        if keys is not None and keys.real.shape[1] == length:
+            left = keys.real.argmax(axis=1)
+        pasts = np.unique(rows[:, 0].astype(np.int64) + left)
+        return int(pasts[0]) if len(pasts) == 1 and 0 <= pasts[0] <= length - queries else None
 
     def padding(self, kinds: tuple[str, ...]) -> Padding | None:
         """Which tokens are real: from the padding mask, else from the ids and the pad id. Read once for each kind."""
@@ -181,8 +211,9 @@ class _Room:
         mask = self.find("padding_mask", kinds)
         ids = self.find("input_ids", kinds)
         from_ids = None
-        if ids is not None and self.declared.pad_id is not None and (values := small_rows(ids.tensor)) is not None:
-            real = edge_padding(values, self.declared.pad_id, self.declared.eos_id)
+        values = None if ids is None or self.declared.pad_id is None else small_rows(ids.tensor)
+        real = None if values is None else real_tokens(values, self.declared)
+        if ids is not None and real is not None:
             from_ids = Padding(real, f"{ids.tensor.name} and pad id {self.declared.pad_id}")
         if mask is None or (real_mask := read_padding(mask, self.declared.convention)) is None:
             return from_ids
@@ -217,20 +248,27 @@ class _Room:
     def saved(self, roled: Roled, attentions: tuple[Attention, ...]) -> Saved | None:
         """A saved mask with the attention map it belongs to, if there is one."""
         owner = next((a for a in attentions if a.given and a.given.tensor is roled.tensor), None)
+        meant = self.declared.meant(roled.tensor.name, roled.kind, roled.layer)
         if owner is not None and owner.given is not None:
-            return Saved(owner.given, _fitting(owner.keys, owner.given.shape[0], owner.given.shape[3]), owner.past, owner)
+            keys = _fitting(owner.keys, owner.given.shape[0], owner.given.shape[3])
+            known = self.past_known(roled.kind, owner.shape, owner.keys)
+            return Saved(roled, owner.given, keys, owner.past, known, meant, owner.documents, owner)
         keys = self.padding(self.kinds(roled.kind))
         shape = self.mask_shape(roled.tensor, None)
         if shape is None:
             return None
         past = self.past(roled.kind, shape, keys) if shape[2] > 1 else max(shape[3] - 1, 0)
+        known = self.past_known(roled.kind, shape, keys)
         keys = _fitting(keys, shape[0], shape[3])
         given = self.given(roled, None, keys, past)
-        return Saved(given, keys, past, None) if given else None
+        documents = None if roled.kind == "cross" else self.documents(shape)
+        return Saved(roled, given, keys, past, known, meant, documents, None) if given else None
 
-    def expected(self, spec: Spec, roled: Roled, shape: Shape, keys: Padding | None, past: int) -> Mask:
+    def expected(
+        self, meant: Meant, roled: Roled, shape: Shape, keys: Padding | None, past: int, documents: Array | None
+    ) -> Mask:
         """The declared mask over this map, always with the input's padding."""
-        documents = self.documents(shape) if "documents" in needs(spec) else None
+        spec = meant.spec
         missing = (needs(spec) & {"padding"} if keys is None else set()) | (
             needs(spec) & {"documents"} if documents is None else set()
         )
@@ -240,41 +278,76 @@ class _Room:
                 "documents": "where documents begin: save position_ids, segment_ids or cu_seqlens, or write documents:5,3,7",
             }
             raise MaskcliError(
-                f"--expect {write(spec)!r} for {roled.tensor.name!r} of {self.file!r} needs to know {what[min(missing)]}"
+                f"{meant.source} {write(spec)!r} for {roled.tensor.name!r} of {self.file!r} needs to know {what[min(missing)]}"
             )
         layout = Layout(shape[0], shape[2], shape[3], shape[1], past, keys.real if keys else None, documents)
         mask = build(spec, layout, self.resolve)
         return mask & padding(layout) if keys is not None and not keys.real.all() else mask
 
     def documents(self, shape: Shape) -> Array | None:
-        """Which packed document each key belongs to, int [B, K], from segment ids, position ids or cu_seqlens."""
+        """Which packed document each key belongs to, int [b, K], from segment ids, position ids or cu_seqlens."""
         batch, keys = shape[0], shape[3]
+        fits = ((1, keys), (batch, keys))
         if (found := self.find("segment_ids", ("self", "decoder"))) and (ids := small_rows(found.tensor)) is not None:
-            return np.broadcast_to(ids, (batch, keys)) if ids.shape in ((1, keys), (batch, keys)) else None
+            return np.asarray(ids) if ids.shape in fits else None
         if (found := self.find("position_ids", ("self", "decoder"))) and (ids := small_rows(found.tensor)) is not None:
-            starts = np.diff(ids, axis=1, prepend=ids[:, :1]) < 0
-            return np.cumsum(starts, axis=1) if ids.shape in ((1, keys), (batch, keys)) else None
+            if ids.shape not in fits:
+                return None
+            real = _fitting(self.padding(self.kinds("self")), *ids.shape)
+            return restarts(ids, None if real is None else real.real)
         if (found := self.find("cu_seqlens", ("self", "decoder"))) and (ends := small_rows(found.tensor)) is not None:
-            return np.searchsorted(ends[0, 1:], np.arange(keys), "right")[None]
+            rising = ends[0].size > 1 and ends[0, -1] == keys and bool((np.diff(ends[0]) >= 0).all())
+            return np.searchsorted(ends[0, 1:], np.arange(keys), "right")[None] if rising else None
         return None
 
     def token_sets(self) -> Iterable[Tokens]:
-        """Ids with the padding mask and labels of the same shape."""
-        for roled in self.tensors:
-            if roled.role != "input_ids" or (ids := small_rows(roled.tensor)) is None:
+        """The ids, padding mask, labels and positions of each side, as far as they have one shape [B, L]."""
+        sides = ("encoder", "decoder") if self.encoder_decoder else ("self", "encoder", "decoder")
+        for side in sides:
+            saved = {role: found for role in _TOKEN_ROLES if (found := self._of_side(role, side))}
+            values = {role: rows for role, found in saved.items() if (rows := self._token_rows(role, found)) is not None}
+            if not values:
                 continue
-            mask = self.find("padding_mask", (roled.kind,))
-            real = read_padding(mask, self.declared.convention) if mask else None
-            labels = self.find("labels", ("self", "decoder"))
-            values = small_rows(labels.tensor) if labels else None
-            fits = real is not None and real.shape == ids.shape
+            shape = values[next(role for role in _TOKEN_ROLES if role in values)].shape
+            fit = {role: rows for role, rows in values.items() if rows.shape == shape}
+            if "position_ids" in values and values["position_ids"].shape == (1, shape[1]):
+                fit["position_ids"] = np.broadcast_to(values["position_ids"], shape)
+            documents = None if side == "encoder" else self.documents((shape[0], 1, shape[1], shape[1]))
             yield Tokens(
-                roled.tensor.name,
-                ids,
-                mask.tensor.name if mask and fits else None,
-                real if fits else None,
-                values if values is not None and values.shape == ids.shape else None,
+                side,
+                {role: saved[role].tensor.name for role in fit},
+                fit.get("input_ids"),
+                fit.get("padding_mask"),
+                fit.get("labels"),
+                fit.get("position_ids"),
+                fit.get("token_type_ids"),
+                documents if documents is not None and (documents != documents[:, :1]).any() else None,
             )
+
+    def _of_side(self, role: str, side: str) -> Roled | None:
+        """The tensor of a role on one side; what is named for no side speaks of the encoder's, but for the labels."""
+        plain = "decoder" if role == "labels" else "encoder"
+        return self.find(role, (side, "self") if self.encoder_decoder and side == plain else (side,))
+
+    def _token_rows(self, role: str, found: Roled) -> Array | None:
+        return read_padding(found, self.declared.convention) if role == "padding_mask" else small_rows(found.tensor)
+
+
+# What is said of every token, in the order in which one gives its shape to the others.
+_TOKEN_ROLES = ("input_ids", "labels", "padding_mask", "position_ids", "token_type_ids")
+
+
+def restarts(positions: Array, real: Array | None) -> Array:
+    """Which packed document each token belongs to, int [B, L]: positions that fall, or stay at their lowest, begin one.
+
+    Padding begins none: it goes with the document before it.
+    """
+    kept = np.ones(positions.shape, bool) if real is None else np.broadcast_to(real, positions.shape)
+    lowest = np.where(kept, positions, np.iinfo(np.int64).max).min(axis=1, keepdims=True)
+    begins = np.zeros(positions.shape, bool)
+    step = np.diff(positions, axis=1)
+    begins[:, 1:] = ((step < 0) | ((step == 0) & (positions[:, 1:] == lowest))) & kept[:, 1:] & kept[:, :-1]
+    return np.cumsum(begins, axis=1)
 
 
 def _fitting(keys: Padding | None, batch: int, length: int) -> Padding | None:

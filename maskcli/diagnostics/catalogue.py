@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from maskcli.diagnostics.finding import Rule
 from maskcli.diagnostics.rules import mask, numerics, tokens, weights
@@ -54,6 +55,24 @@ def rule(text: str) -> Rule:
     close = difflib.get_close_matches(wanted, [name.lower() for name in names], 1, 0.5)
     hint = f"did you mean {next(name for name in names if name.lower() == close[0])}? " if close else ""
     raise MaskcliError(f"there is no rule {text!r}; {hint}maskcli rule --all lists them")
+
+
+def chosen_codes(select: Sequence[str], ignore: Sequence[str]) -> frozenset[str] | None:
+    """The codes that --select and --ignore leave, each a list of codes, names and prefixes, with commas; None for all."""
+    if not select and not ignore:
+        return None
+    wanted = _matching(select, "--select") if select else {each.code for each in RULES}
+    return frozenset(wanted - _matching(ignore, "--ignore"))
+
+
+def _matching(texts: Sequence[str], option: str) -> set[str]:
+    found: set[str] = set()
+    for text in (part.strip() for each in texts for part in each.split(",")):
+        prefixed = {each.code for each in RULES if text and each.code.lower().startswith(text.lower())}
+        if not prefixed and not (prefixed := {each.code for each in RULES if each.name == text.lower()}):
+            raise MaskcliError(f"{option} {text!r}: no rule has this code, name or prefix; maskcli rule --all lists them")
+        found |= prefixed
+    return found
 
 
 def in_code_order() -> tuple[Rule, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from maskcli.diagnostics.assemble import build_scenes
 from maskcli.diagnostics.catalogue import RULES
 from maskcli.diagnostics.facts import Declared, from_metadata
-from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Rule, Runs, Skipped, Where
+from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Rule, Runs, Skipped, Undecided, Where
 from maskcli.diagnostics.scene import Scene
 from maskcli.masks.spec import Resolve
 from maskcli.tensors import TensorFile
@@ -46,20 +47,31 @@ def diagnose(
     roled: tuple[Roled, ...] | None = None,
     resolve: Resolve | None = None,
     token: Callable[[int], str] | None = None,
+    rules: Collection[str] | None = None,
 ) -> Report:
     """Check the tensors of one file. `roled` replaces the roles that names, shapes and values give; options win over the
-    file's metadata; `resolve` reads the files that a declared spec names; `token` turns an id into text.
+    file's metadata; `resolve` reads the files that a declared spec names; `token` turns an id into text; of `rules` only
+    these codes are reported (None: all), though the others still explain what they explain.
     """
-    facts = (declared or Declared()).over(from_metadata(file.metadata, file.path))
+    facts = (declared or Declared()).over(from_metadata(file.metadata, file.path)).with_model()
     scenes = build_scenes(file.path, roled if roled is not None else roles_of(file), facts, resolve)
-    findings = [finding for scene in scenes for finding in _findings(scene, token)]
-    skipped = {skip.code: skip for scene in scenes for skip in _skipped(scene)}
-    decided = {rule.code for scene in scenes for rule in RULES if not _missing(rule, scene)}
+    outcomes = [(scene, _check(scene)) for scene in scenes]
+    findings = [
+        _finding(rule, found, scene, token)
+        for scene, outcome in outcomes
+        for rule, found in outcome.found
+        if rules is None or rule.code in rules
+    ]
+    decided = {code for _, outcome in outcomes for code in outcome.decided}
+    needs = {code: said for _, outcome in outcomes for code, said in outcome.needs.items()}
+    skipped = (rule for rule in RULES if rule.code in needs.keys() - decided and (rules is None or rule.code in rules))
     unfit = {name: why for scene in scenes for name, why in scene.unfit.items()}
     checked = dict.fromkeys(name for scene in scenes for name in _checked(scene))
     return Report(
         tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.tensors))),
-        tuple(skip for code, skip in sorted(skipped.items()) if code not in decided),
+        tuple(
+            Skipped(rule.code, rule.name, file.path, needs[rule.code]) for rule in sorted(skipped, key=lambda rule: rule.code)
+        ),
         (file.path,),
         tuple(name for name in checked if name not in unfit),
         unfit,
@@ -78,19 +90,37 @@ def together(reports: list[Report]) -> Report:
     )
 
 
-def _findings(scene: Scene, token: Callable[[int], str] | None) -> list[Finding]:
-    found: dict[str, list[Found]] = {}
-    findings = []
+class _Outcome(NamedTuple):
+    """What all rules say of a scene: what they found, what each of the others needs to decide, and the codes that decided."""
+
+    found: list[tuple[Rule, Found]]
+    needs: dict[str, tuple[str, ...]]
+    decided: set[str]
+
+
+def _check(scene: Scene) -> _Outcome:
+    outcome = _Outcome([], {}, set())
+    maps = {attention.name for attention in scene.attentions}
     for rule in RULES:
-        if _missing(rule, scene):
+        if missing := [group for group in rule.needs if not set(group) & scene.has]:
+            outcome.needs[rule.code] = tuple(" or ".join(_asked(name) for name in group) for group in missing)
             continue
-        earlier = [one for code in rule.explained_by for one in found.get(code, ())]
-        for one in rule.check(scene):
-            if any(_overlap(one.where, other.where) for other in earlier):
-                continue
-            found.setdefault(rule.code, []).append(one)
-            findings.append(_finding(rule, one, scene, token))
-    return findings
+        earlier = [found for other, found in outcome.found if other.code in rule.explained_by]
+        said = list(rule.check(scene))
+        kept = [each for each in said if isinstance(each, Found) and not any(_explains(other, each, maps) for other in earlier)]
+        outcome.found.extend((rule, each) for each in kept)
+        asked = [each.needs for each in said if isinstance(each, Undecided)]
+        if asked and not kept:
+            outcome.needs[rule.code] = tuple(dict.fromkeys(asked))
+        else:
+            outcome.decided.add(rule.code)
+    return outcome
+
+
+def _explains(earlier: Found, later: Found, maps: set[str]) -> bool:
+    """Whether two findings are of one place; those of attention maps must share a map as well."""
+    apart = set(earlier.tensors) <= maps and set(later.tensors) <= maps and not set(earlier.tensors) & set(later.tensors)
+    return not apart and _overlap(earlier.where, later.where)
 
 
 def _finding(rule: Rule, found: Found, scene: Scene, token: Callable[[int], str] | None) -> Finding:
@@ -110,20 +140,6 @@ def _finding(rule: Rule, found: Found, scene: Scene, token: Callable[[int], str]
     )
 
 
-def _missing(rule: Rule, scene: Scene) -> list[tuple[str, ...]]:
-    return [group for group in rule.needs if not set(group) & scene.has]
-
-
-def _skipped(scene: Scene) -> list[Skipped]:
-    """Rules that lack a tensor or a fact; `a or b` where either would do."""
-    skips = ((rule, _missing(rule, scene)) for rule in RULES)
-    return [
-        Skipped(rule.code, rule.name, scene.file, tuple(" or ".join(_asked(name) for name in group) for group in missing))
-        for rule, missing in skips
-        if missing
-    ]
-
-
 def _asked(need: str) -> str:
     """A need as the user would meet it: the tensor to save or the option to pass."""
     return {
@@ -133,6 +149,12 @@ def _asked(need: str) -> str:
         "causal expectation": "--expect causal (or a causal mask)",
         "convention": "--from",
         "pad_id": "--pad-id",
+        "eos_id": "--eos-id",
+        "prompt_length": "--prompt-length",
+        "vocab_size": "--vocab-size",
+        "purpose": "--for",
+        "window": "--expect with sliding:W, or --model",
+        "documents": "position_ids, segment_ids or cu_seqlens that show packed documents",
     }.get(need, need)
 
 
@@ -175,7 +197,7 @@ def _quoted(scene: Scene, where: Where, token: Callable[[int], str] | None) -> t
         return ()
     item = where.batch[0] if where.batch else 0
     for tokens in scene.tokens:
-        if item < len(tokens.ids) and runs[0][0] < tokens.ids.shape[1]:
+        if tokens.ids is not None and item < len(tokens.ids) and runs[0][0] < tokens.ids.shape[1]:
             start, stop = runs[0][0], min(runs[0][1], runs[0][0] + QUOTED)
             return tuple(token(int(each)) for each in tokens.ids[item, start:stop])
     return ()

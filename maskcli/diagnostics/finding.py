@@ -47,6 +47,13 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Undecided:
+    """What a rule returns when what is there does not settle it: the tensor or fact that would, in words a user can act on."""
+
+    needs: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """A Found with its rule, its file and the command that shows it."""
 
@@ -86,7 +93,7 @@ class Rule:
     name: str
     severity: str
     needs: tuple[tuple[str, ...], ...]
-    check: Callable[[Scene], Iterable[Found]]
+    check: Callable[[Scene], Iterable[Found | Undecided]]
     explained_by: tuple[str, ...] = ()
 
     @property
@@ -105,4 +112,4 @@ def items_of(flags: Array) -> tuple[int, ...] | None:
     return None if flags.all() else tuple(np.flatnonzero(flags).tolist())
 
 
-__all__ = ["SEVERITIES", "Finding", "Found", "Rule", "Runs", "Skipped", "Where", "items_of", "runs_of"]
+__all__ = ["SEVERITIES", "Finding", "Found", "Rule", "Runs", "Skipped", "Undecided", "Where", "items_of", "runs_of"]

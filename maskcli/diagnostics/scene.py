@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from maskcli.diagnostics.evidence import Measured, measure, nan_rows, uniform_rows
-from maskcli.diagnostics.facts import Declared
+from maskcli.diagnostics.facts import Declared, Meant
 from maskcli.diagnostics.given import Given
 from maskcli.masks.kinds import Layout, causal, padding
 from maskcli.masks.mask import Mask, Shape
+from maskcli.masks.spec import Named, conjuncts, write
 from maskcli.tensors import Tensor
 from maskcli.tensors.roles import Roled
 
@@ -36,9 +37,9 @@ class Padding:
 class Attention:
     """One map of attention weights [B, H, Q, K] with what belongs to it.
 
-    `keys` and `queries` say which tokens are real on either side, None when nothing tells. `expected` is the declared mask
-    with the input's padding, `spec` its text; None without a declaration. `parts` are the scores, query and key of the
-    same layer.
+    `keys` and `queries` say which tokens are real on either side, None when nothing tells. `declared` is what was meant,
+    `expected` that mask with the input's padding; None without a declaration. `documents` [B, K] numbers the packed texts.
+    `parts` are the scores, query, key, value and output of the same layer.
     """
 
     roled: Roled
@@ -47,9 +48,10 @@ class Attention:
     given: Given | None
     keys: Padding | None
     queries: Padding | None
-    spec: str | None
+    declared: Meant | None
     expected: Mask | None
     exact: bool
+    documents: Array | None
     parts: dict[str, Tensor]
 
     @property
@@ -63,6 +65,11 @@ class Attention:
         return self.roled.tensor
 
     @property
+    def spec(self) -> str | None:
+        """The declared mask as text."""
+        return write(self.declared.spec) if self.declared else None
+
+    @property
     def tolerance(self) -> float:
         """How far a healthy row sum may lie from 1."""
         return SUM_TOLERANCE.get(self.tensor.dtype, 0.1)
@@ -73,10 +80,15 @@ class Attention:
         return SUM_ROUNDING.get(self.tensor.dtype, 0.05)
 
     @property
+    def window(self) -> int | None:
+        """How many keys a query sees at most, itself included, by a sliding window that was declared."""
+        return window_of(self.declared)
+
+    @property
     def layout(self) -> Layout:
-        """The sizes, past and padding that specs are built over."""
+        """The sizes, past, padding and documents that specs are built over."""
         batch, heads, queries, keys = self.shape
-        return Layout(batch, queries, keys, heads, self.past, self.keys.real if self.keys else None)
+        return Layout(batch, queries, keys, heads, self.past, self.keys.real if self.keys else None, self.documents)
 
     @cached_property
     def padding(self) -> Mask | None:
@@ -107,7 +119,7 @@ class Attention:
         """Why nothing behind a query may be seen; None when nothing says so."""
         if self.expected is not None:
             inside = self.expected.attended > 0 and (self.expected - self.causal).attended == 0
-            return f"--expect {self.spec!r}" if inside else None
+            return f"{self.declared.source} {self.spec!r}" if inside and self.declared else None
         if self.keep is not None and self.given is not None:
             inside = self.keep.attended > 0 and (self.keep - self.causal).attended == 0
             return f"the mask {self.given.tensor.name!r}" if inside else None
@@ -154,12 +166,25 @@ class Attention:
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """A saved mask tensor outside of any attention map: how it reads, and the padding of its keys."""
+    """A saved mask tensor: how it reads, the padding of its keys, what was declared for it, and the map it belongs to.
 
+    `past_known` says that evidence or a declaration gave `past`, and not only the difference of the lengths.
+    """
+
+    roled: Roled
     given: Given
     keys: Padding | None
     past: int
+    past_known: bool
+    declared: Meant | None
+    documents: Array | None
     attention: Attention | None
+
+    @property
+    def layout(self) -> Layout:
+        """The sizes, past, padding and documents that specs are built over."""
+        batch, heads, queries, keys = self.given.shape
+        return Layout(batch, queries, keys, heads, self.past, self.keys.real if self.keys else None, self.documents)
 
     @cached_property
     def pad_rows(self) -> Array:
@@ -173,13 +198,24 @@ class Saved:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Ids [B, L] with the padding mask of the same shape, and the labels when they are there."""
+    """What a file says of the tokens of one side of a batch [B, L]. None: not saved, or of another shape.
 
-    ids_name: str
-    ids: Array
-    mask_name: str | None
+    `names` are the tensors by role; `real` is what the padding mask says, `documents` [B, L] which packed text each token
+    belongs to when position ids, segment ids or cu_seqlens show more than one.
+    """
+
+    kind: str
+    names: dict[str, str]
+    ids: Array | None
     real: Array | None
     labels: Array | None
+    positions: Array | None
+    token_types: Array | None
+    documents: Array | None
+
+    def name(self, role: str) -> str:
+        """The tensor of a role that is there."""
+        return self.names[role]
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,8 +243,22 @@ class Scene:
             "causal expectation": any(a.future_expected for a in self.attentions),
             "convention": self.declared.convention is not None,
             "pad_id": self.declared.pad_id is not None,
+            "eos_id": bool(self.declared.eos_ids),
+            "prompt_length": self.declared.prompt_length is not None,
+            "vocab_size": self.declared.vocab_size is not None,
+            "purpose": self.declared.purpose is not None,
+            "window": any(a.window for a in self.attentions),
+            "documents": any(t.documents is not None for t in self.tokens),
         }
         return found | {name for name, true in checks.items() if true}
+
+
+def window_of(declared: Meant | None) -> int | None:
+    """The W of a declared `sliding:W`, alone or joined to other masks by &; None when there is none."""
+    found = (
+        [part for part in conjuncts(declared.spec) if isinstance(part, Named) and part.name == "sliding"] if declared else []
+    )
+    return min(part.numbers[0] for part in found) if found else None
 
 
 def pad_rows(keep: Mask, past: int) -> Array:
@@ -222,10 +272,11 @@ def pad_rows(keep: Mask, past: int) -> Array:
     return hidden
 
 
-def edge_padding(ids: Array, pad_id: int, eos_id: int | None = None) -> Array:
-    """Which tokens are real, bool [B, L]: all but the leading and trailing runs of `pad_id`.
+def edge_padding(ids: Array, pad_id: int, starts: tuple[int, ...] = (), ends: tuple[int, ...] = ()) -> Array:
+    """Which tokens are real, bool [B, L]: all but the leading and trailing runs of the pad id.
 
-    When the pad token is also the end token, the first of a trailing run is the real end of the text.
+    When the pad token also ends texts (is one of `ends`), the first of a trailing run is the real end; when it also begins
+    them (`starts`), the last of a leading run is the real beginning.
     """
     real = np.ones(ids.shape, bool)
     for row, kept in zip(ids == pad_id, real, strict=True):
@@ -233,6 +284,11 @@ def edge_padding(ids: Array, pad_id: int, eos_id: int | None = None) -> Array:
         if not others.size:
             kept[:] = False
             continue
-        kept[: others[0]] = False
-        kept[others[-1] + 1 + (pad_id == eos_id) :] = False
+        kept[: max(others[0] - (pad_id in starts), 0)] = False
+        kept[others[-1] + 1 + (pad_id in ends) :] = False
     return real
+
+
+def real_tokens(ids: Array, declared: Declared) -> Array | None:
+    """Which tokens the ids show to be real, bool [B, L]; None when the pad id is not known."""
+    return None if declared.pad_id is None else edge_padding(ids, declared.pad_id, declared.bos_ids, declared.eos_ids)

@@ -105,6 +105,13 @@ def write(spec: Spec) -> str:
     return f" {spec.sign} ".join(parts)
 
 
+def conjuncts(spec: Spec) -> tuple[Spec, ...]:
+    """The masks that a spec joins by &; the spec itself when it joins none."""
+    if isinstance(spec, Joined) and spec.sign == "&":
+        return tuple(part for operand in spec.operands for part in conjuncts(operand))
+    return (spec,)
+
+
 def kinds_in(spec: Spec) -> set[str]:
     """The names of the kinds that `spec` uses."""
     return {leaf.name for leaf in _leaves(spec) if isinstance(leaf, Named)}

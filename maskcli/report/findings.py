@@ -60,6 +60,15 @@ def closing(report: Report) -> list[str]:
     return lines
 
 
+def concise(report: Report) -> Iterator[str]:
+    """One line a finding: `file: CODE name severity: message (place)`, then the counts."""
+    for finding in report.findings:
+        place = _where(finding)
+        yield f"{clean(finding.file)}: {finding.code} {finding.name} {finding.severity}: {clean(finding.message)}"
+        yield f" ({place})\n" if place else "\n"
+    yield closing(report)[0] + "\n"
+
+
 def as_json(report: Report) -> Iterator[str]:
     """The JSON of `diagnose`, one object."""
     yield json_text(

@@ -50,7 +50,7 @@ def test_masking_by_id_when_pad_is_eos():
     real = padding(SHAPE, "right")
     numbers = ids(real, 2)
     numbers[2, 5] = 2
-    found = report({"input_ids": numbers, "attention_mask": (numbers != 2).long()}, pad_id=2, eos_id=2)
+    found = report({"input_ids": numbers, "attention_mask": (numbers != 2).long()}, pad_id=2, eos_ids=(2,))
     assert loud(found) == ["MSK402"]
     assert "the pad id" in the(found, "MSK402").message
 
@@ -58,4 +58,4 @@ def test_masking_by_id_when_pad_is_eos():
 def test_a_finished_answer_whose_eos_is_the_pad_token():
     numbers = torch.tensor([[5, 6, 7, 2, 2, 2], [5, 6, 7, 8, 9, 2]])
     right = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
-    assert report({"input_ids": numbers, "attention_mask": right}, pad_id=2, eos_id=2).findings == ()
+    assert report({"input_ids": numbers, "attention_mask": right}, pad_id=2, eos_ids=(2,)).findings == ()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from maskcli.diagnostics.explain import verdicts
 from maskcli.diagnostics.finding import Found, Where, items_of, runs_of
 from maskcli.diagnostics.rules.common import Hit, fold, found, told_places
-from maskcli.diagnostics.scene import Saved, Scene, edge_padding
+from maskcli.diagnostics.scene import Saved, Scene, real_tokens
 from maskcli.masks.conventions import LOWEST, WEAKEST
 from maskcli.masks.mask import Mask
 
@@ -71,14 +71,15 @@ def inverted_mask(scene: Scene) -> Iterator[Found]:
     Fix: invert it where it is built, and say in its name what True means (`keep_mask`, `ignore_mask`).
     """
     for tokens in scene.tokens:
-        if tokens.real is None or scene.declared.pad_id is None:
+        real = None if tokens.ids is None else real_tokens(tokens.ids, scene.declared)
+        if tokens.real is None or real is None:
             continue
-        pads = ~edge_padding(tokens.ids, scene.declared.pad_id, scene.declared.eos_id)
+        pads = ~real
         inverted = np.any(pads, axis=1) & ~np.all(pads, axis=1) & (tokens.real == pads).all(axis=1)
         if inverted.any() and inverted[np.any(pads, axis=1)].all():
             yield Found(
-                (tokens.mask_name or "", tokens.ids_name),
-                f"{tokens.mask_name!r} is 1 exactly where the ids are the pad id {scene.declared.pad_id}: it keeps the padding "
+                (tokens.name("padding_mask"), tokens.name("input_ids")),
+                f"{tokens.name('padding_mask')!r} is 1 exactly where the ids are the pad id {scene.declared.pad_id}: it keeps the padding "
                 "and hides every real token",
                 "build it as ids != pad_id",
                 Where(items_of(inverted), None, None, runs_of(np.any(pads[inverted], axis=0))),

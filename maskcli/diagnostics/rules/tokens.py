@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from maskcli.diagnostics.finding import Found, Where, items_of, runs_of
 from maskcli.diagnostics.rules.common import told, told_items
-from maskcli.diagnostics.scene import Scene, edge_padding
+from maskcli.diagnostics.scene import Scene, edge_padding, real_tokens
 
 Array = npt.NDArray[Any]
 
@@ -28,11 +28,11 @@ def padding_not_masked(scene: Scene) -> Iterator[Found]:
 
     Fix: take the attention_mask that the tokenizer returns.
     """
-    pad_id = scene.declared.pad_id
-    for tokens in scene.tokens if pad_id is not None else ():
-        if tokens.real is None or tokens.mask_name is None or pad_id is None:
+    for tokens in scene.tokens:
+        real = None if tokens.ids is None else real_tokens(tokens.ids, scene.declared)
+        if tokens.real is None or real is None:
             continue
-        pads = ~edge_padding(tokens.ids, pad_id, scene.declared.eos_id)
+        pads, name = ~real, tokens.name("padding_mask")
         open_pads = pads & tokens.real
         if not open_pads.any() or _inverse(tokens.real, pads):
             continue
@@ -42,11 +42,11 @@ def padding_not_masked(scene: Scene) -> Iterator[Found]:
         unread = tokens.labels is not None and bool((tokens.labels[open_pads] == IGNORE_INDEX).all())
         where = Where(items_of(items), None, None, runs_of(np.any(open_pads[items], axis=0)))
         yield Found(
-            (tokens.mask_name, tokens.ids_name),
-            f"{tokens.mask_name!r} is 1 over padding (id {pad_id}): {told(where.keys, 'key', 'keys')} of {told_items(where.batch)}",
+            (name, tokens.name("input_ids")),
+            f"{name!r} is 1 over padding (id {scene.declared.pad_id}): {told(where.keys, 'key', 'keys')} of {told_items(where.batch)}",
             "pass the attention_mask that the tokenizer returns, or build it as ids != pad_id",
             where,
-            {"padding_tokens": int(open_pads.sum()), "pad_id": pad_id},
+            {"padding_tokens": int(open_pads.sum()), "pad_id": int(scene.declared.pad_id or 0)},
             "note" if right and causal and unread else None,
         )
 
@@ -63,11 +63,12 @@ def real_token_masked(scene: Scene) -> Iterator[Found]:
     """
     pad_id = scene.declared.pad_id
     for tokens in scene.tokens:
-        if tokens.real is None or tokens.mask_name is None:
+        if tokens.real is None or tokens.ids is None:
             continue
+        name = tokens.name("padding_mask")
         hidden = ~tokens.real & _inside(tokens.real)
         if pad_id is not None:
-            pads = ~edge_padding(tokens.ids, pad_id, scene.declared.eos_id)
+            pads = ~edge_padding(tokens.ids, pad_id, scene.declared.bos_ids, scene.declared.eos_ids)
             if _inverse(tokens.real, pads):
                 continue
             # Of an edge run of pad == eos, either the first or none is real: both ways are in use.
@@ -80,8 +81,8 @@ def real_token_masked(scene: Scene) -> Iterator[Found]:
         where = Where(items_of(items), None, None, runs_of(np.any(hidden[items], axis=0)))
         same = len(ids) == 1
         yield Found(
-            (tokens.mask_name, tokens.ids_name),
-            f"{tokens.mask_name!r} hides {int(hidden.sum())} token(s) that are not padding: {told(where.keys, 'key', 'keys')} of "
+            (name, tokens.name("input_ids")),
+            f"{name!r} hides {int(hidden.sum())} token(s) that are not padding: {told(where.keys, 'key', 'keys')} of "
             f"{told_items(where.batch)}"
             + (f", all with id {ids[0]}" + (", the pad id" if ids[0] == pad_id else "") if same else ""),
             "take the attention_mask from the tokenizer instead of comparing ids with the pad id",

@@ -299,8 +299,8 @@ def invalid_weights(scene: Scene) -> Iterator[Found]:
 
 def _forbidding(attention: Attention) -> str:
     """What says that the violated cells are to be ignored."""
-    if attention.expected is not None:
-        return f"--expect {attention.spec!r}"
+    if attention.expected is not None and attention.declared is not None:
+        return f"{attention.declared.source} {attention.spec!r}"
     return f"the mask {attention.given.tensor.name!r}" if attention.given else "the padding mask"
 
 
