@@ -115,16 +115,17 @@ class _Room:
         shape = self.shape(roled, len(keys.real) if keys else None)
         if shape is None:
             return None
-        past = self.past(roled.kind, shape, keys)
+        past, known = self.past(roled.kind, shape, keys), self.past_known(roled.kind, shape, keys)
         if past + shape[2] < shape[3] and self._misplaced(roled, shape, past, keys):
-            past = shape[3] - shape[2]
+            past, known = shape[3] - shape[2], False
         if keys is not None and self._static_cache(roled, shape, keys):
             length = keys.real.shape[1]
             past = length - shape[2] if self.declared.past is None else past
             keys = Padding(np.pad(keys.real, ((0, 0), (0, shape[3] - length))), keys.source)
-        elif keys is None and self.declared.past is None and roled.kind != "cross" and shape[2] < shape[3]:
+        elif keys is None and self.declared.past is None and roled.kind != "cross" and shape[2] < shape[3] and not known:
             # Nothing is said of the padding: behind the last key that anybody weighs are the empty slots of a static cache.
             past = max(last_weighed(roled.tensor, shape) + 1 - shape[2], 0)
+        misfit = keys if keys is not None and keys.real.shape[1] != shape[3] else None
         keys = _fitting(keys, shape[0], shape[3])
         if roled.kind == "cross":
             queries = _fitting(self.padding(("decoder",)), shape[0], shape[2])
@@ -139,7 +140,9 @@ class _Room:
         expected = None if meant is None else self.expected(meant, roled, shape, keys, past, documents)
         roles = ("scores", "query", "key", "value", "output")
         parts = {role: found.tensor for role in roles if (found := self.find(role, (roled.kind,), roled.layer))}
-        return Attention(roled, shape, past, given, keys, queries, meant, expected, self.declared.exact, documents, parts)
+        return Attention(
+            roled, shape, past, known, given, keys, misfit, queries, meant, expected, self.declared.exact, documents, parts
+        )
 
     def _misplaced(self, roled: Roled, shape: Shape, past: int, keys: Padding | None) -> bool:
         """Whether position ids alone put the queries before the end of the keys, and the weights behind them say otherwise."""
@@ -251,8 +254,7 @@ class _Room:
         meant = self.declared.meant(roled.tensor.name, roled.kind, roled.layer)
         if owner is not None and owner.given is not None:
             keys = _fitting(owner.keys, owner.given.shape[0], owner.given.shape[3])
-            known = self.past_known(roled.kind, owner.shape, owner.keys)
-            return Saved(roled, owner.given, keys, owner.past, known, meant, owner.documents, owner)
+            return Saved(roled, owner.given, keys, owner.past, owner.past_known, meant, owner.documents, owner)
         keys = self.padding(self.kinds(roled.kind))
         shape = self.mask_shape(roled.tensor, None)
         if shape is None:

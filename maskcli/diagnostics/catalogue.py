@@ -6,10 +6,14 @@ import difflib
 from collections.abc import Sequence
 
 from maskcli.diagnostics.finding import Rule
-from maskcli.diagnostics.rules import mask, numerics, tokens, weights
+from maskcli.diagnostics.rules import alignment, leaks, mask, numerics, pattern, products, tokens, weights
 from maskcli.errors import MaskcliError
 
 _PADDING = ("padding",)
+# Where these are, the numbers are no weights of a softmax over keys, and say nothing about a mask.
+_NOT_WEIGHTS = ("MSK216", "MSK208", "MSK106")
+# Causes of leaks that need no second word on where they go.
+_LEAKS = (*_NOT_WEIGHTS, "MSK107", "MSK113", "MSK219")
 
 RULES: tuple[Rule, ...] = (
     Rule("MSK106", "nan-mask", "error", (("mask",),), mask.nan_mask),
@@ -18,11 +22,13 @@ RULES: tuple[Rule, ...] = (
     Rule("MSK302", "nan-from-input", "error", (("scores", "query", "key"),), numerics.nan_from_input, ("MSK303",)),
     Rule("MSK304", "nan-through-value", "error", (("value", "key"), ("padding", "mask")), numerics.nan_through_value),
     Rule("MSK216", "invalid-weights", "error", (("weights",),), weights.invalid_weights),
-    Rule("MSK201", "inverted-polarity", "error", (("weights",), ("padding", "mask", "expectation")), weights.inverted_polarity),
+    Rule("MSK201", "inverted-polarity", "error", (("weights",), ("padding", "mask", "expectation")), leaks.inverted_polarity),
     Rule("MSK301", "nan-from-empty-row", "error", (("weights",),), numerics.nan_from_empty_row, ("MSK201", "MSK106")),
     Rule("MSK305", "unexplained-nan", "error", (("weights",),), numerics.unexplained_nan, ("MSK201", "MSK106", "MSK302", "MSK303")),
+    Rule("MSK212", "double-softmax", "warning", (("weights",),), weights.double_softmax, ("MSK216",)),
     Rule("MSK208", "softmax-axis", "error", (("weights",),), weights.softmax_axis, ("MSK216",)),
-    Rule("MSK207", "unnormalised-rows", "warning", (("weights",),), weights.unnormalised_rows, ("MSK216", "MSK208")),
+    Rule("MSK209", "mask-after-softmax", "error", (("weights",),), weights.mask_after_softmax, ("MSK216", "MSK208")),
+    Rule("MSK207", "unnormalised-rows", "warning", (("weights",),), weights.unnormalised_rows, ("MSK216", "MSK208", "MSK209")),
     Rule("MSK206", "uniform-attention", "error", (("weights",),), weights.uniform_attention),
     Rule("MSK205", "uniform-masked-row", "error", (("weights",),), weights.uniform_masked_row),
     Rule("MSK103", "binary-float-mask", "error", (("mask",),), mask.binary_float_mask),
@@ -34,12 +40,25 @@ RULES: tuple[Rule, ...] = (
         "MSK101", "empty-row", "error", (("mask",),), mask.empty_row,
         ("MSK107", "MSK108", "MSK102", "MSK301", "MSK205", "MSK206", "MSK201", "MSK106"),
     ),
+    Rule("MSK219", "empty-cache-slots", "error", (("weights",), ("key",)), leaks.empty_cache_slots, _NOT_WEIGHTS),
+    Rule("MSK221", "grouped-heads-order", "error", (("weights",), ("query",), ("key",)), products.grouped_heads_order, _NOT_WEIGHTS),
+    Rule("MSK113", "mask-length", "error", (("weights",), ("padding_mask", "mask")), alignment.mask_length, (*_NOT_WEIGHTS, "MSK219")),
+    Rule("MSK220", "cross-mask-swapped", "error", (("cross weights",), ("source and target padding",)), leaks.cross_mask_swapped, _NOT_WEIGHTS),
+    Rule("MSK211", "another-samples-mask", "error", (("weights",), _PADDING), leaks.another_samples_mask, _NOT_WEIGHTS),
+    Rule("MSK112", "ambiguous-broadcast", "warning", (("mask",), ("weights", "input_ids")), alignment.ambiguous_broadcast, ("MSK211",)),
     Rule(
-        "MSK204", "mask-not-applied", "error", (("weights",), ("mask", "expectation")), weights.mask_not_applied,
-        ("MSK208", "MSK216", "MSK106", "MSK107"),
+        "MSK210", "soft-masking", "error", (("weights",), ("padding", "mask", "expectation")), leaks.soft_masking,
+        (*_NOT_WEIGHTS, "MSK103", "MSK104", "MSK107"),
     ),
-    Rule("MSK203", "future-attended", "error", (("weights",), ("causal expectation",)), weights.future_attended, ("MSK208", "MSK216")),
-    Rule("MSK202", "padding-attended", "error", (("weights",), _PADDING), weights.padding_attended, ("MSK208", "MSK216", "MSK108")),
+    Rule("MSK215", "misaligned-causal-weights", "error", (("weights",), ("past",)), pattern.misaligned_causal_weights, _NOT_WEIGHTS),
+    Rule("MSK214", "shifted-causal", "error", (("weights",),), pattern.shifted_causal, _NOT_WEIGHTS),
+    Rule("MSK218", "causal-encoder", "warning", (("weights",), ("full expectation",)), pattern.causal_encoder, _NOT_WEIGHTS),
+    Rule("MSK213", "window-mismatch", "error", (("weights",), ("window",)), pattern.window_mismatch, (*_NOT_WEIGHTS, "MSK215")),
+    Rule("MSK204", "mask-not-applied", "error", (("weights",), ("mask", "expectation")), leaks.mask_not_applied, _LEAKS),
+    Rule("MSK203", "future-attended", "error", (("weights",), ("causal expectation",)), leaks.future_attended, _LEAKS),
+    Rule("MSK202", "padding-attended", "error", (("weights",), _PADDING), leaks.padding_attended, (*_LEAKS, "MSK108")),
+    Rule("MSK306", "weights-not-used", "warning", (("weights",), ("value",), ("output",)), products.weights_not_used, _NOT_WEIGHTS),
+    Rule("MSK217", "document-leak", "error", (("weights",), ("documents",)), leaks.document_leak, _LEAKS),
     Rule("MSK401", "padding-not-masked", "error", (("input_ids",), ("padding_mask",), ("pad_id",)), tokens.padding_not_masked),
     Rule("MSK402", "real-token-masked", "warning", (("input_ids",), ("padding_mask",)), tokens.real_token_masked),
 )  # fmt: skip

@@ -154,6 +154,10 @@ def _asked(need: str) -> str:
         "vocab_size": "--vocab-size",
         "purpose": "--for",
         "window": "--expect with sliding:W, or --model",
+        "past": "position_ids, a padding mask over the whole cache, or --past",
+        "full expectation": "--expect full (an encoder)",
+        "cross weights": "cross_attentions",
+        "source and target padding": "attention_mask and decoder_attention_mask",
         "documents": "position_ids, segment_ids or cu_seqlens that show packed documents",
     }.get(need, need)
 

@@ -1,48 +1,30 @@
-"""Which mask explains a map of weights: the one judgement behind the rules on padding, future and mask, made once a map."""
+"""Which mask explains a map of weights: the one judgement behind the rules on where weights fall, made once a map."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from maskcli.diagnostics.causes import LEAK, LEAK_FLOOR, TINY, Verdict, doubled, future, loosened, one_cause, reach, slots
 from maskcli.diagnostics.evidence import measure
-from maskcli.diagnostics.scene import Attention, Scene
+from maskcli.diagnostics.scene import JUDGED, Attention, Scene
+from maskcli.masks.kinds import causal_top_left, sliding
 from maskcli.masks.mask import Mask
 
 Array = npt.NDArray[Any]
 
-# Masked keys of a healthy model weigh exactly 0. Above this share of a row, or a tenth of what an even spread would give
-# them where that is less, they are attended.
-LEAK, LEAK_OF_EVEN, LEAK_FLOOR = 1e-3, 0.1, 1e-6
 # Without a declaration at least this share of heads, and of layers, must agree before any is accused.
 AGREE = 0.8
-# Maps whose verdict is remembered while the rules ask for it; a map is the same one only when it is the same object.
-JUDGED = 4096
-# How far rounding takes a sum of equal weights from a whole multiple of one (bfloat16 keeps 8 bits), and a guard against 0 / 0.
-WHOLE, TINY = 2.0**-7, 1e-30
+# An ignored key is attended above LEAK of a row, or above this share of what an even spread would give it where that is less.
+LEAK_OF_EVEN = 0.1
+# How far rounding takes a sum of equal weights from a whole multiple of one (bfloat16 keeps 8 bits).
+WHOLE = 2.0**-7
 # Inverted: this much mass on ignored keys, and less than that outside of the inverse.
 INVERTED, INVERSE_FITS = 0.5, 0.05
-
-
-@dataclass(frozen=True, eq=False)
-class Verdict:
-    """What explains a map: `kind` is inverted, uniform, not-applied, padding, future or binary.
-
-    `rows` bool [B, H, Q] are the rows that show it, `share` [B, H, Q] their mass on ignored keys, `ignored` the mask of
-    keys they should have ignored, `label` what was inverted or what explains the weights instead.
-    """
-
-    kind: str
-    rows: Array
-    share: Array
-    ignored: Mask | None
-    label: str = ""
-    violation: float = 0.0
-    inverse_violation: float = 0.0
 
 
 def verdicts(scene: Scene, kind: str) -> list[tuple[Attention, Verdict]]:
@@ -74,8 +56,12 @@ def judge(attention: Attention) -> list[Verdict]:
     """The verdicts on one map: at most one, or padding and future together when no saved mask covers both."""
     measured, meant = attention.measured, attention.meant
     real = np.broadcast_to(attention.real_rows, attention.shape[:3])
-    suspect = real & looks_empty(attention)
-    leaking = {name: _leaks(attention, name) for name in measured.mass}
+    if doubled(attention):
+        return [Verdict("doubled", real, measured.high, None)]
+    if empty := slots(attention, real):
+        return [empty]
+    suspect = real & attention.looks_empty
+    leaking = {name: leaks(attention, name) for name in ("padding", "keep", "expected", "future")}
     if not suspect.any() and not any(rows.any() for rows in leaking.values()):
         return _exact(attention, real)
     if meant is not None and (inverted := _inverted(attention)):
@@ -90,55 +76,11 @@ def is_binary(attention: Attention) -> bool:
     return attention.given is not None and (attention.given.convention, attention.given.reason) == ("binary", "values")
 
 
-def looks_empty(attention: Attention) -> Array:
-    """Rows as a fully masked row leaves them, bool [B, H, Q]: NaN, all zeros, or the same weight for every key."""
-    zeros = (attention.measured.high == 0) & (attention.measured.low == 0)
-    empty: Array = np.isnan(attention.measured.total) | zeros | attention.uniform
-    return empty
-
-
-def _exact(attention: Attention, real: Array) -> list[Verdict]:
-    """With --exact, any weight other than 0 where a real query has to ignore."""
-    if not attention.exact or attention.meant is None or is_binary(attention):
-        return []
-    share = attention.measured.mass[
-        "expected" if attention.expected is not None else "keep" if attention.keep is not None else "padding"
-    ]
-    if attention.expected is None and attention.padding is not None:
-        share = np.maximum(share, attention.measured.mass["padding"])
-    rows = real & (share != 0) & ~np.isnan(share)
-    return [Verdict("not-applied", rows, share, attention.meant, "exact")] if rows.any() else []
-
-
-def _leak_verdicts(attention: Attention, leaking: dict[str, Array]) -> list[Verdict]:
-    mass = attention.measured.mass
-    none = np.zeros(attention.shape[:3], bool)
-    pads, future = leaking.get("padding", none), leaking.get("future", none)
-    if is_binary(attention) and leaking.get("keep", none).any():
-        return [Verdict("binary", leaking["keep"], mass["keep"], attention.keep)]
-    base = "expected" if attention.expected is not None else "keep"
-    broken = leaking.get(base, none)
-    ignored = attention.expected if attention.expected is not None else attention.keep
-    found = []
-    if pads.any():
-        found.append(Verdict("padding", pads, mass["padding"], attention.padding))
-    if future.any():
-        found.append(Verdict("future", future, mass["future"], attention.causal))
-    if not broken.any() or ignored is None:
-        return found
-    told = sum((mass[verdict.kind] for verdict in found), np.zeros(attention.shape[:3]))
-    rest = broken & (mass[base] - told > LEAK)
-    saved_too = leaking.get("keep", none).any()
-    if rest.any() or not found or (saved_too and len(found) > 1):
-        return [Verdict("not-applied", broken, mass[base], ignored, _explanation(attention))]
-    return found
-
-
-def _leaks(attention: Attention, probe: str) -> Array:
-    """Real rows [B, H, Q] with mass outside of a probe mask, in items where heads agree that it is attended."""
-    mask = {"padding": attention.padding, "keep": attention.keep, "expected": attention.expected, "future": attention.causal}[
-        probe
-    ]
+def leaks(attention: Attention, probe: str) -> Array:
+    """Real rows [B, H, Q] with mass outside of a probe mask (padding, keep, expected, future, documents), in items where
+    heads agree that it is attended.
+    """
+    mask = _probed(attention, probe)
     none = np.zeros(attention.shape[:3], bool)
     if mask is None:
         return none
@@ -162,6 +104,63 @@ def _leaks(attention: Attention, probe: str) -> Array:
     return leaking
 
 
+def _probed(attention: Attention, probe: str) -> Mask | None:
+    if probe == "future":
+        return attention.causal if attention.future_expected else None
+    found: Mask | None = {
+        "padding": attention.padding,
+        "keep": attention.keep,
+        "expected": attention.expected,
+        "documents": attention.same_document,
+    }[probe]
+    return found
+
+
+def _exact(attention: Attention, real: Array) -> list[Verdict]:
+    """With --exact, any weight other than 0 where a real query has to ignore."""
+    if not attention.exact or attention.meant is None or is_binary(attention):
+        return []
+    share = attention.measured.mass[
+        "expected" if attention.expected is not None else "keep" if attention.keep is not None else "padding"
+    ]
+    if attention.expected is None and attention.padding is not None:
+        share = np.maximum(share, attention.measured.mass["padding"])
+    rows = real & (share != 0) & ~np.isnan(share)
+    return [Verdict("not-applied", rows, share, attention.meant, "exact")] if rows.any() else []
+
+
+def _leak_verdicts(attention: Attention, leaking: dict[str, Array]) -> list[Verdict]:
+    """What the leaks of a map come from: one cause that explains them all, else where they go."""
+    mass = attention.measured.mass
+    none = np.zeros(attention.shape[:3], bool)
+    if not any(rows.any() for rows in leaking.values()):
+        return []
+    if is_binary(attention) and leaking["keep"].any():
+        return [Verdict("binary", leaking["keep"], mass["keep"], attention.keep)]
+    pads, behind = leaking["padding"], leaking["future"]
+    base = "expected" if attention.expected is not None else "keep"
+    broken = leaking[base]
+    ignored = attention.expected if attention.expected is not None else attention.keep
+    whole = broken if broken.any() else pads | behind
+    share = mass[base] if broken.any() else np.maximum(mass.get("padding", none), np.where(behind, mass.get("future", none), 0))
+    if cause := one_cause(attention, whole, share):
+        return [cause]
+    found = []
+    if pads.any():
+        found.append(Verdict("padding", pads, mass["padding"], attention.padding))
+    if behind.any():
+        found.append(future(attention, behind))
+    if not broken.any() or ignored is None:
+        return found
+    told = sum((mass["future" if v.kind == "shifted" else v.kind] for v in found), np.zeros(attention.shape[:3]))
+    rest = broken & (mass[base] - told > LEAK)
+    if (rest.any() or not found) and (wider := loosened(attention, broken, mass[base])):
+        return [wider]
+    if rest.any() or not found or (leaking["keep"].any() and len(found) > 1):
+        return [Verdict("not-applied", broken, mass[base], ignored, _explanation(attention))]
+    return found
+
+
 def _inverted(attention: Attention) -> Verdict | None:
     """Inverted polarity, by the measured criterion: only an inverse of what was meant explains every row."""
     inverses: dict[str, Mask] = {}
@@ -175,7 +174,7 @@ def _inverted(attention: Attention) -> Verdict | None:
     inverses = {label: mask for label, mask in inverses.items() if mask.attended}
     if not inverses or attention.meant is None:
         return None
-    empty = looks_empty(attention)
+    empty = attention.looks_empty
     mass = measure(attention.tensor, attention.shape, {**inverses, "meant": attention.meant}).mass
     for label, inverse in inverses.items():
         open_rows = np.broadcast_to(inverse.keys_per_query > 0, empty.shape)
@@ -204,16 +203,28 @@ def _all_uniform(attention: Attention, real: Array) -> bool:
 
 def _explanation(attention: Attention) -> str:
     """The tightest common mask that the weights do obey, in words."""
-    candidates = {"a causal mask": attention.causal}
-    if attention.padding is not None:
-        candidates["the padding alone"] = attention.padding
-        candidates["a causal mask with the padding"] = attention.causal & attention.padding
-    if attention.expected is not None and attention.keep is not None:
-        candidates["the saved mask"] = attention.keep
+    candidates = dict(_common(attention))
     mass = measure(attention.tensor, attention.shape, candidates).mass
     real = np.broadcast_to(attention.real_rows, attention.shape[:3])
     fits = [(mask.attended, label) for label, mask in candidates.items() if np.nanmean(mass[label][real]) < LEAK_FLOOR]
     return min(fits)[1] if fits else "no mask at all"
+
+
+def _common(attention: Attention) -> Iterator[tuple[str, Mask]]:
+    """Masks that are in use everywhere, by what they are called."""
+    yield "a causal mask", attention.causal
+    held = reach(attention)
+    if 1 < held < attention.shape[3]:
+        yield f"a sliding window of {held} keys", sliding(attention.layout, held)
+    if attention.padding is not None:
+        yield "the padding alone", attention.padding
+        yield "a causal mask with the padding", attention.causal & attention.padding
+        if 1 < held < attention.shape[3]:
+            yield f"a sliding window of {held} keys with the padding", sliding(attention.layout, held) & attention.padding
+    if attention.past:
+        yield "a causal mask aligned to the top left", causal_top_left(attention.layout)
+    if attention.expected is not None and attention.keep is not None:
+        yield "the saved mask", attention.keep
 
 
 def _same_family(a: Attention, b: Attention) -> bool:

@@ -12,7 +12,9 @@ import numpy.typing as npt
 from maskcli.diagnostics.evidence import Measured, measure, nan_rows, uniform_rows
 from maskcli.diagnostics.facts import Declared, Meant
 from maskcli.diagnostics.given import Given
+from maskcli.diagnostics.sample import Sample, sample
 from maskcli.masks.kinds import Layout, causal, padding
+from maskcli.masks.kinds import documents as same_document
 from maskcli.masks.mask import Mask, Shape
 from maskcli.masks.spec import Named, conjuncts, write
 from maskcli.tensors import Tensor
@@ -20,6 +22,8 @@ from maskcli.tensors.roles import Roled
 
 Array = npt.NDArray[Any]
 
+# Maps whose judgement is remembered while the rules ask for it; a map is the same one only when it is the same object.
+JUDGED = 4096
 # Row sums of healthy weights err by at most 1.1e-6, 3.4e-4 and 2.9e-3 (measured); beyond these a row is not a softmax.
 SUM_TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-3, "bfloat16": 1e-2}
 SUM_ROUNDING = {"float64": 1e-5, "float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
@@ -37,16 +41,20 @@ class Padding:
 class Attention:
     """One map of attention weights [B, H, Q, K] with what belongs to it.
 
-    `keys` and `queries` say which tokens are real on either side, None when nothing tells. `declared` is what was meant,
+    `keys` and `queries` say which tokens are real on either side, None when nothing tells; `misfit` is a padding mask of
+    another length than the keys. `declared` is what was meant,
     `expected` that mask with the input's padding; None without a declaration. `documents` [B, K] numbers the packed texts.
-    `parts` are the scores, query, key, value and output of the same layer.
+    `parts` are the scores, query, key, value and output of the same layer. `past_known` says that evidence or a declaration
+    gave `past`, and not only the difference of the lengths.
     """
 
     roled: Roled
     shape: Shape
     past: int
+    past_known: bool
     given: Given | None
     keys: Padding | None
+    misfit: Padding | None
     queries: Padding | None
     declared: Meant | None
     expected: Mask | None
@@ -101,6 +109,14 @@ class Attention:
         return causal(self.layout)
 
     @cached_property
+    def same_document(self) -> Mask | None:
+        """Keys of the query's own packed document; None when the input shows no more than one."""
+        documents, queries = self.documents, self.past + self.shape[2]
+        if documents is None or queries > self.shape[3] or (documents == documents[:, :1]).all():
+            return None
+        return same_document(self.layout)
+
+    @cached_property
     def keep(self) -> Mask | None:
         """What the saved mask lets attend, in this map's shape; None without one or when its shape does not fit."""
         return self.given.keep.broadcast_to(self.shape) if self.given else None
@@ -138,10 +154,15 @@ class Attention:
     @cached_property
     def measured(self) -> Measured:
         """The one pass over the weights."""
-        probes = {"padding": self.padding, "keep": self.keep, "expected": self.expected}
-        if self.future_expected:
+        probes = {"padding": self.padding, "keep": self.keep, "expected": self.expected, "documents": self.same_document}
+        if self.roled.kind != "cross":
             probes["future"] = self.causal
         return measure(self.tensor, self.shape, {name: mask for name, mask in probes.items() if mask is not None})
+
+    @cached_property
+    def sample(self) -> Sample:
+        """A few of the rows, whole."""
+        return sample(self.tensor, self.shape, self.real_rows)
 
     @cached_property
     def nan_counts(self) -> Array | None:
@@ -154,6 +175,13 @@ class Attention:
         measured = self.measured
         uniform: Array = (measured.high == measured.low) & (measured.high > 0) & (self.shape[3] > 1)
         return uniform
+
+    @cached_property
+    def looks_empty(self) -> Array:
+        """Rows as a fully masked row leaves them, bool [B, H, Q]: NaN, all zeros, or the same weight for every key."""
+        zeros = (self.measured.high == 0) & (self.measured.low == 0)
+        empty: Array = np.isnan(self.measured.total) | zeros | self.uniform
+        return empty
 
     @cached_property
     def support(self) -> Array:
@@ -247,8 +275,12 @@ class Scene:
             "prompt_length": self.declared.prompt_length is not None,
             "vocab_size": self.declared.vocab_size is not None,
             "purpose": self.declared.purpose is not None,
-            "window": any(a.window for a in self.attentions),
-            "documents": any(t.documents is not None for t in self.tokens),
+            "window": any(a.window or (a.declared and a.declared.particular) for a in self.attentions),
+            "documents": any(t.documents is not None for t in self.tokens) or any(a.same_document for a in self.attentions),
+            "past": any(a.past_known and a.past > 0 for a in self.attentions),
+            "full expectation": any(a.expected is not None and not a.future_expected for a in self.attentions),
+            "cross weights": any(a.roled.kind == "cross" for a in self.attentions),
+            "source and target padding": any(a.roled.kind == "cross" and a.keys and a.queries for a in self.attentions),
         }
         return found | {name for name, true in checks.items() if true}
 

@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from maskcli.diagnostics.evidence import bad_cells, first_bad
-from maskcli.diagnostics.explain import JUDGED
 from maskcli.diagnostics.finding import Found, Where
 from maskcli.diagnostics.rules.common import Hit, fold, found, listed, told_places
-from maskcli.diagnostics.scene import Attention, Scene
+from maskcli.diagnostics.scene import JUDGED, Attention, Scene
 from maskcli.masks.kinds import Layout, padding
 from maskcli.tensors import Tensor
 from maskcli.tensors.roles import Roled

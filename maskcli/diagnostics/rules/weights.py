@@ -1,4 +1,4 @@
-"""Rules on attention weights: MSK201 to MSK208 and MSK216."""
+"""Rules on what weights are by themselves, whatever the mask: MSK205 to MSK209, MSK212 and MSK216."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskcli.diagnostics.causes import of_sample
 from maskcli.diagnostics.evidence import axis_sums, column_mass, measure
-from maskcli.diagnostics.explain import JUDGED, is_binary, looks_empty, verdicts
-from maskcli.diagnostics.finding import Found
+from maskcli.diagnostics.explain import is_binary, verdicts
+from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.rules.common import (
     Hit,
     fold,
     found,
-    ignored_keys,
     listed,
-    percent,
-    spread,
-    told,
-    told_items,
     told_places,
 )
-from maskcli.diagnostics.scene import Attention, Scene
+from maskcli.diagnostics.scene import JUDGED, Attention, Scene
+from maskcli.masks.mask import Mask
 
 Array = npt.NDArray[Any]
 
@@ -32,111 +29,8 @@ Array = npt.NDArray[Any]
 MOSTLY = 0.5
 # Fewer rows than this say nothing about all the others.
 FEW = 4
-
-
-def inverted_polarity(scene: Scene) -> Iterator[Found]:
-    """The weights obey the opposite of the mask: real tokens attend to what they should ignore.
-
-    True means "attend" for torch's SDPA and "ignore" for nn.MultiheadAttention; handing one the other's mask turns it
-    around. Every real token then reads only padding (or only the future), and the loss still falls a little. Samples
-    without padding lose every key: their rows are NaN, zero, or the same for all keys.
-
-    In code: `F.scaled_dot_product_attention(q, k, v, attn_mask=key_padding_mask)` with True on the padding, or a mask
-    built as `ids == pad_id` where `ids != pad_id` was meant.
-
-    Fix: invert the mask once, where it is built (`~mask`), and name it after what True means.
-    """
-    verdict_of = {a.name: v for a, v in verdicts(scene, "inverted")}
-    hits = [
-        Hit(name, v.rows, ignored_keys(v.ignored, v.rows) if v.ignored else None, v.share, v.label)
-        for name, v in verdict_of.items()
-    ]
-    for members, where, each in fold(hits):
-        told_here = [verdict_of[hit.tensor] for hit in members]
-        low, high = (pick(v.violation for v in told_here) for pick in (min, max))
-        yield found(
-            members, where, each,
-            f"queries put {percent(low, high)} of their weight on keys they should ignore "
-            f"({told_places(where, each)}); {members[0].note} is applied inverted",
-            "invert the mask where it is built: True is attend for scaled_dot_product_attention and ignore for "
-            "nn.MultiheadAttention",
-            {"violation": high, "violation_if_inverted": max(v.inverse_violation for v in told_here)},
-        )  # fmt: skip
-
-
-def padding_attended(scene: Scene) -> Iterator[Found]:
-    """Real tokens give padding a share of their attention, as if nothing masked it.
-
-    Padding then changes every hidden state, so results depend on how long the longest text of the batch is. It shows as
-    batch size changing the output, or as quality that drops on short texts.
-
-    In code: the model was called without `attention_mask`, or the mask never reached the attention (a custom forward, a
-    sdpa path with `attn_mask=None`).
-
-    Fix: pass `attention_mask=inputs["attention_mask"]` to the model, and check that it reaches the softmax.
-    """
-    hits = [Hit(a.name, v.rows, ~a.keys.real, v.share, a.keys.source) for a, v in verdicts(scene, "padding") if a.keys]
-    for members, where, each in fold(hits):
-        low, high = spread(members)
-        yield found(
-            members, where, each,
-            f"real queries put {percent(low, high)} of their weight on padding: {told_places(where, each)}, "
-            f"which {members[0].note} says to ignore",
-            "pass attention_mask to the model and check that it reaches the softmax",
-            {"padding_mass_lowest_layer": low, "padding_mass_highest_layer": high},
-        )  # fmt: skip
-
-
-def future_attended(scene: Scene) -> Iterator[Found]:
-    """Tokens attend to tokens that come after them, although attention was meant to be causal.
-
-    In training the answer leaks into the question: the loss falls fast and generation is poor, because at generation time
-    there is no future to look at.
-
-    In code: `is_causal` left out, a causal mask that was built and not passed, or a model configured as an encoder.
-
-    Fix: pass `is_causal=True` or a causal `attn_mask` in every layer.
-    """
-    hits = [
-        Hit(a.name, v.rows, ignored_keys(a.causal, v.rows), v.share, a.future_expected or "")
-        for a, v in verdicts(scene, "future")
-    ]
-    for members, where, each in fold(hits):
-        low, high = spread(members)
-        yield found(
-            members, where, each,
-            f"real queries put {percent(low, high)} of their weight on keys behind them; "
-            f"{members[0].note} says attention is causal",
-            "pass is_causal=True, or a causal attn_mask, to every attention call",
-            {"future_mass_lowest_layer": low, "future_mass_highest_layer": high},
-        )  # fmt: skip
-
-
-def mask_not_applied(scene: Scene) -> Iterator[Found]:
-    """The weights are not 0 where the mask forbids them: another mask was used, or none.
-
-    The mask in the file is not the one the softmax saw. What the weights do obey is named when a common mask explains it.
-
-    In code: a mask argument that the attention implementation ignores, a mask built for another layer, a 4-D mask of a
-    type that the library drops without a word.
-
-    Fix: follow the mask to the softmax; compare `scores + mask` with the scores that enter it.
-    """
-    hits = [
-        Hit(a.name, v.rows, ignored_keys(v.ignored, v.rows) if v.ignored else None, v.share, f"{_forbidding(a)}\n{v.label}")
-        for a, v in verdicts(scene, "not-applied")
-    ]
-    for members, where, each in fold(hits):
-        what, label = members[0].note.split("\n")
-        low, high = spread(members)
-        explained = "it should be exactly 0" if label == "exact" else f"what they do obey is {label}"
-        yield found(
-            members, where, each,
-            f"real queries put {percent(low, high)} of their weight on cells that {what} forbids "
-            f"({told(where.keys, 'key', 'keys')} of {told_items(where.batch)}); {explained}",
-            "follow the mask to the softmax: the attention that made these weights did not use it",
-            {"violation_lowest_layer": low, "violation_highest_layer": high},
-        )  # fmt: skip
+# Masked after the softmax: nearly all rows with forbidden keys lack something, on average more than a faint sink takes.
+CUT_ROWS, CUT = 0.9, 0.02
 
 
 def uniform_masked_row(scene: Scene) -> Iterator[Found]:
@@ -265,6 +159,58 @@ def softmax_axis(scene: Scene) -> Iterator[Found]:
             )  # fmt: skip
 
 
+def mask_after_softmax(scene: Scene) -> Iterator[Found | Undecided]:
+    """The mask was multiplied into the weights after the softmax: forbidden keys weigh 0, and what they took is lost.
+
+    Every query then gets a smaller output the more it has to ignore: the first tokens of a causal model hardly get any. The
+    scores of ignored keys still decide how much is left, so the future leaks through the sum.
+
+    In code: `softmax(scores) * mask`, dropout of masked positions after the softmax.
+
+    Fix: mask the scores before the softmax, or divide by the sum that is left.
+    """
+    hits = []
+    for attention in scene.attentions:
+        mask = attention.meant if attention.meant is not None else attention.causal if _sees_no_future(attention) else None
+        if mask is None or not _is_cut(attention, mask):
+            continue
+        if (matches := _cut_softmax(attention, mask)) is None:
+            yield Undecided(f"scores, or a query of {attention.name} that may attend to every key")
+        elif matches:
+            rows = np.broadcast_to(attention.real_rows & (mask.keys_per_query < attention.shape[3]), attention.shape[:3])
+            hits.append(Hit(attention.name, rows, None, attention.measured.total))
+    for members, where, each in fold(hits):
+        low = min(float(hit.share[hit.rows].min()) for hit in members if hit.share is not None)
+        high = max(float(hit.share[hit.rows].max()) for hit in members if hit.share is not None)
+        yield found(
+            members, where, each,
+            f"{told_places(where, each, 'queries')} have forbidden keys and sum to {low:.3g} to {high:.3g}, while rows that may see every key sum to "
+            "1: the mask was multiplied in after the softmax",
+            "mask the scores before the softmax",
+            {"lowest_sum": low, "highest_sum": high},
+        )  # fmt: skip
+
+
+def double_softmax(scene: Scene) -> Iterator[Found]:
+    """The weights are the softmax of a softmax.
+
+    A softmax of numbers between 0 and 1 is nearly flat: no key can weigh more than e times another. Attention is blurred in
+    every layer, and the model trains, badly.
+
+    In code: `softmax` on what already is `attn_weights`, a library that returns probabilities where scores were expected.
+
+    Fix: take one of the two away.
+    """
+    for members, where, each in fold(Hit(a.name, v.rows, None) for a, v in verdicts(scene, "doubled")):
+        largest = max(float(np.nanmax(a.measured.high)) for a in scene.attentions if a.name in {hit.tensor for hit in members})
+        yield found(
+            members, where, each,
+            "the logarithm of every row, shifted by a constant, is itself a row of probabilities: a softmax was taken of a softmax",
+            "apply the softmax once",
+            {"largest_weight": largest},
+        )  # fmt: skip
+
+
 def invalid_weights(scene: Scene) -> Iterator[Found]:
     """Weights are negative, infinite or greater than 1: these are not attention weights.
 
@@ -297,11 +243,42 @@ def invalid_weights(scene: Scene) -> Iterator[Found]:
         )  # fmt: skip
 
 
-def _forbidding(attention: Attention) -> str:
-    """What says that the violated cells are to be ignored."""
-    if attention.expected is not None and attention.declared is not None:
-        return f"{attention.declared.source} {attention.spec!r}"
-    return f"the mask {attention.given.tensor.name!r}" if attention.given else "the padding mask"
+def _sees_no_future(attention: Attention) -> bool:
+    """Whether no real row weighs a key behind it, in a map that is square or whose queries come last."""
+    rows = np.broadcast_to(attention.real_rows, attention.shape[:3]) & ~np.isnan(attention.measured.total)
+    future = attention.measured.mass.get("future")
+    return future is not None and attention.shape[2] > 1 and bool(rows.any()) and not future[rows].any()
+
+
+def _is_cut(attention: Attention, mask: Mask) -> bool:
+    """Whether forbidden keys weigh exactly 0 and nearly all rows that have some lack a good part of 1."""
+    total = attention.measured.total
+    rows = np.broadcast_to(attention.real_rows & (mask.keys_per_query < attention.shape[3]), total.shape)
+    if rows.sum() < FEW or not np.isfinite(total[rows]).all() or (attention.measured.low < 0).any():
+        return False
+    lacking = 1 - total[rows]
+    if (lacking > attention.tolerance).mean() < CUT_ROWS or lacking.min() < -attention.tolerance or lacking.mean() < CUT:
+        return False
+    return not measure(attention.tensor, attention.shape, {"mask": mask}).mass["mask"][rows].any()
+
+
+def _cut_softmax(attention: Attention, mask: Mask) -> bool | None:
+    """Whether a softmax over all keys was cut: rows without forbidden keys sum to 1, or W is softmax(S) where it is kept.
+
+    None when there is neither such a row nor the scores: a sink looks the same.
+    """
+    total = attention.measured.total
+    whole = np.broadcast_to(attention.real_rows & (mask.keys_per_query == attention.shape[3]), total.shape)
+    if whole.any():
+        return bool((np.abs(total[whole] - 1) <= attention.tolerance).all())
+    found = attention.sample
+    if (scores := of_sample(attention, "scores")) is None:
+        return None
+    with np.errstate(all="ignore"):
+        powers = np.exp(scores - scores.max(axis=3, keepdims=True))
+        made = powers / powers.sum(axis=3, keepdims=True) * found.allowed(mask)
+    chosen = found.of(attention.real_rows)
+    return bool((np.abs(made - found.values)[chosen].max(initial=0.0)) <= attention.tolerance)
 
 
 def _which_uniform(attention: Attention, rows: Array) -> str:
@@ -350,8 +327,7 @@ def _forbids(attention: Attention) -> Array:
     checked = others & future
     if others.mean() < MOSTLY or checked.sum() < FEW:
         return forbids
-    mass = measure(attention.tensor, attention.shape, {"future": attention.causal}).mass["future"]
-    return forbids | future if float(mass[checked].max()) == 0.0 else forbids
+    return forbids | future if float(attention.measured.mass["future"][checked].max()) == 0.0 else forbids
 
 
 def _odd_sums(attention: Attention) -> tuple[Array, bool]:
@@ -416,7 +392,7 @@ def _softmax_axis(attention: Attention) -> str | None:
     """The axis, other than keys, over which the weights sum to 1; None when keys do or no axis does."""
     total = attention.measured.total
     rows = np.isfinite(total)
-    if not rows.all() or (attention.measured.low < 0).any() or looks_empty(attention).all():
+    if not rows.all() or (attention.measured.low < 0).any() or attention.looks_empty.all():
         return None
     if (np.abs(total - 1) <= attention.tolerance).mean() > 0.1:
         return None
