@@ -109,13 +109,12 @@ def _filled(attention: Attention) -> int | None:
 
 
 def one_cause(attention: Attention, rows: Array, share: Array) -> Verdict | None:
-    """One cause behind all leaks: the wrong side's padding, another sample's padding, or a soft mask."""
+    """One cause behind all leaks: the wrong side's padding, or a soft mask."""
     if attention.roled.kind == "cross" and attention.padding is not None and attention.queries is not None:
         swapped = _target_padding(attention)
-        fits = swapped is not None and _obeys(attention, swapped, rows)
+        real = np.broadcast_to(attention.real_rows, attention.shape[:3])
+        fits = swapped is not None and _obeys(attention, swapped, real)
         return Verdict("swapped", rows, share, attention.padding, "the target's padding" if fits else "")
-    if other := _another(attention):
-        return Verdict("another", rows, share, attention.padding, other)
     return _soft(attention, rows, share)
 
 
@@ -126,12 +125,12 @@ def _target_padding(attention: Attention) -> Mask | None:
     return Mask.from_dense(attention.queries.real[:, None, None, :]).broadcast_to(attention.shape)
 
 
-def _another(attention: Attention) -> str:
+def another(attention: Attention) -> str:
     """How the padding of other samples explains every head of every sample; empty when it does not.
 
     Two orders are looked for: another sample for all heads alike, and `repeat` where `repeat_interleave` was meant, which
-    gives head h of sample b the mask of sample (b * H + h) % B. A sample whose own padding is kept by its map, or whose map
-    uses every key, proves nothing: some other padding must be obeyed where the own one is not.
+    gives head h of sample b the mask of sample (b * H + h) % B. Maps that simply use every key prove nothing: somewhere a real
+    token must be ignored because it is padding in the other sample.
     """
     batch, heads = attention.shape[:2]
     if (
@@ -155,8 +154,8 @@ def _another(attention: Attention) -> str:
     orders["the samples in reverse order"] = np.broadcast_to(batch - 1 - b, (batch, heads))
     for label, other in orders.items():
         obeyed = outside[b, h, other] < LEAK_FLOOR
-        # Padding of the other sample that is real in this one, and that this map does not weigh.
-        tells = (real[:, None] & ~real[other]).any(axis=2) & unweighed[b, h, other] & (outside[b, h, b] > LEAK)
+        # Padding of the other sample that is real in this one, and that no row of this map weighs.
+        tells = (real[:, None] & ~real[other]).any(axis=2) & unweighed[b, h, other]
         if obeyed.all() and tells.any() and (outside[b, h, b] > LEAK).any():
             return label
     return ""

@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.diagnostics.causes import LEAK, LEAK_FLOOR, TINY, Verdict, doubled, future, loosened, one_cause, reach, slots
+from maskcli.diagnostics.causes import (
+    LEAK,
+    LEAK_FLOOR,
+    TINY,
+    Verdict,
+    another,
+    doubled,
+    future,
+    loosened,
+    one_cause,
+    reach,
+    slots,
+)
 from maskcli.diagnostics.evidence import measure
 from maskcli.diagnostics.scene import JUDGED, Attention, Scene
 from maskcli.masks.kinds import causal_top_left, sliding
@@ -21,6 +33,8 @@ Array = npt.NDArray[Any]
 AGREE = 0.8
 # An ignored key is attended above LEAK of a row, or above this share of what an even spread would give it where that is less.
 LEAK_OF_EVEN = 0.1
+# The share of rows in which a leak has to show for its size not to matter.
+ALWAYS = 0.95
 # How far rounding takes a sum of equal weights from a whole multiple of one (bfloat16 keeps 8 bits).
 WHOLE = 2.0**-7
 # Inverted: this much mass on ignored keys, and less than that outside of the inverse.
@@ -62,12 +76,15 @@ def judge(attention: Attention) -> list[Verdict]:
         return [empty]
     suspect = real & attention.looks_empty
     leaking = {name: leaks(attention, name) for name in ("padding", "keep", "expected", "future")}
-    if not suspect.any() and not any(rows.any() for rows in leaking.values()):
+    pads = leaks(attention, "padding", agreed=False)
+    if not suspect.any() and not pads.any() and not any(rows.any() for rows in leaking.values()):
         return _exact(attention, real)
     if meant is not None and (inverted := _inverted(attention)):
         return [inverted]
     if (real & ~np.isnan(measured.total)).any() and _all_uniform(attention, real):
         return [Verdict("uniform", real & (attention.support > 1), measured.high, None)]
+    if pads.any() and attention.roled.kind != "cross" and (order := another(attention)):
+        return [Verdict("another", pads, measured.mass["padding"], attention.padding, order)]
     return _leak_verdicts(attention, leaking) or _exact(attention, real)
 
 
@@ -76,9 +93,9 @@ def is_binary(attention: Attention) -> bool:
     return attention.given is not None and (attention.given.convention, attention.given.reason) == ("binary", "values")
 
 
-def leaks(attention: Attention, probe: str) -> Array:
+def leaks(attention: Attention, probe: str, agreed: bool = True) -> Array:
     """Real rows [B, H, Q] with mass outside of a probe mask (padding, keep, expected, future, documents), in items where
-    heads agree that it is attended.
+    heads agree that it is attended (or in any head, when they need not).
     """
     mask = _probed(attention, probe)
     none = np.zeros(attention.shape[:3], bool)
@@ -97,7 +114,10 @@ def leaks(attention: Attention, probe: str) -> Array:
     share = np.divide((even * rows).sum(axis=2), count, out=np.zeros(count.shape), where=count > 0)
     attended = mean > np.maximum(np.minimum(LEAK, LEAK_OF_EVEN * share), LEAK_FLOOR)
     checked = count > 0
-    if attention.expected is None:
+    # However little it is: what a mask hides weighs exactly 0, and a weak fill leaves something in every row of every head.
+    always = ((rows & (mass > LEAK_FLOOR)).sum(axis=2) >= ALWAYS * count) | ~checked
+    attended = attended | (always.all(axis=1)[:, None] & checked)
+    if agreed and attention.expected is None:
         agree = ((mean > 0) & checked).sum(axis=1) >= AGREE * checked.sum(axis=1)
         attended = attended & (agree & (attended.sum(axis=1) >= 0.5 * checked.sum(axis=1)))[:, None]
     leaking: Array = rows & attended[..., None] & (mass > LEAK_FLOOR)

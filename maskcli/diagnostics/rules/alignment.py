@@ -82,7 +82,8 @@ def mask_length(scene: Scene) -> Iterator[Found]:
     found: dict[tuple[str, int], list[Attention]] = {}
     for attention in scene.attentions:
         for name, length, candidates in _laid_over(attention):
-            if not any(_agrees(attention, mask) for mask in candidates):
+            said = [_agrees(attention, mask) for mask in candidates]
+            if False in said and True not in said:
                 found.setdefault((name, length), []).append(attention)
     for (name, length), maps in found.items():
         keys = ", ".join(map(str, sorted({attention.shape[3] for attention in maps})))
@@ -193,12 +194,14 @@ def _alignments(dense: Array, keys: int) -> Iterator[Array]:
         yield np.concatenate([added, dense], axis=3)
 
 
-def _agrees(attention: Attention, mask: Mask) -> bool:
-    """Whether rows that a mask leaves some keys put nothing outside of them; rows it shows to be padding do not count."""
+def _agrees(attention: Attention, mask: Mask) -> bool | None:
+    """Whether rows that a mask leaves some keys put nothing outside of them; rows it shows to be padding do not count, and
+    where they all are nothing is known (None).
+    """
     rows = np.broadcast_to(mask.keys_per_query > 0, attention.shape[:3]) & ~attention.looks_empty
     positions = np.arange(attention.shape[2]) + attention.past
     if positions[-1] < attention.shape[3]:
         own = np.broadcast_to(np.any(mask.seen, axis=1)[:, positions][:, None], (attention.shape[0], 1, attention.shape[2]))
         rows = rows & own
     mass = measure(attention.tensor, attention.shape, {"mask": mask}).mass["mask"][rows]
-    return not mass.size or float(np.nanmean(mass)) < LEAK
+    return float(np.nanmean(mass)) < LEAK if mass.size else None

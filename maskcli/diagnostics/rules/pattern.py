@@ -190,7 +190,7 @@ def _narrower(attention: Attention, width: int) -> tuple[int, Array | None]:
 
 
 def _strict(attention: Attention) -> Array | None:
-    """The rows of a square map whose diagonal is exactly 0 in all heads while the first real row has no key of its own.
+    """The real rows of a square map whose diagonal is exactly 0 in all heads while the first real row has no key of its own.
 
     The other rows must sum to 1: where a sink or a zero slot takes the first row's weight, it takes some from all rows.
     """
@@ -210,7 +210,7 @@ def _strict(attention: Attention) -> Array | None:
     second = np.broadcast_to(is_first[:, :, :-1], (batch, heads, queries - 1))
     whole = np.abs(measured.total[:, :, 1:][second] - 1) <= attention.tolerance
     empty = attention.looks_empty | (measured.mass["future"] > 0.5)
-    return rows if whole.all() and empty[opening].all() and not _diagonal(attention)[rows].any() else None
+    return rows | opening if whole.all() and empty[opening].all() and not _diagonal(attention)[rows].any() else None
 
 
 def _diagonal(attention: Attention) -> Array:

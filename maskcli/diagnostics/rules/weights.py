@@ -257,7 +257,7 @@ def _is_cut(attention: Attention, mask: Mask) -> bool:
     if rows.sum() < FEW or not np.isfinite(total[rows]).all() or (attention.measured.low < 0).any():
         return False
     lacking = 1 - total[rows]
-    if (lacking > attention.tolerance).mean() < CUT_ROWS or lacking.min() < -attention.tolerance or lacking.mean() < CUT:
+    if (lacking > attention.rounding).mean() < CUT_ROWS or lacking.min() < -attention.tolerance or lacking.mean() < CUT:
         return False
     return not measure(attention.tensor, attention.shape, {"mask": mask}).mass["mask"][rows].any()
 
