@@ -371,7 +371,7 @@ def heads(shape, groups, seed=0):
 @pytest.mark.parametrize("order", ["runs", "turns"])
 def test_the_order_of_grouped_heads(dtype, count, groups, order):
     shape = (2, count, 12, 12)
-    q, k, v = heads(shape, groups)
+    q, k, _ = heads(shape, groups)
     of = np.arange(count) // (count // groups) if order == "runs" else np.arange(count) % groups
     w = softmax(np.where(causal(shape), q @ k[:, of].transpose(0, 1, 3, 2) / np.sqrt(8), -1e30))
     arrays = {"attentions.0": to(w, dtype), "query.0": to(q, dtype), "key.0": to(k, dtype)}
