@@ -23,13 +23,18 @@ QUOTED = 3
 
 @dataclass(frozen=True)
 class Report:
-    """What diagnose found in some files, worst first. `checked` are the tensors that rules read; `unfit` those passed over."""
+    """What diagnose found in some files, worst first.
+
+    `checked` are the tensors that rules read, each with its role, `unfit` those passed over and why, `decided` the codes of
+    the rules that could decide.
+    """
 
     findings: tuple[Finding, ...]
     skipped: tuple[Skipped, ...]
     files: tuple[str, ...]
-    checked: tuple[str, ...]
+    checked: tuple[tuple[str, str], ...]
     unfit: dict[str, str]
+    decided: frozenset[str]
 
     def counts(self) -> dict[str, int]:
         """How many findings of each severity."""
@@ -66,15 +71,16 @@ def diagnose(
     needs = {code: said for _, outcome in outcomes for code, said in outcome.needs.items()}
     skipped = (rule for rule in RULES if rule.code in needs.keys() - decided and (rules is None or rule.code in rules))
     unfit = {name: why for scene in scenes for name, why in scene.unfit.items()}
-    checked = dict.fromkeys(name for scene in scenes for name in _checked(scene))
+    checked = {name: role for scene in scenes for name, role in _checked(scene)}
     return Report(
         tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.tensors))),
         tuple(
             Skipped(rule.code, rule.name, file.path, needs[rule.code]) for rule in sorted(skipped, key=lambda rule: rule.code)
         ),
         (file.path,),
-        tuple(name for name in checked if name not in unfit),
+        tuple((name, role) for name, role in checked.items() if name not in unfit),
         unfit,
+        frozenset(code for code in decided if rules is None or code in rules),
     )
 
 
@@ -85,8 +91,9 @@ def together(reports: list[Report]) -> Report:
         tuple(sorted(findings, key=lambda f: SEVERITIES.index(f.severity))),
         tuple(skip for report in reports for skip in report.skipped),
         tuple(file for report in reports for file in report.files),
-        tuple(name for report in reports for name in report.checked),
+        tuple(each for report in reports for each in report.checked),
         {name: why for report in reports for name, why in report.unfit.items()},
+        frozenset().union(*(report.decided for report in reports)),
     )
 
 
@@ -162,11 +169,11 @@ def _asked(need: str) -> str:
     }.get(need, need)
 
 
-def _checked(scene: Scene) -> list[str]:
-    weights = [attention.name for attention in scene.attentions]
-    masks = [saved.given.tensor.name for saved in scene.masks]
-    others = [roled.tensor.name for roled in scene.tensors if roled.role not in (None, "weights", "mask")]
-    return weights + masks + others
+def _checked(scene: Scene) -> list[tuple[str, str]]:
+    weights = [(attention.name, "weights") for attention in scene.attentions]
+    masks = [(saved.given.tensor.name, "mask") for saved in scene.masks]
+    others = [(roled.tensor.name, roled.role) for roled in scene.tensors if roled.role not in (None, "weights", "mask")]
+    return weights + masks + [(name, role) for name, role in others if role is not None]
 
 
 def _overlap(a: Where, b: Where) -> bool:

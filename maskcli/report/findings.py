@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,8 @@ def closing(report: Report) -> list[str]:
     files = f"{len(report.files)} file{'s' if len(report.files) != 1 else ''}"
     tensors = f"{len(report.checked)} tensor{'s' if len(report.checked) != 1 else ''}"
     lines = [f"{counts or 'nothing found'} in {tensors} of {files}"]
+    if not counts:
+        lines.append(f"checked by {len(report.decided)} rules: {_roles(report)}")
     for name, why in report.unfit.items():
         lines.append(f"not checked: {clean(name)}: {clean(why)}")
     needs: dict[str, list[str]] = {}
@@ -67,6 +70,13 @@ def concise(report: Report) -> Iterator[str]:
         yield f"{clean(finding.file)}: {finding.code} {finding.name} {finding.severity}: {clean(finding.message)}"
         yield f" ({place})\n" if place else "\n"
     yield closing(report)[0] + "\n"
+
+
+def _roles(report: Report) -> str:
+    """How many tensors of each role were checked, in words."""
+    counts = Counter(role for _, role in report.checked)
+    named = ((role if role.endswith("s") else role.replace("_", " "), count) for role, count in counts.items())
+    return ", ".join(f"{count} {role}" for role, count in named)
 
 
 def as_json(report: Report) -> Iterator[str]:
