@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from maskcli.diagnostics.facts import Declared
 from maskcli.diagnostics.finding import Found, Runs, Where, items_of, runs_of
 from maskcli.masks.mask import Mask
 
@@ -15,6 +16,8 @@ Array = npt.NDArray[Any]
 
 # Names beyond this many are counted, not listed.
 LISTED = 4
+# The label that torch's cross_entropy leaves out by default, and the one that nanoGPT and others use.
+IGNORE_INDEX, OTHER_IGNORE_INDEX = -100, -1
 
 
 class Hit(NamedTuple):
@@ -68,6 +71,14 @@ def spread(hits: Sequence[Hit]) -> tuple[float, float]:
     """The lowest and highest mean share, each over the flagged rows of one tensor."""
     means = [float(hit.share[hit.rows].mean()) for hit in hits if hit.share is not None]
     return min(means), max(means)
+
+
+def ignored_labels(labels: Array, declared: Declared) -> Array:
+    """Labels that the loss leaves out, bool like `labels`: those of the declared ignore index, else -100, or -1 where none is -100."""
+    if declared.ignore_index is not None:
+        return np.asarray(labels == declared.ignore_index)
+    ignored = np.asarray(labels == IGNORE_INDEX)
+    return ignored if ignored.any() else np.asarray(labels == OTHER_IGNORE_INDEX)
 
 
 def percent(low: float, high: float) -> str:
