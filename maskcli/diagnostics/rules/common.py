@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.diagnostics.facts import Declared
 from maskcli.diagnostics.finding import Found, Runs, Where, items_of, runs_of
 from maskcli.masks.mask import Mask
 
@@ -16,8 +15,6 @@ Array = npt.NDArray[Any]
 
 # Names beyond this many are counted, not listed.
 LISTED = 4
-# The label that torch's cross_entropy leaves out by default, and the one that nanoGPT and others use.
-IGNORE_INDEX, OTHER_IGNORE_INDEX = -100, -1
 
 
 class Hit(NamedTuple):
@@ -73,14 +70,6 @@ def spread(hits: Sequence[Hit]) -> tuple[float, float]:
     return min(means), max(means)
 
 
-def ignored_labels(labels: Array, declared: Declared) -> Array:
-    """Labels that the loss leaves out, bool like `labels`: those of the declared ignore index, else -100, or -1 where none is -100."""
-    if declared.ignore_index is not None:
-        return np.asarray(labels == declared.ignore_index)
-    ignored = np.asarray(labels == IGNORE_INDEX)
-    return ignored if ignored.any() else np.asarray(labels == OTHER_IGNORE_INDEX)
-
-
 def percent(low: float, high: float) -> str:
     """A range of shares in words: "15 to 47 %"."""
     first, last = _digits(low), _digits(high)
@@ -120,12 +109,13 @@ def told_items(batch: tuple[int, ...] | None) -> str:
 
 
 def told_places(where: Where, each: tuple[Where, ...], what: str = "keys") -> str:
-    """Which keys (or queries) of which samples: "keys 12..26 of sample 0, 8..26 of sample 1"."""
+    """Which keys (or queries, or tokens) of which samples: "keys 12..26 of sample 0, 8..26 of sample 1"."""
+    one = {"keys": "key", "queries": "query", "tokens": "token"}[what]
     spots = each or (where,)
-    parts = []
-    for spot in spots[:LISTED]:
-        runs = spot.keys if what == "keys" else spot.queries
-        parts.append(f"{told(runs, what.removesuffix('s') if what == 'keys' else 'query', what)} of {told_items(spot.batch)}")
+    parts = [
+        f"{told(spot.keys if what == 'keys' else spot.queries, one, what)} of {told_items(spot.batch)}"
+        for spot in spots[:LISTED]
+    ]
     more = f" and {len(spots) - LISTED} more groups of samples" if len(spots) > LISTED else ""
     return ", ".join(parts) + more
 

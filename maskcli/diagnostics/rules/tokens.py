@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from maskcli.diagnostics.finding import Found, Where, items_of, runs_of
-from maskcli.diagnostics.rules.common import ignored_labels, told, told_items
+from maskcli.diagnostics.rules.common import told, told_items
 from maskcli.diagnostics.scene import Scene, edge_padding, real_tokens
+from maskcli.diagnostics.supervision import ignored_labels
 
 Array = npt.NDArray[Any]
 
