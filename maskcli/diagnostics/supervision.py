@@ -79,7 +79,7 @@ def ignored_labels(labels: Array, declared: Declared) -> Array:
 def readings(scene: Scene) -> Iterator[Reading]:
     """The labels of each side that has some."""
     for tokens in scene.tokens:
-        if tokens.labels is not None:
+        if tokens.labels is not None and tokens.labels.size:
             yield _read(tokens, tokens.labels, scene)
 
 

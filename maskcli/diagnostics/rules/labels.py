@@ -256,13 +256,13 @@ def eos_missing(scene: Scene) -> Iterator[Found | Undecided]:
         written = reading.supervised & np.isin(reading.labels, eos)
         if written.any() or not reading.same_text:
             continue
-        rows = reading.supervised.any(axis=1)
+        rows = np.any(reading.supervised, axis=1)
         if not rows.any():
             continue
         # Ignored labels at the end of a row may stand for padding. The last of labels that the data moved asks for a token
         # that is not there, and may be ignored as well.
         tail = reading.supervised[:, -1 - (reading.shift or 0) :]
-        full = tail.any(axis=1) & (True if reading.real is None else reading.real.all(axis=1))
+        full = np.any(tail, axis=1) & (True if reading.real is None else np.all(reading.real, axis=1))
         cut = bool(full[rows].all())
         # Rows cut out of one long text (as nanoGPT does) need not hold an end; they have labels everywhere.
         stream = cut and reading.shift == 1 and bool(reading.supervised[:, :-1].all())
@@ -327,8 +327,8 @@ def _few_masked(reading: Reading) -> bool:
 
 def _supervised_padding(reading: Reading, declared: Declared) -> Array:
     """Labels [B, L] on padding that the loss counts."""
-    assert reading.real is not None
-    leading, trailing = _edges(~reading.real)
+    pads = np.zeros(reading.labels.shape, bool) if reading.real is None else ~reading.real
+    leading, trailing = _edges(pads)
     pads = leading | trailing
     wrong: Array = pads & reading.supervised
     if reading.shift is None:
@@ -336,23 +336,24 @@ def _supervised_padding(reading: Reading, declared: Declared) -> Array:
         # the padding of a row, two or more, is no text.
         last = np.where(pads, reading.labels, reading.labels.min()).max(axis=1, keepdims=True)
         one = ~pads | (reading.supervised & (reading.labels == last))
-        wrong = wrong & (np.all(one, axis=1) & (pads.sum(axis=1) > 1))[:, None]
+        rows = np.all(one, axis=1) & (pads.sum(axis=1) > 1)
+        wrong &= rows[:, None]
         return wrong
     if reading.shift:
         # The label on the last padding before a text asks for the text's first token.
         wrong[:, : -reading.shift] &= pads[:, reading.shift :]
         return wrong
-    # When padding and the end (or beginning) of a text share an id, one token of the run may be real.
+    # When padding and the end (or beginning) of a text share an id, one token of the run is real: by its id, where that is
+    # known; else nothing is said as long as no other token of a run is supervised.
     end = trailing & ~later(trailing, 1)
     begin = leading & ~later(leading[:, ::-1], 1)[:, ::-1]
-    if declared.eos_ids:
-        wrong &= ~(end & np.isin(reading.labels, declared.eos_ids))
-    if declared.bos_ids:
-        wrong &= ~(begin & np.isin(reading.labels, declared.bos_ids))
-    doubt = end if not declared.eos_ids else np.zeros_like(end)
-    if reading.tokens.real is None and not declared.bos_ids:
-        doubt = doubt | begin
-    return wrong if (wrong & ~doubt).any() else np.zeros_like(wrong)
+    wrong &= ~(end & np.isin(reading.labels, declared.eos_ids)) & ~(begin & np.isin(reading.labels, declared.bos_ids))
+    doubtful = np.zeros_like(wrong)
+    if not declared.eos_ids:
+        doubtful |= end
+    if not declared.bos_ids and reading.tokens.real is None:
+        doubtful |= begin
+    return wrong if (wrong & ~doubtful).any() else np.zeros_like(wrong)
 
 
 def _untaught_ends(text: Reading, declared: Declared) -> Array:
