@@ -22,8 +22,8 @@ IGNORE_INDEX, OTHER_IGNORE_INDEX = -100, -1
 SAME_TEXT = 0.95
 # How many places on the ids are looked for: not moved, moved once, moved twice.
 SHIFTS = (0, 1, 2)
-# Fewer agreeing labels are chance: a word that returns two places on, a masked token that was left as it is.
-ENOUGH, ENOUGH_SHIFTED = 2, 4
+# Fewer agreeing labels may be chance: a masked token that was left as it is, a word that comes again.
+ENOUGH = 2
 # Where labels have to stand, by who moves them: a model that does takes copies of the ids.
 DUE = {"model": 0, "data": 1}
 
@@ -146,7 +146,7 @@ def _shift(agree: dict[int, int], due: int | None) -> int | None:
     if len(agree) != 1:
         return None
     ((shift, count),) = agree.items()
-    return shift if count >= (ENOUGH_SHIFTED if shift else ENOUGH) else None
+    return shift if count >= ENOUGH else None
 
 
 def _encoder(declared: Declared) -> bool:

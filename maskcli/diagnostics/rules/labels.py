@@ -14,7 +14,6 @@ from maskcli.diagnostics.rules.common import LISTED, place, places, told_items, 
 from maskcli.diagnostics.scene import Scene
 from maskcli.diagnostics.supervision import (
     DUE,
-    ENOUGH_SHIFTED,
     UNKNOWN_IDS,
     Reading,
     first_dropped,
@@ -28,6 +27,8 @@ Array = npt.NDArray[Any]
 
 # Masked language models ask for 15 % of the tokens, seldom for 40 %; labels on more than half are of every token.
 FEW = 0.5
+# Labels that have to agree before a shift is called wrong: that three words come again by chance at one distance is rare.
+ACCUSED = 3
 
 
 def eos_not_supervised(scene: Scene) -> Iterator[Found | Undecided]:
@@ -164,7 +165,7 @@ def shifted_labels(scene: Scene) -> Iterator[Found | Undecided]:
         due = DUE.get(scene.declared.loss_shift or "")
         # The ids of an encoder-decoder's decoder are its labels, moved one place to the right: nobody moves them again.
         right = {due or 0} | ({1} if reading.tokens.kind == "decoder" else set())
-        fits = [shift for shift, agree in reading.agree.items() if agree >= ENOUGH_SHIFTED]
+        fits = [shift for shift, agree in reading.agree.items() if agree >= ACCUSED]
         if not fits or right & reading.agree.keys():
             continue
         if len(fits) > 1:
@@ -369,7 +370,9 @@ def _beginnings(text: Reading, declared: Declared) -> Array:
     if text.tokens.documents is not None:
         begins[:, 1:] = np.diff(text.tokens.documents, axis=1) != 0
         return begins
-    known = np.append(text.ids[np.arange(len(text.ids)), text.first], declared.bos_ids)
+    # Of leading ids of padding, the last may be the beginning; a padding mask says which.
+    first = text.first if text.tokens.real is not None else np.maximum(text.first - 1, 0)
+    known = np.append(text.ids[np.arange(len(text.ids)), first], declared.bos_ids)
     begins[:, :-1] = np.isin(text.ids[:, :-1], known) & ~np.isin(text.ids[:, 1:], declared.eos_ids)
     if text.real is not None:
         begins[:, :-1] &= text.real[:, 1:]
