@@ -121,7 +121,9 @@ def test_codes_and_names_are_the_contract():
         "MSK221": "grouped-heads-order", "MSK112": "ambiguous-broadcast", "MSK113": "mask-length", "MSK306": "weights-not-used",
         "MSK301": "nan-from-empty-row", "MSK302": "nan-from-input", "MSK303": "score-overflow",
         "MSK304": "nan-through-value", "MSK305": "unexplained-nan", "MSK401": "padding-not-masked",
-        "MSK402": "real-token-masked",
+        "MSK402": "real-token-masked", "MSK501": "eos-not-supervised", "MSK502": "nothing-supervised",
+        "MSK503": "padding-supervised", "MSK504": "prompt-supervised", "MSK505": "shifted-labels", "MSK506": "label-border",
+        "MSK507": "eos-missing", "MSK508": "invalid-label",
     }  # fmt: skip
     assert {rule.code: rule.name for rule in RULES} == names
 

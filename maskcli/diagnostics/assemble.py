@@ -325,6 +325,10 @@ class _Room:
                 fit.get("token_type_ids"),
                 documents if documents is not None and (documents != documents[:, :1]).any() else None,
             )
+            if "labels" in values and "labels" not in fit:
+                # Labels of another text than the ids saved beside them, as an encoder-decoder has.
+                names = {"labels": saved["labels"].tensor.name}
+                yield Tokens(side, names, None, None, values["labels"], None, None, None)
 
     def _of_side(self, role: str, side: str) -> Roled | None:
         """The tensor of a role on one side; what is named for no side speaks of the encoder's, but for the labels."""

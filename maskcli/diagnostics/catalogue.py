@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 from maskcli.diagnostics.finding import Rule
-from maskcli.diagnostics.rules import alignment, leaks, mask, numerics, pattern, products, tokens, weights
+from maskcli.diagnostics.rules import alignment, labels, leaks, mask, numerics, pattern, products, tokens, weights
 from maskcli.errors import MaskcliError
 
 _PADDING = ("padding",)
@@ -14,6 +14,7 @@ _PADDING = ("padding",)
 _NOT_WEIGHTS = ("MSK216", "MSK208", "MSK106")
 # Causes of leaks that need no second word on where they go.
 _LEAKS = (*_NOT_WEIGHTS, "MSK107", "MSK113", "MSK219")
+_TEXT = (("input_ids",), ("labels",))
 
 RULES: tuple[Rule, ...] = (
     Rule("MSK106", "nan-mask", "error", (("mask",),), mask.nan_mask),
@@ -61,6 +62,17 @@ RULES: tuple[Rule, ...] = (
     Rule("MSK217", "document-leak", "error", (("weights",), ("documents",)), leaks.document_leak, _LEAKS),
     Rule("MSK401", "padding-not-masked", "error", (("input_ids",), ("padding_mask",), ("pad_id",)), tokens.padding_not_masked),
     Rule("MSK402", "real-token-masked", "warning", (("input_ids",), ("padding_mask",)), tokens.real_token_masked),
+    Rule("MSK508", "invalid-label", "error", (("labels", "input_ids"),), labels.invalid_label),
+    Rule("MSK502", "nothing-supervised", "error", (("labels",),), labels.nothing_supervised),
+    Rule("MSK505", "shifted-labels", "error", _TEXT, labels.shifted_labels),
+    Rule(
+        "MSK503", "padding-supervised", "error", (("labels",), ("padding_mask", "pad_id")), labels.padding_supervised,
+        ("MSK102", "MSK402"),
+    ),
+    Rule("MSK504", "prompt-supervised", "warning", (*_TEXT, ("prompt_length",)), labels.prompt_supervised),
+    Rule("MSK501", "eos-not-supervised", "error", (*_TEXT, ("eos_id",)), labels.eos_not_supervised, ("MSK102",)),
+    Rule("MSK506", "label-border", "warning", (*_TEXT, ("eos_id", "prompt_length")), labels.label_border, ("MSK102",)),
+    Rule("MSK507", "eos-missing", "warning", (*_TEXT, ("eos_id",)), labels.eos_missing, ("MSK102", "MSK402", "MSK501", "MSK506")),
 )  # fmt: skip
 
 

@@ -109,12 +109,13 @@ def told_items(batch: tuple[int, ...] | None) -> str:
 
 
 def told_places(where: Where, each: tuple[Where, ...], what: str = "keys") -> str:
-    """Which keys (or queries) of which samples: "keys 12..26 of sample 0, 8..26 of sample 1"."""
+    """Which keys (or queries, or tokens) of which samples: "keys 12..26 of sample 0, 8..26 of sample 1"."""
+    one = {"keys": "key", "queries": "query", "tokens": "token"}[what]
     spots = each or (where,)
-    parts = []
-    for spot in spots[:LISTED]:
-        runs = spot.keys if what == "keys" else spot.queries
-        parts.append(f"{told(runs, what.removesuffix('s') if what == 'keys' else 'query', what)} of {told_items(spot.batch)}")
+    parts = [
+        f"{told(spot.keys if what == 'keys' else spot.queries, one, what)} of {told_items(spot.batch)}"
+        for spot in spots[:LISTED]
+    ]
     more = f" and {len(spots) - LISTED} more groups of samples" if len(spots) > LISTED else ""
     return ", ".join(parts) + more
 

@@ -11,11 +11,9 @@ import numpy.typing as npt
 from maskcli.diagnostics.finding import Found, Where, items_of, runs_of
 from maskcli.diagnostics.rules.common import told, told_items
 from maskcli.diagnostics.scene import Scene, edge_padding, real_tokens
+from maskcli.diagnostics.supervision import ignored_labels
 
 Array = npt.NDArray[Any]
-
-# The label that torch's cross_entropy leaves out by default.
-IGNORE_INDEX = -100
 
 
 def padding_not_masked(scene: Scene) -> Iterator[Found]:
@@ -39,7 +37,7 @@ def padding_not_masked(scene: Scene) -> Iterator[Found]:
         items = np.any(open_pads, axis=1)
         right = not open_pads[:, 0].any()
         causal = any(a.future_expected for a in scene.attentions)
-        unread = tokens.labels is not None and bool((tokens.labels[open_pads] == IGNORE_INDEX).all())
+        unread = tokens.labels is not None and bool(ignored_labels(tokens.labels, scene.declared)[open_pads].all())
         where = Where(items_of(items), None, None, runs_of(np.any(open_pads[items], axis=0)))
         yield Found(
             (name, tokens.name("input_ids")),
