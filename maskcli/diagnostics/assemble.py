@@ -9,12 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from maskcli.diagnostics.facts import Declared, Meant
-from maskcli.diagnostics.given import Given, by_weights, fills_only, last_weighed, read_mask, read_padding, small_rows
+from maskcli.diagnostics.given import (
+    Given,
+    by_weights,
+    fills_only,
+    last_weighed,
+    left_padding,
+    read_mask,
+    read_padding,
+    small_rows,
+)
 from maskcli.diagnostics.scene import Attention, Padding, Saved, Scene, Tokens, real_tokens
 from maskcli.errors import MaskcliError
-from maskcli.masks.kinds import Layout, padding
+from maskcli.masks.kinds import Layout, causal, padding
 from maskcli.masks.mask import Mask, Shape
-from maskcli.masks.spec import Resolve, build, needs, write
+from maskcli.masks.spec import Resolve, build, kinds_in, needs, write
 from maskcli.tensors import Tensor
 from maskcli.tensors.roles import Roled
 
@@ -138,6 +147,11 @@ class _Room:
         meant = self.declared.meant(roled.tensor.name, roled.kind, roled.layer)
         documents = None if roled.kind == "cross" else self.documents(shape)
         expected = None if meant is None else self.expected(meant, roled, shape, keys, past, documents)
+        if meant is not None and expected is not None and keys is None and past == 0 and roled.kind != "cross":
+            allowed = expected | causal(Layout(shape[0], shape[2], shape[3], shape[1]))
+            if (real := left_padding(roled.tensor, shape, allowed)) is not None:
+                queries = Padding(real[:, : shape[2]], "the weights")
+                expected = self.expected(meant, roled, shape, Padding(real, "the weights"), past, documents)
         roles = ("scores", "query", "key", "value", "output")
         parts = {role: found.tensor for role in roles if (found := self.find(role, (roled.kind,), roled.layer))}
         return Attention(
@@ -204,6 +218,14 @@ class _Room:
         pasts = np.unique(rows[:, 0].astype(np.int64) + left)
         return int(pasts[0]) if len(pasts) == 1 and 0 <= pasts[0] <= length - queries else None
 
+    def origin(self, shape: Shape, past: int) -> Array | None:
+        """The position of key 0 counted from the first real token, int [B], by the position ids of the queries."""
+        found = self.find("position_ids", ("self", "decoder"))
+        rows = small_rows(found.tensor) if found else None
+        if rows is None or rows.shape[1] != shape[2] or len(rows) not in (1, shape[0]) or (np.diff(rows, axis=1) != 1).any():
+            return None
+        return np.broadcast_to(rows[:, 0].astype(np.int64) - past, shape[:1])
+
     def padding(self, kinds: tuple[str, ...]) -> Padding | None:
         """Which tokens are real: from the padding mask, else from the ids and the pad id. Read once for each kind."""
         if kinds not in self.paddings:
@@ -268,9 +290,12 @@ class _Room:
 
     def expected(
         self, meant: Meant, roled: Roled, shape: Shape, keys: Padding | None, past: int, documents: Array | None
-    ) -> Mask:
-        """The declared mask over this map, always with the input's padding."""
+    ) -> Mask | None:
+        """The declared mask over this map, always with the input's padding; None when nothing says where its chunks begin."""
         spec = meant.spec
+        origin = self.origin(shape, past) if keys is None and past > 0 else None
+        if keys is None and past > 0 and origin is None and "chunked" in kinds_in(spec):
+            return None
         missing = (needs(spec) & {"padding"} if keys is None else set()) | (
             needs(spec) & {"documents"} if documents is None else set()
         )
@@ -282,7 +307,9 @@ class _Room:
             raise MaskcliError(
                 f"{meant.source} {write(spec)!r} for {roled.tensor.name!r} of {self.file!r} needs to know {what[min(missing)]}"
             )
-        layout = Layout(shape[0], shape[2], shape[3], shape[1], past, keys.real if keys else None, documents)
+        layout = Layout(
+            shape[0], shape[2], shape[3], shape[1], past, keys.real if keys else None, documents, origin=origin
+        )
         mask = build(spec, layout, self.resolve)
         return mask & padding(layout) if keys is not None and not keys.real.all() else mask
 

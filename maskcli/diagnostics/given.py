@@ -151,6 +151,30 @@ def fills_only(weights: Tensor, shape: Shape, keys: int) -> bool:
     return bool(told.any()) and not measured.mass["tail"][told].any()
 
 
+def left_padding(weights: Tensor, shape: Shape, allowed: Mask) -> Array | None:
+    """Which tokens are real, bool [B, K], where the weights alone show leading ones to be padding; None where they show none.
+
+    A fully masked row whose fill is finite falls through to keys that `allowed` forbids: to real ones when those have a weaker
+    fill (-1e4 beside finfo.min), to a few levels of weight in float16. Leading rows that all do so in all heads are padding
+    when no row behind them looks at their keys or at any forbidden one. An inverted mask leaves only one such row.
+    """
+    batch, heads, queries, keys = shape
+    # Only where the first row falls through is the rest worth a pass.
+    first = np.array([weights.rows(row, row + 1)[0] for row in range(0, batch * heads * queries, queries)])
+    hidden = ~allowed.select(rows=slice(0, 1)).seen
+    if not ((first.reshape(batch, heads, keys) > 0) & hidden).any(axis=2).all(axis=1).any():
+        return None
+    through = measure(weights, shape, {"forbidden": allowed}).mass["forbidden"] > 0
+    whole = np.all(through, axis=1)
+    leading = np.where(whole.all(axis=1), queries, whole.argmin(axis=1))
+    behind = np.arange(queries) >= leading[:, None]
+    mass = column_mass(weights, shape, np.broadcast_to(behind[:, None], through.shape))
+    front = np.arange(keys) < leading[:, None]
+    obeyed = ~(through & behind[:, None]).any(axis=(1, 2)) & ~(mass * front).any(axis=1) & (leading < queries - 1)
+    real: Array = ~(front & obeyed[:, None])
+    return None if real.all() else real
+
+
 def last_weighed(weights: Tensor, shape: Shape) -> int:
     """The last key that a row weighs; exactly uniform rows (fully masked ones) do not count. K - 1 when there is none."""
     measured = measure(weights, shape, {})

@@ -23,7 +23,8 @@ class Layout:
     """What a kind may know about the input.
 
     `real` bool [B, K] says which keys are real tokens, `documents` int [B, K] which packed document each key belongs to;
-    None when nothing tells. `cross` says that keys come from another sequence than queries.
+    None when nothing tells. `cross` says that keys come from another sequence than queries. `origin` int [B] is the position
+    of key 0 counted from the first real token, for a cache that no longer holds that token; None: `real` tells.
     """
 
     batch: int
@@ -34,6 +35,7 @@ class Layout:
     real: Array | None = None
     documents: Array | None = None
     cross: bool = False
+    origin: Array | None = None
 
     @property
     def shape(self) -> Shape:
@@ -114,7 +116,9 @@ def blocks(layout: Layout, size: int) -> Mask:
 def chunked(layout: Layout, size: int) -> Mask:
     """k <= p, and p and k in the same chunk, counted from the first real token (transformers' Llama 4)."""
     left = np.zeros((1, 1, 1), np.int64)
-    if layout.real is not None:
+    if layout.origin is not None:
+        left = -layout.origin.reshape(-1, 1, 1)
+    elif layout.real is not None:
         real = np.broadcast_to(layout.real, (layout.batch, layout.keys))
         if real.size and not real[:, 0].all():
             left = real.argmax(axis=1).reshape(-1, 1, 1)

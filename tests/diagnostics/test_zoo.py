@@ -1,0 +1,147 @@
+"""Healthy models of many architectures, saved as people save them: nothing at error or warning, whatever is said or saved."""
+
+from itertools import chain
+
+import pytest
+import torch
+
+from tests.diagnostics import zoo
+from tests.diagnostics.attention import report
+
+SIDES = ["none", "left", "right"]
+SIXTEEN = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+# Nothing but the maps, the maps with what says which tokens are padding in one way or the other, and all of it.
+MAPS, IDS, MASKS, ALL = "maps", "maps and ids", "maps and masks", "everything"
+# Their own forward has no cache of transformers' kinds, or their static caches fail or (GPT-Neo) are wrong: see test_people.
+WITHOUT_CACHE = {"openai-gpt", "minimax"}
+WITHOUT_STATIC_CACHE = WITHOUT_CACHE | {"bloom", "gpt_neo", "lfm2"}
+
+decoders = pytest.mark.parametrize("name", zoo.DECODERS)
+sides = pytest.mark.parametrize("side", SIDES)
+
+
+def part(dump, what):
+    """What a user saved of a dump."""
+    left_out = {MAPS: ("ids", "mask"), IDS: ("mask", "position_ids"), MASKS: ("ids",), ALL: ()}[what]
+    return {name: array for name, array in dump.items() if "attentions" in name or not name.endswith(left_out)}
+
+
+def silent(dump, what=ALL, expect=(), **declared):
+    """Nothing is accused, and the maps were looked at."""
+    saved = part(dump, what)
+    found = report(saved, expect, **declared)
+    assert [(each.code, each.tensors, each.message) for each in found.findings if each.severity != "note"] == []
+    assert set(found.checked) | set(found.unfit) >= {name for name in saved if "attentions" in name}
+
+
+def ids_of(task, name):
+    return {"pad_id": zoo.PAD, "eos_ids": (zoo.EOS,), "model": zoo.config(task, name)}
+
+
+@decoders
+@sides
+def test_decoders(name, side):
+    dump = zoo.forward("decoder", name, side)
+    model = zoo.config("decoder", name)
+    assert model.spec == "causal"
+    silent(dump)
+    silent(dump, expect="causal", pad_id=zoo.PAD, eos_ids=(zoo.EOS,))
+    silent(dump, IDS, model=model)
+    silent(dump, MASKS, "causal")
+    silent(dump, MAPS)
+    silent(dump, MAPS, "causal")
+    silent(dump, MAPS, model=model)
+    silent(dump, ALL, model=model, exact=True)
+
+
+@decoders
+def test_decoders_of_nearly_uniform_heads(name):
+    dump = zoo.forward("decoder", name, "left", trained=False)
+    silent(dump, ALL, model=zoo.config("decoder", name))
+    silent(dump, MAPS, "causal")
+
+
+@decoders
+@pytest.mark.parametrize("dtype", SIXTEEN)
+def test_decoders_in_sixteen_bits(name, dtype):
+    dump = zoo.forward("decoder", name, "left", SIXTEEN[dtype])
+    silent(dump)
+    silent(dump, ALL, model=zoo.config("decoder", name))
+    silent(dump, MAPS, "causal")
+    silent(dump, MAPS, model=zoo.config("decoder", name))
+
+
+@pytest.mark.parametrize(
+    ("name", "cache"),
+    [(name, "dynamic") for name in zoo.DECODERS if name not in WITHOUT_CACHE]
+    + [(name, "static") for name in zoo.DECODERS if name not in WITHOUT_STATIC_CACHE],
+)
+@pytest.mark.parametrize("side", ["left", "none"])
+def test_generation(name, cache, side):
+    """Every call of the model in a file of its own, and all of them as groups of one file."""
+    steps = zoo.generation(name, side, cache == "static")
+    model = zoo.config("decoder", name)
+    for dump in steps:
+        silent(dump, ALL, model=model, pad_id=zoo.PAD, purpose="generate")
+    for dump in (steps[0], steps[-1]):
+        silent(dump, MASKS, "causal")
+        silent(dump, MAPS)
+        silent(dump, MAPS, model=model)
+    together = dict(chain(*({f"step{n}.{key}": array for key, array in dump.items()}.items() for n, dump in enumerate(steps))))
+    silent(together)
+    silent(together, ALL, model=model)
+
+
+@pytest.mark.parametrize("name", zoo.ENCODERS)
+@sides
+def test_encoders(name, side):
+    dump = zoo.forward("encoder", name, side)
+    model = zoo.config("encoder", name)
+    silent(dump)
+    silent(dump, ALL, "full", pad_id=zoo.PAD)
+    silent(dump, IDS, model=model)
+    silent(dump, MASKS, model=model, exact=True)
+    silent(dump, MAPS)
+    silent(dump, MAPS, "full")
+    silent(zoo.forward("encoder", name, side, trained=False), ALL, model=model)
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.ENCODERS if name != "fnet"])
+@pytest.mark.parametrize("dtype", SIXTEEN)
+def test_encoders_in_sixteen_bits(name, dtype):
+    dump = zoo.forward("encoder", name, "right", SIXTEEN[dtype])
+    silent(dump, ALL, model=zoo.config("encoder", name))
+    silent(dump, MAPS)
+
+
+@pytest.mark.parametrize("name", zoo.PAIRS)
+@sides
+def test_encoder_decoders(name, side):
+    dump = zoo.forward("pair", name, side)
+    model = zoo.config("pair", name)
+    assert model.spec == "causal"
+    silent(dump)
+    silent(dump, ALL, "causal", pad_id=zoo.PAD, eos_ids=(zoo.EOS,))
+    silent(dump, IDS, model=model)
+    silent(dump, MASKS, model=model, exact=True)
+    silent(dump, MAPS, "causal")
+    silent(dump, MAPS)
+    silent(zoo.forward("pair", name, side, trained=False), ALL, "causal")
+
+
+@pytest.mark.parametrize("name", zoo.PAIRS)
+@pytest.mark.parametrize("dtype", SIXTEEN)
+def test_encoder_decoders_in_sixteen_bits(name, dtype):
+    silent(zoo.forward("pair", name, "right", SIXTEEN[dtype]), ALL, model=zoo.config("pair", name))
+
+
+@pytest.mark.parametrize("name", zoo.IMAGES)
+def test_vision_models(name):
+    dump = zoo.images(name)
+    silent(dump)
+    silent(dump, MAPS, "full")
+    silent(dump, MAPS, model=zoo.config("image", name))
+
+
+def test_the_zoo_is_large():
+    assert len({*zoo.DECODERS, *zoo.ENCODERS, *zoo.PAIRS, *zoo.IMAGES}) >= 90
