@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 # Cells of a chunk that is read in one go (4 MiB as float32): larger ones leave the cache, smaller ones cost calls.
 CHUNK_CELLS = 2**20
 # Rows that are measured together: the fewer, the less of a causal mask's diagonal lies in them; fewer still cost calls.
-BLOCK_ROWS = 128
+BLOCK_ROWS = 256
 # Blocks whose spans are remembered: the rows of a chunk, since the next chunk mostly holds the same rows of another head.
 PLANS = 64
 

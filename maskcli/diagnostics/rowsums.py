@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from functools import reduce
@@ -35,46 +36,40 @@ def row_sums(raw: Array, dtype: str, cuts: Sequence[Span]) -> RowSums:
     """What lies in rows [h, q, K] of stored elements of a float type, cut into spans that cover all keys.
 
     As long as there is no sign, infinity or NaN, the order of numbers is the order of their bits, and a span whose largest
-    bits are 0 needs no second look. Attention weights are such numbers, and about half of a causal map is such spans.
+    bits are 0 needs no second look. Attention weights are such numbers, and half of a causal map is such spans.
     """
     known = BITS[dtype]
     bits = raw.view(known.unsigned)
     tops = [bits[:, :, span.start : span.stop].max(axis=2) for span in cuts]
     top = reduce(np.maximum, tops)
-    if int(top.max()) >= known.infinity:
-        values = _scratch(raw, dtype)
-        if values is not raw:
-            decoder(dtype)(raw, values)
-        return _added(values, cuts, values.max(axis=2), values.min(axis=2), 1.0)
-    live = [span for span, each in zip(cuts, tops, strict=True) if each.any()]
-    bottom = bits.min(axis=2) if len(live) == len(cuts) else np.zeros_like(top)
-    values = _scratch(raw, dtype)
-    if values is not raw:
-        for span in live:
-            _widen(bits[:, :, span.start : span.stop], values[:, :, span.start : span.stop], dtype)
-    return _added(values, live, _numbers(top, dtype), _numbers(bottom, dtype), known.scale)
-
-
-def _added(values: Array, cuts: Sequence[Span], high: Array, low: Array, scale: float) -> RowSums:
-    """The sums over spans of values that are `scale` times too small, put together for the rows and for each mask."""
-    total = np.zeros(values.shape[:2])
+    plain = int(top.max()) < known.infinity
+    live = [span for span, each in zip(cuts, tops, strict=True) if not plain or each.any()]
+    total = np.zeros(raw.shape[:2])
     outside: dict[str, Array] = {}
+    highs, lows = [], []
 
-    def add(name: str, mass: Array) -> None:
-        outside[name] = outside[name] + mass if name in outside else mass
+    def add(names: tuple[str, ...], mass: Array) -> None:
+        for name in names:
+            outside[name] = outside[name] + mass if name in outside else mass
 
-    for span in cuts:
-        part = values[:, :, span.start : span.stop]
-        mass = _sum(part) * scale
+    for span in live:
+        part = raw[:, :, span.start : span.stop]
+        values = _widened(part, dtype) if plain else _decoded(part, dtype)
+        scale = known.scale if plain else 1.0
+        mass = _sum(values) * scale
         total += mass
-        for name in span.outside:
-            add(name, mass)
+        add(span.outside, mass)
         for names, ignored in span.mixed:
             # By their bits, since 0 times NaN would be NaN.
-            mass = _sum(np.bitwise_and(part.view(ignored.dtype), ignored).view(part.dtype)) * scale
-            for name in names:
-                add(name, mass)
-    return RowSums(total, high, low, outside)
+            only = np.bitwise_and(values.view(ignored.dtype), ignored).view(values.dtype)
+            add(names, _sum(only) * scale)
+        if not plain:
+            highs.append(values.max(axis=2))
+            lows.append(values.min(axis=2))
+    if not plain:
+        return RowSums(total, reduce(np.maximum, highs), reduce(np.minimum, lows), outside)
+    bottom = bits.min(axis=2) if len(live) == len(cuts) else np.zeros_like(top)
+    return RowSums(total, _decoded(top.view(raw.dtype), dtype).copy(), _decoded(bottom.view(raw.dtype), dtype).copy(), outside)
 
 
 def _sum(values: Array) -> Array:
@@ -85,27 +80,28 @@ def _sum(values: Array) -> Array:
     return total
 
 
-def _widen(bits: Array, out: Array, dtype: str) -> None:
-    """Non-negative finite elements as float32, `scale` times too small: sums are scaled more cheaply than elements."""
-    shift = BITS[dtype].shift
-    if shift is None:
-        decoder(dtype)(bits, out)
-        return
-    wide = out.view(np.uint32)
-    np.copyto(wide, bits)
-    np.left_shift(wide, shift, out=wide)
+def _decoded(raw: Array, dtype: str) -> Array:
+    """The numbers that stored elements stand for, good until the next ones are asked for."""
+    if DTYPES[dtype].wide == dtype:
+        return raw
+    values = _room(raw.shape)
+    decoder(dtype)(raw, values)
+    return values
 
 
-def _numbers(bits: Array, dtype: str) -> Array:
-    """The numbers that bits [h, q] stand for."""
-    raw = bits.view(np.dtype(DTYPES[dtype].raw).newbyteorder("="))
-    out: Array = np.empty(raw.shape, DTYPES[dtype].wide)
-    decoder(dtype)(raw, out)
-    return out
+def _widened(raw: Array, dtype: str) -> Array:
+    """Non-negative finite elements as numbers that are `scale` times too small: sums are scaled more cheaply than elements."""
+    known = BITS[dtype]
+    if known.shift is None:
+        return _decoded(raw, dtype)
+    values = _room(raw.shape)
+    wide = values.view(np.uint32)
+    np.left_shift(raw.view(known.unsigned), known.shift, out=wide, dtype=np.uint32)
+    return values
 
 
 class _Held(threading.local):
-    """Room for the numbers of one block per thread."""
+    """Room for the numbers of one span per thread."""
 
     def __init__(self) -> None:
         self.room = np.empty(0, np.float32)
@@ -114,10 +110,8 @@ class _Held(threading.local):
 _HELD = _Held()
 
 
-def _scratch(raw: Array, dtype: str) -> Array:
-    """Where the numbers of a block go: the block itself where they are stored as they are."""
-    if DTYPES[dtype].wide == dtype:
-        return raw
-    if _HELD.room.size < raw.size:
-        _HELD.room = np.empty(raw.size, np.float32)
-    return _HELD.room[: raw.size].reshape(raw.shape)
+def _room(shape: tuple[int, ...]) -> Array:
+    size = math.prod(shape)
+    if _HELD.room.size < size:
+        _HELD.room = np.empty(size, np.float32)
+    return _HELD.room[:size].reshape(shape)
