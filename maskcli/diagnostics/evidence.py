@@ -8,21 +8,33 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from maskcli.diagnostics.rowsums import row_sums
+from maskcli.diagnostics.spans import spans
 from maskcli.masks.mask import Mask, Shape
 from maskcli.tensors import Tensor
+from maskcli.tensors.dtypes import BITS
 
 Array = npt.NDArray[Any]
 
-# Cells of a chunk that is read and measured in one go (4 MiB as float32): larger ones leave the cache, smaller ones cost calls.
+# Cells of a chunk that is read in one go (4 MiB as float32): larger ones leave the cache, smaller ones cost calls.
 CHUNK_CELLS = 2**20
+# Rows that are measured together: the fewer, the less of a causal mask's diagonal lies in them; fewer still cost calls.
+BLOCK_ROWS = 256
+# Blocks whose spans are remembered: the rows of a chunk, since the next chunk mostly holds the same rows of another head.
+PLANS = 64
 
 # Called with the bytes of every chunk that has been measured, from several threads, so that long work can show how far it is.
 watcher: ContextVar[Callable[[int], None] | None] = ContextVar("watcher", default=None)
+
+
+Place = tuple[int, tuple[int, int], tuple[int, int]]
+Read = Callable[[int, int, Array], Array]
 
 
 class Chunk(NamedTuple):
@@ -46,8 +58,11 @@ class Measured:
     mass: dict[str, Array]
 
 
-def chunks(tensor: Tensor, shape: Shape) -> list[tuple[int, tuple[int, int], tuple[int, int]]]:
-    """How a tensor seen as [B, H, Q, K] is cut: (batch, heads, rows), whole heads together while they are small."""
+def chunks(tensor: Tensor, shape: Shape) -> list[Place]:
+    """How a tensor seen as [B, H, Q, K] is cut: (batch, heads, rows), whole heads together while they are small.
+
+    The same rows of all heads follow one another, because masks seldom differ between heads.
+    """
     batch, heads, queries, keys = shape
     plane = max(queries * keys, 1)
     if plane <= CHUNK_CELLS:
@@ -55,26 +70,31 @@ def chunks(tensor: Tensor, shape: Shape) -> list[tuple[int, tuple[int, int], tup
         cuts = [((h, min(h + step, heads)), (0, queries)) for h in range(0, heads, step)]
     else:
         step = max(1, CHUNK_CELLS // max(keys, 1))
-        cuts = [((h, h + 1), (q, min(q + step, queries))) for h in range(heads) for q in range(0, queries, step)]
+        cuts = [((h, h + 1), (q, min(q + step, queries))) for q in range(0, queries, step) for h in range(heads)]
     return [(b, h, q) for b in range(batch) for h, q in cuts]
 
 
 def read_chunks(tensor: Tensor, shape: Shape) -> Iterator[Chunk]:
     """The chunks of a tensor in order; each one's values are only good until the next is asked for."""
     buffer = None
-    for batch, heads, rows in chunks(tensor, shape):
-        chunk, buffer = _read(tensor, shape, batch, heads, rows, buffer)
+    for place in chunks(tensor, shape):
+        chunk, buffer = _read(shape, place, buffer, tensor.rows, tensor.row_dtype)
         yield chunk
 
 
 def each_chunk(tensor: Tensor, shape: Shape, work: Callable[[Chunk], None]) -> None:
     """`work` on every chunk, on all cores when there are many; it must write only to its own chunk's place."""
+    _each(tensor, shape, work, tensor.rows, tensor.row_dtype)
+
+
+def _each(tensor: Tensor, shape: Shape, work: Callable[[Chunk], None], read: Read, dtype: np.dtype[Any]) -> None:
+    """`each_chunk` over what `read` yields, which is of type `dtype`."""
     places = chunks(tensor, shape)
     held = threading.local()
     told = watcher.get()
 
-    def one(place: tuple[int, tuple[int, int], tuple[int, int]]) -> None:
-        chunk, held.buffer = _read(tensor, shape, *place, getattr(held, "buffer", None))
+    def one(place: Place) -> None:
+        chunk, held.buffer = _read(shape, place, getattr(held, "buffer", None), read, dtype)
         work(chunk)
         if told is not None:
             told(chunk.values.size * tensor.nbytes // max(tensor.row_count * tensor.row_length, 1))
@@ -88,47 +108,73 @@ def each_chunk(tensor: Tensor, shape: Shape, work: Callable[[Chunk], None]) -> N
             pass
 
 
-def _read(
-    tensor: Tensor, shape: Shape, batch: int, heads: tuple[int, int], rows: tuple[int, int], buffer: Array | None
-) -> tuple[Chunk, Array]:
+def _read(shape: Shape, place: Place, buffer: Array | None, read: Read, dtype: np.dtype[Any]) -> tuple[Chunk, Array]:
+    batch, heads, rows = place
     queries, keys = shape[2:]
     count = (heads[1] - heads[0]) * (rows[1] - rows[0])
     if buffer is None or len(buffer) < count:
-        buffer = np.empty((count, keys), tensor.row_dtype)
+        buffer = np.empty((count, keys), dtype)
     start = (batch * shape[1] + heads[0]) * queries + rows[0]
-    values = tensor.rows(start, start + count, buffer).reshape(heads[1] - heads[0], rows[1] - rows[0], keys)
+    values = read(start, start + count, buffer).reshape(heads[1] - heads[0], rows[1] - rows[0], keys)
     return Chunk(batch, heads, rows, values), buffer
 
 
 def measure(tensor: Tensor, shape: Shape, probes: Mapping[str, Mask]) -> Measured:
-    """One pass over a tensor seen as [B, H, Q, K]: row sums and extremes, and the mass outside of each probe mask."""
+    """One pass over a tensor seen as [B, H, Q, K]: row sums and extremes, and the mass outside of each probe mask.
+
+    The probes cut the keys into spans; each span is added up once, and not at all where it holds nothing but zeros.
+    """
     rows = shape[:3]
     kind = np.float64 if tensor.row_dtype == np.float64 else np.float32
     total, high, low = np.empty(rows, kind), np.empty(rows, kind), np.empty(rows, kind)
-    mass = {name: np.empty(rows, kind) for name in probes}
+    same = _first_equals(probes)
+    masks = {name: mask for name, mask in probes.items() if same[name] == name}
+    mass = {name: np.empty(rows, kind) for name in masks}
+    by_head = any(mask.stored[1] > 1 for mask in masks.values())
+    plan = lru_cache(maxsize=PLANS)(
+        lambda batch, head, block: spans(masks, shape[3], batch, head, block, np.dtype(kind).itemsize)
+    )
+    # What is no float is read as one.
+    dtype = tensor.dtype if tensor.dtype in BITS else "float64"
 
     def work(chunk: Chunk) -> None:
-        place = (chunk.batch, slice(*chunk.heads), slice(*chunk.rows))
-        with np.errstate(invalid="ignore", over="ignore"):
-            total[place] = chunk.values.sum(axis=2)
-            high[place] = chunk.values.max(axis=2)
-            low[place] = chunk.values.min(axis=2)
-            for name, mask in probes.items():
-                mass[name][place] = outside(chunk, mask)
+        for heads, block in _blocks(chunk, by_head):
+            raw = chunk.values[_within(heads, chunk.heads), _within(block, chunk.rows)]
+            with np.errstate(invalid="ignore", over="ignore"):
+                sums = row_sums(raw, dtype, plan(chunk.batch, heads[0] if by_head else 0, block))
+                place = (chunk.batch, slice(*heads), slice(*block))
+                total[place], high[place], low[place] = sums[:3]
+                for name in masks:
+                    mass[name][place] = sums.outside.get(name, 0.0)
 
-    each_chunk(tensor, shape, work)
-    return Measured(total, high, low, mass)
+    if dtype == tensor.dtype:
+        _each(tensor, shape, work, tensor.raw_rows, tensor.raw_dtype)
+    else:
+        each_chunk(tensor, shape, lambda chunk: work(chunk._replace(values=chunk.values.astype(np.float64))))
+    return Measured(total, high, low, {name: mass[first] for name, first in same.items()})
 
 
-def outside(chunk: Chunk, mask: Mask) -> Array:
-    """The mass of each row of a chunk on keys that `mask` ignores, [heads, rows]."""
-    found = np.zeros(chunk.values.shape[:2])
-    for at, head in enumerate(range(*chunk.heads) if mask.stored[1] > 1 else [0]):
-        part = slice(at, at + 1) if mask.stored[1] > 1 else slice(None)
-        for start, stop, who in mask.ignored(chunk.rows, chunk.batch, head):
-            span = chunk.values[part, :, start:stop]
-            found[part] += span.sum(axis=2) if who is None else span.sum(axis=2, where=who)
-    return found
+def _first_equals(masks: Mapping[str, Mask]) -> dict[str, str]:
+    """For each name the first name that has an equal mask, so that none is measured twice."""
+    first: dict[str, str] = {}
+    for name, mask in masks.items():
+        alike = (other for other in first.values() if masks[other].attended == mask.attended and masks[other] == mask)
+        first[name] = next(alike, name)
+    return first
+
+
+def _blocks(chunk: Chunk, by_head: bool) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """The heads and rows of a chunk in blocks of few rows, of one head each where masks differ between heads."""
+    cuts = [(head, head + 1) for head in range(*chunk.heads)] if by_head else [chunk.heads]
+    first, last = chunk.rows
+    for heads in cuts:
+        for low in range(first, last, BLOCK_ROWS):
+            yield heads, (low, min(low + BLOCK_ROWS, last))
+
+
+def _within(part: tuple[int, int], whole: tuple[int, int]) -> slice:
+    """A part of a range, counted from where the range begins."""
+    return slice(part[0] - whole[0], part[1] - whole[0])
 
 
 def uniform_rows(tensor: Tensor, shape: Shape, high: Array) -> Array:

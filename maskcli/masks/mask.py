@@ -349,6 +349,8 @@ class Mask:
         """
         held = (0, 1) if self.stored[2] == 1 else rows
         part = self._row_range(*self._flat(batch, head, held))
+        if (intervals := part.intervals()) is not None:
+            return _around(intervals[0].ravel(), intervals[1].ravel(), self.shape[3])
         one = np.zeros(part.rows, np.int64)
         union, gaps = _unite(part, one, 1), _unite(~part, one, 1)
         all_ignore = ~union
@@ -475,6 +477,19 @@ def _unite(mask: Mask, group: Array, groups: int) -> Mask:
     shape = (1, 1, groups, mask.shape[3])
     pointer = _pointer(np.bincount(row, minlength=groups))
     return Mask(shape, shape[:3], pointer, first - row * span, last - row * span)
+
+
+def _around(starts: Array, stops: Array, keys: int) -> list[tuple[int, int, Array | None]]:
+    """`Mask.ignored` for rows of one interval each: before the first start, behind the last stop, and where they differ."""
+    low, high = int(starts.min()), int(stops.max())
+    inner = int(starts.max()), int(stops.min())
+    edges = [(low, inner[0]), (inner[1], high)] if inner[0] < inner[1] else [(low, high)]
+    spans: list[tuple[int, int, Array | None]] = [(a, b, None) for a, b in ((0, low), (high, keys)) if a < b]
+    for a, b in edges:
+        if a < b:
+            key = np.arange(a, b, dtype=np.int32)
+            spans.append((a, b, (key < starts[:, None]) | (key >= stops[:, None])))
+    return spans
 
 
 def _pairs(mask: Mask) -> list[tuple[int, int]]:

@@ -48,13 +48,37 @@ DTYPES: dict[str, DType] = {
 
 READABLE = tuple(dtype.name for dtype in DTYPES.values() if dtype.raw)
 
+
+class Bits(NamedTuple):
+    """What the bits of a float type tell without being decoded.
+
+    Seen as `unsigned` integers, elements below `infinity` are the numbers from 0 up, in their order; at or above it lie infinity,
+    NaN and everything with a sign. `shift` to the left makes float32 of them, `scale` times too small; None: they have
+    that size already, or need a table.
+    """
+
+    unsigned: str
+    infinity: int
+    shift: int | None = None
+    scale: float = 1.0
+
+
+BITS: dict[str, Bits] = {
+    "float64": Bits("uint64", 0x7FF0_0000_0000_0000),
+    "float32": Bits("uint32", 0x7F80_0000),
+    "float16": Bits("uint16", 0x7C00, 13, 2.0**112),
+    "bfloat16": Bits("uint16", 0x7F80, 16),
+    "float8_e4m3fn": Bits("uint8", 0x7F),
+    "float8_e5m2": Bits("uint8", 0x7C),
+}
+
 Decoder = Callable[[Array, Array], None]
 """Writes the numbers that raw elements stand for into an array of the same shape."""
 
 
 def decoder(name: str) -> Decoder:
     """How raw elements of this type become numbers."""
-    return _DECODERS.get(name, _copy)
+    return _DECODERS.get(name, copy)
 
 
 def decoded(name: str, raw: Array) -> Array:
@@ -66,7 +90,8 @@ def decoded(name: str, raw: Array) -> Array:
     return raw.astype(np.dtype(name), copy=False)
 
 
-def _copy(raw: Array, out: Array) -> None:
+def copy(raw: Array, out: Array) -> None:
+    """Elements as they are, in another byte order at most."""
     np.copyto(out, raw)
 
 

@@ -12,7 +12,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from maskcli.errors import MaskcliError
-from maskcli.tensors.dtypes import DTYPES, READABLE, Array, DType, decoded, decoder
+from maskcli.tensors.dtypes import DTYPES, READABLE, Array, Decoder, DType, copy, decoded, decoder
 from maskcli.tensors.storage import Refused, Storage
 
 Index = tuple[SupportsIndex | slice, ...]
@@ -51,6 +51,11 @@ class Tensor:
         wide: np.dtype[Any] = np.dtype(_known(self).wide)
         return wide
 
+    @property
+    def raw_dtype(self) -> np.dtype[Any]:
+        """What `raw_rows` yields: the stored type in this machine's byte order."""
+        return np.dtype(_known(self).raw).newbyteorder("=")
+
     def read(self, index: Index = ()) -> Array:
         """The part at `index` (integers and slices, as in numpy, one per leading axis) and nothing else of the file.
 
@@ -67,19 +72,25 @@ class Tensor:
         `out`, if given, is a C-contiguous array of that type and at least [stop - start, K]; its first rows are filled
         and returned, so that a caller who passes it again and again needs no more memory than that.
         """
-        wide = self.row_dtype
+        return self._filled(start, stop, self.row_dtype, decoder(self.dtype), out)
+
+    def raw_rows(self, start: int, stop: int, out: Array | None = None) -> Array:
+        """The same rows as they are stored, nothing decoded, as `raw_dtype`: a bfloat16 and a float8 are their bits."""
+        return self._filled(start, stop, self.raw_dtype, copy, out)
+
+    def _filled(self, start: int, stop: int, dtype: np.dtype[Any], decode: Decoder, out: Array | None) -> Array:
         if not 0 <= start <= stop <= self.row_count:
             raise MaskcliError(
                 f"Rows {start} to {stop} of {self.name!r} were asked for, expected rows within 0 to {self.row_count}."
             )
         shape = (stop - start, self.row_length)
         if out is None:
-            out = np.empty(shape, wide)
-        if out.dtype != wide or out.ndim != 2 or out.shape[1] != shape[1] or len(out) < shape[0] or not out.flags.c_contiguous:
-            raise ValueError(f"out must be a C-contiguous {wide} array of at least {shape}, not {out.dtype} {out.shape}")
+            out = np.empty(shape, dtype)
+        if out.dtype != dtype or out.ndim != 2 or out.shape[1] != shape[1] or len(out) < shape[0] or not out.flags.c_contiguous:
+            raise ValueError(f"out must be a C-contiguous {dtype} array of at least {shape}, not {out.dtype} {out.shape}")
         part = out[: shape[0]]
         if part.size:
-            self.storage.rows(start, stop, part, decoder(self.dtype))
+            self.storage.rows(start, stop, part, decode)
         return part
 
 

@@ -1,0 +1,78 @@
+"""How masks cut the keys of some rows into spans, so that one sum over each span answers for all of the masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from maskcli.masks.mask import Mask
+
+Array = npt.NDArray[Any]
+
+# Spans narrower than an equal share of the keys among this many are joined: each costs calls, however few keys it has.
+MAX_SPANS = 32
+
+
+class Span(NamedTuple):
+    """Keys `start` to `stop`, and the names of the masks that ignore all of them in every row.
+
+    `mixed` are masks that ignore some of the cells, equal ones together: their names, and unsigned integers
+    [rows, stop - start] with every bit set where the cell is ignored and none elsewhere (one row when all rows are alike).
+    """
+
+    start: int
+    stop: int
+    outside: tuple[str, ...]
+    mixed: tuple[tuple[tuple[str, ...], Array], ...]
+
+
+def spans(masks: Mapping[str, Mask], keys: int, batch: int, head: int, rows: tuple[int, int], width: int) -> list[Span]:
+    """Spans that cover all keys in order, for these rows of one batch item and head; `width` is the bytes of an integer."""
+    ignored = {name: mask.ignored(rows, batch, head) for name, mask in masks.items()}
+    borders = _apart({0, keys, *(border for parts in ignored.values() for start, stop, _ in parts for border in (start, stop))})
+    found = []
+    for start, stop in pairwise(borders):
+        outside = []
+        mixed: list[tuple[tuple[str, ...], Array]] = []
+        for name, parts in ignored.items():
+            touching = [part for part in parts if part[0] < stop and start < part[1]]
+            if any(low <= start and stop <= high and who is None for low, high, who in touching):
+                outside.append(name)
+            elif touching:
+                low, high, who = touching[0]
+                if who is None or (low, high) != (start, stop):
+                    who = ~masks[name].dense(batch, head, rows if masks[name].stored[2] > 1 else (0, 1), (start, stop))
+                mixed = _joined(mixed, name, who)
+        found.append(Span(start, stop, tuple(outside), tuple((names, _bits(who, width)) for names, who in mixed)))
+    return found
+
+
+def _joined(mixed: list[tuple[tuple[str, ...], Array]], name: str, who: Array) -> list[tuple[tuple[str, ...], Array]]:
+    """One more mask among those that are mixed: beside an equal one, if there is one."""
+    for at, (names, other) in enumerate(mixed):
+        if np.array_equal(other, who):
+            return [*mixed[:at], ((*names, name), other), *mixed[at + 1 :]]
+    return [*mixed, ((name,), who)]
+
+
+def _bits(who: Array, width: int) -> Array:
+    unsigned = np.dtype(f"u{width}")
+    bits: Array = who.astype(unsigned) * np.iinfo(unsigned).max
+    return bits
+
+
+def _apart(borders: set[int]) -> list[int]:
+    """Borders in order; when there are many, only those that leave every span wide enough to be worth its calls."""
+    ordered = sorted(borders)
+    if len(ordered) <= MAX_SPANS + 1:
+        return ordered
+    least = ordered[-1] // MAX_SPANS
+    kept = [0]
+    for border in ordered[1:-1]:
+        if border - kept[-1] >= least and ordered[-1] - border >= least:
+            kept.append(border)
+    return [*kept, ordered[-1]]
