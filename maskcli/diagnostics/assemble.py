@@ -124,6 +124,12 @@ class _Room:
         shape = self.shape(roled, len(keys.real) if keys else None)
         if shape is None:
             return None
+        if roled.kind != "cross" and shape[2] > shape[3]:
+            self.unfit[roled.tensor.name] = (
+                f"its shape {list(roled.tensor.shape)} has fewer keys than queries, as local attention keeps them; where each key "
+                "stands is not known"
+            )
+            return None
         past, known = self.past(roled.kind, shape, keys), self.past_known(roled.kind, shape, keys)
         if past + shape[2] < shape[3] and self._misplaced(roled, shape, past, keys):
             past, known = shape[3] - shape[2], False
@@ -307,9 +313,7 @@ class _Room:
             raise MaskcliError(
                 f"{meant.source} {write(spec)!r} for {roled.tensor.name!r} of {self.file!r} needs to know {what[min(missing)]}"
             )
-        layout = Layout(
-            shape[0], shape[2], shape[3], shape[1], past, keys.real if keys else None, documents, origin=origin
-        )
+        layout = Layout(shape[0], shape[2], shape[3], shape[1], past, keys.real if keys else None, documents, origin=origin)
         mask = build(spec, layout, self.resolve)
         return mask & padding(layout) if keys is not None and not keys.real.all() else mask
 

@@ -162,11 +162,12 @@ def left_padding(weights: Tensor, shape: Shape, allowed: Mask) -> Array | None:
     # Only where the first row falls through is the rest worth a pass.
     first = np.array([weights.rows(row, row + 1)[0] for row in range(0, batch * heads * queries, queries)])
     hidden = ~allowed.select(rows=slice(0, 1)).seen
-    if not ((first.reshape(batch, heads, keys) > 0) & hidden).any(axis=2).all(axis=1).any():
+    falls = np.any((first.reshape(batch, heads, keys) > 0) & hidden, axis=2)
+    if not np.all(falls, axis=1).any():
         return None
     through = measure(weights, shape, {"forbidden": allowed}).mass["forbidden"] > 0
     whole = np.all(through, axis=1)
-    leading = np.where(whole.all(axis=1), queries, whole.argmin(axis=1))
+    leading = np.where(np.all(whole, axis=1), queries, np.argmin(whole, axis=1))
     behind = np.arange(queries) >= leading[:, None]
     mass = column_mass(weights, shape, np.broadcast_to(behind[:, None], through.shape))
     front = np.arange(keys) < leading[:, None]
