@@ -117,7 +117,10 @@ def test_codes_and_names_are_the_contract():
         "MSK207": "unnormalised-rows", "MSK208": "softmax-axis", "MSK216": "invalid-weights",
         "MSK301": "nan-from-empty-row", "MSK302": "nan-from-input", "MSK303": "score-overflow",
         "MSK304": "nan-through-value", "MSK305": "unexplained-nan", "MSK401": "padding-not-masked",
-        "MSK402": "real-token-masked",
+        "MSK402": "real-token-masked", "MSK109": "shifted-diagonal", "MSK110": "misaligned-causal",
+        "MSK111": "wrong-window", "MSK403": "right-padding-for-generation", "MSK404": "left-padding-positions",
+        "MSK405": "packed-without-block-mask", "MSK406": "bad-cu-seqlens", "MSK407": "swapped-token-types",
+        "MSK408": "imprecise-positions",
     }  # fmt: skip
     assert {rule.code: rule.name for rule in RULES} == names
 

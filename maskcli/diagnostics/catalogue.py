@@ -6,42 +6,61 @@ import difflib
 from collections.abc import Sequence
 
 from maskcli.diagnostics.finding import Rule
-from maskcli.diagnostics.rules import mask, numerics, tokens, weights
+from maskcli.diagnostics.rules import mask, numerics, patterns, positions, tokens, weights
 from maskcli.errors import MaskcliError
 
 _PADDING = ("padding",)
+# What shows which tokens are padding: the padding mask, or the ids and the pad id.
+_PADDED = (("padding_mask", "input_ids"), ("padding_mask", "pad_id"))
 
 RULES: tuple[Rule, ...] = (
     Rule("MSK106", "nan-mask", "error", (("mask",),), mask.nan_mask),
     Rule("MSK107", "negated-integer-mask", "error", (("mask",),), mask.negated_integer_mask),
+    Rule(
+        "MSK407", "swapped-token-types", "error", (("padding_mask",), ("token_type_ids", "input_ids")), tokens.swapped_token_types,
+    ),
+    Rule("MSK110", "misaligned-causal", "error", (("mask",),), patterns.misaligned_causal),
+    Rule("MSK109", "shifted-diagonal", "error", (("mask",),), patterns.shifted_diagonal, ("MSK110",)),
+    Rule("MSK111", "wrong-window", "error", (("mask",), ("window",)), patterns.wrong_window, ("MSK110", "MSK109")),
     Rule("MSK303", "score-overflow", "error", (("scores", "query"),), numerics.score_overflow),
     Rule("MSK302", "nan-from-input", "error", (("scores", "query", "key"),), numerics.nan_from_input, ("MSK303",)),
     Rule("MSK304", "nan-through-value", "error", (("value", "key"), ("padding", "mask")), numerics.nan_through_value),
     Rule("MSK216", "invalid-weights", "error", (("weights",),), weights.invalid_weights),
     Rule("MSK201", "inverted-polarity", "error", (("weights",), ("padding", "mask", "expectation")), weights.inverted_polarity),
-    Rule("MSK301", "nan-from-empty-row", "error", (("weights",),), numerics.nan_from_empty_row, ("MSK201", "MSK106")),
+    Rule("MSK301", "nan-from-empty-row", "error", (("weights",),), numerics.nan_from_empty_row, ("MSK201", "MSK106", "MSK109")),
     Rule("MSK305", "unexplained-nan", "error", (("weights",),), numerics.unexplained_nan, ("MSK201", "MSK106", "MSK302", "MSK303")),
     Rule("MSK208", "softmax-axis", "error", (("weights",),), weights.softmax_axis, ("MSK216",)),
     Rule("MSK207", "unnormalised-rows", "warning", (("weights",),), weights.unnormalised_rows, ("MSK216", "MSK208")),
     Rule("MSK206", "uniform-attention", "error", (("weights",),), weights.uniform_attention),
-    Rule("MSK205", "uniform-masked-row", "error", (("weights",),), weights.uniform_masked_row),
+    Rule("MSK205", "uniform-masked-row", "error", (("weights",),), weights.uniform_masked_row, ("MSK109",)),
     Rule("MSK103", "binary-float-mask", "error", (("mask",),), mask.binary_float_mask),
     Rule("MSK108", "query-axis-mask", "error", (("mask",),), mask.query_axis_mask),
-    Rule("MSK102", "inverted-mask", "error", (("mask", "padding_mask"), ("padding_mask", "pad_id", "convention")), mask.inverted_mask),
+    Rule("MSK102", "inverted-mask", "error", (("mask", "padding_mask"), ("padding_mask", "pad_id", "convention")), mask.inverted_mask, ("MSK407",)),
     Rule("MSK104", "weak-fill", "error", (("mask",),), mask.weak_fill),
     Rule("MSK105", "overflowed-fill", "warning", (("mask",),), mask.overflowed_fill),
     Rule(
         "MSK101", "empty-row", "error", (("mask",),), mask.empty_row,
-        ("MSK107", "MSK108", "MSK102", "MSK301", "MSK205", "MSK206", "MSK201", "MSK106"),
+        ("MSK107", "MSK108", "MSK102", "MSK301", "MSK205", "MSK206", "MSK201", "MSK106", "MSK109", "MSK110"),
     ),
     Rule(
         "MSK204", "mask-not-applied", "error", (("weights",), ("mask", "expectation")), weights.mask_not_applied,
-        ("MSK208", "MSK216", "MSK106", "MSK107"),
+        ("MSK208", "MSK216", "MSK106", "MSK107", "MSK109", "MSK110", "MSK111"),
     ),
-    Rule("MSK203", "future-attended", "error", (("weights",), ("causal expectation",)), weights.future_attended, ("MSK208", "MSK216")),
-    Rule("MSK202", "padding-attended", "error", (("weights",), _PADDING), weights.padding_attended, ("MSK208", "MSK216", "MSK108")),
-    Rule("MSK401", "padding-not-masked", "error", (("input_ids",), ("padding_mask",), ("pad_id",)), tokens.padding_not_masked),
-    Rule("MSK402", "real-token-masked", "warning", (("input_ids",), ("padding_mask",)), tokens.real_token_masked),
+    Rule("MSK203", "future-attended", "error", (("weights",), ("causal expectation",)), weights.future_attended, ("MSK208", "MSK216", "MSK109")),
+    Rule("MSK202", "padding-attended", "error", (("weights",), _PADDING), weights.padding_attended, ("MSK208", "MSK216", "MSK108", "MSK407")),
+    Rule("MSK401", "padding-not-masked", "error", (("input_ids",), ("padding_mask",), ("pad_id",)), tokens.padding_not_masked, ("MSK407",)),
+    Rule("MSK402", "real-token-masked", "warning", (("input_ids",), ("padding_mask",)), tokens.real_token_masked, ("MSK407",)),
+    Rule(
+        "MSK403", "right-padding-for-generation", "error", (*_PADDED, ("purpose",)), tokens.right_padding_for_generation,
+        ("MSK102", "MSK407"),
+    ),
+    Rule("MSK408", "imprecise-positions", "error", (("position_ids",),), positions.imprecise_positions),
+    Rule(
+        "MSK404", "left-padding-positions", "error", (*_PADDED, ("position_ids",)), positions.left_padding_positions,
+        ("MSK102", "MSK407"),
+    ),
+    Rule("MSK405", "packed-without-block-mask", "error", (("position_ids",), ("mask", "padding_mask")), positions.packed_without_block_mask),
+    Rule("MSK406", "bad-cu-seqlens", "error", (("cu_seqlens",),), positions.bad_cu_seqlens),
 )  # fmt: skip
 
 

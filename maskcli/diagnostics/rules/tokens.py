@@ -1,4 +1,4 @@
-"""Rules on token ids and the padding mask: MSK401 and MSK402."""
+"""Rules on token ids and the padding mask: MSK401, MSK402, MSK403 and MSK407."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.diagnostics.finding import Found, Where, items_of, runs_of
+from maskcli.diagnostics.finding import Found, Undecided, Where, items_of, runs_of
 from maskcli.diagnostics.rules.common import told, told_items
-from maskcli.diagnostics.scene import Scene, edge_padding, real_tokens
+from maskcli.diagnostics.scene import Scene, Tokens, edge_padding, real_tokens
 
 Array = npt.NDArray[Any]
 
@@ -89,6 +89,119 @@ def real_token_masked(scene: Scene) -> Iterator[Found]:
             where,
             {"hidden_tokens": int(hidden.sum())},
         )
+
+
+def right_padding_for_generation(scene: Scene) -> Iterator[Found]:
+    """A batch that is to be continued is padded on the right.
+
+    Generation appends its tokens behind the last column. With padding there, the model continues the padding and not the
+    text: short prompts get worse answers than long ones, and the same prompt another answer alone than in a batch.
+
+    In code: `tokenizer(prompts, padding=True)` with the default `padding_side="right"`, before `model.generate`.
+
+    Fix: `tokenizer.padding_side = "left"`.
+    """
+    if scene.declared.purpose != "generate":
+        return
+    for tokens in scene.tokens:
+        real = tokens.real if tokens.real is not None or tokens.ids is None else real_tokens(tokens.ids, scene.declared)
+        if tokens.kind == "encoder" or real is None or (tokens.ids is None and _is_cache(scene, real)):
+            continue
+        # A row of nothing but padding fills up a batch; it is not padded on one side.
+        items = ~real[:, -1] & real.any(axis=1)
+        if not items.any():
+            continue
+        pads = ~np.logical_or.accumulate(real[:, ::-1], axis=1)[:, ::-1] & items[:, None]
+        where = Where(items_of(items), None, None, runs_of(np.any(pads, axis=0)))
+        name = tokens.name("padding_mask" if tokens.real is not None else "input_ids")
+        yield Found(
+            (name,),
+            f"{name!r} ends in padding, {int(pads[items].sum(axis=1).max())} tokens at most, in {told_items(where.batch)}: the next "
+            "token would be generated behind the padding",
+            'pad on the left: tokenizer.padding_side = "left" before the prompts are encoded',
+            where,
+            {"padding_tokens": int(pads.sum()), "samples": int(items.sum())},
+        )
+
+
+def swapped_token_types(scene: Scene) -> Iterator[Found | Undecided]:
+    """The attention mask and the token types are swapped: the mask is 0 on the whole first sentence.
+
+    Both are 0 and 1 in the same shape, so nothing complains. The model then reads the second sentence alone, and of a single
+    sentence nothing.
+
+    In code: `model(input_ids, token_type_ids, attention_mask)` where the attention mask comes first.
+
+    Fix: pass both by name: `model(input_ids, attention_mask=…, token_type_ids=…)`, or `model(**encoded)`.
+    """
+    for tokens in scene.tokens:
+        real = tokens.real
+        if real is None or not real.any() or (tokens.ids is None and tokens.token_types is None):
+            continue
+        before = ~np.logical_or.accumulate(real, axis=1) & real.any(axis=1, keepdims=True)
+        if not before.any():
+            continue
+        if tokens.ids is None and tokens.token_types is not None and (tokens.token_types == 1).all():
+            yield Undecided("input_ids: token types that are all 1 do not tell padding from a first sentence")
+            continue
+        if not (_types_are_mask(tokens) if tokens.token_types is not None else _hides_first_sentence(tokens, scene)):
+            continue
+        items = np.any(before, axis=1)
+        where = Where(items_of(items), None, None, runs_of(np.any(before, axis=0)))
+        name, role = tokens.name("padding_mask"), "token_type_ids" if tokens.token_types is not None else "input_ids"
+        yield Found(
+            (name, tokens.name(role)),
+            f"{name!r} is 0 on {int(before.sum())} tokens of the first sentence ({told(where.keys, 'key', 'keys')} of "
+            f"{told_items(where.batch)}) and 1 on the second, as token types are"
+            + (f"; {tokens.name(role)!r} is 1 on both, as a mask is" if role == "token_type_ids" else ""),
+            "swap them back: pass attention_mask and token_type_ids by name",
+            where,
+            {"hidden_tokens": int(before.sum())},
+        )
+
+
+def _types_are_mask(tokens: Tokens) -> bool:
+    """Whether the token types are 1 on an edge run that holds what the mask keeps and more, with real tokens in front of it."""
+    types, real = tokens.token_types, tokens.real
+    assert types is not None
+    assert real is not None
+    ones = types == 1
+    if not (ones | (types == 0)).all() or (real & ~ones).any() or (np.diff(ones, axis=1) != 0).sum(axis=1).max(initial=0) > 1:
+        return False
+    rows = real.any(axis=1)
+    last = real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)
+    end = real.shape[1] - 1 - ones[:, ::-1].argmax(axis=1)
+    front = ones & ~np.logical_or.accumulate(real, axis=1)
+    texts = tokens.ids is None or any(len(np.unique(row[flags])) > 1 for row, flags in zip(tokens.ids, front, strict=True))
+    return bool((last == end)[rows].all() and front[rows].any(axis=1).all() and _solid(real)) and texts
+
+
+def _hides_first_sentence(tokens: Tokens, scene: Scene) -> bool:
+    """Whether all that the mask hides in front is text, and ends with the token that ends what it keeps ([SEP])."""
+    ids, real = tokens.ids, tokens.real
+    assert ids is not None
+    assert real is not None
+    rows = np.flatnonzero(real.any(axis=1))
+    if not _solid(real):
+        return False
+    for row in rows:
+        kept = np.flatnonzero(real[row])
+        front = ids[row, : kept[0]]
+        pads = scene.declared.pad_id is not None and (front == scene.declared.pad_id).any()
+        if len(np.unique(front)) < 3 or pads or front[-1] != ids[row, kept[-1]] or front[0] != ids[rows[0], 0]:
+            return False
+    return True
+
+
+def _solid(real: Array) -> bool:
+    """Whether each row keeps one run of tokens at most."""
+    return bool((np.diff(real.astype(np.int8), axis=1, prepend=0) > 0).sum(axis=1).max(initial=0) <= 1)
+
+
+def _is_cache(scene: Scene, real: Array) -> bool:
+    """Whether a padding mask speaks of the slots of a cache, of which the last ones are empty in every row."""
+    shapes = [a.shape[2:] for a in scene.attentions] + [saved.given.shape[2:] for saved in scene.masks]
+    return not real[:, -1].any() and any(queries < keys == real.shape[1] for queries, keys in shapes)
 
 
 def _inside(real: Array) -> Array:
