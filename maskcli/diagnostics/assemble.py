@@ -122,7 +122,7 @@ class _Room:
             length = keys.real.shape[1]
             past = length - shape[2] if self.declared.past is None else past
             keys = Padding(np.pad(keys.real, ((0, 0), (0, shape[3] - length))), keys.source)
-        elif keys is None and self.declared.past is None and roled.kind != "cross" and shape[2] < shape[3]:
+        elif keys is None and roled.kind != "cross" and shape[2] < shape[3] and not self._past_said(shape, past):
             # Nothing is said of the padding: behind the last key that anybody weighs are the empty slots of a static cache.
             past = max(last_weighed(roled.tensor, shape) + 1 - shape[2], 0)
         keys = _fitting(keys, shape[0], shape[3])
@@ -140,6 +140,10 @@ class _Room:
         roles = ("scores", "query", "key", "value", "output")
         parts = {role: found.tensor for role in roles if (found := self.find(role, (roled.kind,), roled.layer))}
         return Attention(roled, shape, past, given, keys, queries, meant, expected, self.declared.exact, documents, parts)
+
+    def _past_said(self, shape: Shape, past: int) -> bool:
+        """Whether this past was declared, or is what position ids say."""
+        return self.declared.past is not None or past == self.past_of_positions(shape, None)
 
     def _misplaced(self, roled: Roled, shape: Shape, past: int, keys: Padding | None) -> bool:
         """Whether position ids alone put the queries before the end of the keys, and the weights behind them say otherwise."""

@@ -308,7 +308,7 @@ def restarts(positions: Array, real: Array | None) -> Array:
     Padding begins none: it goes with the document before it. Past 256 equal neighbours are the rounding of bfloat16.
     """
     kept = np.ones(positions.shape, bool) if real is None else np.broadcast_to(real, positions.shape)
-    lowest = np.where(kept, positions, np.iinfo(np.int64).max).min(axis=1, keepdims=True)
+    lowest = np.where(kept, positions.astype(np.float64), np.inf).min(axis=1, keepdims=True)
     begins = np.zeros(positions.shape, bool)
     step = np.diff(positions, axis=1)
     stays = (step == 0) & (positions[:, 1:] == lowest) & (lowest < EXACT["bfloat16"])

@@ -16,7 +16,7 @@ from maskcli.masks.kinds import Layout
 from maskcli.masks.kinds import causal as causal_over
 from maskcli.masks.kinds import padding as padding_over
 from maskcli.masks.mask import Mask
-from maskcli.masks.spec import Joined, Named, Spec, build, conjuncts, names_files, needs, write
+from maskcli.masks.spec import Joined, Named, Spec, build, conjuncts, kinds_in, names_files, needs, write
 
 Array = npt.NDArray[Any]
 
@@ -104,22 +104,37 @@ def _is_shifted(saved: Saved, spec: Spec, step: int) -> bool:
     front it does not. A mask in which every real query sees every key is none of these.
     """
     keep, layout = saved.given.keep, saved.layout
-    meant = _built(spec, layout)
-    if meant is None or (runs := meant.intervals()) is None or not _is_causal(saved, meant):
+    apart = tuple(part for part in conjuncts(spec) if isinstance(part, Named) and part.name == "documents")
+    rest = tuple(part for part in conjuncts(spec) if part not in apart)
+    meant, texts = _built(spec, layout), _all_of(apart, layout)
+    if meant is None or texts is None or "documents" in kinds_in(Joined("&", rest)) or not _is_causal(saved, meant):
         return False
-    if _fits(saved, meant) or _fits(saved, Mask.full(keep.shape)):
+    if (
+        _fits(saved, meant)
+        or _fits(saved, Mask.full(keep.shape))
+        or (step < 0 and saved.declared is None and _feeds_all(saved))
+    ):
         return False
-    if step < 0 and saved.declared is None and not (_real(saved) - _with_keys(keep)).attended:
-        return False
-    inside = Mask.full(keep.shape)
-    for part in conjuncts(spec):
-        if isinstance(part, Named) and part.name == "documents":
-            inside = inside & build(part, layout)
-    starts, stops = runs
-    shifted = (
-        Mask.from_intervals(keep.shape, first, np.where(stops > starts, stops + step, 0)) for first in (starts, starts + step)
+    # As if each query stood one key further, with the far end of its window moved along or not.
+    moved = _all_of(rest, replace(layout, past=layout.past + step))
+    return moved is not None and any(
+        _fits(saved, each & texts) for each in (moved, moved | meant if step > 0 else moved & meant)
     )
-    return any(_fits(saved, each & inside) for each in shifted)
+
+
+def _all_of(parts: tuple[Spec, ...], layout: Layout) -> Mask | None:
+    """What all the parts let attend; None when one of them cannot be built."""
+    whole: Mask | None = Mask.full(layout.shape)
+    for part in parts:
+        mask = _built(part, layout)
+        whole = None if mask is None or whole is None else whole & mask
+    return whole
+
+
+def _feeds_all(saved: Saved) -> bool:
+    """Whether the mask leaves every real query a key that is no padding."""
+    keep = saved.given.keep if saved.keys is None else saved.given.keep & padding_over(saved.layout)
+    return not (_real(saved) - _with_keys(keep)).attended
 
 
 def wrong_window(scene: Scene) -> Iterator[Found | Undecided]:

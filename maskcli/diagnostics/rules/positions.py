@@ -264,8 +264,8 @@ def _lossy(positions: Array, dtype: str) -> tuple[str, Array] | None:
     if not np.isfinite(positions).all() or (positions != np.floor(positions)).any() or (positions < 0).any():
         return None
     if dtype in EXACT:
-        past = positions > EXACT[dtype]
-        return (dtype, past) if past.any() else None
+        past = np.any(positions > EXACT[dtype], axis=1)
+        return (dtype, (positions >= EXACT[dtype]) & past[:, None]) if past.any() else None
     for kind in BITS:
         rounded = np.stack(
             [_rounded_texts(row, text, kind) for row, text in zip(positions, restarts(positions, None), strict=True)]

@@ -135,62 +135,82 @@ def swapped_token_types(scene: Scene) -> Iterator[Found | Undecided]:
     Fix: pass both by name: `model(input_ids, attention_mask=…, token_type_ids=…)`, or `model(**encoded)`.
     """
     for tokens in scene.tokens:
-        real = tokens.real
-        if real is None or not real.any() or (tokens.ids is None and tokens.token_types is None):
+        real, types = tokens.real, tokens.token_types
+        if real is None or (tokens.ids is None and types is None) or not _in_front(real).any() or not _solid(real):
             continue
-        before = ~np.logical_or.accumulate(real, axis=1) & real.any(axis=1, keepdims=True)
-        if not before.any():
-            continue
-        if tokens.ids is None and tokens.token_types is not None and (tokens.token_types == 1).all():
+        if tokens.ids is None and types is not None and (types == 1).all():
             yield Undecided("input_ids: token types that are all 1 do not tell padding from a first sentence")
             continue
-        if not (_types_are_mask(tokens) if tokens.token_types is not None else _hides_first_sentence(tokens, scene)):
+        hidden = _first_sentence(tokens, scene) if types is None else _kept_by_types(tokens)
+        if hidden is None:
             continue
-        items = np.any(before, axis=1)
-        where = Where(items_of(items), None, None, runs_of(np.any(before, axis=0)))
-        name, role = tokens.name("padding_mask"), "token_type_ids" if tokens.token_types is not None else "input_ids"
+        where = Where(items_of(np.any(hidden, axis=1)), None, None, runs_of(np.any(hidden, axis=0)))
+        name, other = tokens.name("padding_mask"), tokens.name("input_ids" if types is None else "token_type_ids")
         yield Found(
-            (name, tokens.name(role)),
-            f"{name!r} is 0 on {int(before.sum())} tokens of the first sentence ({told(where.keys, 'key', 'keys')} of "
+            (name, other),
+            f"{name!r} is 0 on {int(hidden.sum())} tokens of the first sentence ({told(where.keys, 'key', 'keys')} of "
             f"{told_items(where.batch)}) and 1 on the second, as token types are"
-            + (f"; {tokens.name(role)!r} is 1 on both, as a mask is" if role == "token_type_ids" else ""),
+            + ("" if types is None else f"; {other!r} is 1 on both, as a mask is"),
             "swap them back: pass attention_mask and token_type_ids by name",
             where,
-            {"hidden_tokens": int(before.sum())},
+            {"hidden_tokens": int(hidden.sum())},
         )
 
 
-def _types_are_mask(tokens: Tokens) -> bool:
-    """Whether the token types are 1 on an edge run that holds what the mask keeps and more, with real tokens in front of it."""
+def _kept_by_types(tokens: Tokens) -> Array | None:
+    """What token types that look like a mask keep in front of what the mask keeps, bool [B, L]; None when they are types.
+
+    They do when they are 1 on an edge run of every row that begins before the mask's and ends with it.
+    """
     types, real = tokens.token_types, tokens.real
     assert types is not None
     assert real is not None
     ones = types == 1
-    if not (ones | (types == 0)).all() or (real & ~ones).any() or (np.diff(ones, axis=1) != 0).sum(axis=1).max(initial=0) > 1:
-        return False
-    rows = real.any(axis=1)
-    last = real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)
-    end = real.shape[1] - 1 - ones[:, ::-1].argmax(axis=1)
-    front = ones & ~np.logical_or.accumulate(real, axis=1)
-    texts = tokens.ids is None or any(len(np.unique(row[flags])) > 1 for row, flags in zip(tokens.ids, front, strict=True))
-    return bool((last == end)[rows].all() and front[rows].any(axis=1).all() and _solid(real)) and texts
+    edges = (np.diff(ones, axis=1).sum(axis=1) <= 1).all() and (ones | (types == 0)).all()
+    hidden = ones & _in_front(real)
+    rows = np.any(real, axis=1)
+    ends = (_last(ones) == _last(real))[rows].all()
+    if not (edges and ends and not (real & ~ones).any() and np.any(hidden, axis=1)[rows].all()):
+        return None
+    # One id over and over is padding, of which the types say nothing.
+    texts = tokens.ids is None or any(len(np.unique(row[flags])) > 1 for row, flags in zip(tokens.ids, hidden, strict=True))
+    return hidden if texts else None
 
 
-def _hides_first_sentence(tokens: Tokens, scene: Scene) -> bool:
-    """Whether all that the mask hides in front is text, and ends with the token that ends what it keeps ([SEP])."""
+def _first_sentence(tokens: Tokens, scene: Scene) -> Array | None:
+    """What the mask hides in front, bool [B, L], when that is a sentence: it begins alike in every row ([CLS]), ends as what
+    the mask keeps does ([SEP]), and is no padding. None when it is something else.
+    """
     ids, real = tokens.ids, tokens.real
     assert ids is not None
     assert real is not None
-    rows = np.flatnonzero(real.any(axis=1))
-    if not _solid(real):
-        return False
-    for row in rows:
-        kept = np.flatnonzero(real[row])
-        front = ids[row, : kept[0]]
-        pads = scene.declared.pad_id is not None and (front == scene.declared.pad_id).any()
-        if len(np.unique(front)) < 3 or pads or front[-1] != ids[row, kept[-1]] or front[0] != ids[rows[0], 0]:
-            return False
-    return True
+    pad_id = scene.declared.pad_id
+    hidden = np.zeros(real.shape, bool)
+    begins = set()
+    for row in np.flatnonzero(np.any(real, axis=1)):
+        stop = int(real[row].argmax())
+        # A leading run of one id is padding.
+        text = ids[row, :stop] != (ids[row, 0] if pad_id is None else pad_id)
+        repeated = stop > 1 and ids[row, 0] in (ids[row, 1], pad_id)
+        start = int(text.argmax()) if repeated else 0
+        front = ids[row, start:stop]
+        if len(np.unique(front)) < 3 or front[-1] != ids[row, _last(real)[row]] or pad_id in front:
+            return None
+        begins.add(int(front[0]))
+        hidden[row, start:stop] = True
+    return hidden if len(begins) == 1 else None
+
+
+def _in_front(real: Array) -> Array:
+    """Tokens before the first that the mask keeps, in rows where it keeps some."""
+    front: Array = ~np.logical_or.accumulate(real, axis=1) & np.any(real, axis=1)[:, None]
+    return front
+
+
+def _last(flags: Array) -> Array:
+    """The last True of each row."""
+    last: Array = flags.shape[1] - 1 - flags[:, ::-1].argmax(axis=1)
+    return last
 
 
 def _solid(real: Array) -> bool:
