@@ -124,8 +124,13 @@ def test_codes_and_names_are_the_contract():
         "MSK402": "real-token-masked", "MSK501": "eos-not-supervised", "MSK502": "nothing-supervised",
         "MSK503": "padding-supervised", "MSK504": "prompt-supervised", "MSK505": "shifted-labels", "MSK506": "label-border",
         "MSK507": "eos-missing", "MSK508": "invalid-label",
+        "MSK109": "shifted-diagonal", "MSK110": "misaligned-causal",
+        "MSK111": "wrong-window", "MSK403": "right-padding-for-generation", "MSK404": "left-padding-positions",
+        "MSK405": "packed-without-block-mask", "MSK406": "bad-cu-seqlens", "MSK407": "swapped-token-types",
+        "MSK408": "imprecise-positions",
     }  # fmt: skip
     assert {rule.code: rule.name for rule in RULES} == names
+    assert len(RULES) == len(names)
 
 
 @pytest.mark.parametrize("command", ["show", "diagnose", "rule", "inspect", "diff", "convert"])

@@ -110,7 +110,9 @@ def diagnose(
     ).over(of_tokenizer)
     codes = chosen_codes(select or [], ignore or [])
     opened, roled = _open(files, role or [])
-    _check_patterns(declared.expect, [each.tensor.name for roles in roled for each in roles if each.role == "weights"])
+    _check_patterns(
+        declared.expect, [each.tensor.name for roles in roled for each in roles if each.role in ("weights", "mask")]
+    )
     total = sum(each.tensor.nbytes for roles in roled for each in roles if each.role == "weights")
     with progress("checking", total) as advance:
         watching = watcher.set(advance)
@@ -137,11 +139,11 @@ def diagnose(
 
 
 def _check_patterns(expect: tuple[Expectation, ...], names: list[str]) -> None:
-    """Refuse a pattern that speaks of no attention map at all: a typo must not pass for a check."""
+    """Refuse a pattern that speaks of no attention map and no mask: a typo must not pass for a check."""
     for each in expect:
         if each.pattern is not None and not any(fnmatchcase(name, each.pattern) for name in names):
             shown = ", ".join(names[:4]) or "none"
-            raise MaskcliError(f"--expect pattern {each.pattern!r} matches no attention map; the maps are {shown}")
+            raise MaskcliError(f"--expect pattern {each.pattern!r} matches no attention map or mask; there are {shown}")
 
 
 def _fails(worst: str | None, fail_on: Severity) -> bool:

@@ -19,7 +19,7 @@ from maskcli.diagnostics.given import (
     read_padding,
     small_rows,
 )
-from maskcli.diagnostics.scene import Attention, Padding, Saved, Scene, Tokens, real_tokens
+from maskcli.diagnostics.scene import Attention, Padding, Saved, Scene, Tokens, real_tokens, restarts
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import Layout, causal, padding
 from maskcli.masks.mask import Mask, Shape
@@ -107,7 +107,7 @@ class _Room:
         for kind in kinds:
             near = [r for r in found if r.kind == kind and (r.layer is None or r.layer == layer)]
             if near:
-                return min(near, key=lambda r: (r.group != self.group, r.layer is None, self.tensors.index(r)))
+                return min(near, key=lambda r: (r.group != self.group, r.layer is None, _is_slots(r), self.tensors.index(r)))
         return None
 
     def kinds(self, kind: str) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ class _Room:
             length = keys.real.shape[1]
             past = length - shape[2] if self.declared.past is None else past
             keys = Padding(np.pad(keys.real, ((0, 0), (0, shape[3] - length))), keys.source)
-        elif keys is None and self.declared.past is None and roled.kind != "cross" and shape[2] < shape[3] and not known:
+        elif keys is None and roled.kind != "cross" and shape[2] < shape[3] and not self._past_said(shape, past):
             # Nothing is said of the padding: behind the last key that anybody weighs are the empty slots of a static cache.
             past = max(last_weighed(roled.tensor, shape) + 1 - shape[2], 0)
         misfit = keys if keys is not None and keys.real.shape[1] != shape[3] else None
@@ -163,6 +163,10 @@ class _Room:
         return Attention(
             roled, shape, past, known, given, keys, misfit, queries, meant, expected, self.declared.exact, documents, parts
         )
+
+    def _past_said(self, shape: Shape, past: int) -> bool:
+        """Whether this past was declared, or is what position ids say."""
+        return self.declared.past is not None or past == self.past_of_positions(shape, None)
 
     def _misplaced(self, roled: Roled, shape: Shape, past: int, keys: Padding | None) -> bool:
         """Whether position ids alone put the queries before the end of the keys, and the weights behind them say otherwise."""
@@ -217,6 +221,8 @@ class _Room:
         rows = small_rows(found.tensor) if found else None
         queries, length = shape[2:]
         if rows is None or rows.shape[1] != queries or len(rows) not in (1, shape[0]) or (np.diff(rows, axis=1) != 1).any():
+            return None
+        if not np.isfinite(rows[:, 0]).all():
             return None
         left = np.zeros(1, np.int64)
         if keys is not None and keys.real.shape[1] == length:
@@ -278,8 +284,12 @@ class _Room:
 
     def saved(self, roled: Roled, attentions: tuple[Attention, ...]) -> Saved | None:
         """A saved mask with the attention map it belongs to, if there is one."""
-        owner = next((a for a in attentions if a.given and a.given.tensor is roled.tensor), None)
+        users = [a for a in attentions if a.given and a.given.tensor is roled.tensor]
+        owner = users[0] if users else None
         meant = self.declared.meant(roled.tensor.name, roled.kind, roled.layer)
+        if users and (meant is None or not meant.particular):
+            # One mask of several maps is meant as they are, when all of them are meant alike.
+            meant = users[0].declared if all(a.declared == users[0].declared for a in users) else None
         if owner is not None and owner.given is not None:
             keys = _fitting(owner.keys, owner.given.shape[0], owner.given.shape[3])
             return Saved(roled, owner.given, keys, owner.past, owner.past_known, meant, owner.documents, owner)
@@ -364,7 +374,8 @@ class _Room:
     def _of_side(self, role: str, side: str) -> Roled | None:
         """The tensor of a role on one side; what is named for no side speaks of the encoder's, but for the labels."""
         plain = "decoder" if role == "labels" else "encoder"
-        return self.find(role, (side, "self") if self.encoder_decoder and side == plain else (side,))
+        found = self.find(role, (side, "self") if self.encoder_decoder and side == plain else (side,))
+        return None if found is not None and _is_slots(found) else found
 
     def _token_rows(self, role: str, found: Roled) -> Array | None:
         return read_padding(found, self.declared.convention) if role == "padding_mask" else small_rows(found.tensor)
@@ -374,17 +385,9 @@ class _Room:
 _TOKEN_ROLES = ("input_ids", "labels", "padding_mask", "position_ids", "token_type_ids")
 
 
-def restarts(positions: Array, real: Array | None) -> Array:
-    """Which packed document each token belongs to, int [B, L]: positions that fall, or stay at their lowest, begin one.
-
-    Padding begins none: it goes with the document before it.
-    """
-    kept = np.ones(positions.shape, bool) if real is None else np.broadcast_to(real, positions.shape)
-    lowest = np.where(kept, positions, np.iinfo(np.int64).max).min(axis=1, keepdims=True)
-    begins = np.zeros(positions.shape, bool)
-    step = np.diff(positions, axis=1)
-    begins[:, 1:] = ((step < 0) | ((step == 0) & (positions[:, 1:] == lowest))) & kept[:, 1:] & kept[:, :-1]
-    return np.cumsum(begins, axis=1)
+def _is_slots(roled: Roled) -> bool:
+    """Whether positions are places in a cache, which count the padding as they should, and not positions of tokens."""
+    return roled.role == "position_ids" and roled.tensor.name.lower().endswith("cache_position")
 
 
 def _fitting(keys: Padding | None, batch: int, length: int) -> Padding | None:

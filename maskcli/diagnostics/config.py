@@ -12,6 +12,8 @@ from maskcli.errors import MaskcliError
 
 # A config is a page of text; a larger file is something else.
 MAX_BYTES = 2**24
+# No size or id has that many digits, and mask specs take none that has.
+TOO_LARGE = 10**15
 # Layers beyond this are no model; the number comes from a file that nobody has checked.
 MAX_LAYERS = 100_000
 # BERT's relatives have causal variants: `is_decoder` says which one this is, whatever the architecture is called.
@@ -118,17 +120,21 @@ def _json(file: str, asked: str) -> dict[str, Any]:
 
 def _ids(value: object) -> tuple[int, ...]:
     values = value if isinstance(value, list) else [value]
-    return tuple(each for each in values if isinstance(each, int) and not isinstance(each, bool) and each >= 0)
+    return tuple(each for each in values if isinstance(each, int) and not isinstance(each, bool) and 0 <= each < TOO_LARGE)
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < TOO_LARGE else None
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _spec(said: dict[str, Any], whole: dict[str, Any]) -> str | None:
     """`causal` or `full`: what all self-attention layers (of the decoder, where there are two sides) have in common."""
     kind = str(said.get("model_type", ""))
-    names = [str(name) for name in said.get("architectures") or whole.get("architectures") or ()]
+    names = [str(name) for name in _list(said.get("architectures")) or _list(whole.get("architectures"))]
     if (
         kind in PECULIAR
         or said.get("use_bidirectional_attention")
@@ -174,7 +180,7 @@ def _layers(said: dict[str, Any], spec: str | None) -> tuple[str | None, ...]:
         return tuple(by_type.get(str(each)) for each in types[:MAX_LAYERS])
     if kind == "gpt_neo":
         return _gpt_neo(said)
-    if window is None and chunk is None and "local_attention" not in said:
+    if window is None and chunk is None and not {"local_attention", "attention_window_size"} & said.keys():
         return ("causal",) * count
     if chunk is None and (
         said.get("use_sliding_window") is False or (kind.startswith(("qwen2", "qwen3")) and not said.get("use_sliding_window"))
@@ -187,7 +193,7 @@ def _gpt_neo(said: dict[str, Any]) -> tuple[str | None, ...]:
     """GPT-Neo writes [[["global", "local"], 12]] and a window beside it."""
     window = _count(said.get("window_size")) or 256
     layers: list[str | None] = []
-    for group in said.get("attention_types") or ():
+    for group in _list(said.get("attention_types")):
         if not (isinstance(group, list) and len(group) == 2 and isinstance(group[0], list) and isinstance(group[1], int)):
             return ()
         names = [f"sliding:{window}" if name == "local" else "causal" for name in group[0]]

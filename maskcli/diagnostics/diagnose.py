@@ -160,6 +160,7 @@ def _asked(need: str) -> str:
         "prompt_length": "--prompt-length",
         "vocab_size": "--vocab-size",
         "purpose": "--for",
+        "mask window": "--expect with sliding:W, or --model",
         "window": "--expect with sliding:W, or --model",
         "past": "position_ids, a padding mask over the whole cache, or --past",
         "full expectation": "--expect full (an encoder)",

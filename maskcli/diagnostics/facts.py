@@ -128,7 +128,9 @@ def from_metadata(metadata: Mapping[str, str], file: str) -> Declared:
 
     return Declared(
         expect=tuple(
-            expectation(part, source + "expect", files=False) for part in said.get("expect", "").split(";") if part.strip()
+            expectation(part.strip(), source + "expect", files=False)
+            for part in said.get("expect", "").split(";")
+            if part.strip()
         ),
         exact=said.get("exact", "").lower() in ("1", "true", "yes"),
         pad_id=number("pad_id"),

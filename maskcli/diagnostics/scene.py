@@ -28,6 +28,9 @@ JUDGED = 4096
 SUM_TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-3, "bfloat16": 1e-2}
 SUM_ROUNDING = {"float64": 1e-5, "float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
 
+# Up to here every whole number has a value of its own: 8 and 11 significant bits.
+EXACT = {"bfloat16": 2**8, "float16": 2**11}
+
 
 @dataclass(frozen=True)
 class Padding:
@@ -194,7 +197,7 @@ class Attention:
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """A saved mask tensor: how it reads, the padding of its keys, what was declared for it, and the map it belongs to.
+    """A saved mask tensor: how it reads, the padding of its keys, what was declared for it, and a map it belongs to.
 
     `past_known` says that evidence or a declaration gave `past`, and not only the difference of the lengths.
     """
@@ -207,6 +210,11 @@ class Saved:
     declared: Meant | None
     documents: Array | None
     attention: Attention | None
+
+    @property
+    def window(self) -> int | None:
+        """How many keys a query sees at most, itself included, by a sliding window that was declared."""
+        return window_of(self.declared)
 
     @property
     def layout(self) -> Layout:
@@ -276,6 +284,7 @@ class Scene:
             "vocab_size": self.declared.vocab_size is not None,
             "purpose": self.declared.purpose is not None,
             "window": any(a.window or (a.declared and a.declared.particular) for a in self.attentions),
+            "mask window": any(saved.window for saved in self.masks),
             "documents": any(t.documents is not None for t in self.tokens) or any(a.same_document for a in self.attentions),
             "past": any(a.past_known and a.past > 0 for a in self.attentions),
             "full expectation": any(a.expected is not None and not a.future_expected for a in self.attentions),
@@ -324,3 +333,17 @@ def edge_padding(ids: Array, pad_id: int, starts: tuple[int, ...] = (), ends: tu
 def real_tokens(ids: Array, declared: Declared) -> Array | None:
     """Which tokens the ids show to be real, bool [B, L]; None when the pad id is not known."""
     return None if declared.pad_id is None else edge_padding(ids, declared.pad_id, declared.bos_ids, declared.eos_ids)
+
+
+def restarts(positions: Array, real: Array | None) -> Array:
+    """Which packed document each token belongs to, int [B, L]: positions that fall, or stay at their lowest, begin one.
+
+    Padding begins none: it goes with the document before it. Past 256 equal neighbours are the rounding of bfloat16.
+    """
+    kept = np.ones(positions.shape, bool) if real is None else np.broadcast_to(real, positions.shape)
+    lowest = np.where(kept, positions.astype(np.float64), np.inf).min(axis=1, keepdims=True)
+    begins = np.zeros(positions.shape, bool)
+    step = np.diff(positions, axis=1)
+    stays = (step == 0) & (positions[:, 1:] == lowest) & (lowest < EXACT["bfloat16"])
+    begins[:, 1:] = ((step < 0) | stays) & kept[:, 1:] & kept[:, :-1]
+    return np.cumsum(begins, axis=1)

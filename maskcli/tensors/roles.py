@@ -193,6 +193,10 @@ def _sequence(tensor: Tensor) -> bool:
     return _is_integer(tensor) and len(tensor.shape) <= 3
 
 
+def _positions(tensor: Tensor) -> bool:
+    return (_is_integer(tensor) or _is_float(tensor)) and len(tensor.shape) <= 3
+
+
 _FITS: dict[str, tuple[_Check, str]] = {
     "weights": (_matrix, "floats of two or more axes"),
     "scores": (_matrix, "floats of two or more axes"),
@@ -204,7 +208,7 @@ _FITS: dict[str, tuple[_Check, str]] = {
     "output": (_vectors, "floats of three or more axes"),
     "input_ids": (lambda tensor: len(tensor.shape) <= 3 and tensor.dtype != "bool", "numbers of at most three axes"),
     "labels": (_sequence, "integers of at most three axes"),
-    "position_ids": (_sequence, "integers of at most three axes"),
+    "position_ids": (_positions, "numbers of at most three axes"),
     "cu_seqlens": (_sequence, "integers"),
     "token_type_ids": (_sequence, "integers of at most three axes"),
     "segment_ids": (_sequence, "integers of at most three axes"),

@@ -126,7 +126,7 @@ def test_token_text_where_a_tokenizer_is_known(tmp_path):
         (["missing.safetensors"], "does not exist"),
         ([str(SICK), "--expect", "casual"], "did you mean 'causal'"),
         ([str(SICK), "--expect", "causal & documents"], "save position_ids, segment_ids or cu_seqlens"),
-        ([str(SICK), "--expect", "layer9*=full"], "matches no attention map; the maps are attentions.0"),
+        ([str(SICK), "--expect", "layer9*=full"], "matches no attention map or mask; there are attentions.0"),
         ([str(SICK), "--past", "99999999999999999999"], "--past"),
         ([str(SICK), "--from", "torch"], "is not a convention"),
         ([str(SICK) + ":attention_mask_"], "did you mean 'attention_mask'"),

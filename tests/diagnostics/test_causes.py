@@ -474,3 +474,24 @@ def test_masks_of_another_length_that_agree(dtype, case):
     }[case]  # fmt: skip
     shape = (2, 2, 1, keys.shape[1])
     assert loud(report(layers(shape, keys[:, None, None], dtype) | mask_of(real))) == []
+
+
+@pytest.mark.parametrize("told", ["cu_seqlens", "segment_ids"])
+@pytest.mark.parametrize("dtype", ["bool", *DTYPES])
+def test_a_saved_mask_that_lets_documents_see_each_other(told, dtype):
+    same, _ = packed([7, 11, 6])
+    facts = {
+        "cu_seqlens": torch.tensor([0, 7, 18, 24]),
+        "segment_ids": torch.from_numpy(np.repeat([0, 1, 2], [7, 11, 6]))[None],
+    }
+    keep = np.tril(np.ones((24, 24), bool))
+    for allowed in (keep, keep & same):
+        mask = torch.from_numpy(allowed)[None, None]
+        if dtype != "bool":
+            mask = torch.where(mask, 0.0, torch.finfo(DTYPES[dtype]).min).to(DTYPES[dtype])
+        found = report({"attn_mask": mask, told: facts[told]}, expect="causal & documents")
+        assert loud(found) == (["MSK217"] if allowed is keep else [])
+        plain = report({"attn_mask": mask, told: facts[told]})
+        assert [(f.code, f.severity) for f in plain.findings] == ([("MSK217", "note")] if allowed is keep else [])
+    finding = the(report({"attn_mask": torch.from_numpy(keep), told: facts[told]}, expect="documents"), "MSK217")
+    assert finding.evidence["cells"] == int((keep & ~same).sum())

@@ -59,3 +59,105 @@ def test_a_finished_answer_whose_eos_is_the_pad_token():
     numbers = torch.tensor([[5, 6, 7, 2, 2, 2], [5, 6, 7, 8, 9, 2]])
     right = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
     assert report({"input_ids": numbers, "attention_mask": right}, pad_id=2, eos_ids=(2,)).findings == ()
+
+
+# Padding for generation
+
+
+@pytest.mark.parametrize("batch", [(3, 9, 12), (7,), (4, 12)])
+def test_right_padding_before_generation(batch):
+    real = np.arange(12) < np.array(batch)[:, None]
+    arrays = {"attention_mask": mask(real), "input_ids": ids(real)}
+    found = report(arrays, purpose="generate", pad_id=0)
+    assert loud(found) == ["MSK403"]
+    short = tuple(n for n, length in enumerate(batch) if length < 12)
+    assert the(found, "MSK403").where.batch == (None if len(short) == len(batch) else short)
+    assert the(found, "MSK403").where.keys == ((min(batch), 12),)
+    assert the(found, "MSK403").evidence == {"padding_tokens": int((~real).sum()), "samples": len(short)}
+    # Either alone says it too; training, or no word of a purpose, does not mind.
+    assert loud(report({"input_ids": ids(real)}, purpose="generate", pad_id=0)) == ["MSK403"]
+    assert loud(report({"attention_mask": mask(real)}, purpose="generate")) == ["MSK403"]
+    assert loud(report(arrays, purpose="train", pad_id=0)) == loud(report(arrays, pad_id=0)) == []
+
+
+def test_padding_that_generation_does_not_mind():
+    left = padding(SHAPE, "left")
+    assert report({"attention_mask": mask(left), "input_ids": ids(left)}, purpose="generate", pad_id=0).findings == ()
+    whole = np.ones((1, 12), bool)
+    assert report({"attention_mask": mask(whole)}, purpose="generate").findings == ()
+    # A prompt that ends in its eos, which is the pad token as well.
+    numbers = torch.tensor([[5, 6, 7, 2], [5, 6, 8, 9]])
+    assert report({"input_ids": numbers}, purpose="generate", pad_id=2, eos_ids=(2,)).findings == ()
+    # A row of nothing but padding fills up the batch.
+    assert report({"attention_mask": torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]])}, purpose="generate").findings == ()
+
+
+def test_the_source_of_an_encoder_decoder_may_be_padded_on_the_right():
+    real = padding(SHAPE, "right")
+    target = np.ones((3, 5), bool)
+    arrays = {"attention_mask": mask(real), "decoder_attention_mask": mask(target)}
+    assert report(arrays, purpose="generate").findings == ()
+    target[1, 4:] = False
+    found = report({"attention_mask": mask(real), "decoder_attention_mask": mask(target)}, purpose="generate")
+    assert the(found, "MSK403").tensors == ("decoder_attention_mask",)
+
+
+def test_the_empty_slots_of_a_cache_are_no_padding():
+    slots = torch.from_numpy((np.arange(32) < 10)[None].repeat(2, 0).astype(int))
+    keep = np.broadcast_to(np.arange(32) <= np.arange(10)[:, None], (2, 2, 10, 32))
+    assert loud(report({"attention_mask": slots} | layers((2, 2, 10, 32), keep), purpose="generate")) == []
+
+
+# The mask and the token types
+
+
+def pairs(first, second, length, side="right"):
+    """Ids, mask and types of sentence pairs as a tokenizer makes them: [CLS] first [SEP] second [SEP], padding 0."""
+    out = np.zeros((3, len(first), length), np.int64)
+    for row, (a, b) in enumerate(zip(first, second, strict=True)):
+        text = [101, *range(200, 200 + a), 102] + ([*range(300, 300 + b), 102] if b else [])
+        types = [0] * (a + 2) + [1] * (b + 1 if b else 0)
+        spot = slice(0, len(text)) if side == "right" else slice(length - len(text), length)
+        out[0, row, spot], out[1, row, spot], out[2, row, spot] = text, 1, types
+    return dict(zip(("input_ids", "attention_mask", "token_type_ids"), map(torch.from_numpy, out), strict=True))
+
+
+PAIRS = [((3, 5), (4, 2)), ((3, 5, 9), (4, 2, 0)), ((4,), (4,)), ((2, 4), (6, 4))]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+@pytest.mark.parametrize("pad_id", [0, None])
+def test_token_types_in_the_place_of_the_mask(first, second, side, pad_id):
+    length = max(a + b + 3 for a, b in zip(first, second, strict=True)) + (2 if len(first) > 1 else 0)
+    right = pairs(first, second, length, side)
+    assert report(right, pad_id=pad_id).findings == ()
+    swapped = right | {"attention_mask": right["token_type_ids"], "token_type_ids": right["attention_mask"]}
+    found = report(swapped, pad_id=pad_id)
+    assert loud(found) == ["MSK407"]
+    # Of a row without a second sentence the mask keeps nothing: no sentence of it stands in front of another.
+    hidden = (right["token_type_ids"].numpy().cumsum(1) == 0) & right["attention_mask"].numpy().astype(bool)
+    assert the(found, "MSK407").evidence["hidden_tokens"] == hidden[np.array(second) > 0].sum()
+    # The ids alone say it too, and weights that obeyed the swapped mask add nothing.
+    del swapped["token_type_ids"]
+    keep = swapped["attention_mask"].numpy().astype(bool)[:, None, None]
+    for arrays in (swapped, swapped | layers((len(first), 2, length, length), keep)):
+        again = report(arrays, pad_id=pad_id)
+        assert loud(again) == ["MSK407"]
+        assert the(again, "MSK407").evidence == the(found, "MSK407").evidence
+
+
+@pytest.mark.parametrize("types", [0, 1])
+def test_ordinary_left_padding_is_no_first_sentence(types):
+    real = padding(SHAPE, "left")
+    arrays = {"attention_mask": mask(real), "token_type_ids": torch.full((3, 12), types)}
+    assert report(arrays | {"input_ids": ids(real)}).findings == ()
+    found = report(arrays)
+    assert found.findings == ()
+    assert ("MSK407" in {skip.code for skip in found.skipped}) == (types == 1)
+
+
+def test_token_types_of_padding_may_be_anything():
+    real = padding(SHAPE, "left")
+    types = torch.from_numpy(np.where(real, np.arange(12) > 7, 3))
+    assert report({"attention_mask": mask(real), "token_type_ids": types, "input_ids": ids(real)}).findings == ()

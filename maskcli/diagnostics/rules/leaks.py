@@ -12,7 +12,8 @@ from maskcli.diagnostics.causes import Verdict
 from maskcli.diagnostics.explain import leaks, verdicts
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rules.common import Hit, fold, found, ignored_keys, percent, spread, told, told_items, told_places
-from maskcli.diagnostics.scene import Attention, Scene
+from maskcli.diagnostics.scene import Attention, Saved, Scene
+from maskcli.masks.kinds import documents as same_document
 from maskcli.masks.spec import kinds_in
 
 Array = npt.NDArray[Any]
@@ -198,6 +199,7 @@ def document_leak(scene: Scene) -> Iterator[Found]:
         rows = leaks(attention, "documents")
         if rows.any():
             unsaid.append(Hit(attention.name, rows, _strangers(attention, rows), attention.measured.mass["documents"]))
+    yield from _masks_over_documents(scene)
     for hits, severity in ((meant, None), (unsaid, "note")):
         for members, where, each in fold(hits):
             low, high = spread(members)
@@ -263,8 +265,30 @@ def _hits(scene: Scene, kind: str, note: Callable[[Verdict], str]) -> list[Hit]:
     ]
 
 
-def _documents_expected(attention: Attention) -> bool:
-    return attention.declared is not None and "documents" in kinds_in(attention.declared.spec)
+def _documents_expected(each: Attention | Saved) -> bool:
+    return each.declared is not None and "documents" in kinds_in(each.declared.spec)
+
+
+def _masks_over_documents(scene: Scene) -> Iterator[Found]:
+    """Saved masks, of no saved map, that let packed documents see each other."""
+    for saved in scene.masks:
+        keep, documents = saved.given.keep, saved.documents
+        apart = documents is not None and saved.attention is None and saved.past + keep.shape[2] <= keep.shape[3]
+        if not apart or documents is None or len(documents) not in (1, keep.shape[0]) or (documents == documents[:, :1]).all():
+            continue
+        across = keep - same_document(saved.layout)
+        rows = across.keys_per_query > 0
+        if saved.given.nan or not rows.any():
+            continue
+        seen = np.broadcast_to(np.any(across.seen, axis=1), (keep.shape[0], keep.shape[3]))
+        for members, where, each in fold([Hit(saved.given.tensor.name, np.broadcast_to(rows, keep.shape[:3]), seen)]):
+            yield found(
+                members, where, each,
+                f"the mask lets queries see other packed documents ({told_places(where, each)})",
+                "use a block-diagonal mask (causal & documents), or position ids without an attention_mask",
+                {"cells": across.attended},
+                None if _documents_expected(saved) else "note",
+            )  # fmt: skip
 
 
 def _strangers(attention: Attention, rows: Array) -> Array | None:

@@ -1,0 +1,283 @@
+"""Rules on which keys a saved mask lets each query see: MSK109 to MSK111."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from maskcli.diagnostics.finding import Found, Undecided
+from maskcli.diagnostics.rules.common import Hit, fold, found, told
+from maskcli.diagnostics.scene import Saved, Scene
+from maskcli.masks.kinds import Layout
+from maskcli.masks.kinds import causal as causal_over
+from maskcli.masks.kinds import padding as padding_over
+from maskcli.masks.mask import Mask
+from maskcli.masks.spec import Joined, Named, Spec, build, conjuncts, kinds_in, names_files, needs, write
+
+Array = npt.NDArray[Any]
+
+CAUSAL, DOCUMENTS = Named("causal"), Named("documents")
+# Kinds that say "nothing behind the query"; the padding of `combined` is looked at apart.
+LOOKS_BACK = (CAUSAL, Named("combined"))
+
+
+def misaligned_causal(scene: Scene) -> Iterator[Found]:
+    """A causal mask over a cache begins at its first key: query q sees keys 0 to q instead of 0 to past + q.
+
+    With keys of earlier steps in front, the first new query stands at position `past`, not at 0. A mask that is aligned at
+    the top left hides most of the cache, and the query itself; a decode step of one query sees the first key alone.
+
+    In code: `scaled_dot_product_attention(q, k, v, is_causal=True)` or `tril(ones(Q, K))` with fewer queries than keys.
+
+    Fix: `tril(ones(Q, K), diagonal=K - Q)`; for a single query no causal mask at all.
+    """
+    hits = []
+    for saved in _patterned(scene):
+        if saved.past_known and saved.past > 0 and any(_is_top_left(saved, spec) for spec in _meant(saved)):
+            hidden = (~saved.given.keep & _real(saved)) & causal_over(saved.layout)
+            hits.append(
+                _hit(saved, hidden, hidden if saved.keys is None else hidden & padding_over(saved.layout), f"{saved.past}")
+            )
+    for members, where, each in fold(hits):
+        past = int(members[0].note)
+        first = where.queries[0][0] if where.queries else 0
+        yield found(
+            members, where, each,
+            f"the mask is aligned at the first key though {past} keys come before the first query: query {first} sees no key "
+            f"behind key {first}, and stands at key {first + past}",
+            "shift the diagonal by the keys in the cache: torch.tril(ones(Q, K), diagonal=K - Q); one query needs no causal mask",
+            {"past": past},
+        )  # fmt: skip
+
+
+def _is_top_left(saved: Saved, spec: Spec) -> bool:
+    """Whether the mask is the meant one with its first query at key 0, and so hides every real query's own key."""
+    if (_own_keys(saved.layout) & saved.given.keep & _real(saved)).attended:
+        return False
+    meant, shifted = _built(spec, saved.layout), _built(spec, replace(saved.layout, past=0))
+    return meant is not None and shifted is not None and _is_causal(saved, meant) and _fits(saved, shifted)
+
+
+def shifted_diagonal(scene: Scene) -> Iterator[Found]:
+    """The causal mask is off by one: no token sees itself, or every token sees the one behind it.
+
+    Without the diagonal the first token has no key at all, and its row is NaN or a plain mean. With one key too many the
+    model reads the very token that it has to predict: the loss falls towards zero and generation is worthless.
+
+    In code: `torch.tril(ones, diagonal=-1)`, `triu(ones, diagonal=0)` as the keys to ignore, or `tril(ones, diagonal=1)`.
+
+    Fix: attend where `torch.tril(ones)` is 1, which is to ignore where `torch.triu(ones, diagonal=1)` is 1.
+    """
+    steps = ((saved, _diagonal_step(saved)) for saved in _patterned(scene))
+    hits = [_hit(saved, _own_keys(saved.layout) & _real(saved), None, f"{step}") for saved, step in steps if step]
+    for members, where, each in fold(hits):
+        step = int(members[0].note)
+        yield found(
+            members, where, each,
+            "the mask hides every token from itself: a query sees only the keys before its own, and the first one none"
+            if step < 0 else "the mask shows every query one key behind its own: the token that it has to predict",
+            "attend where torch.tril(torch.ones(Q, K), diagonal=K - Q) is 1, the diagonal included and nothing behind it",
+            {"diagonal": step},
+        )  # fmt: skip
+
+
+def _diagonal_step(saved: Saved) -> int:
+    """How far the mask's diagonal lies behind the meant one: -1 or 1; 0 when the mask is right, or another one."""
+    layout = saved.layout
+    if layout.queries != layout.keys and not saved.past_known:
+        return 0
+    keep = saved.given.keep & _real(saved)
+    step = 1 if (_own_keys(layout) & keep).attended else -1
+    if step > 0 and not (_own_keys(replace(layout, past=layout.past + 1)) & keep).attended:
+        return 0
+    return step if any(_is_shifted(saved, spec, step) for spec in _meant(saved)) else 0
+
+
+def _is_shifted(saved: Saved, spec: Spec, step: int) -> bool:
+    """Whether the mask is the meant one with its diagonal moved by `step`, and nothing else explains it.
+
+    Nothing declared, a mask without its diagonal is a fault only when it leaves a query no key: with a zero or sink slot in
+    front it does not. A mask in which every real query sees every key is none of these.
+    """
+    keep, layout = saved.given.keep, saved.layout
+    apart = tuple(part for part in conjuncts(spec) if isinstance(part, Named) and part.name == "documents")
+    rest = tuple(part for part in conjuncts(spec) if part not in apart)
+    meant, texts = _built(spec, layout), _all_of(apart, layout)
+    if meant is None or texts is None or "documents" in kinds_in(Joined("&", rest)) or not _is_causal(saved, meant):
+        return False
+    if (
+        _fits(saved, meant)
+        or _fits(saved, Mask.full(keep.shape))
+        or (step < 0 and saved.declared is None and _feeds_all(saved))
+    ):
+        return False
+    # As if each query stood one key further, with the far end of its window moved along or not.
+    moved = _all_of(rest, replace(layout, past=layout.past + step))
+    return moved is not None and any(
+        _fits(saved, each & texts) for each in (moved, moved | meant if step > 0 else moved & meant)
+    )
+
+
+def _all_of(parts: tuple[Spec, ...], layout: Layout) -> Mask | None:
+    """What all the parts let attend; None when one of them cannot be built."""
+    whole: Mask | None = Mask.full(layout.shape)
+    for part in parts:
+        mask = _built(part, layout)
+        whole = None if mask is None or whole is None else whole & mask
+    return whole
+
+
+def _feeds_all(saved: Saved) -> bool:
+    """Whether the mask leaves every real query a key that is no padding."""
+    keep = saved.given.keep if saved.keys is None else saved.given.keep & padding_over(saved.layout)
+    return not (_real(saved) - _with_keys(keep)).attended
+
+
+def wrong_window(scene: Scene) -> Iterator[Found | Undecided]:
+    """The mask's sliding window is not the one that the layer was trained with.
+
+    Libraries count windows differently: "4" is four keys with the query itself, four keys before it, or four on both sides.
+    One key more is a small error at every token; no window at all, as a custom 4-D mask makes it, is a large one on long texts.
+
+    In code: `q - k <= window` where `q - k < window` was meant, `abs(q - k) < window`, flash-attn's `window_size=(W, 0)`.
+
+    Fix: attend where `0 <= q - k < W`; in flash-attn `window_size=(W - 1, 0)`.
+    """
+    hits: list[Hit] = []
+    meanings: dict[str, _Window] = {}
+    for saved in scene.masks:
+        if saved.declared is None or (size := saved.window) is None or saved.given.nan:
+            continue
+        spec = saved.declared.spec
+        meant, bare = _built(spec, saved.layout), _built(_with(spec, size, CAUSAL), saved.layout)
+        if meant is None or bare is None:
+            yield Undecided("attention_mask and position_ids beside the mask: the declared mask speaks of them")
+        elif ((meant ^ bare) & _real(saved)).attended == 0:
+            yield Undecided(f"a mask over more than {size} keys: over fewer, no window shows")
+        elif not _fits(saved, meant) and (window := _other_window(saved, spec, size)):
+            differing = (saved.given.keep ^ meant) & _real(saved)
+            note = f"{write(window.spec)}/{write(spec)}"
+            meanings[note] = window
+            hits.append(_hit(saved, differing, differing, note))
+    for members, where, each in fold(hits):
+        window = meanings[members[0].note]
+        yield found(
+            members, where, each,
+            f"the mask is {write(window.spec)!r}: a query sees up to {window.seen} keys where {window.source} means "
+            f"{window.meant}, itself included ({window.reading}); first at {told(where.queries, 'query', 'queries')}",
+            "attend where 0 <= q - k < W (flash-attn: window_size=(W - 1, 0)), W being the model's sliding_window",
+            {"window": window.meant, "keys_seen": window.seen},
+        )  # fmt: skip
+
+
+class _Window(NamedTuple):
+    """A mask with another window than was meant: its spec, the most keys a query sees and should see, who says so, and the mistake."""
+
+    spec: Spec
+    seen: int
+    meant: int
+    source: str
+    reading: str
+
+
+def _other_window(saved: Saved, spec: Spec, size: int) -> _Window | None:
+    """The mask as the declared one with another window, or with none; None when it is not just that."""
+    assert saved.declared is not None
+    seen = int((saved.given.keep & _real(saved)).keys_per_query.max())
+    readings: list[tuple[Spec, str]] = [
+        (Named("sliding", (size + 1,)), "one key too many: the query itself was not counted"),
+        (CAUSAL, "no window at all"),
+        (Named("sliding", (max(seen, 1),)), "another window"),
+        (Named("window", (size,)), "a window on both sides"),
+        (Named("window", (size - 1,)), "a window on both sides"),
+    ]
+    for put, reading in readings:
+        other = _with(spec, size, put)
+        mask = _built(other, saved.layout)
+        if mask is not None and _fits(saved, mask):
+            return _Window(other, seen, size, f"{saved.declared.source} {write(spec)!r}", reading)
+    return None
+
+
+def _with(spec: Spec, size: int, put: Spec) -> Spec:
+    """A declared mask with another kind in the place of its window and of the kinds that look back."""
+    kept = tuple(part for part in conjuncts(spec) if part != Named("sliding", (size,)) and part not in LOOKS_BACK)
+    return Joined("&", (put, *kept)) if kept else put
+
+
+def _patterned(scene: Scene) -> Iterator[Saved]:
+    """Masks of attention within one sequence, of which the cells of some real query can be read."""
+    for saved in scene.masks:
+        if saved.roled.kind != "cross" and not saved.given.nan and (saved.given.keep & _real(saved)).attended:
+            yield saved
+
+
+def _meant(saved: Saved) -> tuple[Spec, ...]:
+    """What the mask can be meant to be: as declared, else causal, over packed documents as well."""
+    if saved.declared is not None:
+        return (saved.declared.spec,)
+    return (CAUSAL,) if saved.documents is None else (CAUSAL, Joined("&", (CAUSAL, DOCUMENTS)))
+
+
+def _built(spec: Spec, layout: Layout) -> Mask | None:
+    """The mask of a spec, None when what it needs is not known."""
+    known = {
+        "padding": layout.real is not None,
+        "documents": layout.documents is not None and layout.queries + layout.past <= layout.keys,
+    }
+    if names_files(spec) or not all(known.get(need, False) for need in needs(spec)):
+        return None
+    return build(spec, layout)
+
+
+def _is_causal(saved: Saved, meant: Mask) -> bool:
+    """Whether every real query is meant to see itself and nothing behind it."""
+    behind = meant - causal_over(saved.layout)
+    return not behind.attended and not ((_own_keys(saved.layout) - meant) & _real(saved)).attended
+
+
+def _fits(saved: Saved, wanted: Mask) -> bool:
+    """Whether the mask is the wanted one in the rows of real tokens, with or without the padding.
+
+    Which keys are padding says the input, or else the mask itself: those that no query sees.
+    """
+    keep, real = saved.given.keep, _real(saved)
+    seen = np.any((keep & real).seen, axis=1)
+    shown = _columns(keep.shape, seen) if saved.keys is None else padding_over(saved.layout)
+    return any(not ((keep ^ each) & real).attended for each in (wanted, wanted & shown))
+
+
+def _real(saved: Saved) -> Mask:
+    """Every cell in the row of a real token."""
+    shape = saved.given.shape
+    return Mask.from_intervals(shape, np.zeros(1, np.int64), np.where(saved.pad_rows, 0, shape[3]))
+
+
+def _with_keys(keep: Mask) -> Mask:
+    """Every cell in a row that has a key."""
+    return Mask.from_intervals(keep.shape, np.zeros(1, np.int64), np.where(keep.keys_per_query > 0, keep.shape[3], 0))
+
+
+def _own_keys(layout: Layout) -> Mask:
+    """The cell of each query and its own key."""
+    return Mask.from_intervals(layout.shape, layout.positions, layout.positions + 1)
+
+
+def _columns(shape: tuple[int, int, int, int], keys: Array) -> Mask:
+    """The columns of some keys [b, K]."""
+    columns = Mask.from_dense(keys[:, None, None, :]).broadcast_to(shape)
+    assert columns is not None
+    return columns
+
+
+def _hit(saved: Saved, rows: Mask, keys: Mask | None, note: str) -> Hit:
+    """A mask whose rows with a cell in `rows` are flagged, and the keys that cells of `keys` concern."""
+    flagged = rows.keys_per_query > 0
+    concerned = None if keys is None else keys.seen.any(axis=1)
+    if concerned is not None:
+        concerned = np.broadcast_to(concerned, (len(flagged), saved.given.shape[3]))
+    return Hit(saved.given.tensor.name, flagged, concerned, None, note)

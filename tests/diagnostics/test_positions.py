@@ -1,0 +1,250 @@
+"""Where tokens stand: positions under padding and packing, borders of packed texts, positions that lost digits."""
+
+import numpy as np
+import pytest
+import torch
+
+from maskcli.diagnostics.config import Config
+from tests.diagnostics.attention import DTYPES, layers, loud, padding, report, the
+
+SHAPE = (3, 2, 12, 12)
+ABSOLUTE = Config("config.json", "causal", ("causal",), True, None, (), (), None)
+ROTARY = Config("config.json", "causal", ("causal",), False, None, (), (), None)
+
+
+def whole(values):
+    return torch.from_numpy(np.ascontiguousarray(values).astype(np.int64))
+
+
+def codes(found):
+    return [(finding.code, finding.severity) for finding in found.findings]
+
+
+def counted_from(real, begin, pads):
+    """Positions that skip the padding, which all gets `pads`."""
+    return np.where(real, np.cumsum(real, axis=1) - 1 + begin, pads)
+
+
+# Padding on the left
+
+
+@pytest.mark.parametrize("begin", [0, 2])
+@pytest.mark.parametrize("pads", [(3, 0, 1), (3,), (2, 5), (3, 1)])
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_positions_that_count_the_padding(pads, begin, broadcast):
+    real = np.arange(12) >= np.array(pads)[:, None]
+    positions = np.broadcast_to(np.arange(12) + begin, (1 if broadcast else len(pads), 12))
+    arrays = {"attention_mask": whole(real), "position_ids": whole(positions)}
+    for model, severity in ((ABSOLUTE, "error"), (ROTARY, "note"), (None, "note")):
+        found = report(arrays, model=model)
+        assert codes(found) == [("MSK404", severity)]
+        (finding,) = found.findings
+        padded = tuple(n for n, count in enumerate(pads) if count)
+        assert finding.where.batch == (None if len(padded) == len(pads) else padded)
+        assert finding.evidence == {"padding": pads[0], "position": pads[0] + begin}
+    by_ids = {"input_ids": whole(np.where(real, 7, 0)), "position_ids": arrays["position_ids"]}
+    assert codes(report(by_ids, model=ABSOLUTE, pad_id=0)) == [("MSK404", "error")]
+
+
+@pytest.mark.parametrize("filler", [0, 1])
+@pytest.mark.parametrize("begin", [0, 1, 2])
+@pytest.mark.parametrize("pads", [(3, 0, 1), (3,), (2, 5), (0, 1)])
+def test_positions_that_skip_the_padding(pads, begin, filler):
+    real = np.arange(12) >= np.array(pads)[:, None]
+    arrays = {"attention_mask": whole(real), "position_ids": whole(counted_from(real, begin, filler))}
+    assert report(arrays, model=ABSOLUTE).findings == ()
+    # Rotary positions may stand anywhere, row by row.
+    offset = counted_from(real, begin, filler) + np.array([[40], [7], [90]])[: len(pads)] * real
+    assert report(arrays | {"position_ids": whole(offset)}, model=ABSOLUTE).findings == ()
+
+
+def test_one_padding_token_everywhere_is_left_open():
+    real = np.arange(8) >= np.array([[1], [1]])
+    found = report({"attention_mask": whole(real), "position_ids": whole(np.tile(np.arange(8), (2, 1)))}, model=ABSOLUTE)
+    assert found.findings == ()
+    assert "MSK404" in {skip.code for skip in found.skipped}
+
+
+def test_right_padding_and_places_in_a_cache():
+    real = padding(SHAPE, "right")
+    positions = whole(np.tile(np.arange(12), (3, 1)))
+    assert report({"attention_mask": whole(real), "position_ids": positions}, model=ABSOLUTE).findings == ()
+    left = padding(SHAPE, "left")
+    slots = {"attention_mask": whole(left), "cache_position": torch.arange(12)}
+    assert report(slots, model=ABSOLUTE).findings == ()
+    assert report(slots | {"position_ids": whole(counted_from(left, 0, 1))}, model=ABSOLUTE).findings == ()
+    assert loud(report(slots | {"position_ids": positions}, model=ABSOLUTE)) == ["MSK404"]
+
+
+# Packed texts
+
+
+LENGTHS = [(5, 4, 3), (6, 6), (1, 5, 6)]
+
+
+def packed(lengths, batch=1):
+    positions = np.tile(np.concatenate([np.arange(n) for n in lengths]), (batch, 1))
+    label = np.repeat(np.arange(len(lengths)), lengths)
+    return positions, label[:, None] == label
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("kind", ["bool", *DTYPES])
+def test_a_mask_that_lets_packed_texts_meet(lengths, batch, kind):
+    positions, same = packed(lengths, batch)
+    causal = np.tril(np.ones((12, 12), bool))
+
+    def saved(keep, items=batch):
+        keep = np.broadcast_to(keep, (items, 1, 12, 12))
+        if kind == "bool":
+            return torch.from_numpy(keep.copy())
+        return torch.from_numpy(np.where(keep, 0, torch.finfo(DTYPES[kind]).min)).to(DTYPES[kind])
+
+    for items in {1, batch}:
+        arrays = {"position_ids": whole(positions), "attn_mask": saved(causal, items)}
+        found = report(arrays)
+        assert codes(found) == [("MSK405", "note")]
+        assert found.findings[0].where.queries == ((lengths[0], 12),)
+        assert found.findings[0].evidence == {"texts": len(lengths), "queries": (12 - lengths[0]) * batch}
+        assert "MSK405" in loud(report(arrays, expect="causal & documents"))
+        arrays["attn_mask"] = saved(causal & same, items)
+        assert report(arrays).findings == report(arrays, expect="causal & documents").findings == ()
+        # What a block-diagonal mask isolates, an all-ones padding mask does not join.
+        assert report(arrays | {"attention_mask": whole(np.ones((batch, 12)))}).findings == ()
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("pads", [0, 2])
+def test_a_padding_mask_turns_the_search_for_packed_texts_off(lengths, pads):
+    positions, same = packed(lengths)
+    real = np.arange(12)[None] < 12 - pads
+    arrays = {"position_ids": whole(positions), "attention_mask": whole(real)}
+    assert codes(report(arrays)) == [("MSK405", "note")]
+    assert codes(report(arrays, expect="causal & documents")) == [("MSK405", "error")]
+    # Weights that keep the texts apart all the same, and masks that number the texts.
+    keep = np.tril(np.ones((12, 12), bool)) & same & real
+    apart = layers((1, 2, 12, 12), keep)
+    assert report(arrays | apart).findings == ()
+    together = layers((1, 2, 12, 12), np.tril(np.ones((12, 12), bool)) & real)
+    assert "MSK405" in [code for code, _ in codes(report(arrays | together))]
+    numbered = np.repeat(np.arange(len(lengths)) + 1, lengths)[None]
+    assert report({"position_ids": whole(positions), "attention_mask": whole(numbered)}).findings == ()
+
+
+@pytest.mark.parametrize("filler", [0, 1])
+@pytest.mark.parametrize("known", [True, False])
+def test_padding_does_not_begin_a_text(filler, known):
+    real = padding(SHAPE, "left")
+    arrays = {"position_ids": whole(counted_from(real, 0, filler)), "attn_mask": torch.ones(1, 1, 12, 12, dtype=torch.bool)}
+    if known:
+        arrays["attention_mask"] = whole(real)
+    assert "MSK405" not in [code for code, _ in codes(report(arrays, expect="full"))]
+
+
+# Borders of packed texts
+
+
+@pytest.mark.parametrize(
+    ("borders", "said"),
+    [
+        ([5, 9, 12], "starts at 5"),
+        ([0, 9, 5, 12], "falls from 9 to 5 at index 2"),
+        ([0, 5, 12, 0], "falls from 12 to 0 at index 3"),
+        ([0, 5, 9], "ends at 9, but there are 12 tokens"),
+        ([0, 5, 13], "ends at 13"),
+    ],
+)
+@pytest.mark.parametrize("name", ["cu_seqlens", "cu_seqlens_q", "cu_seq_lens_q"])
+def test_borders_that_are_wrong(borders, said, name):
+    for other in ({"input_ids": torch.arange(5, 17)[None]}, {"position_ids": torch.arange(12)}):
+        found = report({name: torch.tensor(borders, dtype=torch.int32), **other})
+        assert loud(found) == ["MSK406"]
+        assert said in the(found, "MSK406").message
+
+
+@pytest.mark.parametrize("borders", [[0, 12], [0, 5, 9, 12], [0, 5, 5, 12], [0, 5, 12, 12, 12], [0, 0, 12]])
+def test_borders_that_are_right(borders):
+    numbers = torch.tensor(borders, dtype=torch.int32)
+    assert report({"cu_seqlens": numbers, "input_ids": torch.arange(5, 17)[None]}).findings == ()
+    assert report({"cu_seqlens": numbers}).findings == ()
+    # The keys of a cache are more than the tokens.
+    assert report({"cu_seqlens_k": numbers + (numbers > 0) * 7, "input_ids": torch.arange(5, 17)[None]}).findings == ()
+
+
+def test_borders_may_count_the_real_tokens_or_all():
+    real = padding(SHAPE, "right")
+    arrays = {"input_ids": whole(np.where(real, 7, 0)), "attention_mask": whole(real)}
+    for lengths, expected in ((real.sum(1), []), (np.full(3, 12), []), (real.sum(1) + 1, ["MSK406"])):
+        borders = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+        assert loud(report(arrays | {"cu_seqlens": borders}, pad_id=0)) == expected
+
+
+# Positions that lost digits
+
+
+@pytest.mark.parametrize(("kind", "exact"), [("bfloat16", 256), ("float16", 2048)])
+@pytest.mark.parametrize("begin", [0, 2, 255, 300])
+@pytest.mark.parametrize("back", [None, torch.int64, torch.int32, torch.float32])
+def test_positions_in_sixteen_bits(kind, exact, begin, back):
+    true = torch.arange(begin, begin + exact + 90)
+    stored = true.to(DTYPES[kind])
+    found = report({"position_ids": (stored if back is None else stored.to(back))[None]})
+    assert loud(found) == ["MSK408"]
+    finding = the(found, "MSK408")
+    assert kind in finding.message
+    assert finding.evidence == {"highest": int(stored.max()), "exact_up_to": exact}
+    # The place covers every position that changed.
+    changed = np.flatnonzero(stored.to(torch.int64).numpy() != true.numpy())
+    ((start, stop),) = finding.where.keys
+    assert (start <= changed.min(), stop) == (True, len(true))
+    assert stored[start] >= exact
+    # Rounding makes no packed texts.
+    ones = {"position_ids": (stored if back is None else stored.to(back))[None], "attention_mask": torch.ones(1, len(true), dtype=torch.int64)}  # fmt: skip
+    assert loud(report(ones)) == ["MSK408"]
+
+
+@pytest.mark.parametrize("lengths", [(300, 280), (900, 20, 600)])
+def test_packed_positions_in_sixteen_bits(lengths):
+    true = np.concatenate([np.arange(n) for n in lengths])
+    stored = torch.from_numpy(true).to(torch.bfloat16).to(torch.int64)[None]
+    finding = the(report({"position_ids": stored}), "MSK408")
+    inside = np.zeros(len(true), bool)
+    for start, stop in finding.where.keys:
+        inside[start:stop] = True
+    assert (inside == (stored[0].numpy() >= 256)).all()
+
+
+def test_a_batch_of_which_one_row_is_long():
+    positions = torch.stack([torch.arange(400), torch.arange(400) % 200])
+    finding = the(report({"position_ids": positions.to(torch.bfloat16)}), "MSK408")
+    assert finding.where.batch == (0,)
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        torch.arange(5000),
+        torch.arange(5000, dtype=torch.float32),
+        torch.arange(5000, dtype=torch.float32) / 4,
+        torch.arange(257, dtype=torch.bfloat16),
+        torch.arange(2049, dtype=torch.float16),
+        torch.arange(0, 2000, 2),
+        torch.full((300,), 300),
+        torch.tensor([300, 301, 301, 302, 302, 302, 303, 303, 304]),
+        torch.tensor([256, 256, 258, 258, 260, 260, 262, 262, 264]),
+        torch.tensor([float("nan"), 1.0, 2.0]),
+        torch.arange(300).repeat_interleave(2),
+    ],
+    ids=str,
+)
+def test_exact_positions(positions):
+    assert report({"position_ids": positions[None]}).findings == ()
+
+
+def test_positions_of_three_kinds():
+    """M-RoPE keeps time, height and width apart: [3, B, S], where neighbours of an image share numbers."""
+    grid = np.stack([np.full(400, 260), 260 + np.arange(400) // 20, 260 + np.arange(400) % 20])
+    for batch in (1, 2):
+        positions = whole(np.repeat(grid[:, None], batch, axis=1))
+        assert report({"position_ids": positions, "attention_mask": torch.ones(batch, 400, dtype=torch.int64)}).findings == ()
