@@ -18,7 +18,7 @@ from maskcli.diagnostics.rowsums import row_sums
 from maskcli.diagnostics.spans import spans
 from maskcli.masks.mask import Mask, Shape
 from maskcli.tensors import Tensor
-from maskcli.tensors.dtypes import BITS
+from maskcli.tensors.dtypes import BITS, DTYPES
 
 Array = npt.NDArray[Any]
 
@@ -26,8 +26,8 @@ Array = npt.NDArray[Any]
 CHUNK_CELLS = 2**20
 # Rows that are measured together: the fewer, the less of a causal mask's diagonal lies in them; fewer still cost calls.
 BLOCK_ROWS = 256
-# Blocks whose spans are remembered: the rows of a chunk, since the next chunk mostly holds the same rows of another head.
-PLANS = 64
+# Blocks whose spans are remembered for the next heads: those of a chunk, of which there are seldom more.
+PLANS = 8
 
 # Called with the bytes of every chunk that has been measured, from several threads, so that long work can show how far it is.
 watcher: ContextVar[Callable[[int], None] | None] = ContextVar("watcher", default=None)
@@ -48,8 +48,8 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """Per row of a weights tensor, each [B, H, Q] float32 (float64 for float64 weights): the sum, the largest and smallest weight, and for each probe
-    mask the sum over the keys that it ignores. NaN where the row holds NaN.
+    """Per row of a weights tensor, each [B, H, Q] float32 (float64 for float64 and integers), read-only: the sum, the largest
+    and smallest weight, and for each probe mask the sum over the keys that it ignores. NaN where what is counted holds NaN.
     """
 
     total: Array
@@ -124,18 +124,16 @@ def measure(tensor: Tensor, shape: Shape, probes: Mapping[str, Mask]) -> Measure
 
     The probes cut the keys into spans; each span is added up once, and not at all where it holds nothing but zeros.
     """
-    rows = shape[:3]
-    kind = np.float64 if tensor.row_dtype == np.float64 else np.float32
-    total, high, low = np.empty(rows, kind), np.empty(rows, kind), np.empty(rows, kind)
-    same = _first_equals(probes)
-    masks = {name: mask for name, mask in probes.items() if same[name] == name}
-    mass = {name: np.empty(rows, kind) for name in masks}
-    by_head = any(mask.stored[1] > 1 for mask in masks.values())
-    plan = lru_cache(maxsize=PLANS)(
-        lambda batch, head, block: spans(masks, shape[3], batch, head, block, np.dtype(kind).itemsize)
-    )
     # What is no float is read as one.
     dtype = tensor.dtype if tensor.dtype in BITS else "float64"
+    wide = np.dtype(DTYPES[dtype].wide)
+    rows = shape[:3]
+    total, high, low = np.empty(rows, wide), np.empty(rows, wide), np.empty(rows, wide)
+    same = _first_equals(probes)
+    masks = {name: mask for name, mask in probes.items() if same[name] == name}
+    mass = {name: np.empty(rows, wide) for name in masks}
+    by_head = any(mask.stored[1] > 1 for mask in masks.values())
+    plan = lru_cache(maxsize=PLANS)(lambda batch, head, block: spans(masks, shape[3], batch, head, block, wide.itemsize))
 
     def work(chunk: Chunk) -> None:
         for heads, block in _blocks(chunk, by_head):
@@ -151,7 +149,20 @@ def measure(tensor: Tensor, shape: Shape, probes: Mapping[str, Mask]) -> Measure
         _each(tensor, shape, work, tensor.raw_rows, tensor.raw_dtype)
     else:
         each_chunk(tensor, shape, lambda chunk: work(chunk._replace(values=chunk.values.astype(np.float64))))
-    return Measured(total, high, low, {name: mass[first] for name, first in same.items()})
+    mass = {name: _once(each) for name, each in mass.items()}
+    return Measured(_once(total), _once(high), _once(low), {name: mass[first] for name, first in same.items()})
+
+
+def _once(rows: Array) -> Array:
+    """The same array [B, H, Q], read-only, held once along every axis on which it does not vary.
+
+    Much of what is measured is 0 in every row, or the same in every head: a file of many short rows would fill the memory.
+    """
+    held = rows
+    for axis in range(3):
+        first = held.take([0], axis=axis)
+        held = first if np.array_equal(held, np.broadcast_to(first, held.shape)) else held
+    return np.broadcast_to(held, rows.shape)
 
 
 def _first_equals(masks: Mapping[str, Mask]) -> dict[str, str]:
@@ -219,8 +230,26 @@ def column_mass(tensor: Tensor, shape: Shape, rows: Array) -> Array:
     mass = np.zeros((shape[0], shape[3]))
     for chunk in read_chunks(tensor, shape):
         flagged = rows[chunk.batch, slice(*chunk.heads), slice(*chunk.rows)]
-        mass[chunk.batch] += np.nan_to_num(chunk.values[flagged]).sum(axis=0)
+        mass[chunk.batch] += np.nan_to_num(chunk.values[flagged]).sum(axis=0, dtype=np.float64)
     return mass
+
+
+def last_key(tensor: Tensor, shape: Shape) -> int | None:
+    """The last key that any row weighs, exactly uniform rows aside; None when there is none.
+
+    The last rows are looked at first, and nothing more once one of them weighs the last key.
+    """
+    last = -1
+    buffer = None
+    for place in reversed(chunks(tensor, shape)):
+        chunk, buffer = _read(shape, place, buffer, tensor.rows, tensor.row_dtype)
+        told = chunk.values.max(axis=2) != chunk.values.min(axis=2)
+        rest = chunk.values[:, :, last + 1 :]
+        weighed = ((rest != 0) & (rest == rest) & told[:, :, None]).any(axis=(0, 1))
+        last += int(np.flatnonzero(weighed)[-1]) + 1 if weighed.any() else 0
+        if last == shape[3] - 1:
+            break
+    return last if last >= 0 else None
 
 
 def nan_rows(tensor: Tensor, shape: Shape) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.diagnostics.evidence import column_mass, first_bad, measure, row_chunks
+from maskcli.diagnostics.evidence import first_bad, last_key, measure, row_chunks
 from maskcli.masks.conventions import LOWEST, SILENT, attended
 from maskcli.masks.kinds import Layout, causal, prefix
 from maskcli.masks.mask import Mask, Shape
@@ -178,10 +178,8 @@ def left_padding(weights: Tensor, shape: Shape, allowed: Mask) -> Array | None:
 
 def last_weighed(weights: Tensor, shape: Shape) -> int:
     """The last key that a row weighs; exactly uniform rows (fully masked ones) do not count. K - 1 when there is none."""
-    measured = measure(weights, shape, {})
-    mass = column_mass(weights, shape, measured.high != measured.low)
-    weighed = np.flatnonzero(mass.any(axis=0))
-    return int(weighed[-1]) if weighed.size else shape[3] - 1
+    last = last_key(weights, shape)
+    return shape[3] - 1 if last is None else last
 
 
 def _distinct(tensor: Tensor) -> tuple[tuple[float, ...] | None, tuple[int, ...] | None, bool, bool]:

@@ -170,7 +170,7 @@ class Attention:
     @cached_property
     def nan_counts(self) -> Array | None:
         """How many NaN each row holds, int64 [B, H, Q]; None when the map holds none."""
-        return nan_rows(self.tensor, self.shape) if np.isnan(self.measured.total).any() else None
+        return nan_rows(self.tensor, self.shape) if np.isnan(self.measured.high).any() else None
 
     @cached_property
     def uniform(self) -> Array:

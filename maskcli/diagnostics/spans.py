@@ -70,7 +70,7 @@ def _apart(borders: set[int]) -> list[int]:
     ordered = sorted(borders)
     if len(ordered) <= MAX_SPANS + 1:
         return ordered
-    least = ordered[-1] // MAX_SPANS
+    least = -(-ordered[-1] // MAX_SPANS)
     kept = [0]
     for border in ordered[1:-1]:
         if border - kept[-1] >= least and ordered[-1] - border >= least:
