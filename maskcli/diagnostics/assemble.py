@@ -305,9 +305,7 @@ class _Room:
             raise MaskcliError(
                 f"{meant.source} {write(spec)!r} for {roled.tensor.name!r} of {self.file!r} needs to know {what[min(missing)]}"
             )
-        layout = Layout(
-            shape[0], shape[2], shape[3], shape[1], past, keys.real if keys else None, documents, origin=origin
-        )
+        layout = Layout(shape[0], shape[2], shape[3], shape[1], past, keys.real if keys else None, documents, origin=origin)
         mask = build(spec, layout, self.resolve)
         return mask & padding(layout) if keys is not None and not keys.real.all() else mask
 

@@ -3,7 +3,7 @@
 import inspect
 import re
 import tempfile
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -102,7 +102,15 @@ ENCODERS = {
     "mpnet": {},
     "modernbert": {"num_hidden_layers": 4, "local_attention": 8, "global_attn_every_n_layers": 2},
     "longformer": {"attention_window": [8, 8]},
-    "funnel": {"architectures": ["FunnelModel"], "num_hidden_layers": None, "block_sizes": [1, 1], "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48},
+    "funnel": {
+        "architectures": ["FunnelModel"],
+        "num_hidden_layers": None,
+        "block_sizes": [1, 1],
+        "d_model": 32,
+        "n_head": 4,
+        "d_head": 8,
+        "d_inner": 48,
+    },
     "big_bird": {"attention_type": "original_full"},
     "convbert": {},
     "squeezebert": {"embedding_size": 32},
@@ -166,7 +174,7 @@ def batch(side, length=LENGTH, pads=PADS, seed=0):
     return Batch(torch.where(mask == 1, ids, PAD), mask, (mask.cumsum(1) - 1).clamp(min=0))
 
 
-@lru_cache(maxsize=None)
+@cache
 def model(task, name, dtype=torch.float32, trained=True):
     """A tiny model in eager mode; `trained` draws its attention parameters wide, so that heads are not nearly uniform."""
     table, kind = {
@@ -177,7 +185,11 @@ def model(task, name, dtype=torch.float32, trained=True):
     }[task]
     said = {key: value for key, value in {**COMMON, **table[name]}.items() if value is not None}
     if task == "image":
-        said = {key: value for key, value in said.items() if "token" not in key and key not in ("vocab_size", "max_position_embeddings")}
+        said = {
+            key: value
+            for key, value in said.items()
+            if "token" not in key and key not in ("vocab_size", "max_position_embeddings")
+        }
     torch.manual_seed(0)
     built = kind.from_config(transformers.AutoConfig.for_model(name, **said), attn_implementation="eager").eval().to(dtype)
     for parameter, values in built.named_parameters():
@@ -186,7 +198,7 @@ def model(task, name, dtype=torch.float32, trained=True):
     return built
 
 
-@lru_cache(maxsize=None)
+@cache
 def config(task, name):
     """What maskcli reads from the folder that the model's config is saved to, as save_pretrained would."""
     built = model(task, name)
@@ -207,18 +219,21 @@ def options(task, name, given):
     return {"position_ids": given.positions} if "position_ids" in takes else {}
 
 
-@lru_cache(maxsize=None)
+@cache
 def forward(task, name, side, dtype=torch.float32, trained=True):
     """One forward pass over a padded batch, and what is saved of it."""
     given = batch(side)
-    extra = {}
+    extra, quiet = {}, {}
     if task == "decoder":
         extra = options(task, name, given)
     if task == "pair":
         target = batch("right" if side == "right" else "none", TARGET, TARGET_PADS, 1)
         extra = {"decoder_input_ids": target.ids, "decoder_attention_mask": target.mask}
+        quiet = {"use_cache": False}
     with torch.no_grad():
-        out = model(task, name, dtype, trained)(input_ids=given.ids, attention_mask=given.mask, output_attentions=True, **extra)
+        out = model(task, name, dtype, trained)(
+            input_ids=given.ids, attention_mask=given.mask, output_attentions=True, **extra, **quiet
+        )
     saved = {"input_ids": given.ids, "attention_mask": given.mask, **extra}
     for kind in ("attentions", "encoder_attentions", "decoder_attentions", "cross_attentions"):
         if task == "pair" or kind == "attentions":
@@ -226,17 +241,23 @@ def forward(task, name, side, dtype=torch.float32, trained=True):
     return saved
 
 
-@lru_cache(maxsize=None)
+@cache
 def generation(name, side, static=False, dtype=torch.float32):
     """A prefill and some decode steps with a cache: one dump for each call of the model."""
     built, given = model("decoder", name, dtype), batch(side)
-    cache = transformers.StaticCache(config=built.config, max_cache_len=CACHE) if static else transformers.DynamicCache(config=built.config)
+    cache = (
+        transformers.StaticCache(config=built.config, max_cache_len=CACHE)
+        if static
+        else transformers.DynamicCache(config=built.config)
+    )
     ids, mask, positions = given
     dumps = []
     for step in range(STEPS + 1):
         extra = {"position_ids": positions} if options("decoder", name, given) else {}
         with torch.no_grad():
-            out = built(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, output_attentions=True, **extra)
+            out = built(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, output_attentions=True, **extra
+            )
         dumps.append({"input_ids": ids, "attention_mask": mask, **extra, **named(out.attentions)})
         ids = torch.full((len(ids), 1), 7 + step)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
@@ -244,7 +265,7 @@ def generation(name, side, static=False, dtype=torch.float32):
     return dumps
 
 
-@lru_cache(maxsize=None)
+@cache
 def images(name, dtype=torch.float32):
     """The maps of a vision model over two random pictures."""
     built = model("image", name, dtype)
