@@ -34,10 +34,6 @@ def silent(dump, what=ALL, expect=(), **declared):
     assert {name for name, _ in found.checked} | set(found.unfit) >= {name for name in saved if "attentions" in name}
 
 
-def ids_of(task, name):
-    return {"pad_id": zoo.PAD, "eos_ids": (zoo.EOS,), "model": zoo.config(task, name)}
-
-
 @decoders
 @sides
 def test_decoders(name, side):
@@ -65,10 +61,8 @@ def test_decoders_of_nearly_uniform_heads(name):
 @pytest.mark.parametrize("dtype", SIXTEEN)
 def test_decoders_in_sixteen_bits(name, dtype):
     dump = zoo.forward("decoder", name, "left", SIXTEEN[dtype])
-    silent(dump)
     silent(dump, ALL, model=zoo.config("decoder", name))
     silent(dump, MAPS, "causal")
-    silent(dump, MAPS, model=zoo.config("decoder", name))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +86,11 @@ def test_generation(name, cache, side):
     silent(together, ALL, model=model)
 
 
-@pytest.mark.parametrize("name", zoo.ENCODERS)
+# SqueezeBERT returns scores for weights, which is rightly said: see test_people.
+encoders = pytest.mark.parametrize("name", [name for name in zoo.ENCODERS if name != "squeezebert"])
+
+
+@encoders
 @sides
 def test_encoders(name, side):
     dump = zoo.forward("encoder", name, side)
@@ -106,7 +104,7 @@ def test_encoders(name, side):
     silent(zoo.forward("encoder", name, side, trained=False), ALL, model=model)
 
 
-@pytest.mark.parametrize("name", [name for name in zoo.ENCODERS if name != "fnet"])
+@pytest.mark.parametrize("name", [name for name in zoo.ENCODERS if name not in ("squeezebert", "fnet")])
 @pytest.mark.parametrize("dtype", SIXTEEN)
 def test_encoders_in_sixteen_bits(name, dtype):
     dump = zoo.forward("encoder", name, "right", SIXTEEN[dtype])

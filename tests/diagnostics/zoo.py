@@ -223,14 +223,17 @@ def options(task, name, given):
 def forward(task, name, side, dtype=torch.float32, trained=True):
     """One forward pass over a padded batch, and what is saved of it."""
     given = batch(side)
-    extra = {}
+    extra, quiet = {}, {}
     if task == "decoder":
         extra = options(task, name, given)
     if task == "pair":
         target = batch("right" if side == "right" else "none", TARGET, TARGET_PADS, 1)
         extra = {"decoder_input_ids": target.ids, "decoder_attention_mask": target.mask}
+        quiet = {"use_cache": False}
     with torch.no_grad():
-        out = model(task, name, dtype, trained)(input_ids=given.ids, attention_mask=given.mask, output_attentions=True, **extra)
+        out = model(task, name, dtype, trained)(
+            input_ids=given.ids, attention_mask=given.mask, output_attentions=True, **extra, **quiet
+        )
     saved = {"input_ids": given.ids, "attention_mask": given.mask, **extra}
     for kind in ("attentions", "encoder_attentions", "decoder_attentions", "cross_attentions"):
         if task == "pair" or kind == "attentions":
