@@ -162,7 +162,7 @@ def left_padding(weights: Tensor, shape: Shape, allowed: Mask) -> Array | None:
     # Only where the first row falls through is the rest worth a pass.
     first = np.array([weights.rows(row, row + 1)[0] for row in range(0, batch * heads * queries, queries)])
     hidden = ~allowed.select(rows=slice(0, 1)).seen
-    if not ((first.reshape(batch, heads, keys) > 0) & hidden).any(axis=2).all(axis=1).any():
+    if not np.all(np.any((first.reshape(batch, heads, keys) > 0) & hidden, axis=2), axis=1).any():
         return None
     through = measure(weights, shape, {"forbidden": allowed}).mass["forbidden"] > 0
     whole = np.all(through, axis=1)
