@@ -75,7 +75,7 @@ RULES: tuple[Rule, ...] = (
     Rule("MSK215", "misaligned-causal-weights", "error", (("weights",), ("past",)), weight_patterns.misaligned_causal_weights, (*_NOT_WEIGHTS, "MSK110")),
     Rule("MSK218", "causal-encoder", "warning", (("weights",), ("full expectation",)), weight_patterns.causal_encoder, _NOT_WEIGHTS),
     Rule("MSK213", "window-mismatch", "error", (("weights",), ("window",)), weight_patterns.window_mismatch, (*_NOT_WEIGHTS, "MSK110", "MSK111", "MSK215")),
-    Rule("MSK204", "mask-not-applied", "error", (("weights",), ("mask", "expectation")), leaks.mask_not_applied, (*_LEAKS, "MSK110", "MSK111")),
+    Rule("MSK204", "mask-not-applied", "error", (("weights",), ("mask", "expectation")), leaks.mask_not_applied, (*_LEAKS, "MSK110")),
     Rule("MSK203", "future-attended", "error", (("weights",), ("causal expectation",)), leaks.future_attended, _LEAKS),
     Rule("MSK202", "padding-attended", "error", (("weights",), _PADDING), leaks.padding_attended, (*_LEAKS, "MSK108", "MSK407")),
     Rule("MSK306", "weights-not-used", "warning", (("weights",), ("value",), ("output",)), products.weights_not_used, _NOT_WEIGHTS),

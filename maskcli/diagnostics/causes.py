@@ -188,9 +188,12 @@ def _soft(attention: Attention, rows: Array, share: Array) -> Verdict | None:
         if spread <= 4 * tolerance:
             return None
     values = found.values.astype(np.float64)
-    several = chosen & ((~allowed).sum(axis=3) > 1) & (allowed.sum(axis=3) > 1)
-    low, high = (pick(values, axis=3, where=~allowed, initial=first) for pick, first in ((np.min, np.inf), (np.max, -np.inf)))
-    least, most = (pick(values, axis=3, where=allowed, initial=first) for pick, first in ((np.min, np.inf), (np.max, -np.inf)))
+    # Padding tokens that share a position have one key, and so one weight, without any mask: only real tokens tell.
+    real = True if attention.keys is None or bias is not None else attention.keys.real[: found.items, None, None]
+    telling = ~allowed & real
+    several = chosen & (telling.sum(axis=3) > 1) & (allowed.sum(axis=3) > 1)
+    low, high = _extremes(values, telling)
+    least, most = _extremes(values, allowed)
     constant = several & (low == high) & (low > 0) & (most > 1.01 * least)
     if several.sum() >= FEW_KEYS and constant[several].all():
         return Verdict("soft", rows, share, attention.meant, "constant", size=float(low[several].mean()))
@@ -201,6 +204,10 @@ def _soft(attention: Attention, rows: Array, share: Array) -> Verdict | None:
     if heads.min() > 0 and heads.max() < SOFTENED:
         return Verdict("soft", rows, share, attention.meant, "small", size=float(ratio[chosen].mean()))
     return None
+
+
+def _extremes(values: Array, chosen: Array) -> tuple[Array, Array]:
+    return np.min(values, axis=3, where=chosen, initial=np.inf), np.max(values, axis=3, where=chosen, initial=-np.inf)
 
 
 def of_sample(attention: Attention, role: str) -> Array | None:

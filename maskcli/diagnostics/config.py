@@ -30,7 +30,7 @@ PECULIAR = frozenset("xlnet xlm flaubert git prophetnet blt cpmant paligemma fuy
 # Learned or sinusoidal positions that are added to the embeddings: where a text stands changes what it is.
 ABSOLUTE = frozenset(
     "gpt2 gpt-sw3 gpt_neo gpt_bigcode openai-gpt imagegpt ctrl opt xglm biogpt bart mbart plbart marian pegasus blenderbot "
-    "blenderbot-small whisper trocr distilbert albert electra mpnet".split()
+    "blenderbot-small led m2m_100 whisper trocr distilbert albert electra mpnet convbert squeezebert mobilebert layoutlm".split()
 )  # fmt: skip
 ROTARY = (
     "rope_theta",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskcli.diagnostics.evidence import first_bad, last_key, measure, row_chunks
+from maskcli.diagnostics.evidence import column_mass, first_bad, last_key, measure, row_chunks
 from maskcli.masks.conventions import LOWEST, SILENT, attended
 from maskcli.masks.kinds import Layout, causal, prefix
 from maskcli.masks.mask import Mask, Shape

@@ -142,10 +142,6 @@ PAIRS = {
     "blenderbot": TWO_SIDES,
     "blenderbot-small": TWO_SIDES,
     "led": {**TWO_SIDES, "attention_window": [8, 8]},
-    "prophetnet": {
-        **TWO_SIDES, "num_hidden_layers": None, "num_encoder_layers": 2, "num_decoder_layers": 2, "ngram": 2, "disable_ngram_loss": True,
-        "num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4,
-    },
 }  # fmt: skip
 IMAGES = {
     "vit": {"image_size": 16, "patch_size": 4},
