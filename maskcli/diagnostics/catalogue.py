@@ -43,7 +43,10 @@ RULES: tuple[Rule, ...] = (
     Rule("MSK302", "nan-from-input", "error", (("scores", "query", "key"),), numerics.nan_from_input, ("MSK303",)),
     Rule("MSK304", "nan-through-value", "error", (("value", "key"), ("padding", "mask")), numerics.nan_through_value),
     Rule("MSK216", "invalid-weights", "error", (("weights",),), weights.invalid_weights),
-    Rule("MSK201", "inverted-polarity", "error", (("weights",), ("padding", "mask", "expectation")), leaks.inverted_polarity),
+    Rule("MSK102", "inverted-mask", "error", (("mask", "padding_mask"), ("padding_mask", "pad_id", "convention")), mask.inverted_mask, ("MSK407",)),
+    Rule(
+        "MSK201", "inverted-polarity", "error", (("weights",), ("padding", "mask", "expectation")), leaks.inverted_polarity, ("MSK102", "MSK407"),
+    ),
     Rule("MSK214", "shifted-causal", "error", (("weights",),), weight_patterns.shifted_causal, ("MSK216", "MSK106", "MSK109", "MSK201")),
     Rule("MSK301", "nan-from-empty-row", "error", (("weights",),), numerics.nan_from_empty_row, ("MSK201", "MSK106", "MSK109", "MSK214")),
     Rule("MSK305", "unexplained-nan", "error", (("weights",),), numerics.unexplained_nan, ("MSK201", "MSK106", "MSK109", "MSK302", "MSK303", "MSK214")),
@@ -55,7 +58,6 @@ RULES: tuple[Rule, ...] = (
     Rule("MSK205", "uniform-masked-row", "error", (("weights",),), weights.uniform_masked_row, ("MSK109", "MSK214")),
     Rule("MSK103", "binary-float-mask", "error", (("mask",),), mask.binary_float_mask),
     Rule("MSK108", "query-axis-mask", "error", (("mask",),), mask.query_axis_mask),
-    Rule("MSK102", "inverted-mask", "error", (("mask", "padding_mask"), ("padding_mask", "pad_id", "convention")), mask.inverted_mask, ("MSK407",)),
     Rule("MSK104", "weak-fill", "error", (("mask",),), mask.weak_fill),
     Rule("MSK105", "overflowed-fill", "warning", (("mask",),), mask.overflowed_fill),
     Rule(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskcli.diagnostics.evidence import measure, read_chunks
-from maskcli.diagnostics.scene import JUDGED, Attention
+from maskcli.diagnostics.scene import JUDGED, LOCAL, Attention
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Joined, Named, Spec, build, conjuncts, names_files
 
@@ -257,14 +257,14 @@ def future(attention: Attention, rows: Array) -> Verdict:
 
 def loosened(attention: Attention, rows: Array, share: Array) -> Verdict | None:
     """A declared mask whose window, chunks or documents alone were not kept."""
-    for kind, names in (("window", ("sliding", "chunked", "window")), ("documents", ("documents",))):
+    for kind, names in (("window", LOCAL), ("documents", {"documents"})):
         wider = without(attention, names)
         if wider is not None and _obeys(attention, wider, rows):
             return Verdict(kind, rows, share, attention.expected, size=float(reach(attention)) if kind == "window" else 0.0)
     return None
 
 
-def without(attention: Attention, names: tuple[str, ...]) -> Mask | None:
+def without(attention: Attention, names: set[str]) -> Mask | None:
     """The declared mask with its conjuncts of these kinds taken out (a sliding window or chunks leave a causal mask); None
     when it has none, or when the rest names files.
     """

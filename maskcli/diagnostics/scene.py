@@ -16,7 +16,7 @@ from maskcli.diagnostics.sample import Sample, sample
 from maskcli.masks.kinds import Layout, causal, padding
 from maskcli.masks.kinds import documents as same_document
 from maskcli.masks.mask import Mask, Shape
-from maskcli.masks.spec import Named, conjuncts, write
+from maskcli.masks.spec import Named, conjuncts, kinds_in, write
 from maskcli.tensors import Tensor
 from maskcli.tensors.roles import Roled
 
@@ -24,6 +24,8 @@ Array = npt.NDArray[Any]
 
 # Maps whose judgement is remembered while the rules ask for it; a map is the same one only when it is the same object.
 JUDGED = 4096
+# Kinds of masks that let a query see its neighbourhood only.
+LOCAL = {"sliding", "chunked", "window"}
 # Row sums of healthy weights err by at most 1.1e-6, 3.4e-4 and 2.9e-3 (measured); beyond these a row is not a softmax.
 SUM_TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-3, "bfloat16": 1e-2}
 SUM_ROUNDING = {"float64": 1e-5, "float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
@@ -283,15 +285,27 @@ class Scene:
             "prompt_length": self.declared.prompt_length is not None,
             "vocab_size": self.declared.vocab_size is not None,
             "purpose": self.declared.purpose is not None,
-            "window": any(a.window or (a.declared and a.declared.particular) for a in self.attentions),
+            "window": any(a.declared and (a.declared.particular or kinds_in(a.declared.spec) & LOCAL) for a in self.attentions),
             "mask window": any(saved.window for saved in self.masks),
-            "documents": any(t.documents is not None for t in self.tokens) or any(a.same_document for a in self.attentions),
+            "documents": self._packed,
             "past": any(a.past_known and a.past > 0 for a in self.attentions),
             "full expectation": any(a.expected is not None and not a.future_expected for a in self.attentions),
             "cross weights": any(a.roled.kind == "cross" for a in self.attentions),
             "source and target padding": any(a.roled.kind == "cross" and a.keys and a.queries for a in self.attentions),
         }
         return found | {name for name, true in checks.items() if true}
+
+    @property
+    def _packed(self) -> bool:
+        """Whether anything shows, or a declared spec says, that several documents share a row."""
+        shown = any(t.documents is not None for t in self.tokens) or any(_several(saved.documents) for saved in self.masks)
+        declared = (*(a.declared for a in self.attentions), *(saved.declared for saved in self.masks))
+        said = any(each and "documents" in kinds_in(each.spec) for each in declared)
+        return shown or said or any(a.same_document for a in self.attentions)
+
+
+def _several(documents: Array | None) -> bool:
+    return documents is not None and bool((documents != documents[:, :1]).any())
 
 
 def window_of(declared: Meant | None) -> int | None:

@@ -46,7 +46,8 @@ def test_a_boolean_4d_mask_given_to_an_eager_model_masks_nothing(name, side):
     arrays = run("decoder", name, side, mask) | {"attention_mask": mask}
     for declared in ({}, {"pad_id": zoo.PAD}, {"model": zoo.config("decoder", name)}):
         found = report(arrays, **declared)
-        assert loud(found) == ["MSK204"]
+        # What was meant for a model with a window also lacks the window.
+        assert loud(found) == (["MSK111", "MSK204"] if name == "mistral" and "model" in declared else ["MSK204"])
         assert the(found, "MSK204").tensors == BOTH
         assert the(found, "MSK204").where.batch is None
 

@@ -164,7 +164,7 @@ def _full_width(attention: Attention) -> int | None:
         return None
     if attention.window is not None:
         return attention.window
-    plain = attention.declared.particular and attention.future_expected and without(attention, ("chunked", "documents")) is None
+    plain = attention.declared.particular and attention.future_expected and without(attention, {"chunked", "documents"}) is None
     return 2**31 - 1 if plain else None
 
 
