@@ -1,16 +1,23 @@
 """Labels against ids: batches made the way collators make them, healthy, or sick in one stated way."""
 
 import itertools
+import json
+import shlex
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
+from maskcli.diagnostics.diagnose import diagnose
+from maskcli.diagnostics.facts import Declared
+from maskcli.tensors import from_arrays
+from tests.cli.running import run
 from tests.diagnostics.attention import loud, report, the
 
 # Numbers of samples and lengths; the ids of a vocabulary: padding, beginning, end, then words.
-SHAPES = [(1, 9), (3, 12), (4, 40), (2, 300)]
+SHAPES = [(1, 9), (3, 12), (2, 300)]
 SIDES = ["left", "right", "none"]
 PAD, BOS, EOS, WORDS, SIZE = 0, 1, 2, 10, 5000
 PADS = [PAD, EOS]
@@ -102,13 +109,11 @@ def only(found, code, severity=None):
 @pytest.mark.parametrize(("shape", "side", "pad", "mask", "shift"), GRID)
 def test_healthy_answers_are_silent_whatever_is_declared(shape, side, pad, mask, shift):
     batch = Batch(shape, side, pad)
-    for taught in (batch.answer, batch.real):
-        arrays = batch.arrays(taught, shift, mask)
-        for facts in declarations(batch, shift):
-            if taught is batch.real:
-                facts.pop("prompt_length", None)
-            notes = [] if shift == 0 or "loss_shift" in facts else [("MSK505", "note")]
-            assert of_labels(report(arrays, **facts)) in ([], notes), facts
+    for facts in declarations(batch, shift):
+        notes = [] if shift == 0 or "loss_shift" in facts else [("MSK505", "note")]
+        assert of_labels(report(batch.arrays(batch.answer, shift, mask), **facts)) in ([], notes), facts
+        if "prompt_length" not in facts:
+            assert of_labels(report(batch.arrays(batch.real, shift, mask), **facts)) in ([], notes), facts
 
 
 @settings(max_examples=150, deadline=None)
@@ -306,15 +311,14 @@ def test_two_end_tokens_in_a_row_need_one_label():
 @pytest.mark.parametrize(("shape", "side", "pad", "mask", "shift"), GRID)
 def test_nothing_is_supervised(shape, side, pad, mask, shift):
     batch = Batch(shape, side, pad)
-    none = batch.arrays(np.zeros(shape, bool), shift, mask)
-    for facts in declarations(batch, shift):
-        finding = only(report(none, **facts), "MSK502", "error")
+    none, some = np.zeros(shape, bool), batch.answer.copy()
+    some[1:2] = False
+    for facts in ({}, batch.facts(), batch.facts(prompt_length=3, loss_shift=["model", "data"][shift])):
+        finding = only(report(batch.arrays(none, shift, mask), **facts), "MSK502", "error")
         assert (finding.where.batch, finding.evidence["samples"], finding.evidence["of"]) == (None, shape[0], shape[0])
-    if shape[0] > 1:
-        taught = batch.answer.copy()
-        taught[1] = False
-        for facts in declarations(batch, shift):
-            assert only(report(batch.arrays(taught, shift, mask), **facts), "MSK502", "warning").where.batch == (1,)
+        if shape[0] > 1:
+            found = report(batch.arrays(some, shift, mask), **facts)
+            assert only(found, "MSK502", "warning").where.batch == (1,)
 
 
 def test_a_label_at_index_0_alone_counts_for_a_decoder_as_none():
@@ -573,6 +577,25 @@ def test_an_ignore_index_is_no_invalid_label(ignore):
     assert report(batch.arrays(batch.answer, ignore=ignore), **facts).findings == ()
     if ignore < 0:
         assert report(batch.arrays(batch.answer, ignore=ignore), vocab_size=SIZE).findings == ()
+
+
+# What is shown
+
+
+def test_the_command_and_the_token_of_a_finding_are_those_of_its_place(tmp_path):
+    batch = Batch((4, 20), "right", EOS)
+    file = tmp_path / "batch.safetensors"
+    arrays = batch.arrays(batch.answer & (batch.ids != EOS))
+    arrays["labels"][0, batch.ends[0]] = EOS
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, file)
+    said = run("diagnose", file, "--eos-id", EOS, "--pad-id", EOS, "--format", "json", check=1).stdout
+    (finding,) = json.loads(said)["findings"]
+    program, *arguments = shlex.split(finding["see"])
+    end = batch.ends[1]
+    assert (program, arguments) == ("maskcli", ["inspect", f"{file}:labels", "--rows", "1:2", "--keys", f"{end}:{end + 1}"])
+    assert run(*arguments, check=0).stdout.split()[-2:] == ["1", str(IGNORE)]
+    found = diagnose(from_arrays(arrays), Declared(eos_ids=(EOS,), pad_id=EOS), token=str)
+    assert the(found, "MSK501").tokens == (str(EOS),)
 
 
 # Real collators
