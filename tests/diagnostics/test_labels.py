@@ -149,6 +149,18 @@ def test_chunks_of_one_long_text_are_at_most_a_note(shape, ignored):
         ]
 
 
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("pad", PADS)
+def test_an_end_that_only_the_labels_hold_is_silent(mask, pad):
+    whole = Batch((3, 13), "right", pad)
+    inputs = whole.real[:, 1:]
+    arrays = {"input_ids": np.where(inputs, whole.ids[:, :-1], pad), "labels": np.where(inputs, whole.ids[:, 1:], IGNORE)}
+    arrays |= {"attention_mask": inputs.astype(int)} if mask else {}
+    for facts in ({}, {"pad_id": pad}, whole.facts(), whole.facts(loss_shift="data")):
+        notes = [] if "loss_shift" in facts else [("MSK505", "note")]
+        assert [(finding.code, finding.severity) for finding in report(arrays, **facts).findings] == notes
+
+
 def packed(seed=0, lengths=(5, 9, 4)):
     """Documents in one row, each from its beginning to its end."""
     rng = np.random.default_rng(seed)
@@ -245,7 +257,14 @@ def test_masked_language_model_labels_are_silent(seed, keep):
         masked & (chance < 0.8), 3, np.where(masked & (chance < 0.9), rng.integers(WORDS, SIZE, chance.shape), batch.ids)
     )
     arrays = {"input_ids": ids, "labels": labels, "attention_mask": batch.real.astype(int)}
-    for facts in ({}, batch.facts(), batch.facts(expect="full"), {"expect": "full"}):
+    for facts in (
+        {},
+        batch.facts(),
+        batch.facts(expect="full"),
+        {"expect": "full"},
+        {"loss_shift": "data"},
+        {"loss_shift": "model"},
+    ):
         assert report(arrays, **facts).findings == ()
 
 
@@ -298,6 +317,16 @@ def test_an_end_masked_by_its_id_in_one_sample_and_in_every_turn():
     assert finding.evidence == {"unsupervised_ends": 1, "supervised_ends": 2}
 
 
+def test_an_end_that_the_mask_calls_padding_is_none():
+    batch = Batch((3, 12), "right", EOS)
+    batch.ids[2, -1] = 99
+    arrays = batch.arrays(batch.answer & (batch.ids != EOS))
+    arrays["attention_mask"] = (batch.ids != EOS).astype(int)
+    # Texts that do not end, padded with the end token: nothing was masked that should not be.
+    finding = only(report(arrays, eos_ids=(EOS,), pad_id=EOS), "MSK507")
+    assert finding.evidence == {"samples": 3, "full_samples": 1, "cause": "template"}
+
+
 def test_two_end_tokens_in_a_row_need_one_label():
     batch = Batch((2, 12), "right", 3)
     ids = np.concatenate([batch.ids, np.full((2, 1), 3)], axis=1)
@@ -336,6 +365,14 @@ def test_a_label_at_index_0_alone_counts_for_a_decoder_as_none():
     moved["labels"][2, 0] = batch.ids[2, 1]
     assert "MSK502" not in loud(report(moved))
     assert "MSK502" not in loud(report(moved, loss_shift="data"))
+    # The first label may ask for the same token or for an equal one behind it.
+    arrays = {
+        "input_ids": np.array([[7, 7, 8, 9]]),
+        "labels": np.array([[7, -100, -100, -100]]),
+        "attention_mask": np.ones((1, 4), int),
+    }
+    assert loud(report(arrays)) == []
+    assert loud(report(arrays, loss_shift="model")) == ["MSK502"]
 
 
 def test_labels_of_another_shape_than_the_ids_are_seen():
@@ -493,6 +530,22 @@ def test_texts_that_repeat_themselves_say_nothing(shape, period):
     for shift, declared in itertools.product((0, 2), (None, "model")):
         labels = np.roll(ids, -shift, axis=1)
         assert loud(report({"input_ids": ids, "labels": labels}, loss_shift=declared)) == []
+
+
+def test_texts_that_repeat_themselves_are_not_decided():
+    ids = np.full((2, 12), WORDS)
+    ids[:, 0] = BOS
+    arrays = {"input_ids": ids, "labels": np.concatenate([ids[:, 1:], ids[:, -1:]], axis=1)}
+    arrays["labels"][:, :4], arrays["attention_mask"] = IGNORE, np.ones_like(ids)
+    found = report(arrays, eos_ids=(EOS,), prompt_length=2)
+    assert loud(found) == ["MSK507"]
+    assert {skip.code for skip in found.skipped} >= {"MSK501", "MSK504", "MSK506"}
+    # One and two places on fit alike, the same place does not: which of them is wrong cannot be told.
+    ids = np.array([[*range(WORDS, WORDS + 12), 50, 60, 60, 60]])
+    labels = np.full_like(ids, IGNORE)
+    labels[0, 12:] = 60
+    found = report({"input_ids": ids, "labels": labels, "attention_mask": np.ones_like(ids)}, loss_shift="model")
+    assert loud(found) == []
 
 
 def test_few_labels_say_nothing():

@@ -165,13 +165,12 @@ def shifted_labels(scene: Scene) -> Iterator[Found | Undecided]:
         due = DUE.get(scene.declared.loss_shift or "")
         # The ids of an encoder-decoder's decoder are its labels, moved one place to the right: nobody moves them again.
         right = {due or 0} | ({1} if reading.tokens.kind == "decoder" else set())
-        fits = [shift for shift, agree in reading.agree.items() if agree >= ACCUSED]
-        if not fits or right & reading.agree.keys():
+        if right & reading.agree.keys() or max(reading.agree.values(), default=0) < ACCUSED:
             continue
-        if len(fits) > 1:
+        if len(reading.agree) > 1:
             yield Undecided("a batch with less repetition (the labels fit the ids at more than one shift)")
             continue
-        (places,) = fits
+        (places,) = reading.agree
         place_told, effect, fix = _SHIFTED[places, due]
         yield Found(
             _names(reading, ("labels", "input_ids")),
