@@ -436,6 +436,13 @@ def test_padding_known_from_ids_alone():
     assert "MSK503" in {skip.code for skip in report(arrays).skipped}
 
 
+def test_labels_on_all_that_an_inverted_mask_calls_padding():
+    batch = Batch((3, 12), "right")
+    arrays = batch.arrays(batch.answer) | {"attention_mask": (~batch.real).astype(int)}
+    assert "turn the mask around" in only(report(arrays), "MSK503").fix
+    assert loud(report(arrays, **batch.facts())) == ["MSK102"]
+
+
 @pytest.mark.parametrize("saved_ids", [True, False])
 def test_padding_that_is_tagged(saved_ids):
     batch = Batch((4, 20), "right")

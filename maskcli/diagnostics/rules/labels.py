@@ -114,7 +114,9 @@ def padding_supervised(scene: Scene) -> Iterator[Found | Undecided]:
             wrong,
             f"{int(wrong.sum())} of {int(reading.supervised.sum())} labels that the loss counts lie on padding: {{}}, "
             f"with label {_few(reading.labels[wrong])}",
-            "set them to the ignore index: labels[attention_mask == 0] = -100",
+            "set them to the ignore index: labels[attention_mask == 0] = -100"
+            if (reading.supervised & ~wrong).any()
+            else "turn the mask around if 1 stands for padding in it; else no label is on the text",
             {"labels_on_padding": int(wrong.sum()), "supervised": int(reading.supervised.sum())},
         )
 
