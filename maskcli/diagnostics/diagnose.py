@@ -139,11 +139,11 @@ def _finding(rule: Rule, found: Found, scene: Scene, token: Callable[[int], str]
         found.tensors,
         found.message,
         found.fix,
-        _see(scene.file, found),
+        _see(scene, found),
         found.where,
         found.evidence,
         found.places,
-        _quoted(scene, found.where, token),
+        _quoted(scene, found.places[0] if found.places else found.where, token),
     )
 
 
@@ -187,11 +187,14 @@ def _meet(a: Runs, b: Runs) -> bool:
     return any(x[0] < y[1] and y[0] < x[1] for x in a for y in b)
 
 
-def _see(file: str, found: Found) -> str:
-    """The command that shows the place."""
+def _see(scene: Scene, found: Found) -> str:
+    """The command that shows the place. What is said of tokens [B, L] has its batch items as rows and its tokens as keys."""
     tensor = found.tensors[0] if found.tensors else ""
-    parts = ["maskcli", "inspect", shlex.quote(f"{file}:{tensor}" if tensor else file)]
+    parts = ["maskcli", "inspect", shlex.quote(f"{scene.file}:{tensor}" if tensor else scene.file)]
     spot = found.places[0] if found.places else found.where
+    if any(roled.tensor.name == tensor and _flat(roled, scene) for roled in scene.tensors):
+        items = ((spot.batch[0], spot.batch[0] + 1),) if spot.batch else None
+        spot = Where(None, None, items, spot.keys or spot.queries)
     if spot.batch:
         parts.append(f"--batch {spot.batch[0]}")
     if spot.heads:
@@ -200,6 +203,10 @@ def _see(file: str, found: Found) -> str:
         if runs:
             parts.append(f"{option} {runs[0][0]}:{runs[-1][1]}")
     return " ".join(parts)
+
+
+def _flat(roled: Roled, scene: Scene) -> bool:
+    return len(roled.tensor.shape) < 3 and any(roled.tensor.name in tokens.names.values() for tokens in scene.tokens)
 
 
 def _quoted(scene: Scene, where: Where, token: Callable[[int], str] | None) -> tuple[str, ...]:

@@ -1,16 +1,23 @@
 """Labels against ids: batches made the way collators make them, healthy, or sick in one stated way."""
 
 import itertools
+import json
+import shlex
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
+from maskcli.diagnostics.diagnose import diagnose
+from maskcli.diagnostics.facts import Declared
+from maskcli.tensors import from_arrays
+from tests.cli.running import run
 from tests.diagnostics.attention import loud, report, the
 
 # Numbers of samples and lengths; the ids of a vocabulary: padding, beginning, end, then words.
-SHAPES = [(1, 9), (3, 12), (4, 40), (2, 300)]
+SHAPES = [(1, 9), (3, 12), (2, 300)]
 SIDES = ["left", "right", "none"]
 PAD, BOS, EOS, WORDS, SIZE = 0, 1, 2, 10, 5000
 PADS = [PAD, EOS]
@@ -102,13 +109,11 @@ def only(found, code, severity=None):
 @pytest.mark.parametrize(("shape", "side", "pad", "mask", "shift"), GRID)
 def test_healthy_answers_are_silent_whatever_is_declared(shape, side, pad, mask, shift):
     batch = Batch(shape, side, pad)
-    for taught in (batch.answer, batch.real):
-        arrays = batch.arrays(taught, shift, mask)
-        for facts in declarations(batch, shift):
-            if taught is batch.real:
-                facts.pop("prompt_length", None)
-            notes = [] if shift == 0 or "loss_shift" in facts else [("MSK505", "note")]
-            assert of_labels(report(arrays, **facts)) in ([], notes), facts
+    for facts in declarations(batch, shift):
+        notes = [] if shift == 0 or "loss_shift" in facts else [("MSK505", "note")]
+        assert of_labels(report(batch.arrays(batch.answer, shift, mask), **facts)) in ([], notes), facts
+        if "prompt_length" not in facts:
+            assert of_labels(report(batch.arrays(batch.real, shift, mask), **facts)) in ([], notes), facts
 
 
 @settings(max_examples=150, deadline=None)
@@ -142,6 +147,18 @@ def test_chunks_of_one_long_text_are_at_most_a_note(shape, ignored):
         assert [(f.code, f.severity) for f in report(arrays, loss_shift="data", eos_ids=(EOS,)).findings] == [
             ("MSK507", "note")
         ]
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("pad", PADS)
+def test_an_end_that_only_the_labels_hold_is_silent(mask, pad):
+    whole = Batch((3, 13), "right", pad)
+    inputs = whole.real[:, 1:]
+    arrays = {"input_ids": np.where(inputs, whole.ids[:, :-1], pad), "labels": np.where(inputs, whole.ids[:, 1:], IGNORE)}
+    arrays |= {"attention_mask": inputs.astype(int)} if mask else {}
+    for facts in ({}, {"pad_id": pad}, whole.facts(), whole.facts(loss_shift="data")):
+        notes = [] if "loss_shift" in facts else [("MSK505", "note")]
+        assert [(finding.code, finding.severity) for finding in report(arrays, **facts).findings] == notes
 
 
 def packed(seed=0, lengths=(5, 9, 4)):
@@ -240,7 +257,14 @@ def test_masked_language_model_labels_are_silent(seed, keep):
         masked & (chance < 0.8), 3, np.where(masked & (chance < 0.9), rng.integers(WORDS, SIZE, chance.shape), batch.ids)
     )
     arrays = {"input_ids": ids, "labels": labels, "attention_mask": batch.real.astype(int)}
-    for facts in ({}, batch.facts(), batch.facts(expect="full"), {"expect": "full"}):
+    for facts in (
+        {},
+        batch.facts(),
+        batch.facts(expect="full"),
+        {"expect": "full"},
+        {"loss_shift": "data"},
+        {"loss_shift": "model"},
+    ):
         assert report(arrays, **facts).findings == ()
 
 
@@ -293,6 +317,16 @@ def test_an_end_masked_by_its_id_in_one_sample_and_in_every_turn():
     assert finding.evidence == {"unsupervised_ends": 1, "supervised_ends": 2}
 
 
+def test_an_end_that_the_mask_calls_padding_is_none():
+    batch = Batch((3, 12), "right", EOS)
+    batch.ids[2, -1] = 99
+    arrays = batch.arrays(batch.answer & (batch.ids != EOS))
+    arrays["attention_mask"] = (batch.ids != EOS).astype(int)
+    # Texts that do not end, padded with the end token: nothing was masked that should not be.
+    finding = only(report(arrays, eos_ids=(EOS,), pad_id=EOS), "MSK507")
+    assert finding.evidence == {"samples": 3, "full_samples": 1, "cause": "template"}
+
+
 def test_two_end_tokens_in_a_row_need_one_label():
     batch = Batch((2, 12), "right", 3)
     ids = np.concatenate([batch.ids, np.full((2, 1), 3)], axis=1)
@@ -306,15 +340,14 @@ def test_two_end_tokens_in_a_row_need_one_label():
 @pytest.mark.parametrize(("shape", "side", "pad", "mask", "shift"), GRID)
 def test_nothing_is_supervised(shape, side, pad, mask, shift):
     batch = Batch(shape, side, pad)
-    none = batch.arrays(np.zeros(shape, bool), shift, mask)
-    for facts in declarations(batch, shift):
-        finding = only(report(none, **facts), "MSK502", "error")
+    none, some = np.zeros(shape, bool), batch.answer.copy()
+    some[1:2] = False
+    for facts in ({}, batch.facts(), batch.facts(prompt_length=3, loss_shift=["model", "data"][shift])):
+        finding = only(report(batch.arrays(none, shift, mask), **facts), "MSK502", "error")
         assert (finding.where.batch, finding.evidence["samples"], finding.evidence["of"]) == (None, shape[0], shape[0])
-    if shape[0] > 1:
-        taught = batch.answer.copy()
-        taught[1] = False
-        for facts in declarations(batch, shift):
-            assert only(report(batch.arrays(taught, shift, mask), **facts), "MSK502", "warning").where.batch == (1,)
+        if shape[0] > 1:
+            found = report(batch.arrays(some, shift, mask), **facts)
+            assert only(found, "MSK502", "warning").where.batch == (1,)
 
 
 def test_a_label_at_index_0_alone_counts_for_a_decoder_as_none():
@@ -332,6 +365,14 @@ def test_a_label_at_index_0_alone_counts_for_a_decoder_as_none():
     moved["labels"][2, 0] = batch.ids[2, 1]
     assert "MSK502" not in loud(report(moved))
     assert "MSK502" not in loud(report(moved, loss_shift="data"))
+    # The first label may ask for the same token or for an equal one behind it.
+    arrays = {
+        "input_ids": np.array([[7, 7, 8, 9]]),
+        "labels": np.array([[7, -100, -100, -100]]),
+        "attention_mask": np.ones((1, 4), int),
+    }
+    assert loud(report(arrays)) == []
+    assert loud(report(arrays, loss_shift="model")) == ["MSK502"]
 
 
 def test_labels_of_another_shape_than_the_ids_are_seen():
@@ -393,6 +434,13 @@ def test_padding_known_from_ids_alone():
     arrays = batch.arrays(np.ones((3, 12), bool), mask=False)
     assert flagged(only(report(arrays, pad_id=PAD), "MSK503"), (3, 12)) == where(~batch.real)
     assert "MSK503" in {skip.code for skip in report(arrays).skipped}
+
+
+def test_labels_on_all_that_an_inverted_mask_calls_padding():
+    batch = Batch((3, 12), "right")
+    arrays = batch.arrays(batch.answer) | {"attention_mask": (~batch.real).astype(int)}
+    assert "turn the mask around" in only(report(arrays), "MSK503").fix
+    assert loud(report(arrays, **batch.facts())) == ["MSK102"]
 
 
 @pytest.mark.parametrize("saved_ids", [True, False])
@@ -491,6 +539,22 @@ def test_texts_that_repeat_themselves_say_nothing(shape, period):
         assert loud(report({"input_ids": ids, "labels": labels}, loss_shift=declared)) == []
 
 
+def test_texts_that_repeat_themselves_are_not_decided():
+    ids = np.full((2, 12), WORDS)
+    ids[:, 0] = BOS
+    arrays = {"input_ids": ids, "labels": np.concatenate([ids[:, 1:], ids[:, -1:]], axis=1)}
+    arrays["labels"][:, :4], arrays["attention_mask"] = IGNORE, np.ones_like(ids)
+    found = report(arrays, eos_ids=(EOS,), prompt_length=2)
+    assert loud(found) == ["MSK507"]
+    assert {skip.code for skip in found.skipped} >= {"MSK501", "MSK504", "MSK506"}
+    # One and two places on fit alike, the same place does not: which of them is wrong cannot be told.
+    ids = np.array([[*range(WORDS, WORDS + 12), 50, 60, 60, 60]])
+    labels = np.full_like(ids, IGNORE)
+    labels[0, 12:] = 60
+    found = report({"input_ids": ids, "labels": labels, "attention_mask": np.ones_like(ids)}, loss_shift="model")
+    assert loud(found) == []
+
+
 def test_few_labels_say_nothing():
     ids = np.array([[11, 12, 13, 12, 15]])
     labels = np.array([[IGNORE, 12, IGNORE, IGNORE, IGNORE]])
@@ -573,6 +637,25 @@ def test_an_ignore_index_is_no_invalid_label(ignore):
     assert report(batch.arrays(batch.answer, ignore=ignore), **facts).findings == ()
     if ignore < 0:
         assert report(batch.arrays(batch.answer, ignore=ignore), vocab_size=SIZE).findings == ()
+
+
+# What is shown
+
+
+def test_the_command_and_the_token_of_a_finding_are_those_of_its_place(tmp_path):
+    batch = Batch((4, 20), "right", EOS)
+    file = tmp_path / "batch.safetensors"
+    arrays = batch.arrays(batch.answer & (batch.ids != EOS))
+    arrays["labels"][0, batch.ends[0]] = EOS
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, file)
+    said = run("diagnose", file, "--eos-id", EOS, "--pad-id", EOS, "--format", "json", check=1).stdout
+    (finding,) = json.loads(said)["findings"]
+    program, *arguments = shlex.split(finding["see"])
+    end = batch.ends[1]
+    assert (program, arguments) == ("maskcli", ["inspect", f"{file}:labels", "--rows", "1:2", "--keys", f"{end}:{end + 1}"])
+    assert run(*arguments, check=0).stdout.split()[-2:] == ["1", str(IGNORE)]
+    found = diagnose(from_arrays(arrays), Declared(eos_ids=(EOS,), pad_id=EOS), token=str)
+    assert the(found, "MSK501").tokens == (str(EOS),)
 
 
 # Real collators

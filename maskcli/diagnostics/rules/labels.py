@@ -114,7 +114,9 @@ def padding_supervised(scene: Scene) -> Iterator[Found | Undecided]:
             wrong,
             f"{int(wrong.sum())} of {int(reading.supervised.sum())} labels that the loss counts lie on padding: {{}}, "
             f"with label {_few(reading.labels[wrong])}",
-            "set them to the ignore index: labels[attention_mask == 0] = -100",
+            "set them to the ignore index: labels[attention_mask == 0] = -100"
+            if (reading.supervised & ~wrong).any()
+            else "turn the mask around if 1 stands for padding in it; else no label is on the text",
             {"labels_on_padding": int(wrong.sum()), "supervised": int(reading.supervised.sum())},
         )
 
@@ -165,13 +167,12 @@ def shifted_labels(scene: Scene) -> Iterator[Found | Undecided]:
         due = DUE.get(scene.declared.loss_shift or "")
         # The ids of an encoder-decoder's decoder are its labels, moved one place to the right: nobody moves them again.
         right = {due or 0} | ({1} if reading.tokens.kind == "decoder" else set())
-        fits = [shift for shift, agree in reading.agree.items() if agree >= ACCUSED]
-        if not fits or right & reading.agree.keys():
+        if right & reading.agree.keys() or max(reading.agree.values(), default=0) < ACCUSED:
             continue
-        if len(fits) > 1:
+        if len(reading.agree) > 1:
             yield Undecided("a batch with less repetition (the labels fit the ids at more than one shift)")
             continue
-        (places,) = fits
+        (places,) = reading.agree
         place_told, effect, fix = _SHIFTED[places, due]
         yield Found(
             _names(reading, ("labels", "input_ids")),
