@@ -37,7 +37,7 @@ def spans(masks: Mapping[str, Mask], keys: int, batch: int, head: int, rows: tup
     found = []
     for start, stop in pairwise(borders):
         outside = []
-        mixed: list[tuple[tuple[str, ...], Array]] = []
+        mixed: dict[bytes, tuple[list[str], Array]] = {}
         for name, parts in ignored.items():
             touching = [part for part in parts if part[0] < stop and start < part[1]]
             if any(low <= start and stop <= high and who is None for low, high, who in touching):
@@ -46,20 +46,14 @@ def spans(masks: Mapping[str, Mask], keys: int, batch: int, head: int, rows: tup
                 low, high, who = touching[0]
                 if who is None or (low, high) != (start, stop):
                     who = ~masks[name].dense(batch, head, rows if masks[name].stored[2] > 1 else (0, 1), (start, stop))
-                mixed = _joined(mixed, name, who)
-        found.append(Span(start, stop, tuple(outside), tuple((names, _bits(who, width)) for names, who in mixed)))
+                mixed.setdefault(who.tobytes(), ([], who))[0].append(name)
+        alike = tuple((tuple(names), _bits(who, width)) for names, who in mixed.values())
+        found.append(Span(start, stop, tuple(outside), alike))
     return found
 
 
-def _joined(mixed: list[tuple[tuple[str, ...], Array]], name: str, who: Array) -> list[tuple[tuple[str, ...], Array]]:
-    """One more mask among those that are mixed: beside an equal one, if there is one."""
-    for at, (names, other) in enumerate(mixed):
-        if np.array_equal(other, who):
-            return [*mixed[:at], ((*names, name), other), *mixed[at + 1 :]]
-    return [*mixed, ((name,), who)]
-
-
 def _bits(who: Array, width: int) -> Array:
+    """Every bit of an unsigned integer set where `who` is True, none elsewhere."""
     unsigned = np.dtype(f"u{width}")
     bits: Array = who.astype(unsigned) * np.iinfo(unsigned).max
     return bits
