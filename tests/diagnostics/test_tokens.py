@@ -161,3 +161,10 @@ def test_token_types_of_padding_may_be_anything():
     real = padding(SHAPE, "left")
     types = torch.from_numpy(np.where(real, np.arange(12) > 7, 3))
     assert report({"attention_mask": mask(real), "token_type_ids": types, "input_ids": ids(real)}).findings == ()
+
+
+def test_a_finished_answer_whose_eos_is_the_pad_token_though_nobody_said_so():
+    numbers = torch.tensor([[5, 6, 7, 2, 2, 2], [5, 6, 7, 8, 9, 2]])
+    right = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
+    assert loud(report({"input_ids": numbers, "attention_mask": right}, pad_id=2)) == []
+    assert loud(report({"input_ids": numbers, "attention_mask": torch.ones_like(right)}, pad_id=2)) == ["MSK401"]

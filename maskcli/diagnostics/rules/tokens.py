@@ -32,7 +32,7 @@ def padding_not_masked(scene: Scene) -> Iterator[Found]:
             continue
         pads, name = ~real, tokens.name("padding_mask")
         open_pads = pads & tokens.real
-        if not open_pads.any() or _inverse(tokens.real, pads):
+        if not (open_pads & ~_perhaps_real(tokens.ids, scene)).any() or _inverse(tokens.real, pads):
             continue
         items = np.any(open_pads, axis=1)
         right = not open_pads[:, 0].any()
@@ -220,6 +220,14 @@ def _is_cache(scene: Scene, real: Array) -> bool:
     """Whether a padding mask speaks of the slots of a cache, of which the last ones are empty in every row."""
     shapes = [a.shape[2:] for a in scene.attentions] + [saved.given.shape[2:] for saved in scene.masks]
     return not real[:, -1].any() and any(queries < keys == real.shape[1] for queries, keys in shapes)
+
+
+def _perhaps_real(ids: Array | None, scene: Scene) -> Array:
+    """Tokens that are no padding if the pad id begins and ends texts too, as it may where those ids are not known."""
+    assert ids is not None
+    assert scene.declared.pad_id is not None
+    pad = scene.declared.pad_id
+    return edge_padding(ids, pad, scene.declared.bos_ids or (pad,), scene.declared.eos_ids or (pad,))
 
 
 def _inside(real: Array) -> Array:
