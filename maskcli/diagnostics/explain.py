@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from maskcli.diagnostics.causes import (
     slots,
 )
 from maskcli.diagnostics.evidence import measure
-from maskcli.diagnostics.scene import JUDGED, Attention, Scene
+from maskcli.diagnostics.scene import Attention, Scene, once
 from maskcli.masks.kinds import causal_top_left, sliding
 from maskcli.masks.mask import Mask
 
@@ -65,7 +64,7 @@ def _agreed(scene: Scene, attention: Attention, kind: str) -> bool:
     return sum(1 for each in family if judge(each)) >= AGREE * max(len(peers), 1)
 
 
-@lru_cache(maxsize=JUDGED)
+@once
 def judge(attention: Attention) -> list[Verdict]:
     """The verdicts on one map: at most one, or padding and future together when no saved mask covers both."""
     measured, meant = attention.measured, attention.meant
@@ -203,7 +202,9 @@ def _inverted(attention: Attention) -> Verdict | None:
             continue
         violation, other = mass["meant"][told].mean(), mass[label][told].mean()
         real = np.broadcast_to(attention.real_rows, empty.shape)
-        if violation > INVERTED and other < INVERSE_FITS:
+        # Of a narrow mask, even attention to everything puts next to nothing on what its inverse hides.
+        even = 1 - np.broadcast_to(inverse.keys_per_query, empty.shape)[told].mean() / attention.shape[3]
+        if violation > INVERTED and other < min(INVERSE_FITS, LEAK_OF_EVEN * even + LEAK_FLOOR):
             rows, share = real & (told | empty), np.nan_to_num(mass["meant"])
             return Verdict("inverted", rows, share, attention.meant, label, float(violation), float(other))
     return None

@@ -13,8 +13,8 @@ from maskcli.tensors import Tensor
 
 Array = npt.NDArray[Any]
 
-# Query rows looked at, and cells held for them at most (64 MiB as float32).
-ROWS, CELLS = 16, 2**24
+# Query rows looked at, and cells held for them at most (8 MiB as float32).
+ROWS, CELLS = 16, 2**21
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache, wraps
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,8 @@ from maskcli.tensors import Tensor
 from maskcli.tensors.roles import Roled
 
 Array = npt.NDArray[Any]
+Answer = TypeVar("Answer")
 
-# Maps whose judgement is remembered while the rules ask for it; a map is the same one only when it is the same object.
-JUDGED = 4096
 # Kinds of masks that let a query see its neighbourhood only.
 LOCAL = {"sliding", "chunked", "window"}
 # Row sums of healthy weights err by at most 1.1e-6, 3.4e-4 and 2.9e-3 (measured); beyond these a row is not a softmax.
@@ -164,10 +164,10 @@ class Attention:
             probes["future"] = self.causal
         return measure(self.tensor, self.shape, {name: mask for name, mask in probes.items() if mask is not None})
 
-    @cached_property
+    @property
     def sample(self) -> Sample:
         """A few of the rows, whole."""
-        return sample(self.tensor, self.shape, self.real_rows)
+        return _sample_of(self)
 
     @cached_property
     def nan_counts(self) -> Array | None:
@@ -195,6 +195,26 @@ class Attention:
         One more pass: only a map in which every row may be like that pays for it.
         """
         return uniform_rows(self.tensor, self.shape, self.measured.high)
+
+
+@lru_cache(maxsize=2)
+def _sample_of(attention: Attention) -> Sample:
+    """Samples are large: only those of the maps looked at last are kept."""
+    return sample(attention.tensor, attention.shape, attention.real_rows)
+
+
+def once(judge: Callable[[Attention], Answer]) -> Callable[[Attention], Answer]:
+    """A function of one map that is asked by several rules: its answer is kept with the map, and goes with it."""
+
+    @wraps(judge)
+    def kept(attention: Attention) -> Answer:
+        known = attention.__dict__.setdefault("_answers", {})
+        if judge not in known:
+            known[judge] = judge(attention)
+        answer: Answer = known[judge]
+        return answer
+
+    return kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +248,11 @@ class Saved:
     def pad_rows(self) -> Array:
         """Which rows are padding tokens, bool [b, 1, q], by the input's padding or else by the mask itself."""
         queries, keys = self.given.shape[2:]
-        if self.keys is not None and queries > 1 and self.past + queries <= keys:
+        if self.keys is not None and queries == 1:
+            # One row speaks for every query of a sample, or for the last: padding only where all of it is.
+            nothing: Array = ~np.any(self.keys.real, axis=1, keepdims=True)[:, None]
+            return nothing
+        if self.keys is not None and self.past + queries <= keys:
             pads: Array = ~self.keys.real[:, None, self.past : self.past + queries]
             return pads
         return pad_rows(self.given.keep, self.past)

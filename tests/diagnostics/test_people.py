@@ -69,7 +69,7 @@ def test_an_inverted_2d_mask(name, side):
     inverted = 1 - zoo.batch(side).mask
     found = report(run("decoder", name, side, inverted) | {"attention_mask": inverted}, pad_id=zoo.PAD)
     assert loud(found) == ["MSK102"]
-    assert the(found, "MSK201").tensors == BOTH
+    assert "attention_mask" in the(found, "MSK102").tensors
     assert the(found, "MSK102").where.batch == padded_samples
 
 

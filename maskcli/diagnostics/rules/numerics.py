@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from maskcli.diagnostics.evidence import bad_cells, first_bad
 from maskcli.diagnostics.finding import Found, Where
 from maskcli.diagnostics.rules.common import Hit, fold, found, listed, told_places
-from maskcli.diagnostics.scene import JUDGED, Attention, Scene
+from maskcli.diagnostics.scene import Attention, Scene, once
 from maskcli.masks.kinds import Layout, padding
 from maskcli.tensors import Tensor
 from maskcli.tensors.roles import Roled
@@ -279,7 +278,7 @@ def _ignored_only(scene: Scene, roled: Roled) -> bool:
     return ignored is not None and bool((positions <= ignored).all())
 
 
-@lru_cache(maxsize=JUDGED)
+@once
 def overflowed(attention: Attention) -> tuple[Array, bool, float]:
     """Rows [B, H, Q] whose q.k passes float16's range (those among them that are NaN, when some are), whether NaN follows,
     and the largest product. No rows when query and key were not saved as float16 [B, H, L, D].

@@ -203,14 +203,13 @@ def _strict(attention: Attention) -> Array | None:
     is_first = np.arange(queries) == np.argmax(real, axis=2)[..., None]
     rows = np.broadcast_to(real & ~is_first, attention.shape[:3]) & ~attention.looks_empty
     opening = np.broadcast_to(real & is_first, attention.shape[:3])
-    found = attention.sample
-    own = found.values[..., np.arange(len(found.queries)), found.queries]
-    if not rows.any() or own[found.of(rows)].any() or measured.mass["future"][rows].any():
-        return None
+    # The second row of a strict mask has one key: where it weighs that less than 1, nothing else needs a look.
     second = np.broadcast_to(is_first[:, :, :-1], (batch, heads, queries - 1))
-    whole = np.abs(measured.total[:, :, 1:][second] - 1) <= attention.tolerance
+    whole = np.abs(measured.high[:, :, 1:][second] - 1) <= attention.tolerance
+    if not rows.any() or not whole.all() or measured.mass["future"][rows].any():
+        return None
     empty = attention.looks_empty | (measured.mass["future"] > 0.5)
-    return rows | opening if whole.all() and empty[opening].all() and not _diagonal(attention)[rows].any() else None
+    return rows | opening if empty[opening].all() and not _diagonal(attention)[rows].any() else None
 
 
 def _diagonal(attention: Attention) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from maskcli.diagnostics.rules.common import (
     listed,
     told_places,
 )
-from maskcli.diagnostics.scene import JUDGED, Attention, Scene
+from maskcli.diagnostics.scene import Attention, Scene, once
 from maskcli.masks.mask import Mask
 
 Array = npt.NDArray[Any]
@@ -387,7 +386,7 @@ def _has_zeros(attention: Attention) -> bool:
     return bool((attention.measured.low[attention.measured.high > 1 + attention.tolerance] == 0).all())
 
 
-@lru_cache(maxsize=JUDGED)
+@once
 def _softmax_axis(attention: Attention) -> str | None:
     """The axis, other than keys, over which the weights sum to 1; None when keys do or no axis does."""
     total = attention.measured.total
