@@ -78,11 +78,10 @@ def write_torch(path, maps, real, layers, dtype):
     """A dict of tensors by torch.save."""
     import torch
 
-    kind = torch.uint16 if dtype == "bfloat16" else getattr(torch, dtype)
     tensors = {"attention_mask": torch.from_numpy(real)}
     for layer, order in enumerate(_orders(layers)):
-        tensor = torch.from_numpy(maps[:, order])
-        tensors[f"attentions.{layer}"] = tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor.view(kind)
+        tensor = torch.from_numpy(np.ascontiguousarray(maps[:, order]))
+        tensors[f"attentions.{layer}"] = tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
     torch.save(tensors, path)
 
 
