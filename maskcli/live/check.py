@@ -139,7 +139,7 @@ class Checker:
         self._looked += 1
         self._modules[place.module] = None
         self._note_patterns(tensors)
-        report = self._diagnose((*tensors, *tokens), self.options.declared)
+        report = self._diagnose((*tensors, *tokens), self._declared(step))
         own = {each.tensor.name for each in tensors}
         found = [finding for finding in report.findings if own & set(finding.tensors)]
         self._ended(key, found)
@@ -175,7 +175,7 @@ class Checker:
         key = ("tokens", *step.tokens)
         if not step.tokens or not self._in_turn(step) or not self._samples(key):
             return
-        declared = self.options.declared
+        declared = self._declared(step)
         if aligned and declared.loss_shift is None and _is_causal(first):
             declared = dataclasses.replace(declared, loss_shift="data")
         place = Place("", "self", max(step.number, 0), None)
@@ -223,6 +223,14 @@ class Checker:
         self._skipped = now if self._skipped is None else {code: skip for code, skip in self._skipped.items() if code in now}
         self._unfit.update(report.unfit)
         return report
+
+    def _declared(self, step: Step) -> Declared:
+        """What the user declared. A decoder whose texts all start with the pad token (T5's do) starts with a real token."""
+        declared = self.options.declared
+        _, ids = step.tokens.get(("input_ids", "decoder"), ("", None))
+        if ids is None or declared.pad_id is None or not bool((ids[:, 0] == declared.pad_id).all()):
+            return declared
+        return dataclasses.replace(declared, bos_ids=(*declared.bos_ids, declared.pad_id))
 
     def _tokens(self, step: Step, place: Place, padding: Torch | None) -> tuple[Roled, ...]:
         """What the step says of its tokens; a module's own padding mask where the step says nothing of that side."""
