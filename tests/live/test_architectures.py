@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import maskcli
-from tests.live.models import ALL, DECODERS, ENCODERS, batch, inverted, model, opened, spoil_mask
+from tests.live.models import ALL, DECODERS, EAGER_ONLY, ENCODERS, batch, inverted, model, opened, spoil_mask
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -25,7 +25,7 @@ def test_a_healthy_model_is_silent_and_computes_the_same(name, how):
     with maskcli.trace(**declared(name)) as traced:
         after = made(**inputs).logits
         if name not in ENCODERS:
-            made.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=3, do_sample=False)
+            made.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], min_new_tokens=3, max_new_tokens=3)
     assert torch.equal(before, after)
     assert torch.equal(state, torch.get_rng_state())
     assert loud(traced) == []
@@ -37,8 +37,11 @@ def test_a_healthy_model_is_silent_and_computes_the_same(name, how):
     assert report.steps == (1 if name in ENCODERS else 4 if name in DECODERS else 5)
 
 
-@pytest.mark.parametrize(("name", "how"), ALL)
-@pytest.mark.parametrize("spoil", [opened, inverted])
+@pytest.mark.parametrize(
+    ("name", "how", "spoil"),
+    [(name, how, opened) for name, how in ALL if how == "eager"]
+    + [(name, how, inverted) for name, how in ALL if how == "sdpa" or name in EAGER_ONLY],
+)
 def test_a_spoilt_mask_is_found_at_its_module(name, how, spoil):
     made, inputs = model(name, how), batch(name)
     with maskcli.trace(**declared(name)) as traced:
@@ -53,6 +56,7 @@ def test_a_spoilt_mask_is_found_at_its_module(name, how, spoil):
     assert {finding.traced.step for finding in found} == {0}
     assert {finding.traced.source[0] for finding in found} == {__file__}
     codes = {finding.code for finding in found}
-    assert codes & ({"MSK202", "MSK204"} if spoil is opened else {"MSK201", "MSK202", "MSK203", "MSK204"})
-    if name in DECODERS and spoil is opened:
+    assert codes & ({"MSK202", "MSK204"} if spoil is opened else {"MSK201", "MSK202", "MSK203", "MSK204", "MSK206"})
+    if name in DECODERS and name != "gpt_neo" and spoil is opened:
+        # GPT-Neo keeps a causal mask of its own beside the one that it is given.
         assert codes & {"MSK203", "MSK204"}
