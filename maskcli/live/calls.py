@@ -98,6 +98,7 @@ def of_sdpa(arguments: dict[str, Any], output: Torch, single: bool = False) -> C
     # The axes of a mask are aligned with the last ones of the query.
     axes = arguments["query"].ndim
     mask: Torch = None if arguments["attn_mask"] is None else arguments["attn_mask"].detach()
+    graph = (("output", output), *((name, arguments[name]) for name in ("query", "key", "value")))
     output = _four(output.detach())
     if single and query.shape[2] > 1 and query.shape[1] == key.shape[1] and (mask is None or mask.shape[-2] == 1):
         query, output = (each.flatten(1, 2)[:, :, None] for each in (query, output))
@@ -124,7 +125,7 @@ def of_sdpa(arguments: dict[str, Any], output: Torch, single: bool = False) -> C
     return Call(
         "scaled_dot_product_attention",
         query, key, value, output, None, masks, scores, arguments["scale"], bool(arguments["dropout_p"]),
-        (("output", output), *((name, arguments[name]) for name in ("query", "key", "value"))),
+        graph,
     )  # fmt: skip
 
 
