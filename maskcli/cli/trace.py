@@ -108,10 +108,11 @@ def trace(
         select=select,
         ignore=ignore,
     )
+    # The program may change its folder.
+    output, save = (path if path is None else os.path.abspath(path) for path in (output, save))
     options = Options(declared, token, codes, every, limit, tuple(modules or ()), save, save_all)
     name, *arguments = program
     found = module(name) if as_module else script(name)
-    output = os.path.abspath(output) if output is not None else None
     process = os.getpid()
     with Trace(options, found.name) as watching:
         code = run(found, arguments)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
 
 from maskcli.diagnostics.finding import Finding
 from maskcli.live.check import Checker, Options, TraceReport
+from maskcli.live.imports import after_import
 from maskcli.live.watch import Watch
 
 
@@ -16,12 +18,14 @@ class Trace:
     def __init__(self, options: Options, program: str | None = None) -> None:
         self._checker = Checker(program if program is not None else sys.argv[0] or "python", options)
         self._watch = Watch(self._checker)
+        self._call_off: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Trace:
-        self._watch.start()
+        self._call_off = after_import("torch", self._watch.start)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self._call_off()
         self._watch.stop()
 
     @property

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from maskcli.live import trails
 from maskcli.live.calls import Call, Place, Torch, of_sdpa
+from maskcli.live.flex import of_flex
 from maskcli.live.steps import Modules, Step, user_line
 
 Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -55,10 +56,11 @@ class Watch:
         self._thread = threading.get_ident()
         self._undo = ExitStack()
         self._on = False
-        self._handlers: dict[Any, Handler] = {}
+        self._handlers: dict[Any, Handler | None] = {}
 
     def start(self) -> None:
-        """Watch from here on."""
+        """Watch this thread from here on."""
+        self._thread = threading.get_ident()
         self._handlers = self._table()
         self._undo.enter_context(_eager(self.watcher.changed))
         self._undo.enter_context(self._called_modules())
@@ -129,16 +131,19 @@ class Watch:
 
     def _dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         handler = self._handlers.get(func)
+        if handler is None and func not in self._handlers:
+            # The kernel of FlexAttention is imported with it; until then there is nothing to look it up by.
+            handler = self._handlers[func] = self._flex if type(func).__name__ == "FlexAttentionHOP" else None
         if handler is None or not self._on or _going_back():
             return func(*args, **kwargs)
         return handler(func, args, kwargs)
 
-    def _table(self) -> dict[Any, Handler]:
+    def _table(self) -> dict[Any, Handler | None]:
         """What is done about each of torch's functions."""
         import torch
         from torch.nn import functional
 
-        table: dict[Any, Handler] = {}
+        table: dict[Any, Handler | None] = {}
         for name, follow in trails.FOLLOWED.items():
             for room in (torch, torch.Tensor, functional, torch.special):
                 if (function := getattr(room, name, None)) is not None:
@@ -165,6 +170,13 @@ class Watch:
         result = func(*args, **kwargs)
         with self._safely():
             self._attention(of_sdpa(_bound(_SDPA, args, kwargs), result, self.modules.step.single))
+        return result
+
+    def _flex(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        with self._safely():
+            query, key, value, score_mod, block_mask, scale = args[:6]
+            self._attention(of_flex(query, key, value, score_mod, block_mask, scale, result[0]))
         return result
 
     def _multi_head(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -256,7 +268,9 @@ def _eager(changed: Callable[[str], None]) -> Iterator[None]:
 
     @functools.wraps(original)
     def compile_(*args: Any, **kwargs: Any) -> Any:
-        changed("compiled regions ran eagerly")
+        if not sys._getframe(1).f_globals.get("__name__", "").startswith("torch.nn.attention"):
+            # FlexAttention that nobody compiles goes through a compiler that only calls it.
+            changed("compiled regions ran eagerly")
         force()
         return original(*args, **kwargs)
 
