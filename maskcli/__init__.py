@@ -1,3 +1,30 @@
-"""maskcli inspects and debugs attention masks."""
+"""maskcli inspects and debugs attention masks.
+
+`mask` builds a mask from a spec, `diagnose` checks arrays, `trace` checks the attention calls of a running program, and
+`assert_attention_respects` is for test suites. They are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from maskcli.api import assert_attention_respects, diagnose, mask, trace
+    from maskcli.errors import MaskcliError
+
+__all__ = ["MaskcliError", "__version__", "assert_attention_respects", "diagnose", "mask", "trace"]
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the API, when it is first asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from maskcli import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

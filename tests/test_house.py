@@ -13,7 +13,7 @@ from tests.cli.running import DATA, ROOT, run
 
 PACKAGE = ROOT / "maskcli"
 # Rooms from the front door down; an arrow may skip rooms but never turn back.
-ROOMS = [{"cli"}, {"report"}, {"live"}, {"diagnostics"}, {"masks", "tensors", "text"}, {"errors"}]
+ROOMS = [{"cli", "api"}, {"report"}, {"live"}, {"diagnostics"}, {"masks", "tensors", "text"}, {"errors"}]
 HEAVY = {"torch", "transformers", "matplotlib", "tokenizers", "huggingface_hub", "safetensors", "scipy", "pandas"}
 OWNERS = {
     "torch": {"tensors", "live"}, "transformers": {"text"}, "matplotlib": {"report"}, "tokenizers": {"text"},
@@ -133,7 +133,7 @@ def test_codes_and_names_are_the_contract():
     assert len(RULES) == len(names)
 
 
-@pytest.mark.parametrize("command", ["show", "diagnose", "rule", "inspect", "diff", "convert"])
+@pytest.mark.parametrize("command", ["show", "diagnose", "trace", "rule", "inspect", "diff", "convert"])
 def test_every_command_teaches_with_an_example(command):
     for flag in ("--help", "-h"):
         text = run(command, flag, check=0).stdout

@@ -56,7 +56,7 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    from maskcli.cli import convert, diagnose, diff, inspect, rule, show  # noqa: F401  (each adds its command)
+    from maskcli.cli import convert, diagnose, diff, inspect, rule, show, trace  # noqa: F401  (each adds its command)
     from maskcli.report.terminal import ClosedPipe
 
     _let_text_pass()

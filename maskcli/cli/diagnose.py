@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from maskcli.cli import Exit, app
-from maskcli.cli.options import DiagnoseForm, From, Output, PadId, Past, Purpose, Severity, Shift, Tokenizer
+from maskcli.cli.options import (
+    EosIds,
+    Exact,
+    Expect,
+    FailOn,
+    FindingsForm,
+    For,
+    From,
+    Ignore,
+    IgnoreIndex,
+    LossShift,
+    Model,
+    Output,
+    PadId,
+    Past,
+    PromptLength,
+    Select,
+    Severity,
+    Tokenizer,
+    VocabSize,
+    fails,
+)
 from maskcli.errors import MaskcliError
 
 if TYPE_CHECKING:
-    from maskcli.diagnostics.facts import Declared, Expectation
+    from maskcli.diagnostics.facts import Expectation
     from maskcli.tensors import Roled, TensorFile
 
 
@@ -22,58 +42,28 @@ def diagnose(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="Saved tensors: .safetensors, .npy, .npz, .pt, .pth, .bin.")
     ],
-    expect: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SPEC", help="The mask that was meant, such as causal; PATTERN=SPEC for tensors of some names. Repeatable."
-        ),
-    ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Ignored cells must weigh exactly 0.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="A folder with the model's config.json: layers and windows, ids, positions. Nothing of the model is loaded.",
-        ),
-    ] = None,
+    expect: Expect = None,
+    exact: Exact = False,
+    model: Model = None,
     tokenizer: Tokenizer = None,
     pad_id: PadId = None,
-    eos_id: Annotated[list[int] | None, typer.Option(min=0, help="The id of the token that ends a text. Repeatable.")] = None,
+    eos_id: EosIds = None,
     convention: From = None,
-    purpose: Annotated[
-        Purpose | None, typer.Option("--for", help="What the batch is for: training, or generation from its last token.")
-    ] = None,
-    prompt_length: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Tokens of the prompt, which are not to be trained on.")
-    ] = None,
-    vocab_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="How many ids there are.")] = None,
-    ignore_index: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="The label that the loss leaves out. Default: -100, and -1 where labels hold it."),
-    ] = None,
-    loss_shift: Annotated[
-        Shift | None,
-        typer.Option(help="Who moves the labels one place: the model (as Hugging Face's do) or the data (as nanoGPT's does)."),
-    ] = None,
+    purpose: For = None,
+    prompt_length: PromptLength = None,
+    vocab_size: VocabSize = None,
+    ignore_index: IgnoreIndex = None,
+    loss_shift: LossShift = None,
     past: Past = None,
     role: Annotated[
         list[str] | None,
         typer.Option(metavar="ROLE=FILE[:TENSOR]", help="Say what a tensor is, such as mask=m.npy. Repeatable."),
     ] = None,
-    select: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="RULES", help="Report these rules only: codes, names or prefixes such as MSK5. Repeatable, or commas."
-        ),
-    ] = None,
-    ignore: Annotated[
-        list[str] | None, typer.Option(metavar="RULES", help="Do not report these rules. Wins over --select.")
-    ] = None,
-    fail_on: Annotated[Severity, typer.Option(help="The mildest severity that makes the exit code 1.")] = Severity.warning,
+    select: Select = None,
+    ignore: Ignore = None,
+    fail_on: FailOn = Severity.warning,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever was found.")] = False,
-    form: Annotated[
-        DiagnoseForm | None, typer.Option("--format", help="text for people, concise for one line each, json for scripts.")
-    ] = None,
+    form: FindingsForm = None,
     output: Output = None,
 ) -> int:
     """Check saved attention weights and masks, and say what is wrong, where, why, and how to fix it.
@@ -81,34 +71,31 @@ def diagnose(
     Tensors are known by their names (attentions.0, attention_mask, input_ids, …), else by shape and values.
     Exit code 0: nothing found. 1: findings. 2: something could not be read or checked.
     """
-    from maskcli.diagnostics import facts
-    from maskcli.diagnostics.catalogue import chosen_codes
+    from maskcli.diagnostics.declare import declare
     from maskcli.diagnostics.diagnose import diagnose as check
     from maskcli.diagnostics.diagnose import together
     from maskcli.diagnostics.evidence import watcher
     from maskcli.live.operands import resolver
-    from maskcli.report.findings import as_json, concise, print_report
+    from maskcli.report.findings import show_report
     from maskcli.report.progress import progress
-    from maskcli.report.terminal import console, write
-    from maskcli.report.terminal import form as form_of
-    from maskcli.report.terminal import output as result
 
-    token, of_tokenizer = _token(tokenizer)
-    declared = facts.Declared(
-        expect=tuple(facts.expectation(text) for text in expect or ()),
+    declared, token, codes = declare(
+        expect=expect,
         exact=exact,
-        model=facts.read_config(model) if model else None,
+        model=model,
+        tokenizer=tokenizer,
         pad_id=pad_id,
-        eos_ids=tuple(eos_id or ()),
-        convention=facts.convention(convention) if convention else None,
+        eos_id=eos_id,
+        convention=convention,
         past=past,
         purpose=purpose.value if purpose else None,
         prompt_length=prompt_length,
         vocab_size=vocab_size,
         ignore_index=ignore_index,
         loss_shift=loss_shift.value if loss_shift else None,
-    ).over(of_tokenizer)
-    codes = chosen_codes(select or [], ignore or [])
+        select=select,
+        ignore=ignore,
+    )
     opened, roled = _open(files, role or [])
     _check_patterns(
         declared.expect, [each.tensor.name for roles in roled for each in roles if each.role in ("weights", "mask")]
@@ -127,15 +114,8 @@ def diagnose(
             + "".join(f" ({name}: {why})" for name, why in list(report.unfit.items())[:1])
             + "; name them (attentions.0, attention_mask) or say what they are with --role weights=FILE:TENSOR"
         )
-    chosen = form_of(output, form.value if form else None, {".json": "json", ".txt": "text"}, "text")
-    with result(output) as stream:
-        if chosen == "json":
-            write(as_json(report), stream)
-        elif chosen == "concise":
-            write(concise(report), stream)
-        else:
-            print_report(report, console(stream))
-    return Exit.FOUND if not exit_zero and _fails(report.worst(), fail_on) else Exit.OK
+    show_report(report, output, form.value if form else None)
+    return Exit.FOUND if not exit_zero and fails(report.worst(), fail_on) else Exit.OK
 
 
 def _check_patterns(expect: tuple[Expectation, ...], names: list[str]) -> None:
@@ -144,23 +124,6 @@ def _check_patterns(expect: tuple[Expectation, ...], names: list[str]) -> None:
         if each.pattern is not None and not any(fnmatchcase(name, each.pattern) for name in names):
             shown = ", ".join(names[:4]) or "none"
             raise MaskcliError(f"--expect pattern {each.pattern!r} matches no attention map or mask; there are {shown}")
-
-
-def _fails(worst: str | None, fail_on: Severity) -> bool:
-    order = [severity.value for severity in Severity]
-    return worst is not None and fail_on is not Severity.never and order.index(worst) <= order.index(fail_on.value)
-
-
-def _token(name: str | None) -> tuple[Callable[[int], str] | None, Declared]:
-    """How ids become text, and the special ids that a tokenizer gives."""
-    from maskcli.diagnostics.facts import Declared
-
-    if name is None:
-        return None, Declared()
-    from maskcli.text import load_tokenizer
-
-    loaded = load_tokenizer(name)
-    return loaded.token, Declared(pad_id=loaded.pad_id, eos_ids=() if loaded.eos_id is None else (loaded.eos_id,))
 
 
 def _open(files: list[str], roles: list[str]) -> tuple[list[TensorFile], list[tuple[Roled, ...]]]:

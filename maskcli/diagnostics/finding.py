@@ -53,9 +53,21 @@ class Undecided:
     needs: str
 
 
+class Traced(NamedTuple):
+    """Where a running program showed a finding: the modules, the first step, how many checked calls, and the user's own line.
+
+    A step is a call of the outermost module, counted from 0; `source` is file and line, None when no line is the user's.
+    """
+
+    modules: tuple[str, ...]
+    step: int
+    calls: int
+    source: tuple[str, int] | None
+
+
 @dataclass(frozen=True)
 class Finding:
-    """A Found with its rule, its file and the command that shows it."""
+    """A Found with its rule, its file and the command that shows it; `traced` says where a running program showed it."""
 
     code: str
     name: str
@@ -69,6 +81,11 @@ class Finding:
     evidence: dict[str, float | int | str]
     places: tuple[Where, ...] = ()
     tokens: tuple[str, ...] = ()
+    traced: Traced | None = None
+
+    def __str__(self) -> str:
+        """The finding in a line."""
+        return f"{self.code} {self.name} {self.severity}: {self.message}; {self.fix}"
 
 
 @dataclass(frozen=True)
@@ -112,4 +129,4 @@ def items_of(flags: Array) -> tuple[int, ...] | None:
     return None if flags.all() else tuple(np.flatnonzero(flags).tolist())
 
 
-__all__ = ["SEVERITIES", "Finding", "Found", "Rule", "Runs", "Skipped", "Undecided", "Where", "items_of", "runs_of"]
+__all__ = ["SEVERITIES", "Finding", "Found", "Rule", "Runs", "Skipped", "Traced", "Undecided", "Where", "items_of", "runs_of"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TextIO
 
 from maskcli import __version__
 from maskcli.diagnostics.diagnose import Report
-from maskcli.diagnostics.finding import Finding, Rule, Where
+from maskcli.diagnostics.finding import Finding, Rule, Traced, Where
+from maskcli.live.check import TraceReport
 from maskcli.report.shown import SCHEMA_VERSION
-from maskcli.report.terminal import clean, hang, json_text
+from maskcli.report.terminal import clean, console, hang, json_text, output, write
+from maskcli.report.terminal import form as form_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +21,18 @@ if TYPE_CHECKING:
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 # Tensor names listed with a finding before the rest is counted.
 NAMES = 4
+
+
+def show_report(report: Report, path: str | None, form: str | None, stream: TextIO | None = None) -> None:
+    """Write a report to a file (`path`), else to `stream` or standard output; the suffix or `form` chooses text, concise or json."""
+    chosen = form_of(path, form, {".json": "json", ".txt": "text"}, "text")
+    with output(path) if path is not None or stream is None else nullcontext(stream) as target:
+        if chosen == "json":
+            write(as_json(report), target)
+        elif chosen == "concise":
+            write(concise(report), target)
+        else:
+            print_report(report, console(target))
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -32,6 +47,7 @@ def print_report(report: Report, console: Console) -> None:
         lines = [
             ("", _sentence(finding.message)),
             ("where: ", _where(finding)),
+            ("in:    ", _origin(finding.traced)),
             ("why:   ", _summary(finding)),
             ("fix:   ", _sentence(finding.fix)),
             ("see:   ", clean(finding.see)),
@@ -46,12 +62,12 @@ def print_report(report: Report, console: Console) -> None:
 
 def closing(report: Report) -> list[str]:
     """The last lines: counts, what was checked, what was passed over and what could not be decided."""
-    counts = ", ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in report.counts().items() if count)
-    files = f"{len(report.files)} file{'s' if len(report.files) != 1 else ''}"
-    tensors = f"{len(report.checked)} tensor{'s' if len(report.checked) != 1 else ''}"
-    lines = [f"{counts or 'nothing found'} in {tensors} of {files}"]
-    if not counts:
+    counts = ", ".join(_many(count, name) for name, count in report.counts().items() if count)
+    lines = [f"{counts or 'nothing found'} in {_amount(report)}"]
+    if not counts and not isinstance(report, TraceReport):
         lines.append(f"checked by {len(report.decided)} rules: {_roles(report)}")
+    if isinstance(report, TraceReport) and report.changed:
+        lines.append(f"tracing changed: {'; '.join(report.changed)}")
     for name, why in report.unfit.items():
         lines.append(f"not checked: {clean(name)}: {clean(why)}")
     needs: dict[str, list[str]] = {}
@@ -67,7 +83,9 @@ def concise(report: Report) -> Iterator[str]:
     """One line a finding: `file: CODE name severity: message (place)`, then the counts."""
     for finding in report.findings:
         place = _where(finding)
-        yield f"{clean(finding.file)}: {finding.code} {finding.name} {finding.severity}: {clean(finding.message)}"
+        source = finding.traced.source if finding.traced else None
+        at = f"{clean(source[0])}:{source[1]}" if source else clean(finding.file)
+        yield f"{at}: {finding.code} {finding.name} {finding.severity}: {clean(finding.message)}"
         yield f" ({place})\n" if place else "\n"
     yield closing(report)[0] + "\n"
 
@@ -80,7 +98,10 @@ def _roles(report: Report) -> str:
 
 
 def as_json(report: Report) -> Iterator[str]:
-    """The JSON of `diagnose`, one object."""
+    """The JSON of `diagnose` and `trace`, one object."""
+    traced: dict[str, Any] = {}
+    if isinstance(report, TraceReport):
+        traced = {"calls": report.calls, "checked": report.looked, "steps": report.steps, "modules": len(report.checked)}
     yield json_text(
         {
             "schema_version": SCHEMA_VERSION,
@@ -89,7 +110,8 @@ def as_json(report: Report) -> Iterator[str]:
             "skipped": [
                 {"code": skip.code, "name": skip.name, "file": skip.file, "needs": list(skip.needs)} for skip in report.skipped
             ],
-            "summary": {**report.counts(), "files": len(report.files), "tensors": len(report.checked)},
+            **({"changed": list(report.changed)} if isinstance(report, TraceReport) else {}),
+            "summary": {**report.counts(), **(traced or {"files": len(report.files), "tensors": len(report.checked)})},
         }
     )
     yield "\n"
@@ -139,6 +161,15 @@ def _finding(finding: Finding) -> dict[str, Any]:
         found["places"] = [_place(place) for place in finding.places]
     if finding.tokens:
         found["tokens"] = list(finding.tokens)
+    if finding.traced:
+        modules, step, calls, source = finding.traced
+        found |= {
+            "module": modules[0] if modules else None,
+            "modules": list(modules),
+            "step": step,
+            "calls": calls,
+            "source": {"file": source[0], "line": source[1]} if source else None,
+        }
     return found
 
 
@@ -165,6 +196,34 @@ def _where(finding: Finding) -> str:
     if finding.tokens:
         parts.append("tokens " + " ".join(clean(token) for token in finding.tokens))
     return "; ".join(parts)
+
+
+def _origin(traced: Traced | None) -> str:
+    """Where a running program showed a finding: modules, the first step, and the user's own line."""
+    if traced is None:
+        return ""
+    parts = []
+    if traced.modules:
+        shown = ", ".join(clean(name) for name in traced.modules[:NAMES])
+        parts.append(shown + (f" and {len(traced.modules) - NAMES} more" if len(traced.modules) > NAMES else ""))
+    parts.append(f"from step {traced.step} on, {_many(traced.calls, 'checked call')}")
+    if traced.source:
+        parts.append(f"{clean(traced.source[0])}:{traced.source[1]}")
+    return "; ".join(parts)
+
+
+def _amount(report: Report) -> str:
+    """How much was checked, and of what."""
+    if not isinstance(report, TraceReport):
+        return f"{_many(len(report.checked), 'tensor')} of {_many(len(report.files), 'file')}"
+    return (
+        f"{report.looked:,} checked of {_many(report.calls, 'attention call')} "
+        f"({_many(len(report.checked), 'module')}, {_many(report.steps, 'step')})"
+    )
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' if count != 1 else ''}"
 
 
 def _summary(finding: Finding) -> str:

@@ -69,6 +69,12 @@ def role_of(tensor: Tensor) -> Roled:
     return Roled(tensor, role, why, place.group, place.kind, place.layer)
 
 
+def role_by_name(name: str) -> tuple[str | None, Kind]:
+    """The role that a name such as `decoder_input_ids` speaks of, and of which side; None when it speaks of none."""
+    place = _placed(name)
+    return _NAMES.get(place.leaf), place.kind
+
+
 def parse_role(text: str) -> tuple[str, str, str | None]:
     """`ROLE=FILE[:TENSOR]` as role, path and tensor name."""
     role, equals, target = text.partition("=")

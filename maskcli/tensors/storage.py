@@ -78,6 +78,26 @@ class InMemory:
             at += len(part)
 
 
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """Elements that are computed when they are wanted, and not kept: as large as one likes."""
+
+    shape: tuple[int, ...]
+    compute: Callable[[Ranges], Array]
+
+    def gather(self, ranges: Ranges) -> Array:
+        """The elements at these positions."""
+        return self.compute(ranges)
+
+    def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
+        """Compute rows into `out`, as many at a time as lie beside each other."""
+        at = 0
+        for box in _boxes(self.shape[:-1], start, stop):
+            part = self.compute([*box, range(self.shape[-1])]).reshape(-1, out.shape[1])
+            decode(np.ascontiguousarray(part), out[at : at + len(part)])
+            at += len(part)
+
+
 def _boxes(leading: tuple[int, ...], start: int, stop: int) -> Iterator[list[range]]:
     """Positions on each leading axis that together are the rows `start` to `stop`, in order."""
     if len(leading) < 2:
