@@ -25,16 +25,17 @@ QUOTED = 3
 class Report:
     """What diagnose found in some files, worst first.
 
-    `checked` are the tensors that rules read, each with its role, `unfit` those passed over and why, `decided` the codes of
-    the rules that could decide.
+    `checked` are the tensors that rules read and `roles` what each of them is, `unfit` those passed over and why, `decided` the
+    codes of the rules that could decide.
     """
 
     findings: tuple[Finding, ...]
     skipped: tuple[Skipped, ...]
     files: tuple[str, ...]
-    checked: tuple[tuple[str, str], ...]
+    checked: tuple[str, ...]
     unfit: dict[str, str]
-    decided: frozenset[str]
+    roles: tuple[str, ...] = ()
+    decided: frozenset[str] = frozenset()
 
     def counts(self) -> dict[str, int]:
         """How many findings of each severity."""
@@ -71,15 +72,16 @@ def diagnose(
     needs = {code: said for _, outcome in outcomes for code, said in outcome.needs.items()}
     skipped = (rule for rule in RULES if rule.code in needs.keys() - decided and (rules is None or rule.code in rules))
     unfit = {name: why for scene in scenes for name, why in scene.unfit.items()}
-    checked = {name: role for scene in scenes for name, role in _checked(scene)}
+    checked = {name: role for scene in scenes for name, role in _checked(scene) if name not in unfit}
     return Report(
         tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.tensors))),
         tuple(
             Skipped(rule.code, rule.name, file.path, needs[rule.code]) for rule in sorted(skipped, key=lambda rule: rule.code)
         ),
         (file.path,),
-        tuple((name, role) for name, role in checked.items() if name not in unfit),
+        tuple(checked),
         unfit,
+        tuple(checked.values()),
         frozenset(code for code in decided if rules is None or code in rules),
     )
 
@@ -93,6 +95,7 @@ def together(reports: list[Report]) -> Report:
         tuple(file for report in reports for file in report.files),
         tuple(each for report in reports for each in report.checked),
         {name: why for report in reports for name, why in report.unfit.items()},
+        tuple(role for report in reports for role in report.roles),
         frozenset().union(*(report.decided for report in reports)),
     )
 

@@ -102,13 +102,12 @@ class Checker:
             tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code))),
             tuple(self._skipped[code] for code in sorted(self._skipped or {})) if self._skipped else (),
             (self.program,),
-            tuple((module, "attention") for module in self._modules),
+            tuple(self._modules),
             {**self._unfit, **unmatched},
-            frozenset(),
-            self._calls,
-            self._looked,
-            self._steps,
-            tuple(self._changed),
+            calls=self._calls,
+            looked=self._looked,
+            steps=self._steps,
+            changed=tuple(self._changed),
         )
 
     # What a Watch tells.

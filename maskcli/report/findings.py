@@ -92,7 +92,7 @@ def concise(report: Report) -> Iterator[str]:
 
 def _roles(report: Report) -> str:
     """How many tensors of each role were checked, in words."""
-    counts = Counter(role for _, role in report.checked)
+    counts = Counter(report.roles)
     named = ((role if role.endswith("s") else role.replace("_", " "), count) for role, count in counts.items())
     return ", ".join(f"{count} {role}" for role, count in named)
 
