@@ -27,8 +27,6 @@ from maskcli.tensors.storage import InMemory
 
 # A call like two of its module that ended alike is only sampled: one of so many is checked.
 ALIKE, SAMPLED = 2, 32
-# Rules on NaN: only the first call that shows one is to blame.
-NAN_RULES = "MSK30"
 # Files that --save-all writes at most; a disk is full sooner than a long run is over.
 MAX_SAVED = 10_000
 

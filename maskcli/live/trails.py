@@ -186,7 +186,7 @@ FOLLOWED: dict[str, Follow] = {
     "cat": joined,
     **dict.fromkeys(
         "mul __mul__ __rmul__ mul_ __imul__ multiply div __truediv__ div_ __itruediv__ true_divide sub __sub__ tanh clamp clamp_min "
-        "clamp_max nan_to_num __getitem__ masked_softmax".split(),
+        "clamp_max nan_to_num __getitem__".split(),
         scaled,
     ),
     **dict.fromkeys(
