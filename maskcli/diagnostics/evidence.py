@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -99,7 +100,8 @@ def _each(tensor: Tensor, shape: Shape, work: Callable[[Chunk], None], read: Rea
         if told is not None:
             told(chunk.values.size * tensor.nbytes // max(tensor.row_count * tensor.row_length, 1))
 
-    if len(places) < 4:
+    if len(places) < 4 or math.prod(shape) <= CHUNK_CELLS:
+        # Less than a chunk in all is done before threads have started.
         for place in places:
             one(place)
         return

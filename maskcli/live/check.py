@@ -26,9 +26,7 @@ from maskcli.tensors import Roled, TensorFile, from_array, role_of, source_of, w
 from maskcli.tensors.storage import InMemory
 
 # A call like two of its module that ended alike is only sampled: one of so many is checked.
-ALIKE, SAMPLED = 2, 16
-# Rules on NaN: only the first call that shows one is to blame.
-NAN_RULES = "MSK30"
+ALIKE, SAMPLED = 2, 32
 # Files that --save-all writes at most; a disk is full sooner than a long run is over.
 MAX_SAVED = 10_000
 

@@ -25,6 +25,8 @@ ROLES = {
 # Tables of positions and kinds, whose indices are no token ids.
 _POSITIONS = re.compile(r"pos|wpe")
 _NO_IDS = re.compile(r"pos|wpe|type|segment|rel|bias|bucket")
+# Calls without anything to see after which a module is only looked at in one of so many.
+SILENT, WATCHED = 2, 32
 # A module compiled by torch.compile stands in a wrapper of this name.
 _COMPILED = "_orig_mod"
 
@@ -156,6 +158,36 @@ class Modules:
             kind = role_by_name(f"{path}.query")[1]
         if role in ("position_ids", "cu_seqlens") or tensor.ndim == 2:
             self.step.note(role, kind if role == "labels" else self.step.side(kind), name, tensor)
+
+
+@dataclass(eq=False)
+class _Habit:
+    """How often a module was called, and in how many calls, one after the other, there was nothing to see."""
+
+    attends: bool
+    calls: int = 0
+    silent: int = 0
+
+
+class Habits:
+    """Which modules hold no attention: two calls without anything to see, and from then on only one of many is watched."""
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakKeyDictionary[Any, _Habit] = weakref.WeakKeyDictionary()
+
+    def passes(self, module: Any) -> bool:
+        """Whether a module that is called now can be left alone. One that is called attention is always watched."""
+        habit = self._known.get(module)
+        if habit is None:
+            habit = self._known[module] = _Habit(any("att" in type(each).__name__.lower() for each in module.modules()))
+        habit.calls += 1
+        return habit.silent >= SILENT and not habit.attends and habit.calls % WATCHED != 0
+
+    def note(self, module: Any, seen: bool) -> None:
+        """A watched call has ended, with something to see or not."""
+        habit = self._known.get(module)
+        if habit is not None:
+            habit.silent = 0 if seen else habit.silent + 1
 
 
 def _whole(module: Any) -> Any:

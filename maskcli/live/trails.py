@@ -32,10 +32,11 @@ class Trail:
 
 
 class Trails:
-    """The trails of the tensors of a running program; a trail ends with its tensor."""
+    """The trails of the tensors of a running program; a trail ends with its tensor. `count` is how many there were."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Torch], Trail]] = {}
+        self.count = 0
 
     def of(self, tensor: Torch) -> Trail | None:
         """The trail of a tensor."""
@@ -45,6 +46,7 @@ class Trails:
     def set(self, tensor: Torch, trail: Trail) -> None:
         """Remember a trail for as long as its tensor lives."""
         at = id(tensor)
+        self.count += 1
 
         def forget(gone: weakref.ref[Torch]) -> None:
             if at in self._known and self._known[at][0] is gone:
@@ -184,7 +186,7 @@ FOLLOWED: dict[str, Follow] = {
     "cat": joined,
     **dict.fromkeys(
         "mul __mul__ __rmul__ mul_ __imul__ multiply div __truediv__ div_ __itruediv__ true_divide sub __sub__ tanh clamp clamp_min "
-        "clamp_max nan_to_num __getitem__ masked_softmax".split(),
+        "clamp_max nan_to_num __getitem__".split(),
         scaled,
     ),
     **dict.fromkeys(

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 from maskcli.live import trails
 from maskcli.live.calls import Call, Place, Torch, of_sdpa
 from maskcli.live.flex import of_flex
-from maskcli.live.steps import Modules, Step, user_line
+from maskcli.live.steps import Habits, Modules, Step, user_line
 
 Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -56,6 +57,9 @@ class Watch:
         self._thread = threading.get_ident()
         self._undo = ExitStack()
         self._on = False
+        # Inside of a module that is passed over, and how many things there were to see so far.
+        self._passing, self._events = False, 0
+        self._habits = Habits()
         self._handlers: dict[Any, Handler | None] = {}
 
     def start(self) -> None:
@@ -64,10 +68,11 @@ class Watch:
         self._handlers = self._table()
         self._undo.enter_context(_eager(self.watcher.changed))
         self._undo.enter_context(self._called_modules())
-        self._mode = _mode(self._dispatch)
+        self._mode = _mode(self._dispatch, self._handlers)
         self._undo.enter_context(self._mode)
         self._on = True
-        os.register_at_fork(after_in_child=self._forget)
+        _forget_in_children()
+        _WATCHING.add(self)
 
     def stop(self) -> None:
         """Leave the program alone."""
@@ -78,8 +83,8 @@ class Watch:
         self.modules.leave(0)
         self._undo.close()
 
-    def _forget(self) -> None:
-        """In a forked child: it is not watched."""
+    def forget(self) -> None:
+        """Watch no more, but leave everything as it is: this is a forked child in the middle of its parent's work."""
         self._on = False
 
     def _here(self) -> bool:
@@ -100,20 +105,32 @@ class Watch:
     @contextmanager
     def _called_modules(self) -> Iterator[None]:
         import torch
+        from torch.overrides import _get_current_function_mode, _pop_mode_temporarily
 
         original = torch.nn.Module.__call__
 
         @functools.wraps(original)
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-            if not self._here() or _going_back():
+            if self._passing or not self._here() or _going_back():
                 return original(module, *args, **kwargs)
-            depth = self.modules.depth
-            with self._safely():
-                self._enter(module, args, kwargs)
+            depth, events = self.modules.depth, self._events
             try:
-                return original(module, *args, **kwargs)
+                self._enter(module, args, kwargs)
+                passing = self._habits.passes(module) and _get_current_function_mode() is self._mode  # type: ignore[no-untyped-call]
+            except Exception as error:
+                passing = False
+                self.watcher.trouble(error)
+            try:
+                if not passing:
+                    return original(module, *args, **kwargs)
+                self._passing = True
+                with _pop_mode_temporarily():
+                    return original(module, *args, **kwargs)
             finally:
                 self.modules.leave(depth)
+                self._passing = self._passing and not passing
+                if not passing:
+                    self._habits.note(module, self._events != events)
 
         torch.nn.Module.__call__ = call  # type: ignore[method-assign]
         try:
@@ -158,10 +175,14 @@ class Watch:
         def handler(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             result = func(*args, **kwargs)
             if begins or self.trails:
-                with self._safely():
+                try:
+                    begun = self.trails.count
                     call = follow(self.trails, result, args, kwargs)
+                    self._events += self.trails.count - begun
                     if call is not None:
                         self._attention(call)
+                except Exception as error:
+                    self.watcher.trouble(error)
             return result
 
         return handler
@@ -188,11 +209,13 @@ class Watch:
             return _undispatched(func)(*args, **kwargs)
 
     def _embedding(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._events += 1
         with self._safely():
             self.modules.looked_up(args[0] if args else kwargs["input"])
         return func(*args, **kwargs)
 
     def _cross_entropy(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._events += 1
         with self._safely():
             bound = inspect.signature(func).bind(*args, **kwargs).arguments
             if not bound["target"].is_floating_point():
@@ -200,10 +223,26 @@ class Watch:
         return func(*args, **kwargs)
 
     def _attention(self, call: Call) -> None:
+        self._events += 1
         path = self.modules.path
         if self.watcher.wants(path):
             place = Place(path, self.modules.kind, max(self.modules.step.number, 0), user_line())
             self.watcher.attention(call, place, self.modules.step, self.modules.padding)
+
+
+# Watches that a forked child has to forget.
+_WATCHING: weakref.WeakSet[Watch] = weakref.WeakSet()
+
+
+@functools.cache
+def _forget_in_children() -> None:
+    """See to it, once, that processes which the program forks are not watched."""
+
+    def forget() -> None:
+        for watch in _WATCHING:
+            watch.forget()
+
+    os.register_at_fork(after_in_child=forget)
 
 
 _BEGINNINGS = (trails.product, trails.biased_product, trails.contraction)
@@ -217,15 +256,17 @@ def _bound(parameters: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, 
     return {**parameters, **dict(zip(parameters, args, strict=False)), **kwargs}
 
 
-def _mode(dispatch: Handler) -> Any:
-    """A mode of torch that hands every function with its arguments to `dispatch`."""
+def _mode(dispatch: Handler, handlers: dict[Any, Handler | None]) -> Any:
+    """A mode of torch that hands the functions that are not known to be of no interest, with their arguments, to `dispatch`."""
     from torch.overrides import TorchFunctionMode
 
     class Watching(TorchFunctionMode):
         """Sees all functions of torch that this thread calls."""
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            return dispatch(func, args, kwargs or {})
+            if handlers.get(func, dispatch) is None:
+                return func(*args) if kwargs is None else func(*args, **kwargs)
+            return dispatch(func, args, {} if kwargs is None else kwargs)
 
     return Watching()
 

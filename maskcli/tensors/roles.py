@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -69,6 +70,7 @@ def role_of(tensor: Tensor) -> Roled:
     return Roled(tensor, role, why, place.group, place.kind, place.layer)
 
 
+@lru_cache(maxsize=4096)
 def role_by_name(name: str) -> tuple[str | None, Kind]:
     """The role that a name such as `decoder_input_ids` speaks of, and of which side; None when it speaks of none."""
     place = _placed(name)

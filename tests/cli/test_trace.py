@@ -122,6 +122,7 @@ def test_arguments_path_and_main_are_those_of_python(folder):
 @pytest.mark.parametrize(
     "text",
     [
+        "import sys\nprint('torch' in sys.modules)",
         "import sys\nsys.exit()",
         "import sys\nsys.exit(3)",
         "import sys\nprint('x')\nsys.exit('no way')",
