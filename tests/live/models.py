@@ -79,6 +79,8 @@ def batch(name):
     for item, pads in enumerate((2, 3)):
         where = slice(0, pads) if name in DECODERS else slice(-pads, None)
         ids[item, where], kept[item, where] = 1, 0
+    # Every text ends as texts do, so that its end is taught.
+    ids[torch.arange(3), kept.cumsum(1).argmax(1)] = 2
     inputs = {"input_ids": ids, "attention_mask": kept}
     if name not in ENCODERS:
         inputs["labels"] = ids.masked_fill(kept == 0, -100)

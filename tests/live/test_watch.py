@@ -258,7 +258,7 @@ def test_torchs_encoder_and_decoder():
     with maskcli.trace(expect="causal", pad_id=0) as traced:
         model(IDS, target, ahead, None)
     found = [finding for finding in traced.findings if finding.severity == "error"]
-    assert [finding.code for finding in found] == ["MSK202"]
+    assert [finding.code for finding in found] == ["MSK220"]
     assert found[0].traced.modules == tuple(f"transformer.decoder.layers.{n}.multihead_attn" for n in (0, 1))
 
 
