@@ -28,6 +28,8 @@ DOUBLED = {"float64": 1e-5, "float32": 1e-4, "float16": 2e-3, "bfloat16": 1.2e-2
 SLOTS = 4096
 # Rows of fewer keys than this pass for a softmax of a softmax whatever they are.
 FEW_KEYS = 3
+# Rows of at least this many keys tell a share above 0.5 from chance: 1/n is then far below it.
+TELLING_KEYS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ def doubled(attention: Attention) -> bool:
     """Whether every row is the softmax of a softmax, in every head.
 
     If W = softmax(P) and P sums to 1 over n keys, then log W - mean(log W) + 1/n is P: never negative, and above 0.5 for
-    some row of each head. No weight over n keys can then pass e / (n - 1 + e), which spares nearly every map a closer look.
+    some long row of each head: scores that are as often below their mean as above it cannot be both. No weight over n keys can then pass e / (n - 1 + e), which spares nearly every map a closer look.
     """
     measured = attention.measured
     rows = np.broadcast_to(attention.real_rows, attention.shape[:3]) & (measured.total > 0) & (measured.low >= 0)
@@ -71,7 +73,7 @@ def doubled(attention: Attention) -> bool:
     chosen = found.of(rows) & (counts >= FEW_KEYS)
     if chosen.sum() < FEW_KEYS or not chosen.any(axis=(0, 2)).all():
         return False
-    peak = np.where(chosen, highest, 0.0).max(axis=(0, 2))
+    peak = np.where(chosen & (counts >= TELLING_KEYS), highest, 0.0).max(axis=(0, 2))
     return bool((lowest[chosen] >= -tolerance).all() and (peak > 0.5).all() and (peak <= 1 + 2 * tolerance).all())
 
 

@@ -137,7 +137,9 @@ class Attention:
 
     @cached_property
     def future_expected(self) -> str | None:
-        """Why nothing behind a query may be seen; None when nothing says so."""
+        """Why nothing behind a query may be seen; None when nothing says so, and for cross-attention, which knows no order."""
+        if self.roled.kind == "cross":
+            return None
         if self.expected is not None:
             inside = self.expected.attended > 0 and (self.expected - self.causal).attended == 0
             return f"{self.declared.source} {self.spec!r}" if inside and self.declared else None

@@ -118,9 +118,13 @@ def test_a_softmax_of_a_softmax(dtype, look, masked):
 @dtypes
 @pytest.mark.parametrize("scale", [0.005, 0.02, 0.2, 1.0, 2.0, 4.0])
 def test_flat_attention_is_no_softmax_of_a_softmax(dtype, scale):
-    for keys in (8, 40, 300):
+    for keys in (12, 40, 300):
         shape = (2, 3, 12, keys)
         assert loud(report({"attentions.0": to(softmax(scores(shape, scale=scale)), dtype)})) == []
+    for seed in range(8):
+        shape = (3, 4, 6 + seed % 4, 6 + seed % 4)
+        w = softmax(np.where(causal(shape), scores(shape, seed, scale), -1e30))
+        assert loud(report({"attentions.0": to(w, dtype)})) == []
 
 
 # MSK219
@@ -174,6 +178,14 @@ def test_cross_attention_with_the_wrong_padding(dtype, lengths, wrong):
     assert ("the target's padding" in finding.message) == (wrong == "target" and targets == sources)
     arrays["cross_attentions.0"] = weights((2, 2, targets, sources), source[:, None, None], dtype)
     assert loud(report(arrays)) == []
+
+
+@dtypes
+def test_cross_attention_to_the_first_key_alone_knows_no_order(dtype):
+    shape = (2, 2, 1, 6)
+    keep = np.arange(6) < 1
+    arrays = {"cross_attentions.0": weights(shape, np.ones(shape, bool), dtype), "cross_attn_mask": torch.from_numpy(np.where(keep, 0.0, -1e30))[None, None, None]}  # fmt: skip
+    assert loud(report(arrays)) == ["MSK204"]
 
 
 # MSK217
