@@ -143,9 +143,10 @@ def _watched(task: Task, meaning: Meaning, advance: Advance | None) -> Checked:
 def _alone(task: Task, said: Said) -> Checked:
     """Check one file in a process of its own, whose death is the file's fault."""
     try:
-        return next(_spread([task], 1, said))
+        (checked,) = _spread([task], 1, said)
     except BrokenProcessPool:
         return Checked(task.path, None, "the process that checked it was killed, perhaps for want of memory; pass fewer --jobs")
+    return checked
 
 
 def _spread(tasks: Sequence[Task], jobs: int, said: Said) -> Iterator[Checked]:
