@@ -1,4 +1,4 @@
-"""The one error class of the package."""
+"""The one error class of the package, and the sentence that any error ends in."""
 
 
 class MaskcliError(Exception):
@@ -7,3 +7,19 @@ class MaskcliError(Exception):
     The message is one sentence with the offending value, what was expected and what to do next.
     `maskcli.cli.main` prints it on standard error and exits with 2.
     """
+
+
+def is_internal(error: Exception) -> bool:
+    """Whether an error is maskcli's own fault: neither the user's nor the machine's."""
+    return not isinstance(error, (MaskcliError, MemoryError, OSError))
+
+
+def sentence(error: Exception) -> str:
+    """What to tell the user of an error."""
+    if isinstance(error, MaskcliError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this; ask for fewer tokens, or a smaller part of the file"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or 'a file'}; check the path and the permissions"
+    return f"internal error ({type(error).__name__}: {error}); please report it, with MASKCLI_DEBUG=1 for the details"

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from maskcli import __version__
-from maskcli.errors import MaskcliError
+from maskcli.errors import is_internal, sentence
 
 
 class Exit(enum.IntEnum):
@@ -65,10 +65,8 @@ def _run() -> int:
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
-    except MaskcliError as error:
-        return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted")
+        complain("interrupted")
         return Exit.INTERRUPTED
     except (ClosedPipe, BrokenPipeError):
         # Nobody reads any more: keep the interpreter from failing once more when it flushes on its way out.
@@ -76,33 +74,28 @@ def _run() -> int:
         return Exit.CLOSED_PIPE
     except typer.Exit as stop:
         return int(stop.exit_code)
-    except MemoryError:
-        return _fail("there is not enough memory for this; ask for fewer tokens, or a smaller part of the file")
     except Exception as error:
         usage = getattr(error, "format_message", None)
         if usage is not None:
             context = getattr(error, "ctx", None)
             hint = f"; see {context.command_path} --help" if context is not None else ""
             return _fail(usage().rstrip(".") + hint)
-        if isinstance(error, OSError):
-            return _fail(f"{error.strerror or error}: {error.filename or 'a file'}; check the path and the permissions")
-        if os.environ.get("MASKCLI_DEBUG"):
+        if is_internal(error) and os.environ.get("MASKCLI_DEBUG"):
             raise
-        return _fail(
-            f"internal error ({type(error).__name__}: {error}); please report it, with MASKCLI_DEBUG=1 for the details"
-        )
+        return _fail(sentence(error))
     return code if isinstance(code, int) else Exit.OK
 
 
-def _fail(sentence: str) -> int:
-    _complain(sentence)
+def _fail(text: str) -> int:
+    complain(text)
     return Exit.ERROR
 
 
-def _complain(sentence: str) -> None:
+def complain(text: str) -> None:
+    """A sentence on standard error."""
     from maskcli.report.terminal import say
 
-    say(f"maskcli: {sentence}" if sentence.endswith("?") else f"maskcli: {sentence.rstrip('.')}.")
+    say(f"maskcli: {text}" if text.endswith("?") else f"maskcli: {text.rstrip('.')}.")
 
 
 def _let_text_pass() -> None:

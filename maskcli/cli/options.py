@@ -40,7 +40,16 @@ class ResultForm(str, enum.Enum):
 
 
 class DiagnoseForm(str, enum.Enum):
-    """What --format takes where results are findings."""
+    """What --format takes where findings are of files."""
+
+    text = "text"
+    concise = "concise"
+    json = "json"
+    jsonl = "jsonl"
+
+
+class TraceForm(str, enum.Enum):
+    """What --format takes where findings are of a program."""
 
     text = "text"
     concise = "concise"
@@ -125,8 +134,14 @@ Select = Annotated[
 ]
 Ignore = Annotated[list[str] | None, typer.Option(metavar="RULES", help="Do not report these rules. Wins over --select.")]
 FailOn = Annotated[Severity, typer.Option(help="The mildest severity that makes the exit code 1.")]
-FindingsForm = Annotated[
-    DiagnoseForm | None, typer.Option("--format", help="text for people, concise for one line each, json for scripts.")
+DiagnoseFormat = Annotated[
+    DiagnoseForm | None,
+    typer.Option(
+        "--format", help="text for people, concise for one line each, json for scripts, jsonl for a line of JSON per file."
+    ),
+]
+TraceFormat = Annotated[
+    TraceForm | None, typer.Option("--format", help="text for people, concise for one line each, json for scripts.")
 ]
 
 

@@ -14,7 +14,6 @@ from maskcli.cli.options import (
     Exact,
     Expect,
     FailOn,
-    FindingsForm,
     For,
     From,
     Ignore,
@@ -27,6 +26,7 @@ from maskcli.cli.options import (
     Select,
     Severity,
     Tokenizer,
+    TraceFormat,
     VocabSize,
     fails,
 )
@@ -68,7 +68,7 @@ def trace(
     select: Select = None,
     ignore: Ignore = None,
     fail_on: FailOn = Severity.never,
-    form: FindingsForm = None,
+    form: TraceFormat = None,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write the report to FILE, whose suffix chooses the form."),
@@ -83,7 +83,7 @@ def trace(
     from maskcli.live.check import Options
     from maskcli.live.program import module, run, script
     from maskcli.live.trace import Trace
-    from maskcli.report.findings import show_report
+    from maskcli.report.findings import show_trace
     from maskcli.report.terminal import form as form_of
 
     if save_all and save is None:
@@ -121,7 +121,7 @@ def trace(
         return code
     sys.stdout.flush()
     report = watching.report
-    show_report(report, output, chosen, sys.stderr)
+    show_trace(report, output, chosen, sys.stderr)
     if code == 0 and fail_on is not Severity.never and not report.calls:
         raise MaskcliError(f"{found.name!r} made no attention call that could be checked; leave --fail-on out if that is right")
     return 1 if code == 0 and fails(report.worst(), fail_on) else code

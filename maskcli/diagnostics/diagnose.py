@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from maskcli.diagnostics.assemble import build_scenes
@@ -45,6 +45,45 @@ class Report:
     def worst(self) -> str | None:
         """The worst severity found."""
         return next((severity for severity in SEVERITIES if self.counts()[severity]), None)
+
+    def summary(self) -> Summary:
+        """The report without its findings."""
+        open_: dict[tuple[str, ...], frozenset[str]] = {}
+        for skip in self.skipped:
+            open_[skip.needs] = open_.get(skip.needs, frozenset()) | {skip.code}
+        roles = Counter(self.roles)
+        return Summary(self.counts(), len(self.files), roles, self.unfit, self.decided, open_)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What reports come to without their findings: all that is kept of files by the thousand.
+
+    `counts` are findings by severity, `roles` checked tensors by role, `unfit` the tensors passed over and why, `decided` the
+    codes that could decide, `undecided` for each set of needs the codes that could not.
+    """
+
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SEVERITIES, 0))
+    files: int = 0
+    roles: Counter[str] = field(default_factory=Counter)
+    unfit: dict[str, str] = field(default_factory=dict)
+    decided: frozenset[str] = frozenset()
+    undecided: dict[tuple[str, ...], frozenset[str]] = field(default_factory=dict)
+
+    def worst(self) -> str | None:
+        """The worst severity found."""
+        return next((severity for severity in SEVERITIES if self.counts[severity]), None)
+
+    def __add__(self, other: Summary) -> Summary:
+        return Summary(
+            {severity: count + other.counts[severity] for severity, count in self.counts.items()},
+            self.files + other.files,
+            self.roles + other.roles,
+            self.unfit | other.unfit,
+            self.decided | other.decided,
+            self.undecided
+            | {needs: self.undecided.get(needs, frozenset()) | codes for needs, codes in other.undecided.items()},
+        )
 
 
 def diagnose(

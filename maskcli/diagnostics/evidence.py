@@ -32,6 +32,9 @@ PLANS = 8
 
 # Called with the bytes of every chunk that has been measured, from several threads, so that long work can show how far it is.
 watcher: ContextVar[Callable[[int], None] | None] = ContextVar("watcher", default=None)
+# Threads that read chunks at the same time; fewer where several processes share the cores.
+THREADS = min(8, os.cpu_count() or 1)
+threads: ContextVar[int] = ContextVar("threads", default=THREADS)
 
 
 Place = tuple[int, tuple[int, int], tuple[int, int]]
@@ -100,12 +103,12 @@ def _each(tensor: Tensor, shape: Shape, work: Callable[[Chunk], None], read: Rea
         if told is not None:
             told(chunk.values.size * tensor.nbytes // max(tensor.row_count * tensor.row_length, 1))
 
-    if len(places) < 4 or math.prod(shape) <= CHUNK_CELLS:
+    if len(places) < 4 or threads.get() == 1 or math.prod(shape) <= CHUNK_CELLS:
         # Less than a chunk in all is done before threads have started.
         for place in places:
             one(place)
         return
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(threads.get()) as pool:
         for _ in pool.map(one, places):
             pass
 

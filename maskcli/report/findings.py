@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TextIO
 
 from maskcli import __version__
-from maskcli.diagnostics.diagnose import Report
+from maskcli.diagnostics.diagnose import Report, Summary
 from maskcli.diagnostics.finding import Finding, Rule, Traced, Where
 from maskcli.live.check import TraceReport
 from maskcli.report.shown import SCHEMA_VERSION
 from maskcli.report.terminal import clean, console, hang, json_text, output, write
-from maskcli.report.terminal import form as form_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,23 +21,24 @@ STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 NAMES = 4
 
 
-def show_report(report: Report, path: str | None, form: str | None, stream: TextIO | None = None) -> None:
-    """Write a report to a file (`path`), else to `stream` or standard output; the suffix or `form` chooses text, concise or json."""
-    chosen = form_of(path, form, {".json": "json", ".txt": "text"}, "text")
-    with output(path) if path is not None or stream is None else nullcontext(stream) as target:
-        if chosen == "json":
+def show_trace(report: TraceReport, path: str | None, form: str, stream: TextIO) -> None:
+    """Write the report of a running program to a file (`path`), else to `stream`, as text, concise or json."""
+    with output(path) if path is not None else nullcontext(stream) as target:
+        if form == "json":
             write(as_json(report), target)
-        elif chosen == "concise":
-            write(concise(report), target)
+        elif form == "concise":
+            write([*concise(report.findings), _trace_closing(report)[0] + "\n"], target)
         else:
-            print_report(report, console(target))
+            screen = console(target)
+            print_findings(report.findings, screen)
+            print_lines(_trace_closing(report), screen)
 
 
-def print_report(report: Report, console: Console) -> None:
-    """One paragraph a finding, worst first, then what was checked and what could not be."""
+def print_findings(findings: Iterable[Finding], console: Console) -> None:
+    """One paragraph a finding."""
     from rich.text import Text
 
-    for finding in report.findings:
+    for finding in findings:
         head = Text(f"{finding.code} {finding.name}", style=STYLES[finding.severity])
         head.append(f"  {finding.severity}", style="default not bold")
         head.append(f"  {clean(finding.file)}", style="dim not bold")
@@ -56,49 +55,70 @@ def print_report(report: Report, console: Console) -> None:
             if line:
                 hang(console, "  " + label, line)
         console.print()
-    for line in closing(report):
+
+
+def print_lines(lines: Iterable[str], console: Console) -> None:
+    """Lines as they are."""
+    from rich.text import Text
+
+    for line in lines:
         console.print(Text(line))
 
 
-def closing(report: Report) -> list[str]:
-    """The last lines: counts, what was checked, what was passed over and what could not be decided."""
-    counts = ", ".join(_many(count, name) for name, count in report.counts().items() if count)
-    lines = [f"{counts or 'nothing found'} in {_amount(report)}"]
-    if not counts and not isinstance(report, TraceReport):
-        lines.append(f"checked by {len(report.decided)} rules: {_roles(report)}")
-    if isinstance(report, TraceReport) and report.changed:
+def closing(total: Summary) -> list[str]:
+    """The last lines on some files: counts, what was checked, what was passed over and what could not be decided."""
+    lines = [f"{_counted(total)} in {_many(total.roles.total(), 'tensor')} of {_many(total.files, 'file')}"]
+    if total.worst() is None:
+        lines.append(f"checked by {len(total.decided)} rules: {_roles(total)}")
+    return lines + _left_open(total)
+
+
+def _trace_closing(report: TraceReport) -> list[str]:
+    """The last lines on a running program."""
+    total = report.summary()
+    lines = [
+        f"{_counted(total)} in {report.looked:,} checked of {_many(report.calls, 'attention call')} "
+        f"({_many(len(report.checked), 'module')}, {_many(report.steps, 'step')})"
+    ]
+    if report.changed:
         lines.append(f"tracing changed: {'; '.join(report.changed)}")
-    for name, why in report.unfit.items():
-        lines.append(f"not checked: {clean(name)}: {clean(why)}")
-    needs: dict[str, list[str]] = {}
-    for skip in report.skipped:
-        needs.setdefault(" and ".join(skip.needs), []).append(skip.code)
+    return lines + _left_open(total)
+
+
+def _left_open(total: Summary) -> list[str]:
+    """What was passed over, and what could not be decided."""
+    lines = [f"not checked: {clean(name)}: {clean(why)}" for name, why in total.unfit.items()]
+    needs: dict[str, set[str]] = {}
+    for group, codes in total.undecided.items():
+        needs.setdefault(" and ".join(group), set()).update(codes)
     if needs:
         lines.append("could not be decided, for want of:")
-        lines += [f"  {need}: {_ranges(codes)}" for need, codes in needs.items()]
+        lines += [f"  {need}: {_ranges(sorted(codes))}" for need, codes in needs.items()]
     return lines
 
 
-def concise(report: Report) -> Iterator[str]:
-    """One line a finding: `file: CODE name severity: message (place)`, then the counts."""
-    for finding in report.findings:
+def concise(findings: Iterable[Finding]) -> Iterator[str]:
+    """One line a finding: `file: CODE name severity: message (place)`."""
+    for finding in findings:
         place = _where(finding)
         source = finding.traced.source if finding.traced else None
         at = f"{clean(source[0])}:{source[1]}" if source else clean(finding.file)
         yield f"{at}: {finding.code} {finding.name} {finding.severity}: {clean(finding.message)}"
         yield f" ({place})\n" if place else "\n"
-    yield closing(report)[0] + "\n"
 
 
-def _roles(report: Report) -> str:
+def _counted(total: Summary) -> str:
+    return ", ".join(_many(count, name) for name, count in total.counts.items() if count) or "nothing found"
+
+
+def _roles(total: Summary) -> str:
     """How many tensors of each role were checked, in words."""
-    counts = Counter(report.roles)
-    named = ((role if role.endswith("s") else role.replace("_", " "), count) for role, count in counts.items())
+    named = ((role if role.endswith("s") else role.replace("_", " "), count) for role, count in total.roles.items())
     return ", ".join(f"{count} {role}" for role, count in named)
 
 
-def as_json(report: Report) -> Iterator[str]:
-    """The JSON of `diagnose` and `trace`, one object."""
+def as_json(report: Report, errors: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
+    """The JSON of `diagnose` and `trace`, one object; `errors` are the files that could not be checked, and why."""
     traced: dict[str, Any] = {}
     if isinstance(report, TraceReport):
         traced = {"calls": report.calls, "checked": report.looked, "steps": report.steps, "modules": len(report.checked)}
@@ -106,15 +126,32 @@ def as_json(report: Report) -> Iterator[str]:
         {
             "schema_version": SCHEMA_VERSION,
             "maskcli": __version__,
-            "findings": [_finding(finding) for finding in report.findings],
-            "skipped": [
-                {"code": skip.code, "name": skip.name, "file": skip.file, "needs": list(skip.needs)} for skip in report.skipped
-            ],
+            **_body(report),
             **({"changed": list(report.changed)} if isinstance(report, TraceReport) else {}),
-            "summary": {**report.counts(), **(traced or {"files": len(report.files), "tensors": len(report.checked)})},
+            **({"errors": [{"file": file, "message": text} for file, text in errors]} if errors else {}),
+            "summary": {**report.counts(), **(traced or _sizes(report))},
         }
     )
     yield "\n"
+
+
+def file_line(file: str, report: Report | None, error: str | None) -> str:
+    """The JSON of one file on a line: its findings, or the sentence that says why it could not be checked."""
+    told = {"error": error} if report is None else {**_body(report), "summary": {**report.counts(), **_sizes(report)}}
+    return json_text({"schema_version": SCHEMA_VERSION, "file": file, **told}) + "\n"
+
+
+def _body(report: Report) -> dict[str, Any]:
+    return {
+        "findings": [_finding(finding) for finding in report.findings],
+        "skipped": [
+            {"code": skip.code, "name": skip.name, "file": skip.file, "needs": list(skip.needs)} for skip in report.skipped
+        ],
+    }
+
+
+def _sizes(report: Report) -> dict[str, int]:
+    return {"files": len(report.files), "tensors": len(report.checked)}
 
 
 def print_rule(rule: Rule, console: Console) -> None:
@@ -210,16 +247,6 @@ def _origin(traced: Traced | None) -> str:
     if traced.source:
         parts.append(f"{clean(traced.source[0])}:{traced.source[1]}")
     return "; ".join(parts)
-
-
-def _amount(report: Report) -> str:
-    """How much was checked, and of what."""
-    if not isinstance(report, TraceReport):
-        return f"{_many(len(report.checked), 'tensor')} of {_many(len(report.files), 'file')}"
-    return (
-        f"{report.looked:,} checked of {_many(report.calls, 'attention call')} "
-        f"({_many(len(report.checked), 'module')}, {_many(report.steps, 'step')})"
-    )
 
 
 def _many(count: int, what: str) -> str:

@@ -78,6 +78,8 @@ def _opened(path: str, suffix: str) -> Handle:
     """The file, open; nothing but a regular file is ever opened, so no pipe or device can make us wait."""
     try:
         status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode) and not os.access(path, os.R_OK | os.X_OK):
+            raise PermissionError
         for test, what in _PLACES:
             if test(status.st_mode):
                 raise MaskcliError(f"{path!r} is {what}, expected a file of one of the types {', '.join(READERS)}.")
