@@ -76,11 +76,12 @@ def judge(attention: Attention) -> list[Verdict]:
     suspect = real & attention.looks_empty
     leaking = {name: leaks(attention, name) for name in ("padding", "keep", "expected", "future")}
     pads = leaks(attention, "padding", agreed=False)
-    if not suspect.any() and not pads.any() and not any(rows.any() for rows in leaking.values()):
+    leaky = any(rows.any() for rows in leaking.values())
+    if not suspect.any() and not pads.any() and not leaky:
         return _exact(attention, real)
     if meant is not None and (inverted := _inverted(attention)):
         return [inverted]
-    if (real & ~np.isnan(measured.total)).any() and _all_uniform(attention, real):
+    if not leaky and (real & ~np.isnan(measured.total)).any() and _all_uniform(attention, real):
         return [Verdict("uniform", real & (attention.support > 1), measured.high, None)]
     if pads.any() and attention.roled.kind != "cross" and (order := another(attention)):
         return [Verdict("another", pads, measured.mass["padding"], attention.padding, order)]

@@ -511,3 +511,10 @@ def test_a_saved_mask_that_lets_documents_see_each_other(told, dtype):
         assert [(f.code, f.severity) for f in plain.findings] == ([("MSK217", "note")] if allowed is keep else [])
     finding = the(report({"attn_mask": torch.from_numpy(keep), told: facts[told]}, expect="documents"), "MSK217")
     assert finding.evidence["cells"] == int((keep & ~same).sum())
+
+
+def test_equal_weights_outside_of_the_mask_are_a_leak():
+    shape = (1, 2, 12, 12)
+    w = softmax(np.where(causal(shape), np.zeros(shape), -1e30))
+    assert loud(report({"attentions.0": to(w, "float32")}, expect="sliding:4")) == ["MSK213"]
+    assert loud(report({"attentions.0": to(w, "float32")}, expect="causal")) == ["MSK206"]
