@@ -24,7 +24,7 @@ def rule(
     """Explain a rule: what it means, why it matters, how it looks in code and how to fix it."""
     from maskcli.diagnostics.catalogue import in_code_order
     from maskcli.diagnostics.catalogue import rule as named
-    from maskcli.report.findings import print_rule, rule_json
+    from maskcli.report.rules import print_rule, rule_json
     from maskcli.report.terminal import console, json_text, output
 
     if every == (code is not None):

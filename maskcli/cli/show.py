@@ -272,11 +272,12 @@ def _shown(
     convention: str | None,
 ) -> Shown:
     """The mask of a spec over the tokens."""
-    from maskcli.diagnostics.facts import convention as known
     from maskcli.masks import conventions, spec
     from maskcli.report.shown import Shown
 
     if convention is not None:
+        from maskcli.diagnostics.facts import convention as known
+
         known(convention)
     if to not in conventions.CONVENTIONS:
         raise MaskcliError(f"--to {to!r} is not a convention; choose one of {', '.join(conventions.CONVENTIONS)}")

@@ -29,6 +29,8 @@ MAX_KEYS = 2**31 - 2
 MAX_SPANS = 32
 # Cells of a dense chunk that are looked at in one go: large enough to amortise numpy calls, small enough for the cache.
 CHUNK_CELLS = 2**22
+# Rows, or runs, that views of the whole mask look at in one go: some MiB of temporary arrays.
+CHUNK_ROWS = 2**18
 
 
 class Blocks(NamedTuple):
@@ -64,15 +66,7 @@ class Mask:
     def from_intervals(cls, shape: Shape, starts: Array, stops: Array) -> Mask:
         """One interval a row: `starts` and `stops` broadcast to [b, h, q]; they are clipped to 0..K, and may be empty."""
         _check_shape(shape)
-        keys = shape[3]
-        starts, stops = np.broadcast_arrays(np.clip(starts, 0, keys), np.clip(stops, 0, keys))
-        stored = (starts.shape[0], starts.shape[1], starts.shape[2])
-        _check_count(starts.size, "this mask")
-        starts, stops = starts.ravel().astype(np.int32, copy=False), stops.ravel().astype(np.int32, copy=False)
-        kept = stops > starts
-        if kept.all():
-            return cls(shape, stored, np.arange(starts.size + 1), starts, stops)
-        return cls(shape, stored, _pointer(kept), starts[kept], stops[kept])
+        return _intervals(shape, np.clip(starts, 0, shape[3]), np.clip(stops, 0, shape[3]))
 
     @classmethod
     def from_runs(cls, shape: Shape, stored: Stored, counts: Array, starts: Array, stops: Array) -> Mask:
@@ -119,8 +113,7 @@ class Mask:
         self._same_shape(other)
         mine, theirs = self.intervals(), other.intervals()
         if mine is not None and theirs is not None:
-            starts, stops = np.maximum(mine[0], theirs[0]), np.minimum(mine[1], theirs[1])
-            return Mask.from_intervals(self.shape, starts, stops)
+            return _intervals(self.shape, np.maximum(mine[0], theirs[0]), np.minimum(mine[1], theirs[1]))
         stored = self._common(other)
         return _intersect(self.expand(stored), other.expand(stored))
 
@@ -170,15 +163,14 @@ class Mask:
 
     def intervals(self) -> tuple[Array, Array] | None:
         """Starts and stops [b, h, q] when no row has more than one run (0, 0 where it has none), else None."""
-        if self.starts.size > self.rows:
+        held = self._held()
+        # As many runs as rows that hold any: one in each.
+        if self.starts.size != np.count_nonzero(held):
             return None
-        counts = np.diff(self.pointer)
-        if self.starts.size == self.rows and (counts == 1).all():
+        if self.starts.size == self.rows:
             return self.starts.reshape(self.stored), self.stops.reshape(self.stored)
-        if (counts > 1).any():
-            return None
         starts, stops = np.zeros(self.rows, np.int32), np.zeros(self.rows, np.int32)
-        starts[counts == 1], stops[counts == 1] = self.starts, self.stops
+        starts[held], stops[held] = self.starts, self.stops
         return starts.reshape(self.stored), stops.reshape(self.stored)
 
     def take(self, shape: Shape, index: Array) -> Mask:
@@ -238,7 +230,8 @@ class Mask:
         """For one batch item and head, the runs [[start, stop], ...] of every query in turn."""
         row = self._row_index()[min(batch, self.stored[0] - 1), min(head, self.stored[1] - 1)]
         first, last = int(row[0]), int(row[-1]) + 1
-        step = 2**16
+        # As Python's lists and numbers, rows take some hundred bytes each.
+        step = 2**14
         for at in range(first, last, step):
             pointer = self.pointer[at : min(at + step, last) + 1].tolist()
             starts = self.starts[pointer[0] : pointer[-1]].tolist()
@@ -252,7 +245,9 @@ class Mask:
     @property
     def keys_per_query(self) -> Array:
         """How many keys each stored row attends to, int64 [b, h, q]."""
-        total = np.concatenate([[0], np.cumsum(self.stops - self.starts, dtype=np.int64)])
+        if (intervals := self.intervals()) is not None:
+            return np.subtract(intervals[1], intervals[0], dtype=np.int64)
+        total = _pointer(self.stops - self.starts)
         counts: Array = total[self.pointer[1:]] - total[self.pointer[:-1]]
         return counts.reshape(self.stored)
 
@@ -274,7 +269,7 @@ class Mask:
     @property
     def empty_rows(self) -> int:
         """How many of the B*H*Q queries have no key at all."""
-        return int((np.diff(self.pointer) == 0).sum()) * self._copies()
+        return (self.rows - int(np.count_nonzero(self._held()))) * self._copies()
 
     @property
     def seen(self) -> Array:
@@ -306,7 +301,7 @@ class Mask:
         size = size if self.stored[2] > 1 else 1
         b, h, q = self.stored
         groups = -(-q // size)
-        piece = max(1, 2**20 // size)
+        piece = max(1, CHUNK_ROWS // size)
         for plane in range(b * h):
             for first in range(0, groups, piece):
                 last = min(first + piece, groups)
@@ -367,7 +362,7 @@ class Mask:
         part = self._row_range(*self._flat(batch, head, (0, 1) if whole else (0, self.shape[2])))
         counts = np.zeros((1 if whole else tall) * (wide + 1), np.int64)
         covered = np.zeros_like(counts)
-        step = 2**20
+        step = CHUNK_ROWS
         for at in range(0, part.starts.size, step):
             row = np.searchsorted(part.pointer, np.arange(at, min(at + step, part.starts.size)), "right") - 1
             line = np.zeros_like(row) if whole else np.searchsorted(row_edges, row, "right") - 1
@@ -393,6 +388,11 @@ class Mask:
         return self.reduced(row_edges, key_edges, batch, head) / np.maximum(cells, 1), cells
 
     # Small helpers
+
+    def _held(self) -> Array:
+        """Which stored rows have any run, bool [rows]."""
+        held: Array = self.pointer[1:] > self.pointer[:-1]
+        return held
 
     def _row_index(self) -> Array:
         return np.arange(self.rows).reshape(self.stored)
@@ -440,6 +440,18 @@ def pixel_edges(length: int, pixels: int) -> Array:
     """Edges, int64 [min(length, pixels) + 1], that share `length` cells out among pixels as evenly as whole cells allow."""
     count = max(1, min(length, pixels))
     return np.arange(count + 1) * length // count
+
+
+def _intervals(shape: Shape, starts: Array, stops: Array) -> Mask:
+    """One run a row where it is not empty: `starts` and `stops` broadcast to [b, h, q] and lie in 0..K."""
+    starts, stops = np.broadcast_arrays(starts, stops)
+    stored = (starts.shape[0], starts.shape[1], starts.shape[2])
+    _check_count(starts.size, "this mask")
+    starts, stops = starts.ravel().astype(np.int32, copy=False), stops.ravel().astype(np.int32, copy=False)
+    kept = stops > starts
+    if kept.all():
+        return Mask(shape, stored, np.arange(starts.size + 1), starts, stops)
+    return Mask(shape, stored, _pointer(kept), starts[kept], stops[kept])
 
 
 def _intersect(a: Mask, b: Mask) -> Mask:

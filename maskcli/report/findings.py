@@ -1,4 +1,4 @@
-"""Findings and rules: text for people, JSON for scripts."""
+"""Findings: text for people, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from maskcli import __version__
 from maskcli.diagnostics.diagnose import Report, Summary
-from maskcli.diagnostics.finding import Finding, Rule, Traced, Where
+from maskcli.diagnostics.finding import Finding, Traced, Where
 from maskcli.live.check import TraceReport
 from maskcli.report.shown import SCHEMA_VERSION
-from maskcli.report.terminal import clean, console, hang, json_text, output, write
+from maskcli.report.terminal import STYLES, clean, console, hang, json_text, output, write
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 # Tensor names listed with a finding before the rest is counted.
 NAMES = 4
 
@@ -152,33 +151,6 @@ def _body(report: Report) -> dict[str, Any]:
 
 def _sizes(report: Report) -> dict[str, int]:
     return {"files": len(report.files), "tensors": len(report.checked)}
-
-
-def print_rule(rule: Rule, console: Console) -> None:
-    """A rule's documentation."""
-    from rich.text import Text
-
-    console.print(
-        Text(f"{rule.code} {rule.name}", style=STYLES[rule.severity]) + Text(f"  {rule.severity}", style="default not bold")
-    )
-    for paragraph in rule.text.split("\n\n"):
-        console.print(Text(" ".join(paragraph.split())))
-    console.print(Text("Needs: " + _needs(rule), style="dim"))
-
-
-def rule_json(rule: Rule) -> dict[str, Any]:
-    """A rule as JSON."""
-    return {
-        "code": rule.code,
-        "name": rule.name,
-        "severity": rule.severity,
-        "needs": [list(group) for group in rule.needs],
-        "text": rule.text,
-    }
-
-
-def _needs(rule: Rule) -> str:
-    return ", and ".join(" or ".join(group) for group in rule.needs)
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from maskcli.tensors import replacing
 NAMED = 40
 # A grid helps up to this many cells on a side.
 GRID = 64
-# Pixels of a picture on a side: every token up to here, shares of attended cells beyond.
+# Pixels of a picture on a side: every token up to here, shares of attended cells beyond. One of several panels has half.
 PIXELS = 800
 # Panels for batch items that differ.
 MOST_PANELS = 6
@@ -34,13 +34,15 @@ def save_heatmap(shown: Shown, path: str) -> None:
 
     items = shown.mask.shape[0]
     panels = 1 if shown.mask.stored[0] == 1 else min(items, MOST_PANELS)
-    side = min(max(5.0, 0.32 * min(max(shown.mask.shape[2:]), NAMED)), 12.0)
+    longest = max(shown.mask.shape[2:])
+    side = max(5.0, 0.3 * longest) if longest <= NAMED else 12.0 if panels == 1 else 6.0
+    pixels = PIXELS if panels == 1 else PIXELS // 2
     figure = Figure(figsize=(side * panels + 1.2, side + 1.2), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     colours = LinearSegmentedColormap.from_list("attend", [IGNORE_COLOUR, ATTEND_COLOUR])
     note = ""
     for item, axes in enumerate(np.atleast_1d(figure.subplots(1, panels, squeeze=False)[0])):
-        share, cells = shown.mask.picture(PIXELS, PIXELS, item)
+        share, cells = shown.mask.picture(pixels, pixels, item)
         queries, keys = shown.mask.shape[2:]
         axes.imshow(share, cmap=colours, vmin=0, vmax=1, interpolation="nearest", extent=(0, keys, queries, 0), aspect="auto")
         if cells.size and cells.max() > 1:

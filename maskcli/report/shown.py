@@ -6,12 +6,14 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskcli.masks.conventions import CONVENTIONS
 from maskcli.masks.mask import Mask
 from maskcli.report.terminal import clean, json_text
-from maskcli.text import Batch
+
+if TYPE_CHECKING:
+    from maskcli.text import Batch
 
 SCHEMA_VERSION = 1
 

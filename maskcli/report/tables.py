@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskcli.masks.conventions import CONVENTIONS
-from maskcli.masks.mask import pixel_edges
+from maskcli.masks.mask import Mask, pixel_edges
 from maskcli.report.shown import Shown, token_facts
 from maskcli.report.terminal import PIPE_WIDTH, clean
-from maskcli.text import Batch
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from maskcli.text import Batch
 
 # Longer token tables show their head and tail: a screen is no place for a thousand rows.
 MOST_TOKENS, HEAD, TAIL = 64, 40, 8
@@ -171,16 +172,14 @@ def _print_numbers(shown: Shown, console: Console, block: int) -> None:
     attend, ignore = shown.values()
     glyphs = f"{ATTEND} attend, {IGNORE} ignore; " if shown.convention == "sdpa" else ""
     who = CONVENTIONS[shown.convention].who
-    counts = mask.keys_per_query
     batch, _, queries, keys = mask.shape
     shape = [batch, mask.stored[1], queries, keys]
-    per = f"{counts.min()} to {counts.max()}" if counts.min() != counts.max() else f"{counts.min()}"
     copies = mask.shape[1] // mask.stored[1]
     lines = [
         f"{glyphs}{attend} = attend, {ignore} = ignore ({shown.convention}, {shown.dtype}: {who})",
         f"shape {shape}, broadcasts from {shown.broadcast_shape}",
-        f"attended {mask.attended // copies:,} of {mask.cells // copies:,} cells ({mask.density:.2%}), keys per query {per} "
-        f"(mean {counts.mean():.4g})",
+        f"attended {mask.attended // copies:,} of {mask.cells // copies:,} cells ({mask.density:.2%}), "
+        f"keys per query {_per_query(mask)}",
         f"empty rows {mask.empty_rows // copies:,}" + (": these queries have no key at all" if mask.empty_rows else ""),
     ]
     if keys > block and queries > 1:
@@ -188,6 +187,13 @@ def _print_numbers(shown: Shown, console: Console, block: int) -> None:
         lines.append(f"blocks of {block} x {block}: {full:,} full, {partial:,} partial, {empty:,} empty")
     for line in lines:
         console.print(Text(line))
+
+
+def _per_query(mask: Mask) -> str:
+    """How many keys queries see: the fewest, the most and the mean."""
+    counts = mask.keys_per_query
+    low, high = counts.min(), counts.max()
+    return f"{low if low == high else f'{low} to {high}'} (mean {counts.mean():.4g})"
 
 
 def _cut(text: str, width: int) -> str:

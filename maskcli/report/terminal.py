@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # A table for a pipe is as wide as its content; this is merely wider than any.
 PIPE_WIDTH = 1_000_000
+# Colours of severities.
+STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 
 
 class ClosedPipe(Exception):  # noqa: N818 (it ends the program and is no error)
@@ -153,9 +155,13 @@ def write(pieces: Iterable[str], stream: TextIO) -> None:
     stream.write("".join(block))
 
 
+# One encoder for every piece: json.dumps makes a new one each time it is called with options.
+_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False).encode
+
+
 def json_text(value: Any) -> str:
     """A value as JSON on one line; NaN and infinities, which JSON has not, are refused."""
-    return json.dumps(value, ensure_ascii=True, allow_nan=False)
+    return _encode(value)
 
 
 def form(path: str | None, chosen: str | None, suffixes: dict[str, str], default: str) -> str:
