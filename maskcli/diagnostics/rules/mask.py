@@ -317,7 +317,8 @@ def _keeps_only_padding(saved: Saved) -> Where | None:
     padded = np.any(pads, axis=1)
     if real is None or (keep & real).attended or not (np.any(keep.seen, axis=1)[padded] == pads[padded]).all():
         return None
-    return Where(items_of(padded), None, None, runs_of(np.any(pads[padded], axis=0)))
+    # A sample without padding is left no key at all: it is part of the same mistake.
+    return Where(None, None, None, runs_of(np.any(pads[padded], axis=0)))
 
 
 def _keeps_only_future(saved: Saved) -> Where | None:
