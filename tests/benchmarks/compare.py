@@ -1,0 +1,87 @@
+"""Every job of maskcli beside what people use for it, one row each."""
+
+from typing import NamedTuple
+
+from tests.benchmarks.measure import MASKCLI, in_turn, run
+from tests.benchmarks.programs import (
+    BLOCK_MASK,
+    DENSE,
+    DOCUMENTS,
+    MODEL,
+    NAMING,
+    PYTHON,
+    SCRIPT,
+    SENTENCE,
+    TOKENS,
+    VISUALIZER,
+    WINDOW,
+    attention,
+    diagnose,
+    packed,
+    python,
+    tokenizer_folder,
+)  # fmt: skip
+
+
+class Case(NamedTuple):
+    """A job: what it is, maskcli's command, and the peer's name and command (None where nobody does it)."""
+
+    what: str
+    ours: tuple
+    peer: str = ""
+    theirs: tuple | None = None
+
+
+def cases(folder, gib, quick):
+    """All jobs in turn; the inputs of a job exist while it is asked for."""
+    gpt2 = tokenizer_folder(folder)
+    visualizer = ("AttentionMaskVisualizer", python(VISUALIZER, gpt2, SENTENCE))
+    yield Case("`--help`", (*MASKCLI, "--help"), "`import typer`", python("import typer"))
+    yield Case("`show` a sentence, built-in tokenizer", (*MASKCLI, "show", SENTENCE), *visualizer)
+    yield Case("`show` a sentence, 50,257 tokens", (*MASKCLI, "show", SENTENCE, "-t", gpt2), *visualizer)
+    flex = 4096 if quick else 16384
+    block_mask = (f"create_block_mask at {flex:,} tokens", python(BLOCK_MASK, flex))
+    million = f"`show` {TOKENS:,} tokens, {DOCUMENTS:,} documents, window {WINDOW}"
+    yield Case(f"{million}: statistics, blocks", packed(TOKENS, DOCUMENTS), *block_mask)
+    yield Case(f"{million}: PNG", (*packed(TOKENS, DOCUMENTS), "-o", folder / "mask.png"))
+    for each in (TOKENS // 8, TOKENS):
+        padded = ",".join(str(each - item * each // 16) for item in range(8))
+        show = (*MASKCLI, "show", "-m", "causal & padding", "--lengths", padded)
+        yield Case(f"`show` `causal & padding`, 8 sequences of up to {each:,}: statistics, blocks", show)
+        yield Case(f"`show` `causal & padding`, 8 sequences of up to {each:,}: PNG", (*show, "-o", folder / "mask.png"))
+    side = 4096 if quick else 16384
+    run(python(DENSE, folder / "mask.npy", side))
+    yield Case(f"`inspect` a dense {side:,} x {side:,} bool mask", (*MASKCLI, "inspect", folder / "mask.npy"))
+    (folder / "mask.npy").unlink()
+    specs = (f"causal & sliding:{WINDOW}", f"causal & sliding:{WINDOW - 1}")
+    yield Case(f"`diff` two masks of {TOKENS:,} tokens", (*MASKCLI, "diff", *specs, "--lengths", TOKENS))
+    yield Case(f"naming a mask of {TOKENS:,} tokens", python(NAMING))
+    (folder / "model.py").write_text(MODEL)
+    program = (PYTHON, folder / "model.py")
+    yield Case("`trace` a small CPU model", (*MASKCLI, "trace", folder / "model.py"), "the program alone", program)
+    for suffix, dtype in (
+        ("safetensors", "float32"), ("safetensors", "float16"), ("safetensors", "bfloat16"), ("npy", "float32"), ("pt", "float32"),
+    ):  # fmt: skip
+        path = attention(folder / f"attention.{suffix}", gib, dtype)
+        yield Case(f"`diagnose` {gib:g} GiB, {dtype}, .{suffix}", diagnose(path), "a torch script", python(SCRIPT, path))
+        path.unlink()
+
+
+def table(folder, runs, gib, quick):
+    """Lines of Markdown, as they are measured."""
+    yield "| work | maskcli | peer | ratio |\n|---|---|---|---|"
+    for case in cases(folder, gib, quick):
+        mine, *others = in_turn([case.ours, *([case.theirs] if case.theirs else [])], runs)
+        peer = f"{case.peer}: {told(others[0])}" if others else "none"
+        yield f"| {case.what} | {told(mine)} | {peer} | {ratio(mine, others[0]) if others else ''} |"
+
+
+def told(measured):
+    """Seconds and memory as text."""
+    return f"{measured.seconds:.2f} s, {measured.peak:,.0f} MiB"
+
+
+def ratio(mine, other):
+    """How many times faster, or how much of the peer's time."""
+    faster = other.seconds / mine.seconds
+    return f"{faster:.1f}x faster" if faster > 1 else f"{1 / faster:.1f}x its time"
