@@ -233,7 +233,8 @@ def _summary(finding: Finding) -> str:
 
 def _sentence(text: str) -> str:
     text = clean(text)
-    return text[:1].upper() + text[1:]
+    # A line of code keeps its first letter.
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].rstrip(",;:").isalpha() else text
 
 
 def _ranges(codes: list[str]) -> str:
