@@ -198,14 +198,18 @@ def _unions(mask: Mask, layout: Layout) -> Iterator[Named]:
 
 
 def _largest(mask: Mask, layout: Layout, kind: str, inside: Mask) -> int:
-    """The largest N for which kind:N, as far as it may count, lies in the mask."""
-    low, high = 0, mask.shape[3]
+    """The largest N for which kind:N, as far as it may count, lies in the mask: mostly 0, so the search starts there."""
+
+    def fits(size: int) -> bool:
+        return not ((build(Named(kind, (size,)), layout) & inside) - mask).attended
+
+    keys, size = mask.shape[3], 1
+    while size <= keys and fits(size):
+        size *= 2
+    low, high = size // 2, min(size - 1, keys)
     while low < high:
         middle = (low + high + 1) // 2
-        if ((build(Named(kind, (middle,)), layout) & inside) - mask).attended:
-            high = middle - 1
-        else:
-            low = middle
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return low
 
 
