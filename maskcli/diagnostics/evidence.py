@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,19 +18,19 @@ import numpy as np
 import numpy.typing as npt
 
 from maskcli.diagnostics.rowsums import row_sums
-from maskcli.diagnostics.spans import spans
+from maskcli.diagnostics.spans import Span, spans
 from maskcli.masks.mask import Mask, Shape
-from maskcli.tensors import Tensor
+from maskcli.tensors import Tensor, on_a_page
 from maskcli.tensors.dtypes import BITS, DTYPES
 
 Array = npt.NDArray[Any]
 
-# Cells of a chunk that is read in one go (4 MiB as float32): larger ones leave the cache, smaller ones cost calls.
+# Cells of a chunk that is measured in one go (4 MiB as float32): larger ones leave the cache, smaller ones cost calls.
 CHUNK_CELLS = 2**20
-# Rows that are measured together: the fewer, the less of a causal mask's diagonal lies in them; fewer still cost calls.
-BLOCK_ROWS = 256
-# Blocks whose spans are remembered for the next heads: those of a chunk, of which there are seldom more.
-PLANS = 8
+# Rows of a chunk: the fewer, the less of a causal mask's diagonal lies in them; fewer still cost calls.
+BLOCK_ROWS = 128
+# Blocks of rows whose spans are remembered, for the other heads and the next layers.
+PLANS = 32
 
 # Called with the bytes of every chunk that has been measured, from several threads, so that long work can show how far it is.
 watcher: ContextVar[Callable[[int], None] | None] = ContextVar("watcher", default=None)
@@ -39,6 +41,7 @@ threads: ContextVar[int] = ContextVar("threads", default=THREADS)
 
 Place = tuple[int, tuple[int, int], tuple[int, int]]
 Read = Callable[[int, int, Array], Array]
+Plan = Callable[[int, int, tuple[int, int]], Sequence[Span]]
 
 
 class Chunk(NamedTuple):
@@ -68,14 +71,10 @@ def chunks(tensor: Tensor, shape: Shape) -> list[Place]:
     The same rows of all heads follow one another, because masks seldom differ between heads.
     """
     batch, heads, queries, keys = shape
-    plane = max(queries * keys, 1)
-    if plane <= CHUNK_CELLS:
-        step = max(1, CHUNK_CELLS // plane)
-        cuts = [((h, min(h + step, heads)), (0, queries)) for h in range(0, heads, step)]
-    else:
-        step = max(1, CHUNK_CELLS // max(keys, 1))
-        cuts = [((h, h + 1), (q, min(q + step, queries))) for q in range(0, queries, step) for h in range(heads)]
-    return [(b, h, q) for b in range(batch) for h, q in cuts]
+    tall = max(1, min(queries, BLOCK_ROWS, CHUNK_CELLS // max(keys, 1)))
+    deep = max(1, CHUNK_CELLS // (tall * max(keys, 1)))
+    rows = [(q, min(q + tall, queries)) for q in range(0, queries, tall)]
+    return [(b, (h, min(h + deep, heads)), q) for b in range(batch) for q in rows for h in range(0, heads, deep)]
 
 
 def read_chunks(tensor: Tensor, shape: Shape) -> Iterator[Chunk]:
@@ -103,25 +102,39 @@ def _each(tensor: Tensor, shape: Shape, work: Callable[[Chunk], None], read: Rea
         if told is not None:
             told(chunk.values.size * tensor.nbytes // max(tensor.row_count * tensor.row_length, 1))
 
-    if len(places) < 4 or threads.get() == 1 or math.prod(shape) <= CHUNK_CELLS:
-        # Less than a chunk in all is done before threads have started.
-        for place in places:
-            one(place)
+    left = deque(places)
+
+    def some() -> None:
+        # Every thread takes its next chunk itself: one that handed them out would want the interpreter as often as they do.
+        with suppress(IndexError):
+            while True:
+                one(left.popleft())
+
+    # Less than a chunk in all is done before threads have started.
+    count = threads.get() if math.prod(shape) > CHUNK_CELLS else 1
+    if count == 1:
+        some()
         return
-    with ThreadPoolExecutor(threads.get()) as pool:
-        for _ in pool.map(one, places):
-            pass
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            for done in [pool.submit(some) for _ in range(count)]:
+                done.result()
+        finally:
+            left.clear()
 
 
 def _read(shape: Shape, place: Place, buffer: Array | None, read: Read, dtype: np.dtype[Any]) -> tuple[Chunk, Array]:
     batch, heads, rows = place
     queries, keys = shape[2:]
-    count = (heads[1] - heads[0]) * (rows[1] - rows[0])
-    if buffer is None or len(buffer) < count:
-        buffer = np.empty((count, keys), dtype)
+    deep, tall = heads[1] - heads[0], rows[1] - rows[0]
+    if buffer is None or len(buffer) < deep * tall:
+        buffer = on_a_page((deep * tall, keys), dtype)
     start = (batch * shape[1] + heads[0]) * queries + rows[0]
-    values = read(start, start + count, buffer).reshape(heads[1] - heads[0], rows[1] - rows[0], keys)
-    return Chunk(batch, heads, rows, values), buffer
+    # Rows of one head, or all rows of several, lie side by side.
+    step, each = (deep, deep * tall) if tall == queries else (1, tall)
+    for at in range(0, deep, step):
+        read(start + at * queries, start + at * queries + each, buffer[at * tall :])
+    return Chunk(batch, heads, rows, buffer[: deep * tall].reshape(deep, tall, keys)), buffer
 
 
 def measure(tensor: Tensor, shape: Shape, probes: Mapping[str, Mask]) -> Measured:
@@ -138,14 +151,15 @@ def measure(tensor: Tensor, shape: Shape, probes: Mapping[str, Mask]) -> Measure
     masks = {name: mask for name, mask in probes.items() if same[name] == name}
     mass = {name: np.empty(rows, wide) for name in masks}
     by_head = any(mask.stored[1] > 1 for mask in masks.values())
-    plan = lru_cache(maxsize=PLANS)(lambda batch, head, block: spans(masks, shape[3], batch, head, block, wide.itemsize))
+    plan = _plan(masks, shape[3])
 
     def work(chunk: Chunk) -> None:
-        for heads, block in _blocks(chunk, by_head):
-            raw = chunk.values[_within(heads, chunk.heads), _within(block, chunk.rows)]
+        first, last = chunk.heads
+        for heads in [(head, head + 1) for head in range(first, last)] if by_head else [(first, last)]:
+            raw = chunk.values[heads[0] - first : heads[1] - first]
             with np.errstate(invalid="ignore", over="ignore"):
-                sums = row_sums(raw, dtype, plan(chunk.batch, heads[0] if by_head else 0, block))
-                place = (chunk.batch, slice(*heads), slice(*block))
+                sums = row_sums(raw, dtype, plan(chunk.batch, heads[0] if by_head else 0, chunk.rows))
+                place = (chunk.batch, slice(*heads), slice(*chunk.rows))
                 total[place], high[place], low[place] = sums[:3]
                 for name in masks:
                     mass[name][place] = sums.outside.get(name, 0.0)
@@ -170,6 +184,19 @@ def _once(rows: Array) -> Array:
     return np.broadcast_to(held, rows.shape)
 
 
+_LAST: ContextVar[tuple[Mapping[str, Mask], int, Plan] | None] = ContextVar("_LAST", default=None)
+
+
+def _plan(masks: Mapping[str, Mask], keys: int) -> Plan:
+    """`spans` of a block by batch item, head and rows, remembered: also from one layer to the next, whose masks are equal."""
+    last = _LAST.get()
+    if last is not None and last[1] == keys and last[0] == masks:
+        return last[2]
+    plan = lru_cache(maxsize=PLANS)(lambda batch, head, rows: spans(masks, keys, batch, head, rows))
+    _LAST.set((masks, keys, plan))
+    return plan
+
+
 def _first_equals(masks: Mapping[str, Mask]) -> dict[str, str]:
     """For each name the first name that has an equal mask, so that none is measured twice."""
     first: dict[str, str] = {}
@@ -177,20 +204,6 @@ def _first_equals(masks: Mapping[str, Mask]) -> dict[str, str]:
         alike = (other for other in first.values() if masks[other].attended == mask.attended and masks[other] == mask)
         first[name] = next(alike, name)
     return first
-
-
-def _blocks(chunk: Chunk, by_head: bool) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """The heads and rows of a chunk in blocks of few rows, of one head each where masks differ between heads."""
-    cuts = [(head, head + 1) for head in range(*chunk.heads)] if by_head else [chunk.heads]
-    first, last = chunk.rows
-    for heads in cuts:
-        for low in range(first, last, BLOCK_ROWS):
-            yield heads, (low, min(low + BLOCK_ROWS, last))
-
-
-def _within(part: tuple[int, int], whole: tuple[int, int]) -> slice:
-    """A part of a range, counted from where the range begins."""
-    return slice(part[0] - whole[0], part[1] - whole[0])
 
 
 def uniform_rows(tensor: Tensor, shape: Shape, high: Array) -> Array:

@@ -59,10 +59,10 @@ def row_sums(raw: Array, dtype: str, cuts: Sequence[Span]) -> RowSums:
         mass = _sum(values) * scale
         total += mass
         add(span.outside, mass)
-        for names, ignored in span.mixed:
-            # By their bits, since 0 times NaN would be NaN.
-            only = np.bitwise_and(values.view(ignored.dtype), ignored).view(values.dtype)
-            add(names, _sum(only) * scale)
+        for names, start, stop, cells in span.mixed:
+            some = values[:, :, start - span.start : stop - span.start]
+            # 0 times NaN or infinity would be NaN.
+            add(names, _sum(some, cells) * scale if plain else _sum(np.where(cells > 0, some, 0)))
         if not plain:
             highs.append(values.max(axis=2))
             lows.append(values.min(axis=2))
@@ -72,11 +72,18 @@ def row_sums(raw: Array, dtype: str, cuts: Sequence[Span]) -> RowSums:
     return RowSums(total, _decoded(top.view(raw.dtype), dtype).copy(), _decoded(bottom.view(raw.dtype), dtype).copy(), outside)
 
 
-def _sum(values: Array) -> Array:
-    """The sum of each row [h, q, n], float64; einsum adds several times as fast as np.sum does."""
+def _sum(values: Array, cells: Array | None = None) -> Array:
+    """The sum of each row [h, q, n], float64: of every value, or of each times its cell [q, n] or [1, n].
+
+    einsum adds several times as fast as np.sum does.
+    """
     total = np.zeros(values.shape[:2])
     for start in range(0, values.shape[2], EXACT_KEYS):
-        total += np.einsum("hqk->hq", values[:, :, start : start + EXACT_KEYS])
+        part = values[:, :, start : start + EXACT_KEYS]
+        if cells is None:
+            total += np.einsum("hqk->hq", part)
+        else:
+            total += np.einsum("hqk,qk->hq", part, np.broadcast_to(cells[:, start : start + EXACT_KEYS], part.shape[1:]))
     return total
 
 
@@ -96,7 +103,9 @@ def _widened(raw: Array, dtype: str) -> Array:
         return _decoded(raw, dtype)
     values = _room(raw.shape)
     wide = values.view(np.uint32)
-    np.left_shift(raw.view(known.unsigned), known.shift, out=wide, dtype=np.uint32)
+    # Two plain loops are faster than one that converts as it shifts.
+    np.copyto(wide, raw.view(known.unsigned))
+    np.left_shift(wide, known.shift, out=wide)
     return values
 
 

@@ -17,24 +17,30 @@ Array = npt.NDArray[Any]
 MAX_SPANS = 32
 
 
-class Span(NamedTuple):
-    """Keys `start` to `stop`, and the names of the masks that ignore all of them in every row.
+class Mixed(NamedTuple):
+    """Keys `start` to `stop` that masks ignore in some cells only: names of equal masks, and float32 [rows, stop - start],
+    1 where the cell is ignored and 0 elsewhere (one row when all rows are alike)."""
 
-    `mixed` are masks that ignore some of the cells, equal ones together: their names, and unsigned integers
-    [rows, stop - start] with every bit set where the cell is ignored and none elsewhere (one row when all rows are alike).
-    """
+    names: tuple[str, ...]
+    start: int
+    stop: int
+    cells: Array
+
+
+class Span(NamedTuple):
+    """Keys `start` to `stop`, the names of the masks that ignore all of them in every row, and of those that ignore some."""
 
     start: int
     stop: int
     outside: tuple[str, ...]
-    mixed: tuple[tuple[tuple[str, ...], Array], ...]
+    mixed: tuple[Mixed, ...]
 
 
-def spans(masks: Mapping[str, Mask], keys: int, batch: int, head: int, rows: tuple[int, int], width: int) -> list[Span]:
-    """Spans that cover all keys in order, for these rows of one batch item and head; `width` is the bytes of an integer."""
+def spans(masks: Mapping[str, Mask], keys: int, batch: int, head: int, rows: tuple[int, int]) -> list[Span]:
+    """Spans that cover all keys in order, for these rows of one batch item and head."""
     ignored = {name: mask.ignored(rows, batch, head) for name, mask in masks.items()}
     borders = _apart({0, keys, *(border for parts in ignored.values() for start, stop, _ in parts for border in (start, stop))})
-    found = []
+    found: list[Span] = []
     for start, stop in pairwise(borders):
         outside = []
         mixed: dict[bytes, tuple[list[str], Array]] = {}
@@ -47,16 +53,13 @@ def spans(masks: Mapping[str, Mask], keys: int, batch: int, head: int, rows: tup
                 if who is None or (low, high) != (start, stop):
                     who = ~masks[name].dense(batch, head, rows if masks[name].stored[2] > 1 else (0, 1), (start, stop))
                 mixed.setdefault(who.tobytes(), ([], who))[0].append(name)
-        alike = tuple((tuple(names), _bits(who, width)) for names, who in mixed.values())
-        found.append(Span(start, stop, tuple(outside), alike))
+        some = tuple(Mixed(tuple(names), start, stop, who.astype(np.float32)) for names, who in mixed.values())
+        if found and found[-1].outside == tuple(outside):
+            # One call for both is cheaper.
+            first = found.pop()
+            start, some = first.start, first.mixed + some
+        found.append(Span(start, stop, tuple(outside), some))
     return found
-
-
-def _bits(who: Array, width: int) -> Array:
-    """Every bit of an unsigned integer set where `who` is True, none elsewhere."""
-    unsigned = np.dtype(f"u{width}")
-    bits: Array = who.astype(unsigned) * np.iinfo(unsigned).max
-    return bits
 
 
 def _apart(borders: set[int]) -> list[int]:

@@ -356,7 +356,7 @@ def _sample(tensor: Tensor) -> Array | None:
 
 
 def _by_values(rows: Array, floating: bool, axes: int) -> str | None:
-    """Weights: nothing below 0, sums of 1; a mask: 0 and 1, or 0 and a fill; scores: numbers among fills."""
+    """Weights: nothing below 0, most sums 1; a mask: 0 and 1, or 0 and a fill; scores: numbers among fills."""
     if not floating:
         binary = bool(((rows == 0) | (rows == 1)).all()) and bool(rows.any())
         return ("padding_mask" if axes == 2 else "mask") if binary else None
@@ -368,7 +368,7 @@ def _by_values(rows: Array, floating: bool, axes: int) -> str | None:
         additive = bool(((rows == 0) | (rows <= FILL)).all())
         return "mask" if additive else "scores"
     sums = rows.astype(np.float64).sum(axis=1)
-    if low >= 0 and float(np.median(np.abs(sums - 1))) <= SUM_TOLERANCE:
+    if low >= 0 and (np.abs(sums - 1) <= SUM_TOLERANCE).mean() > 0.5:
         return "weights"
     if bool(((rows == 0) | (rows == 1)).all()) and 0 < float(rows.mean()) < 1:
         return "mask"

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,6 +19,8 @@ SPAN = 8 * 1024 * 1024
 """Bytes read at once to pick elements from: more would show in the memory, less would be many small reads."""
 SPARSE = 16 * 1024
 """Bytes between two wanted elements from which on reading each by itself is faster than reading all between."""
+PAGE = 4096
+"""Bytes of a page of memory, as most systems have them."""
 
 Ranges = Sequence[range]
 
@@ -162,11 +164,23 @@ class Handle:
         return len(data)
 
 
+def on_a_page(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """An array to read into, whose bytes begin where a page of memory does.
+
+    Large arrays of numpy begin 16 bytes behind. Tensors often begin with a page of their file, and with both, the kernel's
+    copy was 4 times slower (2.2 instead of 9 GB/s on a Zen 3, wherever an array began 1 to 31 bytes behind its source).
+    """
+    count = math.prod(shape) * dtype.itemsize
+    room = np.empty(count + PAGE, np.uint8)
+    start = -room.ctypes.data % PAGE
+    return room[start : start + count].view(dtype).reshape(shape)
+
+
 class _Scratch(threading.local):
     """One block of raw bytes per thread."""
 
     def __init__(self) -> None:
-        self.block = np.empty(BLOCK, np.uint8)
+        self.block = on_a_page((BLOCK,), np.dtype(np.uint8))
 
 
 _SCRATCH = _Scratch()

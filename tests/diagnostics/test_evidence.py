@@ -259,16 +259,20 @@ def test_spans_tell_every_cell_of_every_mask(data, most):
     probes = {f"probe {n}": data.draw(masks(shape)) for n in range(data.draw(st.integers(0, 3)))}
     rows = (data.draw(st.integers(0, shape[2] - 1)), shape[2])
     with mock.patch.object(spans, "MAX_SPANS", most):
-        found = spans.spans(probes, shape[3], 1, 1, rows, 4)
+        found = spans.spans(probes, shape[3], 1, 1, rows)
     assert [span.start for span in found] == [0, *(span.stop for span in found[:-1])]
     assert found[-1].stop == shape[3]
     assert len(found) <= most
     for name, mask in probes.items():
-        ignored = np.zeros((rows[1] - rows[0], shape[3]), np.uint32)
+        ignored = np.zeros((rows[1] - rows[0], shape[3]), np.float32)
         for span in found:
-            of_mixed = [bits for names, bits in span.mixed if name in names]
-            ignored[:, span.start : span.stop] = 0xFFFFFFFF if name in span.outside else of_mixed[0] if of_mixed else 0
-        np.testing.assert_array_equal(ignored, np.where(mask.dense(1, 1, rows), 0, 0xFFFFFFFF))
+            if name in span.outside:
+                ignored[:, span.start : span.stop] = 1
+            for names, start, stop, cells in span.mixed:
+                assert span.start <= start < stop <= span.stop
+                if name in names:
+                    ignored[:, start:stop] += cells
+        np.testing.assert_array_equal(ignored, ~mask.dense(1, 1, rows))
 
 
 def test_equal_masks_are_added_up_once():
@@ -340,10 +344,10 @@ def test_last_key_reads_no_more_than_it_must():
     read = []
     with (
         cut(60 * 10, 3, 32, 4096),
-        mock.patch.object(type(lazy), "rows", lambda self, *at: read.append(at) or _rows(self, *at)),
+        mock.patch.object(type(lazy), "rows", lambda self, *at: read.append(at[:2]) or _rows(self, *at)),
     ):
         assert evidence.last_key(lazy, shape) == 59
-    assert len(read) == 1
+    assert sum(stop - start for start, stop in read) <= 10
 
 
 _rows = type(from_array("", np.zeros(1))).rows
