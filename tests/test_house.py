@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from maskcli.diagnostics.catalogue import RULES
 from tests.cli.running import DATA, ROOT, run
@@ -83,6 +84,11 @@ NEVER = {"torch", "transformers", "matplotlib", "huggingface_hub", "scipy", "pan
 )
 def test_commands_import_only_what_they_need(arguments, absent):
     assert modules_of(*arguments) & absent == set()
+
+
+def test_a_file_by_torch_needs_no_torch(tmp_path):
+    torch.save({"attentions": torch.eye(2)[None, None]}, tmp_path / "x.pt")
+    assert modules_of("diagnose", tmp_path / "x.pt") & NEVER == set()
 
 
 def test_the_probe_can_fail(tmp_path):

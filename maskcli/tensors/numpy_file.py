@@ -14,7 +14,7 @@ import numpy as np
 from maskcli.errors import MaskcliError
 from maskcli.tensors.dtypes import Array
 from maskcli.tensors.safetensors_file import MAX_ELEMENTS, MAX_RANK
-from maskcli.tensors.storage import Flipped, Handle, InFile, InMemory, Refused, Storage
+from maskcli.tensors.storage import Handle, InMemory, Refused, in_file
 from maskcli.tensors.tensor import Tensor, TensorFile, numpy_dtype, unreadable
 from maskcli.tensors.zipped import archive, data_offset
 
@@ -102,11 +102,8 @@ def _stored(handle: Handle, name: str, head: io.BytesIO, start: int, size: int) 
     if raw is None:
         return Tensor(name, known, shape, Refused(_why_not(name, dtype)))
     _check_size(handle, name, shape, raw, size - head.tell())
-    offset = start + head.tell()
-    storage: Storage = InFile(handle, offset, shape, raw)
-    if fortran and len(shape) > 1:
-        storage = Flipped(InFile(handle, offset, shape[::-1], raw))
-    return Tensor(name, known, shape, storage)
+    strides = [math.prod(shape[:axis] if fortran else shape[axis + 1 :]) for axis in range(len(shape))]
+    return Tensor(name, known, shape, in_file(handle, start + head.tell(), math.prod(shape), raw, shape, tuple(strides)))
 
 
 def _check_size(handle: Handle, name: str, shape: tuple[int, ...], raw: np.dtype[Any], found: int) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -248,22 +249,70 @@ class InFile:
 
 
 @dataclass(frozen=True, eq=False)
-class Flipped:
-    """Elements that lie in a file with the first axis fastest (Fortran order): the same file with its axes reversed."""
+class Strided:
+    """Elements of a file whose axes are in another order, or that are part of a larger array, or one of them for many.
 
-    reversed: InFile
+    `base` is an array in the order of the file. For each axis of `shape`, `axes` has the axis of `base` that it runs along,
+    None where one element stands for all; on each axis of `base`, indices begin at `start` and go on by `step`.
+    """
+
+    base: InFile
+    shape: tuple[int, ...]
+    axes: tuple[int | None, ...]
+    start: tuple[int, ...]
+    step: tuple[int, ...]
 
     def gather(self, ranges: Ranges) -> Array:
         """The raw elements at these positions."""
-        return self.reversed.gather(ranges[::-1]).T
+        wanted = [range(0)] * len(self.start)
+        for axis, each in zip(self.axes, ranges, strict=True):
+            if axis is not None:
+                first, step = self.start[axis], self.step[axis]
+                wanted[axis] = range(first + each.start * step, first + each.stop * step, each.step * step)
+        found = self.base.gather(wanted).transpose([axis for axis in self.axes if axis is not None])
+        found = found[tuple(None if axis is None else slice(None) for axis in self.axes)]
+        return np.broadcast_to(found, [len(each) for each in ranges])
 
     def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
-        """Decode rows into `out`; each column of theirs is one read."""
+        """Decode rows into `out`, those of one plane at a time."""
         at = 0
-        for box in _boxes(self.reversed.shape[:0:-1], start, stop):
+        for box in _boxes(self.shape[:-1], start, stop):
             part = self.gather([*box, range(out.shape[1])]).reshape(-1, out.shape[1])
             decode(np.ascontiguousarray(part), out[at : at + len(part)])
             at += len(part)
+
+
+def in_file(
+    handle: Handle,
+    begin: int,
+    count: int,
+    raw: np.dtype[Any],
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    offset: int = 0,
+) -> InFile | Strided:
+    """The elements at `offset` + index x `strides` (in elements) of the `count` ones that lie at byte `begin` of a file.
+
+    Raises ValueError where they are no part of an array, as those of windows that overlap are not.
+    """
+    along = [axis for axis, size in enumerate(shape) if size > 1 and strides[axis]]
+    along.sort(key=lambda axis: -strides[axis])
+    if 0 in shape or all(strides[axis] == math.prod(shape[axis + 1 :]) for axis, size in enumerate(shape) if size > 1):
+        return InFile(handle, begin + offset * raw.itemsize, shape, raw)
+    # Elements from one index of an axis of the base to its next; a step over its last axis is taken in reading.
+    widths = [*(strides[axis] for axis in along[:-1]), *([1] if along else [])]
+    sizes = [whole // width for whole, width in zip([count, *widths], widths, strict=False)]
+    start, rest = [], offset
+    for width in widths:
+        first, rest = divmod(rest, width)
+        start.append(first)
+    step = [*(1 for _ in along[1:]), *(strides[axis] for axis in along[-1:])]
+    last = [first + (shape[axis] - 1) * each for first, axis, each in zip(start, along, step, strict=True)]
+    if any(at >= size for at, size in zip(last, sizes, strict=True)) or any(a % b for a, b in pairwise(widths)):
+        raise ValueError(f"strides {strides} of shape {shape} are no part of an array of {count} elements")
+    base = InFile(handle, begin + rest * raw.itemsize, tuple(sizes), raw)
+    axes = tuple(along.index(axis) if axis in along else None for axis in range(len(shape)))
+    return Strided(base, shape, axes, tuple(start), tuple(step))
 
 
 def _as_slice(each: range) -> slice:

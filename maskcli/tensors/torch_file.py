@@ -1,25 +1,26 @@
 """Read .pt, .pth and .bin, and take torch tensors from memory: the one place of this room that imports torch."""
 
+import math
 import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
 from maskcli.errors import MaskcliError
 from maskcli.tensors.dtypes import DTYPES
-from maskcli.tensors.safetensors_file import MAX_NAME, MAX_RANK, MAX_TENSORS
-from maskcli.tensors.storage import Handle, InFile, InMemory, Refused
+from maskcli.tensors.safetensors_file import MAX_ELEMENTS, MAX_NAME, MAX_RANK, MAX_TENSORS
+from maskcli.tensors.storage import Handle, InMemory, Refused, in_file
 from maskcli.tensors.tensor import Tensor, TensorFile, unreadable
+from maskcli.tensors.torch_pickle import SavedTensor, UnfamiliarError, described
 from maskcli.tensors.zipped import archive, data_offset
 
 MAX_LEGACY = 1024**3
 """Bytes of a file in torch's format from before 1.6: it cannot be mapped, so all of it is read into memory."""
-MAX_PICKLE = 64 * 1024**2
+MAX_PICKLE = 16 * 1024**2
 """Bytes of the pickle that describes the tensors: some 100 bytes per tensor, unpickled in Python."""
 MAX_VISITED = 200_000
 """Objects looked at in a nest of containers: lists that share lists can describe 2^30 in a few hundred bytes."""
@@ -28,13 +29,21 @@ MAX_DEPTH = 64
 SAFE_TORCH = (2, 6)
 """From here on weights_only=True is safe against hostile files (CVE-2025-32434)."""
 
+Leaf = TypeVar("Leaf")
+
 
 def read_torch(handle: Handle) -> TensorFile:
-    """The tensors of a file by torch.save; containers become dotted names (`attentions.0`), other values are skipped."""
+    """The tensors of a file by torch.save; containers become dotted names (`attentions.0`), other values are skipped.
+
+    Files of nothing but plain tensors in containers are read without torch, whose import takes longer than most files.
+    """
     zipped = handle.bytes(0, 2) == b"PK"
-    offsets: list[tuple[int, int]] = []
     if zipped:
-        offsets = _check_zip(handle)
+        members = _checked(handle)
+        try:
+            return TensorFile(handle.path, _described(handle, members))
+        except UnfamiliarError:
+            pass
     elif handle.bytes(0, 1) != b"\x80":
         raise MaskcliError(
             f"{handle.path!r} is no file by torch.save: save the tensors again or rename the file to what it is."
@@ -45,23 +54,13 @@ def read_torch(handle: Handle) -> TensorFile:
             "load it and torch.save it with any torch from 1.6 on."
         )
     loaded = _load(handle.path, zipped)
-    stem = os.path.splitext(os.path.basename(handle.path))[0]
-    leaves = list(_leaves(handle.path, loaded, stem))
-    places = _places([tensor for _, tensor in leaves], offsets)
-    tensors = []
-    names: set[str] = set()
-    for name, tensor in leaves:
-        if name in names:
-            raise MaskcliError(
-                f"{handle.path!r} gives two tensors the name {name[:80]!r}, expected each name once: rename one."
-            )
-        names.add(name)
-        tensors.append(_in_file(handle, places, tensor, from_torch(name, tensor)))
-    return TensorFile(handle.path, tuple(tensors))
+    import torch
+
+    return TensorFile(handle.path, _named(handle.path, loaded, torch.Tensor, from_torch))
 
 
-def _check_zip(handle: Handle) -> list[tuple[int, int]]:
-    """Refuse what torch.save never writes; offset and size of every storage otherwise, none if bytes would be swapped."""
+def _checked(handle: Handle) -> dict[str, tuple[int, int]]:
+    """Where each member lies: its offset and size by its name; refuses what torch.save never writes."""
     with archive(handle) as opened:
         members = opened.infolist()
     for member in members:
@@ -79,40 +78,35 @@ def _check_zip(handle: Handle) -> list[tuple[int, int]]:
             raise MaskcliError(
                 f"{handle.path!r} is a TorchScript program, expected tensors: torch.save(module.state_dict(), path)."
             )
-    orders = {handle.bytes(data_offset(handle, each), 6) for each in members if each.filename.endswith("/byteorder")}
-    if orders - {b"little"} or sys.byteorder != "little":
-        return []
-    return [(data_offset(handle, each), each.file_size) for each in members if "/data/" in each.filename]
+    return {each.filename: (data_offset(handle, each), each.file_size) for each in members}
 
 
-def _places(tensors: list[Any], offsets: list[tuple[int, int]]) -> dict[int, int]:
-    """Where in the file each mapped storage lies, by its address; empty when that is not beyond doubt.
+def _described(handle: Handle, members: dict[str, tuple[int, int]]) -> tuple[Tensor, ...]:
+    """The tensors as the pickle alone tells of them; UnfamiliarError when it tells more than that, or nothing sound."""
+    folders = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
+    if len(folders) != 1:
+        raise UnfamiliarError
+    # Files from before torch 2.1 do not name their byte order.
+    order = members.get(f"{folders[0]}byteorder")
+    if sys.byteorder != "little" or (order is not None and handle.bytes(order[0], 6) != b"little"):
+        raise UnfamiliarError
+    saved = described(handle.bytes(*members[f"{folders[0]}data.pkl"]))
 
-    torch maps the file as a whole, so addresses differ as offsets do. Read from the file, rows leave no pages behind
-    that count as memory.
-    """
-    dense = [each for each in tensors if not (each.is_sparse or each.is_meta) and str(each.layout) == "torch.strided"]
-    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in dense}
-    found = sorted((address, size) for address, size in storages.items() if size)
-    stored = sorted((offset, size) for offset, size in offsets if size)
-    if len(found) != len(stored) or not found:
-        return {}
-    base = found[0][0] - stored[0][0]
-    if [(address - base, size) for address, size in found] != stored:
-        return {}
-    return {address: address - base for address, _ in found}
+    def tensor(name: str, leaf: SavedTensor) -> Tensor:
+        if (refused := _refused(name, leaf.dtype, leaf.shape)) is not None:
+            return Tensor(name, leaf.dtype, leaf.shape, refused)
+        raw = np.dtype(DTYPES[leaf.dtype].raw)
+        last = leaf.offset + sum((size - 1) * stride for size, stride in zip(leaf.shape, leaf.strides, strict=True))
+        begin, size = members.get(f"{folders[0]}data/{leaf.storage}", (0, 0))
+        if math.prod(leaf.shape) > MAX_ELEMENTS or (0 not in leaf.shape and last >= size // raw.itemsize):
+            raise UnfamiliarError
+        try:
+            place = in_file(handle, begin, size // raw.itemsize, raw, leaf.shape, leaf.strides, leaf.offset)
+        except ValueError as error:
+            raise UnfamiliarError from error
+        return Tensor(name, leaf.dtype, leaf.shape, place)
 
-
-def _in_file(handle: Handle, places: dict[int, int], loaded: Any, tensor: Tensor) -> Tensor:
-    """The same tensor read from the file where its elements lie there in order, else as it is."""
-    known = DTYPES.get(tensor.dtype)
-    if known is None or known.raw is None or isinstance(tensor.storage, Refused):
-        return tensor
-    place = places.get(loaded.untyped_storage().data_ptr())
-    if place is None or not loaded.is_contiguous() or loaded.is_neg():
-        return tensor
-    offset = place + loaded.storage_offset() * loaded.element_size()
-    return replace(tensor, storage=InFile(handle, offset, tensor.shape, np.dtype(known.raw)))
+    return _named(handle.path, saved, SavedTensor, tensor)
 
 
 def _load(path: str, zipped: bool) -> Any:
@@ -154,28 +148,40 @@ def _refusal(path: str, zipped: bool) -> str:
     return f"{path!r} holds Python objects ({named!r}), expected tensors in dicts and lists: save it with `{line}`."
 
 
-def _leaves(path: str, loaded: Any, stem: str) -> Iterator[tuple[str, Any]]:
-    """Every tensor in a nest of containers with its dotted name, in order; a lone tensor is named after the file."""
-    import torch
-
+def _named(path: str, loaded: Any, kind: type[Leaf], tensor: Callable[[str, Leaf], Tensor]) -> tuple[Tensor, ...]:
+    """Every leaf in a nest of containers as a tensor with its dotted name, in order; a lone one is named after the file."""
+    stem = os.path.splitext(os.path.basename(path))[0]
     waiting: list[tuple[str, Any, int]] = [("", loaded, 0)]
-    visited = found = 0
+    visited = 0
+    found: dict[str, Tensor] = {}
     while waiting:
         name, each, depth = waiting.pop()
         visited += 1
-        if isinstance(each, torch.Tensor):
-            found += 1
-            yield name or stem, each
+        if isinstance(each, kind):
+            name = name or stem
+            if name in found:
+                raise MaskcliError(f"{path!r} gives two tensors the name {name[:80]!r}, expected each name once: rename one.")
+            found[name] = tensor(name, each)
         elif isinstance(each, Mapping):
             pairs = [(str(key), value) for key, value in each.items() if isinstance(key, str | int | float | tuple)]
             waiting += [(f"{name}.{key}" if name else key, value, depth + 1) for key, value in reversed(pairs)]
         elif isinstance(each, list | tuple):
             pairs = [(str(key), value) for key, value in enumerate(each)]
             waiting += [(f"{name}.{key}" if name else key, value, depth + 1) for key, value in reversed(pairs)]
-        if visited + len(waiting) > MAX_VISITED or depth > MAX_DEPTH or found > MAX_TENSORS or len(name) > MAX_NAME:
+        if visited + len(waiting) > MAX_VISITED or depth > MAX_DEPTH or len(found) > MAX_TENSORS or len(name) > MAX_NAME:
             raise MaskcliError(
                 f"{path!r} nests its tensors too deep or too often, expected a plain dict of them: save it flat."
             )
+    return tuple(found.values())
+
+
+def _refused(name: str, dtype: str, shape: tuple[int, ...]) -> Refused | None:
+    """Why a tensor of plain numbers cannot be read, None when it can."""
+    if dtype not in DTYPES or DTYPES[dtype].raw is None:
+        return Refused(unreadable(name, dtype))
+    if len(shape) > MAX_RANK:
+        return Refused(f"Tensor {name!r} has {len(shape)} axes, expected at most {MAX_RANK}.")
+    return None
 
 
 def from_torch(name: str, tensor: Any) -> Tensor:
@@ -187,7 +193,6 @@ def from_torch(name: str, tensor: Any) -> Tensor:
         shape = tuple(int(size) for size in tensor.shape)
     except RuntimeError:
         return Tensor(name, dtype, (), Refused(f"Tensor {name!r} is nested, expected one with a shape: pad it before saving."))
-    known = DTYPES.get(dtype)
     if tensor.layout != torch.strided:
         kind = str(tensor.layout).removeprefix("torch.")
         return Tensor(name, dtype, shape, Refused(f"Tensor {name!r} is {kind}, expected a dense one: save tensor.to_dense()."))
@@ -200,12 +205,10 @@ def from_torch(name: str, tensor: Any) -> Tensor:
             shape,
             Refused(f"Tensor {name!r} is quantized, expected plain numbers: save tensor.dequantize()."),
         )
-    if known is None or known.raw is None:
-        return Tensor(name, dtype, shape, Refused(unreadable(name, dtype)))
-    if len(shape) > MAX_RANK:
-        return Tensor(name, dtype, shape, Refused(f"Tensor {name!r} has {len(shape)} axes, expected at most {MAX_RANK}."))
+    if (refused := _refused(name, dtype, shape)) is not None:
+        return Tensor(name, dtype, shape, refused)
     plain = tensor.detach().cpu().resolve_neg()
-    bits = {8: torch.uint8, 16: torch.int16}.get(known.bits)
+    bits = {8: torch.uint8, 16: torch.int16}.get(DTYPES[dtype].bits)
     if dtype in ("bool", "bfloat16") or dtype.startswith("float8"):
         plain = plain.view(bits)
     array = plain.numpy()
