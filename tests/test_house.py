@@ -55,11 +55,12 @@ def test_imports_run_one_way(path):
             assert same or level(second) > level(room), f"{room} imports {second}"
 
 
-def modules_of(*arguments, code="import maskcli.cli; maskcli.cli._run()"):
-    """Modules that a command has imported when it ends, in a process of its own."""
+def modules_of(*arguments, code="import maskcli.cli; maskcli.cli._run()", whole=False):
+    """Modules that a command has imported when it ends, in a process of its own; packages only, or the whole names."""
     script = f"import sys, json; sys.argv = ['maskcli', *{list(map(str, arguments))!r}]\n{code}\nsys.stderr.write(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    return {name.partition(".")[0] for name in json.loads(done.stderr[done.stderr.rindex("[") :])}
+    names = json.loads(done.stderr[done.stderr.rindex("[") :])
+    return set(names) if whole else {name.partition(".")[0] for name in names}
 
 
 NEVER = {"torch", "transformers", "matplotlib", "huggingface_hub", "scipy", "pandas"}
@@ -84,6 +85,24 @@ NEVER = {"torch", "transformers", "matplotlib", "huggingface_hub", "scipy", "pan
 )
 def test_commands_import_only_what_they_need(arguments, absent):
     assert modules_of(*arguments) & absent == set()
+
+
+# What other commands need, or other input: parts of this package and of numpy and Python that a start would pay for.
+LATE = {"maskcli.cli.convert", "maskcli.cli.trace", "maskcli.live.watch", "maskcli.masks.arguments", "maskcli.report.heatmap"}
+LATE |= {"maskcli.text.pipelines", "numpy.ma", "numpy.random", "multiprocessing", "sqlite3", "asyncio", "unittest"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        (("rule", "MSK201"), {"maskcli.live", "maskcli.text", "maskcli.masks.naming"}),
+        (("show", "The cat"), {"maskcli.live", "maskcli.diagnostics", "maskcli.tensors", "maskcli.masks.naming"}),
+        (("inspect", DATA / "minilm_attn.safetensors"), {"maskcli.live", "maskcli.text", "maskcli.diagnostics.rules"}),
+        (("diagnose", DATA / "minilm_attn.safetensors"), {"maskcli.text", "maskcli.masks.naming", "maskcli.cli.show"}),
+    ],
+)
+def test_commands_import_no_room_in_vain(arguments, absent):
+    assert modules_of(*arguments, whole=True) & (LATE | absent) == set()
 
 
 def test_a_file_by_torch_needs_no_torch(tmp_path):

@@ -221,26 +221,29 @@ def uniform_rows(tensor: Tensor, shape: Shape, high: Array) -> Array:
     return support
 
 
-def axis_sums(tensor: Tensor, shape: Shape) -> dict[str, Array]:
-    """What a softmax over a wrong axis makes 1: sums over queries [B, H, K], over heads [B, q, K], over the batch [H, q, K].
+def query_sums(tensor: Tensor, shape: Shape) -> Iterator[Array]:
+    """The sums over queries [K] float64 of one head after the other, of one batch item after the other; read as they are asked."""
+    queries, keys = shape[2:]
+    step = max(1, CHUNK_CELLS // max(keys, 1))
+    for plane in range(shape[0] * shape[1]):
+        sums = np.zeros(keys)
+        for start in range(plane * queries, (plane + 1) * queries, step):
+            sums += tensor.rows(start, min(start + step, (plane + 1) * queries)).sum(axis=0)
+        yield sums
 
-    The last two look at the first rows only, as many as fit into a chunk.
-    """
+
+def first_sums(tensor: Tensor, shape: Shape) -> tuple[Array, Array]:
+    """The sums over heads [B, q, K] and over the batch [H, q, K], float64, of as many first queries as fit into a chunk."""
     batch, heads, queries, keys = shape
-    first = min(queries, max(1, CHUNK_CELLS // (max(batch, heads) * keys)))
-    sums = {
-        "queries": np.zeros((batch, heads, keys)),
-        "heads": np.zeros((batch, first, keys)),
-        "batch": np.zeros((heads, first, keys)),
-    }
-    for chunk in read_chunks(tensor, shape):
-        head, (low, high) = slice(*chunk.heads), chunk.rows
-        sums["queries"][chunk.batch, head] += chunk.values.sum(axis=1)
-        if low < first:
-            shown = chunk.values[:, : first - low]
-            sums["heads"][chunk.batch, low : min(high, first)] += shown.sum(axis=0)
-            sums["batch"][head, low : min(high, first)] += shown
-    return sums
+    shown = min(queries, max(1, CHUNK_CELLS // (max(batch, heads) * keys)))
+    over_heads, over_batch = np.zeros((batch, shown, keys)), np.zeros((heads, shown, keys))
+    for item in range(batch):
+        for head in range(heads):
+            start = (item * heads + head) * queries
+            values = tensor.rows(start, start + shown)
+            over_heads[item] += values
+            over_batch[head] += values
+    return over_heads, over_batch
 
 
 def column_mass(tensor: Tensor, shape: Shape, rows: Array) -> Array:

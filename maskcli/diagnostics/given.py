@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from maskcli.diagnostics.evidence import column_mass, first_bad, last_key, measure, row_chunks
 from maskcli.masks.conventions import LOWEST, SILENT, attended
-from maskcli.masks.kinds import Layout, causal, prefix
+from maskcli.masks.kinds import Layout, causal
 from maskcli.masks.mask import Mask, Shape
 from maskcli.tensors import Roled, Tensor
 
@@ -23,6 +23,8 @@ MANY_VALUES = 16
 MAX_PADDING_CELLS = 2**28
 # Weights that obey a mask put less than rounding outside of it, and those that obey its inverse more than half.
 OBEYED, DISOBEYED = 1e-6, 0.5
+# Rows that are looked at before a pass over all of them is paid for.
+FIRST_LOOK = 32
 # An additive value below this is a fill, in a padding mask that holds nothing but 0 and one fill.
 TINY = 1e-30
 
@@ -132,7 +134,7 @@ def _says_padding(tensor: Tensor) -> bool:
 def by_weights(given: Given, weights: Tensor, shape: Shape) -> Given:
     """A bool mask whose polarity nothing else tells, turned around when the weights obey its inverse and not itself."""
     keep = given.keep.broadcast_to(shape)
-    if given.reason != "assumed" or keep is None:
+    if given.reason != "assumed" or keep is None or _obeyed(keep, weights):
         return given
     mass = measure(weights, shape, {"keep": keep, "inverse": ~keep}).mass
     rows = np.broadcast_to((keep.keys_per_query > 0) & (keep.keys_per_query < shape[3]), shape[:3])
@@ -143,12 +145,23 @@ def by_weights(given: Given, weights: Tensor, shape: Shape) -> Given:
     return given
 
 
+def _obeyed(keep: Mask, weights: Tensor) -> bool:
+    """Whether some rows, evenly chosen, tell already that it is not the inverse of a mask that the weights obey."""
+    batch, heads, queries, _ = keep.shape
+    inside = []
+    for row in np.unique(np.linspace(0, batch * heads * queries - 1, FIRST_LOOK).astype(int)).tolist():
+        item, head, query = row // (heads * queries), row // queries % heads, row % queries
+        seen = keep.dense(item, head, (query, query + 1))[0]
+        values = weights.rows(row, row + 1)[0]
+        if seen.any() and not seen.all() and not np.isnan(values).any():
+            inside.append(float(values[seen].sum()))
+    return bool(inside and np.mean(inside) > DISOBEYED)
+
+
 def fills_only(weights: Tensor, shape: Shape, keys: int) -> bool:
     """Whether no row but exactly uniform ones weighs any key from `keys` on: the empty slots of a static cache."""
-    front = prefix(Layout(shape[0], shape[2], shape[3], shape[1]), keys)
-    measured = measure(weights, shape, {"tail": front})
-    told = measured.high != measured.low
-    return bool(told.any()) and not measured.mass["tail"][told].any()
+    last = last_key(weights, shape)
+    return last is not None and last < keys
 
 
 def left_padding(weights: Tensor, shape: Shape, allowed: Mask) -> Array | None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Future
 from typing import NamedTuple
 
 from maskcli.diagnostics.declare import Meaning, Said, declare
@@ -76,7 +74,7 @@ def check_files(
                     advance(tasks[done].size)
                 done += 1
                 yield checked
-        except BrokenProcessPool:
+        except BrokenExecutor:
             # A process was killed. If it was the next file's own fault, that one alone comes to the same end.
             yield _alone(tasks[done], said)
             done += 1
@@ -144,13 +142,17 @@ def _alone(task: Task, said: Said) -> Checked:
     """Check one file in a process of its own, whose death is the file's fault."""
     try:
         (checked,) = _spread([task], 1, said)
-    except BrokenProcessPool:
+    except BrokenExecutor:
         return Checked(task.path, None, "the process that checked it was killed, perhaps for want of memory; pass fewer --jobs")
     return checked
 
 
 def _spread(tasks: Sequence[Task], jobs: int, said: Said) -> Iterator[Checked]:
     """Check files in processes, in order. The processes end with the iterator, at once when it is left early."""
+    # One file needs neither.
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     share = max(1, THREADS // jobs)
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (said, share))
     pending: deque[Future[Checked]] = deque()
@@ -198,7 +200,9 @@ def _start(said: Said, share: int) -> None:
 
 def _follow() -> None:
     """End this process when its parent has ended, however that happened."""
-    parent = multiprocessing.parent_process()
+    from multiprocessing import parent_process
+
+    parent = parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)

@@ -1,10 +1,12 @@
 """Every job of maskcli beside what people use for it, one row each."""
 
+import shutil
 from typing import NamedTuple
 
 from tests.benchmarks.measure import MASKCLI, in_turn, run
 from tests.benchmarks.programs import (
     BLOCK_MASK,
+    CAPTURE,
     DENSE,
     DOCUMENTS,
     MODEL,
@@ -24,16 +26,12 @@ from tests.benchmarks.programs import (
 
 
 class Case(NamedTuple):
-    """A job: what it is, maskcli's command, and the peer's name and command (None where nobody does it).
-
-    `alike` is False where the peer cannot do as much, so that a ratio would say nothing.
-    """
+    """A job: what it is, maskcli's command, and the peer's name and command (None where nobody does it)."""
 
     what: str
     ours: tuple
     peer: str = ""
     theirs: tuple | None = None
-    alike: bool = True
 
 
 def cases(folder, gib, quick):
@@ -44,10 +42,12 @@ def cases(folder, gib, quick):
     yield Case("`show` a sentence, built-in tokenizer", (*MASKCLI, "show", SENTENCE), *visualizer)
     yield Case("`show` a sentence, 50,257 tokens", (*MASKCLI, "show", SENTENCE, "-t", gpt2), *visualizer)
     flex = 4096 if quick else 16384
-    block_mask = (f"create_block_mask at {flex:,} tokens", python(BLOCK_MASK, flex))
+    few = packed(flex, DOCUMENTS * flex // TOKENS)
+    yield Case(f"`show` {flex:,} tokens, packed, window {WINDOW}", few, "create_block_mask", python(BLOCK_MASK, flex))
     million = f"`show` {TOKENS:,} tokens, {DOCUMENTS:,} documents, window {WINDOW}"
-    yield Case(f"{million}: statistics, blocks", packed(TOKENS, DOCUMENTS), *block_mask, alike=False)
-    yield Case(f"{million}: PNG", (*packed(TOKENS, DOCUMENTS), "-o", folder / "mask.png"))
+    yield Case(f"{million}: statistics, blocks", packed(TOKENS, DOCUMENTS))
+    for form in ("PNG", "JSON"):
+        yield Case(f"{million}: {form}", (*packed(TOKENS, DOCUMENTS), "-o", folder / f"mask.{form.lower()}"))
     for each in (TOKENS // 8, TOKENS):
         padded = ",".join(str(each - item * each // 16) for item in range(8))
         show = (*MASKCLI, "show", "-m", "causal & padding", "--lengths", padded)
@@ -63,6 +63,12 @@ def cases(folder, gib, quick):
     (folder / "model.py").write_text(MODEL)
     program = (PYTHON, folder / "model.py")
     yield Case("`trace` a small CPU model", (*MASKCLI, "trace", folder / "model.py"), "the program alone", program)
+    (folder / "many").mkdir()
+    files = 16 if quick else 128
+    for number in range(files):
+        shutil.copy(CAPTURE, folder / "many" / f"{number}.safetensors")
+    many = (*MASKCLI, "diagnose", folder / "many")
+    yield Case(f"`diagnose` a folder of {files} files of 0.6 MB", many, "`--jobs 1`", (*many, "--jobs", "1"))
     for suffix, dtype in (
         ("safetensors", "float32"), ("safetensors", "float16"), ("safetensors", "bfloat16"), ("npy", "float32"), ("pt", "float32"),
     ):  # fmt: skip
@@ -77,7 +83,7 @@ def table(folder, runs, gib, quick):
     for case in cases(folder, gib, quick):
         mine, *others = in_turn([case.ours, *([case.theirs] if case.theirs else [])], runs)
         peer = f"{case.peer}: {told(others[0])}" if others else "none"
-        yield f"| {case.what} | {told(mine)} | {peer} | {ratio(mine, others[0]) if others and case.alike else ''} |"
+        yield f"| {case.what} | {told(mine)} | {peer} | {ratio(mine, others[0]) if others else ''} |"
 
 
 def told(measured):

@@ -36,15 +36,21 @@ def add(curves, x, commands, runs):
 def draw(curves, path):
     """Four panels: time and memory, against length and against file size; saved, with the numbers as JSON beside it."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     path.with_suffix(".json").write_text(json.dumps(curves, indent=1) + "\n")
     figure = Figure(figsize=(10, 7), layout="constrained", dpi=120)
     columns = zip(figure.subplots(2, 2).T, (("length", "Tokens"), ("file", "MiB of attention in the file")), strict=True)
     for panels, (of, across) in columns:
+        places = sorted({each[0] for points in curves[of].values() for each in points})
         for axes, at, down in zip(panels, (1, 2), ("Seconds, whole process", "Peak memory, MiB"), strict=True):
             for name, points in curves[of].items():
                 axes.plot([each[0] for each in points], [each[at] for each in points], marker="o", label=LABELS[name])
             axes.set(xlabel=across, ylabel=down, xscale="log", yscale="log")
+            axes.set_xticks(places, [f"{each:,g}" if each < 1000 else f"{each:,.0f}" for each in places])
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:,g}")
+            axes.minorticks_off()
             axes.grid(alpha=0.3)
             axes.legend()
     figure.savefig(path)

@@ -7,9 +7,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from tests.benchmarks.measure import MASKCLI, run
+from tests.benchmarks.measure import MASKCLI, ROOT, run
 
 PYTHON = sys.executable
+CAPTURE = ROOT / "tests" / "data" / "minilm_attn.safetensors"
 SENTENCE = "The quick brown fox jumps over the lazy dog."
 TOKENS, DOCUMENTS, WINDOW = 2**20, 2000, 4096
 

@@ -258,7 +258,7 @@ def test_no_more_files_are_handed_out_than_processes_can_soon_take():
             pass
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "ProcessPoolExecutor", Pool)
+        patch.setattr("concurrent.futures.ProcessPoolExecutor", Pool)
         results = files._spread(range(100), 3, {})
         assert next(results) == 0
         assert len(handed) == AHEAD * 3

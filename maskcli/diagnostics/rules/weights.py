@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskcli.diagnostics.causes import of_sample
-from maskcli.diagnostics.evidence import axis_sums, column_mass, measure
+from maskcli.diagnostics.evidence import column_mass, first_sums, measure, query_sums
 from maskcli.diagnostics.explain import is_binary, verdicts
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.rules.common import (
@@ -395,9 +395,16 @@ def _softmax_axis(attention: Attention) -> str | None:
         return None
     if (np.abs(total - 1) <= attention.tolerance).mean() > 0.1:
         return None
-    for axis, sums in axis_sums(attention.tensor, attention.shape).items():
-        size = {"queries": attention.shape[2], "heads": attention.shape[1], "batch": attention.shape[0]}[axis]
-        seen = sums[sums != 0]
-        if size > 1 and seen.size > 1 and np.abs(seen - 1).max() <= attention.tolerance:
-            return axis
-    return None
+    batch, heads, queries, _ = attention.shape
+    if queries > 1 and all(_ones(sums, attention.tolerance) for sums in query_sums(attention.tensor, attention.shape)):
+        return "queries"
+    over_heads, over_batch = first_sums(attention.tensor, attention.shape)
+    if heads > 1 and _ones(over_heads, attention.tolerance):
+        return "heads"
+    return "batch" if batch > 1 and _ones(over_batch, attention.tolerance) else None
+
+
+def _ones(sums: Array, tolerance: float) -> bool:
+    """Whether sums are 1, all but those of keys that nothing weighs."""
+    seen = sums[sums != 0]
+    return bool(seen.size > 1 and np.abs(seen - 1).max() <= tolerance)
