@@ -6,12 +6,10 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +27,8 @@ Array = npt.NDArray[Any]
 CHUNK_CELLS = 2**20
 # Rows of a chunk: the fewer, the less of a causal mask's diagonal lies in them; fewer still cost calls.
 BLOCK_ROWS = 128
-# Blocks of rows whose spans are remembered, for the other heads and the next layers.
-PLANS = 32
+# Cells of partly ignored spans that are remembered, for the other heads and the next layers (32 MiB as float32).
+PLAN_CELLS = 2**23
 
 # Called with the bytes of every chunk that has been measured, from several threads, so that long work can show how far it is.
 watcher: ContextVar[Callable[[int], None] | None] = ContextVar("watcher", default=None)
@@ -41,7 +39,6 @@ threads: ContextVar[int] = ContextVar("threads", default=THREADS)
 
 Place = tuple[int, tuple[int, int], tuple[int, int]]
 Read = Callable[[int, int, Array], Array]
-Plan = Callable[[int, int, tuple[int, int]], Sequence[Span]]
 
 
 class Chunk(NamedTuple):
@@ -65,8 +62,8 @@ class Measured:
     mass: dict[str, Array]
 
 
-def chunks(tensor: Tensor, shape: Shape) -> list[Place]:
-    """How a tensor seen as [B, H, Q, K] is cut: (batch, heads, rows), whole heads together while they are small.
+def chunks(shape: Shape) -> list[Place]:
+    """How a tensor seen as [B, H, Q, K] is cut: (batch, heads, rows), few rows of as many heads as fit.
 
     The same rows of all heads follow one another, because masks seldom differ between heads.
     """
@@ -80,7 +77,7 @@ def chunks(tensor: Tensor, shape: Shape) -> list[Place]:
 def read_chunks(tensor: Tensor, shape: Shape) -> Iterator[Chunk]:
     """The chunks of a tensor in order; each one's values are only good until the next is asked for."""
     buffer = None
-    for place in chunks(tensor, shape):
+    for place in chunks(shape):
         chunk, buffer = _read(shape, place, buffer, tensor.rows, tensor.row_dtype)
         yield chunk
 
@@ -92,7 +89,7 @@ def each_chunk(tensor: Tensor, shape: Shape, work: Callable[[Chunk], None]) -> N
 
 def _each(tensor: Tensor, shape: Shape, work: Callable[[Chunk], None], read: Read, dtype: np.dtype[Any]) -> None:
     """`each_chunk` over what `read` yields, which is of type `dtype`."""
-    places = chunks(tensor, shape)
+    places = chunks(shape)
     held = threading.local()
     told = watcher.get()
 
@@ -106,9 +103,16 @@ def _each(tensor: Tensor, shape: Shape, work: Callable[[Chunk], None], read: Rea
 
     def some() -> None:
         # Every thread takes its next chunk itself: one that handed them out would want the interpreter as often as they do.
-        with suppress(IndexError):
-            while True:
-                one(left.popleft())
+        try:
+            while left:
+                try:
+                    place = left.popleft()
+                except IndexError:  # Another one took the last.
+                    return
+                one(place)
+        finally:
+            # Nobody goes on when one fails.
+            left.clear()
 
     # Less than a chunk in all is done before threads have started.
     count = threads.get() if math.prod(shape) > CHUNK_CELLS else 1
@@ -184,17 +188,38 @@ def _once(rows: Array) -> Array:
     return np.broadcast_to(held, rows.shape)
 
 
-_LAST: ContextVar[tuple[Mapping[str, Mask], int, Plan] | None] = ContextVar("_LAST", default=None)
+class _Plan:
+    """The spans of blocks of rows by batch item, head and rows, remembered as far as there is room."""
+
+    def __init__(self, masks: Mapping[str, Mask], keys: int) -> None:
+        self.masks, self.keys = masks, keys
+        self.cells = 0
+        self.kept: dict[tuple[int, int, tuple[int, int]], list[Span]] = {}
+
+    def __call__(self, batch: int, head: int, rows: tuple[int, int]) -> list[Span]:
+        known = self.kept.get((batch, head, rows))
+        if known is not None:
+            return known
+        found = spans(self.masks, self.keys, batch, head, rows)
+        size = sum(mixed.cells.size for span in found for mixed in span.mixed)
+        if self.cells + size > PLAN_CELLS:
+            self.kept.clear()
+            self.cells = 0
+        self.cells += size
+        self.kept[batch, head, rows] = found
+        return found
 
 
-def _plan(masks: Mapping[str, Mask], keys: int) -> Plan:
-    """`spans` of a block by batch item, head and rows, remembered: also from one layer to the next, whose masks are equal."""
+_LAST: ContextVar[_Plan | None] = ContextVar("_LAST", default=None)
+
+
+def _plan(masks: Mapping[str, Mask], keys: int) -> _Plan:
+    """The spans under these masks; those of the last pass when its masks are equal, as those of a model's layers are."""
     last = _LAST.get()
-    if last is not None and last[1] == keys and last[0] == masks:
-        return last[2]
-    plan = lru_cache(maxsize=PLANS)(lambda batch, head, rows: spans(masks, keys, batch, head, rows))
-    _LAST.set((masks, keys, plan))
-    return plan
+    if last is None or last.keys != keys or last.masks != masks:
+        last = _Plan(masks, keys)
+        _LAST.set(last)
+    return last
 
 
 def _first_equals(masks: Mapping[str, Mask]) -> dict[str, str]:
@@ -262,7 +287,7 @@ def last_key(tensor: Tensor, shape: Shape) -> int | None:
     """
     last = -1
     buffer = None
-    for place in reversed(chunks(tensor, shape)):
+    for place in reversed(chunks(shape)):
         chunk, buffer = _read(shape, place, buffer, tensor.rows, tensor.row_dtype)
         told = chunk.values.max(axis=2) != chunk.values.min(axis=2)
         rest = chunk.values[:, :, last + 1 :]

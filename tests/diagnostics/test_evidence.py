@@ -275,6 +275,36 @@ def test_spans_tell_every_cell_of_every_mask(data, most):
         np.testing.assert_array_equal(ignored, ~mask.dense(1, 1, rows))
 
 
+def test_spans_are_remembered_as_far_as_there_is_room():
+    shape = (1, 2, 512, 512)
+    layout = kinds.Layout(1, 512, 512, 2)
+    weights = from_array("weights", np.random.default_rng(0).random(shape, np.float32))
+    for mask in (kinds.causal(layout), kinds.dilated(layout, 510, 2), kinds.causal(layout)):
+        with mock.patch.object(evidence, "PLAN_CELLS", 2**17):
+            found = evidence.measure(weights, shape, {"probe": mask})
+            plan = evidence._LAST.get()
+            assert sum(mixed.cells.size for each in plan.kept.values() for span in each for mixed in span.mixed) <= 2**17
+            with mock.patch.object(evidence, "spans", side_effect=AssertionError if len(plan.kept) == 4 else evidence.spans):
+                again = evidence.measure(weights, shape, {"probe": ~~mask})
+        np.testing.assert_array_equal(found.mass["probe"], again.mass["probe"])
+        right = np.where(dense(mask), 0, weights.read()).sum(axis=3)
+        np.testing.assert_allclose(found.mass["probe"], right, rtol=1e-5)
+
+
+def test_a_thread_that_fails_ends_the_pass():
+    shape = (1, 64, 128, 512)
+    tensor = from_array("weights", np.zeros(shape, np.float32))
+    seen = []
+
+    def work(chunk):
+        seen.append(chunk)
+        raise IndexError("a fault of the work itself")
+
+    with pytest.raises(IndexError, match="itself"):
+        evidence.each_chunk(tensor, shape, work)
+    assert len(seen) <= evidence.threads.get()
+
+
 def test_equal_masks_are_added_up_once():
     shape = (1, 1, 8, 8)
     layout = kinds.Layout(1, 8, 8, 1)
@@ -360,7 +390,7 @@ def test_chunks_cover_every_row_once():
     for shape in itertools.product([1, 3], [1, 4], [1, 7, 40], [1, 64]):
         with cut(500, 3, 32, 4096):
             seen = np.zeros(shape[:3], int)
-            for batch, heads, rows in evidence.chunks(from_array("weights", np.zeros(shape, np.float32)), shape):
+            for batch, heads, rows in evidence.chunks(shape):
                 seen[batch, slice(*heads), slice(*rows)] += 1
         assert (seen == 1).all()
 
