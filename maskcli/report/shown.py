@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from maskcli.text import Batch
 
 SCHEMA_VERSION = 1
+# Tokens that are written as text at once.
+TOGETHER = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,24 +162,27 @@ def _sequences(batch: Batch) -> Iterator[str]:
 
 def _tokens(batch: Batch, item: int) -> Iterator[str]:
     yield "["
-    for index in range(batch.shape[1]):
-        yield (", " if index else "") + json_text(token_facts(batch, item, index))
+    for start in range(0, batch.shape[1], TOGETHER):
+        # Encoded one by one, tokens take twice as long.
+        yield (", " if start else "") + json_text(token_facts(batch, item, start, start + TOGETHER))[1:-1]
     yield "]"
 
 
-def token_facts(batch: Batch, item: int, index: int) -> dict[str, Any]:
-    """One row of the token table; None where the input has no such thing."""
+def token_facts(batch: Batch, item: int, start: int, stop: int) -> list[dict[str, Any]]:
+    """Rows of the token table; None where the input has no such thing."""
+    stop = min(stop, batch.shape[1])
 
-    def at(values: Any) -> int | None:
-        return None if values is None else int(values[item, index])
+    def column(values: Any) -> Iterable[Any]:
+        return itertools.repeat(None) if values is None else values[item, start:stop].tolist()
 
-    return {
-        "index": index,
-        "id": at(batch.ids),
-        "token": batch.token(item, index),
-        "special": bool(batch.special[item, index]),
-        "attention_mask": at(batch.attention_mask),
-        "position_id": at(batch.position_ids),
-        "segment": at(batch.segments),
-        "label": at(batch.labels),
+    columns = {
+        "index": range(start, stop),
+        "id": column(batch.ids),
+        "token": [batch.token(item, index) for index in range(start, stop)],
+        "special": column(batch.special),
+        "attention_mask": batch.attention_mask[item, start:stop].astype(int).tolist(),
+        "position_id": column(batch.position_ids),
+        "segment": column(batch.segments),
+        "label": column(batch.labels),
     }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=False)]

@@ -75,7 +75,7 @@ def _token_table(batch: Batch, item: int, name: str | None) -> Table:
         if index is None:
             table.add_row(*("…" for _ in shown), style="dim")
             continue
-        facts = token_facts(batch, item, index)
+        (facts,) = token_facts(batch, item, index, index + 1)
         cells = {**facts, "special": "yes" if facts["special"] else "", "token": clean(facts["token"])}
         table.add_row(*(Text(str(cells[name])) for name in shown), style=None if facts["attention_mask"] else "dim")
     return table
