@@ -94,4 +94,6 @@ def told(measured):
 def ratio(mine, other):
     """How many times faster, or how much of the peer's time."""
     faster = other.seconds / mine.seconds
+    if 0.95 < faster < 1.05:
+        return "as fast"
     return f"{faster:.1f}x faster" if faster > 1 else f"{1 / faster:.1f}x its time"
