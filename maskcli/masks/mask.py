@@ -364,8 +364,13 @@ class Mask:
         covered = np.zeros_like(counts)
         step = CHUNK_ROWS
         for at in range(0, part.starts.size, step):
-            row = np.searchsorted(part.pointer, np.arange(at, min(at + step, part.starts.size)), "right") - 1
-            line = np.zeros_like(row) if whole else np.searchsorted(row_edges, row, "right") - 1
+            last = min(at + step, part.starts.size)
+            if whole:
+                line = np.zeros(last - at, np.int64)
+            else:
+                # Runs lie in the order of rows, so that each pixel's are found by their ends.
+                ends = part.pointer[row_edges].clip(at, last)
+                line = np.repeat(np.arange(tall), np.diff(ends))
             # A run adds the width of every pixel from its start's to its stop's, less what it lacks at both ends.
             for border, sign in ((part.starts[at : at + step], 1), (part.stops[at : at + step], -1)):
                 pixel = np.searchsorted(key_edges, border, "right") - 1
