@@ -15,6 +15,10 @@ Array = npt.NDArray[Any]
 
 # Names beyond this many are counted, not listed.
 LISTED = 4
+# At least this share of rows must be as they should before the others are called the odd ones.
+MOSTLY = 0.5
+# Fewer rows than this say nothing about all the others.
+FEW = 4
 
 
 class Hit(NamedTuple):
