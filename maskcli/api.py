@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from maskcli.arrays import Array
 from maskcli.diagnostics.declare import Said, declare
 from maskcli.diagnostics.diagnose import Report
 from maskcli.diagnostics.diagnose import diagnose as _diagnose
-from maskcli.diagnostics.facts import Declared
 from maskcli.diagnostics.finding import Finding
-from maskcli.diagnostics.given import read_mask
-from maskcli.diagnostics.scene import pad_rows
 from maskcli.errors import MaskcliError
-from maskcli.live.check import Options, TraceReport
-from maskcli.live.operands import resolver
-from maskcli.live.trace import Trace
+from maskcli.inputs.operands import resolver
 from maskcli.masks import conventions
 from maskcli.masks.kinds import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import axes, build, needs, parse
+from maskcli.meant.facts import Declared
+from maskcli.scene.saved_mask import read_mask
+from maskcli.scene.scene import pad_rows
 from maskcli.tensors import Tensor, from_array, from_arrays, roles_of
+from maskcli.tracing.checker import Options, TraceReport
+from maskcli.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -57,7 +58,7 @@ def mask(
     convention: str = "sdpa",
     dtype: str | None = None,
     fill: str = "-inf",
-) -> npt.NDArray[Any]:
+) -> Array:
     """The mask that a spec such as "causal & padding" describes, as an array in a library's convention.
 
     `padding` [B, K] (1 or True is a real token) and `documents` [B, K] (a number for each packed document) give batch and keys;
@@ -78,14 +79,24 @@ def mask(
     convention = _convention(convention)
     kind = conventions.dtype_of(convention, dtype)
     layout = Layout(
-        batch, queries, keys, heads, past, None if real is None else real != 0, labels, cross="source" in needs(parsed)
+        batch,
+        queries,
+        keys,
+        heads,
+        past,
+        None if real is None else real != 0,
+        labels,
+        cross="source" in needs(parsed),
     )
     built = build(parsed, layout, resolver()).compact()
     conventions.fitting(built.stored, convention, spec)
-    target = conventions.target(built.stored, keys, convention, batch, heads, queries, flat="b" not in axes(parsed))
+    target = conventions.target(
+        built.stored, keys, convention, batch, heads, queries, flat="b" not in axes(parsed)
+    )
     value = conventions.checked_fill(fill, kind) if convention == "additive" else 0.0
     planes = [
-        conventions.written(built.dense(item, head, (0, target.rows)), convention, kind, value) for item, head in target.planes
+        conventions.written(built.dense(item, head, (0, target.rows)), convention, kind, value)
+        for item, head in target.planes
     ]
     return np.concatenate(planes).reshape(target.shape)
 
@@ -151,19 +162,25 @@ def assert_attention_respects(weights: Any, mask: Any, *, convention: str | None
     shape = (1,) * (4 - len(map_.shape)) + map_.shape
     values = map_.read().reshape(shape)
     keep = _keep(given, values.shape, said)
-    looked = ~(np.broadcast_to(pad_rows(Mask.from_dense(keep), max(shape[3] - shape[2], 0)), (shape[0], 1, shape[2])))
+    looked = ~(
+        np.broadcast_to(pad_rows(Mask.from_dense(keep), max(shape[3] - shape[2], 0)), (shape[0], 1, shape[2]))
+    )
     wrong = ~keep & (values != 0) & looked[..., None]
     if not wrong.any():
         return
     raise AssertionError(_finding(values, keep, wrong))
 
 
-def _finding(values: npt.NDArray[Any], keep: npt.NDArray[np.bool_], wrong: npt.NDArray[np.bool_]) -> str:
+def _finding(values: Array, keep: npt.NDArray[np.bool_], wrong: npt.NDArray[np.bool_]) -> str:
     """The finding that says best what is wrong, and how much of it."""
     arrays = {"attn_weights": values, "attn_mask": keep}
     file = from_arrays(arrays)
     report = _diagnose(file, Declared(exact=True, convention="sdpa"), roles_of(file))
-    of_weights = [finding for finding in report.findings if "attn_weights" in finding.tensors and finding.severity != "note"]
+    of_weights = [
+        finding
+        for finding in report.findings
+        if "attn_weights" in finding.tensors and finding.severity != "note"
+    ]
     first = [int(at) for at in np.argwhere(wrong)[0]]
     cells = f"{int(wrong.sum()):,} masked cells are not 0, first [batch, head, query, key] = {first} with {values[tuple(first)]:.4g}"
     return f"{of_weights[0]}\n{cells}" if of_weights else cells
@@ -174,7 +191,13 @@ def _keep(given: Tensor, shape: tuple[int, ...], convention: str) -> npt.NDArray
     size = given.shape
     batch, _, queries, keys = shape
     padding = len(size) == 2 and size == (batch, keys) and (convention == "hf" or batch != queries)
-    full = (batch, 1, 1, keys) if padding else (size[0], 1, *size[1:]) if len(size) == 3 else (1,) * (4 - len(size)) + size
+    full = (
+        (batch, 1, 1, keys)
+        if padding
+        else (size[0], 1, *size[1:])
+        if len(size) == 3
+        else (1,) * (4 - len(size)) + size
+    )
     keep = read_mask(given, full, convention, None, None).keep.broadcast_to(shape)  # type: ignore[arg-type]
     if keep is None:
         raise MaskcliError(f"a mask of the shape {list(size)} does not broadcast to weights of {list(shape)}")
@@ -192,11 +215,13 @@ def _usual(given: Tensor) -> str:
 
 def _convention(name: str) -> str:
     if name not in conventions.CONVENTIONS:
-        raise MaskcliError(f"{name!r} is not a convention; choose one of {', '.join(conventions.CONVENTIONS)}")
+        raise MaskcliError(
+            f"{name!r} is not a convention; choose one of {', '.join(conventions.CONVENTIONS)}"
+        )
     return name
 
 
-def _rows(values: Any, what: str) -> npt.NDArray[Any] | None:
+def _rows(values: Any, what: str) -> Array | None:
     """An array [B, K] that a caller gave; one axis is one row."""
     if values is None:
         return None

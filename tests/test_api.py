@@ -94,7 +94,9 @@ def test_the_assertion_fails_exactly_when_a_masked_cell_is_not_zero(data):
     if masked:
         weights[at] = stray
     mask = data.draw(
-        st.sampled_from([keep, np.where(keep, 0, -np.inf), np.where(keep, 0, -3e38).astype(np.float32), keep.astype(int)])
+        st.sampled_from(
+            [keep, np.where(keep, 0, -np.inf), np.where(keep, 0, -3e38).astype(np.float32), keep.astype(int)]
+        )
     )
     kind = data.draw(st.sampled_from(KINDS))
     if masked and stray != 0:
@@ -107,7 +109,9 @@ def test_the_assertion_fails_exactly_when_a_masked_cell_is_not_zero(data):
 def test_the_assertion_speaks_in_findings_and_knows_conventions():
     lower = np.tril(np.ones((4, 4), bool))
     even = torch.full((2, 2, 4, 4), 0.25) + torch.rand(2, 2, 4, 4) / 10
-    with pytest.raises(AssertionError, match=r"MSK20\d .* error: .*\n24 masked cells are not 0, first .* = \[0, 0, 0, 1\]"):
+    with pytest.raises(
+        AssertionError, match=r"MSK20\d .* error: .*\n24 masked cells are not 0, first .* = \[0, 0, 0, 1\]"
+    ):
         maskcli.assert_attention_respects(even, lower)
     causal = torch.tril(even)
     maskcli.assert_attention_respects(causal, lower)

@@ -14,10 +14,30 @@ from tests.cli.running import DATA, ROOT, run
 
 PACKAGE = ROOT / "maskcli"
 # Rooms from the front door down; an arrow may skip rooms but never turn back.
-ROOMS = [{"cli", "api"}, {"report"}, {"live"}, {"diagnostics"}, {"masks", "tensors", "text"}, {"errors"}]
-HEAVY = {"torch", "transformers", "matplotlib", "tokenizers", "huggingface_hub", "safetensors", "scipy", "pandas"}
+ROOMS = [
+    {"cli"},
+    {"report"},
+    {"api"},
+    {"tracing"},
+    {"inputs"},
+    {"diagnostics"},
+    {"scene"},
+    {"measure", "meant"},
+    {"masks", "tensors", "text"},
+    {"errors", "arrays"},
+]
+HEAVY = {
+    "torch",
+    "transformers",
+    "matplotlib",
+    "tokenizers",
+    "huggingface_hub",
+    "safetensors",
+    "scipy",
+    "pandas",
+}
 OWNERS = {
-    "torch": {"tensors", "live"}, "transformers": {"text"}, "matplotlib": {"report"}, "tokenizers": {"text"},
+    "torch": {"tensors", "tracing"}, "transformers": {"text"}, "matplotlib": {"report"}, "tokenizers": {"text"},
     "huggingface_hub": {"text"}, "rich": {"report"}, "typer": {"cli"},
 }  # fmt: skip
 
@@ -58,7 +78,9 @@ def test_imports_run_one_way(path):
 def modules_of(*arguments, code="import maskcli.cli; maskcli.cli._run()", whole=False):
     """Modules that a command has imported when it ends, in a process of its own; packages only, or the whole names."""
     script = f"import sys, json; sys.argv = ['maskcli', *{list(map(str, arguments))!r}]\n{code}\nsys.stderr.write(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     names = json.loads(done.stderr[done.stderr.rindex("[") :])
     return set(names) if whole else {name.partition(".")[0] for name in names}
 
@@ -75,7 +97,10 @@ NEVER = {"torch", "transformers", "matplotlib", "huggingface_hub", "scipy", "pan
         (("show", "The cat"), NEVER | {"tokenizers", "safetensors"}),
         (("show", "The cat", "--format", "json"), NEVER | {"tokenizers", "safetensors", "rich"}),
         (("inspect", DATA / "minilm_attn.safetensors"), NEVER | {"tokenizers"}),
-        (("diff", "causal", "sliding:9", "--lengths", "9", "--format", "json"), NEVER | {"tokenizers", "rich"}),
+        (
+            ("diff", "causal", "sliding:9", "--lengths", "9", "--format", "json"),
+            NEVER | {"tokenizers", "rich"},
+        ),
         (("diagnose", DATA / "minilm_attn.safetensors"), NEVER | {"tokenizers"}),
         (
             ("diagnose", DATA / "minilm_attn.safetensors", "--expect", "full", "--format", "json"),
@@ -88,17 +113,40 @@ def test_commands_import_only_what_they_need(arguments, absent):
 
 
 # What other commands need, or other input: parts of this package and of numpy and Python that a start would pay for.
-LATE = {"maskcli.cli.convert", "maskcli.cli.trace", "maskcli.live.watch", "maskcli.masks.arguments", "maskcli.report.heatmap"}
-LATE |= {"maskcli.text.pipelines", "numpy.ma", "numpy.random", "multiprocessing", "sqlite3", "asyncio", "unittest"}
+LATE = {
+    "maskcli.cli.convert",
+    "maskcli.cli.trace",
+    "maskcli.tracing.watch",
+    "maskcli.masks.arguments",
+    "maskcli.report.heatmap",
+}
+LATE |= {
+    "maskcli.text.pipelines",
+    "numpy.ma",
+    "numpy.random",
+    "multiprocessing",
+    "sqlite3",
+    "asyncio",
+    "unittest",
+}
 
 
 @pytest.mark.parametrize(
     ("arguments", "absent"),
     [
-        (("rule", "MSK201"), {"maskcli.live", "maskcli.text", "maskcli.masks.naming"}),
-        (("show", "The cat"), {"maskcli.live", "maskcli.diagnostics", "maskcli.tensors", "maskcli.masks.naming"}),
-        (("inspect", DATA / "minilm_attn.safetensors"), {"maskcli.live", "maskcli.text", "maskcli.diagnostics.rules"}),
-        (("diagnose", DATA / "minilm_attn.safetensors"), {"maskcli.text", "maskcli.masks.naming", "maskcli.cli.show"}),
+        (("rule", "MSK201"), {"maskcli.tracing", "maskcli.text", "maskcli.masks.naming"}),
+        (
+            ("show", "The cat"),
+            {"maskcli.tracing", "maskcli.diagnostics", "maskcli.tensors", "maskcli.masks.naming"},
+        ),
+        (
+            ("inspect", DATA / "minilm_attn.safetensors"),
+            {"maskcli.tracing", "maskcli.text", "maskcli.diagnostics.rules"},
+        ),
+        (
+            ("diagnose", DATA / "minilm_attn.safetensors"),
+            {"maskcli.text", "maskcli.masks.naming", "maskcli.cli.show"},
+        ),
     ],
 )
 def test_commands_import_no_room_in_vain(arguments, absent):

@@ -24,10 +24,16 @@ def printed(command):
 
 def table():
     rows = [f"| {rule.code} | {rule.name} | {rule.severity} | {rule.summary} |" for rule in in_code_order()]
-    return "<!-- rules -->\n\n" + "\n".join(["| code | name | severity | what it means |", "|---|---|---|---|", *rows]) + "\n\n"
+    return (
+        "<!-- rules -->\n\n"
+        + "\n".join(["| code | name | severity | what it means |", "|---|---|---|---|", *rows])
+        + "\n\n"
+    )
 
 
-@pytest.mark.parametrize("block", list(BLOCK.finditer(README.read_text())), ids=lambda block: block["command"][:40])
+@pytest.mark.parametrize(
+    "block", list(BLOCK.finditer(README.read_text())), ids=lambda block: block["command"][:40]
+)
 def test_outputs_are_real(block):
     assert printed(block["command"]) == block["output"]
 
@@ -39,7 +45,9 @@ def test_the_table_of_rules_is_the_catalogue():
 def test_every_kind_and_command_is_described():
     text = README.read_text()
     assert all(f"`{name}" in text for name in KINDS)
-    assert all(f"maskcli {command}" in text for command in ("show", "diagnose", "rule", "inspect", "diff", "convert"))
+    assert all(
+        f"maskcli {command}" in text for command in ("show", "diagnose", "rule", "inspect", "diff", "convert")
+    )
 
 
 def test_the_commands_that_ci_runs_are_the_readmes():
@@ -52,7 +60,8 @@ def test_the_commands_that_ci_runs_are_the_readmes():
 def update():
     """Write what the commands print into the README."""
     text = BLOCK.sub(
-        lambda block: f"```console\n$ maskcli {block['command']}\n{printed(block['command'])}```\n", README.read_text()
+        lambda block: f"```console\n$ maskcli {block['command']}\n{printed(block['command'])}```\n",
+        README.read_text(),
     )
     Path(README).write_text(RULES.sub(lambda _: table(), text))
 

@@ -12,12 +12,15 @@ from maskcli.cli.options import Form, From, Output, Past, ResultForm
 from maskcli.errors import MaskcliError
 
 if TYPE_CHECKING:
-    from maskcli.diagnostics.given import Given
+    from maskcli.arrays import Array
     from maskcli.masks.arguments import Arguments
-    from maskcli.masks.conventions import Array, Target
+    from maskcli.masks.conventions import Target
+    from maskcli.scene.saved_mask import Given
 
 
-@app.command(epilog="Example:  maskcli convert mask.npy --from mha --to additive --dtype bfloat16 -o mask.safetensors")
+@app.command(
+    epilog="Example:  maskcli convert mask.npy --from mha --to additive --dtype bfloat16 -o mask.safetensors"
+)
 def convert(
     source: Annotated[str, typer.Argument(metavar="FILE[:TENSOR]", help="A saved mask.")],
     to: Annotated[
@@ -30,13 +33,18 @@ def convert(
     ],
     convention: From = None,
     dtype: Annotated[
-        str | None, typer.Option(metavar="DTYPE", help="The type to write, such as bfloat16. Default: the convention's.")
+        str | None,
+        typer.Option(metavar="DTYPE", help="The type to write, such as bfloat16. Default: the convention's."),
     ] = None,
     fill: Annotated[
-        str, typer.Option(metavar="FILL", help="What an additive mask puts on ignored cells: min, -inf or a number.")
+        str,
+        typer.Option(
+            metavar="FILL", help="What an additive mask puts on ignored cells: min, -inf or a number."
+        ),
     ] = "-inf",
     heads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Heads of an mha mask [B*H, Q, K], to read or to write.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Heads of an mha mask [B*H, Q, K], to read or to write."),
     ] = None,
     past: Past = None,
     form: Form = None,
@@ -46,12 +54,12 @@ def convert(
 
     Nothing is lost in silence: a mask that the target cannot hold is refused, with the reason.
     """
-    from maskcli.diagnostics.facts import convention as known
-    from maskcli.diagnostics.given import read_named
-    from maskcli.live.operands import mask_tensor
+    from maskcli.inputs.operands import mask_tensor
     from maskcli.masks import arguments, conventions
     from maskcli.masks.naming import name_of
+    from maskcli.meant.facts import convention as known
     from maskcli.report.terminal import say
+    from maskcli.scene.saved_mask import read_named
     from maskcli.tensors import role_of, split_target
 
     if to not in conventions.CONVENTIONS and to not in arguments.TARGETS:
@@ -67,13 +75,17 @@ def convert(
     _check(source, given)
     if to in arguments.TARGETS:
         if dtype is not None or fill != "-inf" or heads is not None:
-            raise MaskcliError(f"--to {to} gives arguments and no tensor; leave --dtype, --fill and --heads out")
+            raise MaskcliError(
+                f"--to {to} gives arguments and no tensor; leave --dtype, --fill and --heads out"
+            )
         _show(arguments.arguments(name_of(given.keep, past), to), form, output)
         return Exit.OK
     kind = conventions.dtype_of(to, dtype)
     filled = conventions.checked_fill(fill, kind) if to == "additive" else 0.0
     if 0 in shape:
-        raise MaskcliError(f"{source!r} has the shape {list(tensor.shape)}, without any element; there is nothing to convert")
+        raise MaskcliError(
+            f"{source!r} has the shape {list(tensor.shape)}, without any element; there is nothing to convert"
+        )
     stored = given.keep.compact().stored
     if to == "mha" and shape[2] > 1:
         # A mask over queries stays one, even when it is the same for all: [1, K] would be a padding mask.
@@ -82,7 +94,9 @@ def convert(
         stored = given.keep.stored
     conventions.fitting(stored, to, source)
     if output is None:
-        raise MaskcliError(f"--to {to} makes a tensor; say where to write it with -o FILE (.safetensors, .npy, .npz or .pt)")
+        raise MaskcliError(
+            f"--to {to} makes a tensor; say where to write it with -o FILE (.safetensors, .npy, .npz or .pt)"
+        )
     if to == "mha" and heads is None and stored[0] > 1 and stored[2] > 1 and stored[1] == 1:
         raise MaskcliError(
             "nn.MultiheadAttention takes [B*H, Q, K] for a mask that differs between items; say how many with --heads"
@@ -135,11 +149,19 @@ def _shape(
 def _check(source: str, given: Given) -> None:
     """Refuse what cannot be read for certain, or would lose something."""
     if given.nan is not None:
-        raise MaskcliError(f"{source!r} holds NaN, first at index {list(given.nan)}; mend it first (maskcli diagnose says how)")
+        raise MaskcliError(
+            f"{source!r} holds NaN, first at index {list(given.nan)}; mend it first (maskcli diagnose says how)"
+        )
     if given.reason == "assumed":
-        raise MaskcliError(f"{source!r} is bool, and True can mean attend or ignore; say which with --from sdpa or --from mha")
+        raise MaskcliError(
+            f"{source!r} is bool, and True can mean attend or ignore; say which with --from sdpa or --from mha"
+        )
     if given.convention == "additive":
-        extra = [] if given.values is None else [value for value in given.values if value != 0.0 and value != given.fill]
+        extra = (
+            []
+            if given.values is None
+            else [value for value in given.values if value != 0.0 and value != given.fill]
+        )
         if given.values is None or extra or given.plus_inf:
             raise MaskcliError(
                 f"{source!r} holds other values than 0 and one fill: a bias, which no other convention can hold; nothing is written"
@@ -180,12 +202,17 @@ def _show(found: Arguments, form: ResultForm | None, output: str | None) -> None
     from maskcli.report.terminal import json_text
     from maskcli.report.terminal import output as result
 
-    chosen = form_of(output, form.value if form else None, {".json": "json", ".txt": "text", ".py": "text"}, "text")
+    chosen = form_of(
+        output, form.value if form else None, {".json": "json", ".txt": "text", ".py": "text"}, "text"
+    )
     if found.why is not None and chosen == "text":
         raise MaskcliError(f"{found.to} cannot express {found.spec!r}: {found.why}")
     with result(output) as stream:
         if chosen == "json":
             facts = {"to": found.to, "spec": found.spec, "expressible": found.why is None, "why": found.why}
-            print(json_text({"schema_version": 1, **facts, "arguments": found.arguments, "code": found.code}), file=stream)
+            print(
+                json_text({"schema_version": 1, **facts, "arguments": found.arguments, "code": found.code}),
+                file=stream,
+            )
         else:
             print(found.code, file=stream)

@@ -36,8 +36,8 @@ from maskcli.errors import MaskcliError
 
 if TYPE_CHECKING:
     from maskcli.diagnostics.declare import Said
-    from maskcli.diagnostics.facts import Expectation
-    from maskcli.live.files import Task
+    from maskcli.inputs.many_files import Task
+    from maskcli.meant.facts import Expectation
 
 
 @app.command(epilog="Example:  maskcli diagnose dump.safetensors --expect causal --pad-id 0")
@@ -64,12 +64,19 @@ def diagnose(
     past: Past = None,
     role: Annotated[
         list[str] | None,
-        typer.Option(metavar="ROLE=FILE[:TENSOR]", help="Say what a tensor is, such as mask=m.npy. Repeatable."),
+        typer.Option(
+            metavar="ROLE=FILE[:TENSOR]", help="Say what a tensor is, such as mask=m.npy. Repeatable."
+        ),
     ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
-            "--jobs", "-j", min=1, max=512, metavar="N", help="Processes that share the files. Default: as many as pay off."
+            "--jobs",
+            "-j",
+            min=1,
+            max=512,
+            metavar="N",
+            help="Processes that share the files. Default: as many as pay off.",
         ),
     ] = None,
     select: Select = None,
@@ -85,15 +92,17 @@ def diagnose(
     reported in the order given, those of a folder or pattern sorted; one that cannot be checked stops none of the others.
     Exit code 0: nothing found. 1: findings. 2: something could not be read or checked.
     """
-    from maskcli.cli.targets import expand
     from maskcli.diagnostics.declare import declare
-    from maskcli.live.files import WORTH_A_PROCESS, check_files
+    from maskcli.inputs.files import expand
+    from maskcli.inputs.many_files import WORTH_A_PROCESS, check_files
     from maskcli.report.files import write_files
     from maskcli.report.progress import progress
     from maskcli.report.terminal import form as form_of
     from maskcli.report.terminal import output as result
 
-    chosen = form_of(output, form.value if form else None, {".json": "json", ".jsonl": "jsonl", ".txt": "text"}, "text")
+    chosen = form_of(
+        output, form.value if form else None, {".json": "json", ".jsonl": "jsonl", ".txt": "text"}, "text"
+    )
     said: Said = {
         "expect": expect,
         "exact": exact,
@@ -145,7 +154,7 @@ def _check_patterns(expect: tuple[Expectation, ...], tasks: list[Task]) -> None:
 
     Files are opened until each pattern has matched, which the first one mostly settles; bad ones are reported in their turn.
     """
-    from maskcli.live.files import open_roled
+    from maskcli.inputs.many_files import open_roled
 
     left = {each.pattern for each in expect if each.pattern is not None}
     names: list[str] = []
@@ -163,12 +172,14 @@ def _check_patterns(expect: tuple[Expectation, ...], tasks: list[Task]) -> None:
     for each in expect if opened else ():
         if each.pattern in left:
             shown = ", ".join(names[:4]) or "none"
-            raise MaskcliError(f"--expect pattern {each.pattern!r} matches no attention map or mask; there are {shown}")
+            raise MaskcliError(
+                f"--expect pattern {each.pattern!r} matches no attention map or mask; there are {shown}"
+            )
 
 
 def _tasks(targets: list[str], roles: list[str]) -> list[Task]:
     """The files with what --role says of the tensors of each; a tensor of another file joins the only one."""
-    from maskcli.live.files import Task
+    from maskcli.inputs.many_files import Task
     from maskcli.tensors import parse_role
 
     said: dict[int, list[str]] = {}

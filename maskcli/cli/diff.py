@@ -11,7 +11,7 @@ from maskcli.cli.options import EosId, Form, From, Output, PadId, Past, ResultFo
 from maskcli.errors import MaskcliError
 
 if TYPE_CHECKING:
-    from maskcli.diagnostics.finding import Array
+    from maskcli.arrays import Array
     from maskcli.masks.kinds import Layout
     from maskcli.masks.mask import Mask, Shape
     from maskcli.report.differences import Masks, Weights
@@ -21,14 +21,19 @@ if TYPE_CHECKING:
 @app.command(epilog='Example:  maskcli diff dump.safetensors:attn_mask "causal & padding"')
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="FILE[:TENSOR] or a mask spec.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="FILE[:TENSOR] or a mask spec, which takes its shape from A.")],
+    b: Annotated[
+        str, typer.Argument(metavar="B", help="FILE[:TENSOR] or a mask spec, which takes its shape from A.")
+    ],
     convention: From = None,
     pad_id: PadId = None,
     eos_id: EosId = None,
     ids: Annotated[
-        str | None, typer.Option(metavar="IDS", help='Token ids that tell the padding (with --pad-id): "5 3 0; 7 4 8".')
+        str | None,
+        typer.Option(metavar="IDS", help='Token ids that tell the padding (with --pad-id): "5 3 0; 7 4 8".'),
     ] = None,
-    lengths: Annotated[str | None, typer.Option(metavar="N,N", help="Real lengths of the sequences: 5,3,7.")] = None,
+    lengths: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Real lengths of the sequences: 5,3,7.")
+    ] = None,
     padding_side: Annotated[Side | None, typer.Option(help="Where --lengths leave the padding.")] = None,
     past: Past = None,
     tolerance: Annotated[
@@ -121,7 +126,13 @@ def _weights(sides: tuple[_Side, _Side], tolerance: float | None) -> Weights | N
         return Weights(
             a.text,
             b.text,
-            ((a.tensor.tensor.name, b.tensor.tensor.name, difference(a.tensor.tensor, b.tensor.tensor, tolerance)),),
+            (
+                (
+                    a.tensor.tensor.name,
+                    b.tensor.tensor.name,
+                    difference(a.tensor.tensor, b.tensor.tensor, tolerance),
+                ),
+            ),
         )
     if a.tensor or b.tensor:
         return None
@@ -131,7 +142,11 @@ def _weights(sides: tuple[_Side, _Side], tolerance: float | None) -> Weights | N
         return None
     common.sort(key=lambda each: (each.kind, each.layer or 0))
     pairs = (
-        (each.tensor.name, each.tensor.name, difference(each.tensor, others[each.tensor.name].tensor, tolerance))
+        (
+            each.tensor.name,
+            each.tensor.name,
+            difference(each.tensor, others[each.tensor.name].tensor, tolerance),
+        )
         for each in common
     )
     return Weights(a.text, b.text, tuple(pairs))
@@ -149,7 +164,7 @@ def _masks(sides: tuple[_Side, _Side], options: _Options) -> Masks:
 
 def _shape(side: _Side) -> Shape | None:
     """[b, h, q, K] of a file's mask; None for a spec."""
-    from maskcli.diagnostics.describe import mask_shape
+    from maskcli.scene.describe import mask_shape
 
     tensor = _tensor(side)
     if tensor is None:
@@ -166,13 +181,15 @@ def _tensor(side: _Side) -> Roled | None:
     if side.path is None:
         return None
     if side.tensor is not None:
-        from maskcli.live.operands import check_role
+        from maskcli.inputs.operands import check_role
 
         check_role(side.tensor, side.path)
         return side.tensor
     masks = [each for each in side.tensors if each.role == "mask"]
     if len(masks) != 1:
-        raise MaskcliError(f"{side.text!r} has {len(masks) or 'no'} masks; say which tensor: {side.text}:NAME")
+        raise MaskcliError(
+            f"{side.text!r} has {len(masks) or 'no'} masks; say which tensor: {side.text}:NAME"
+        )
     return masks[0]
 
 
@@ -182,14 +199,16 @@ def _layout(sides: tuple[_Side, _Side], shapes: list[Shape | None], options: _Op
 
     import numpy as np
 
-    from maskcli.diagnostics.assemble import layout_of
-    from maskcli.diagnostics.facts import Declared
+    from maskcli.meant.facts import Declared
+    from maskcli.scene.assemble import layout_of
 
     real = _real(options)
     known = [shape for shape in shapes if shape is not None]
     if not known:
         if real is None:
-            raise MaskcliError("two specs have no shape of their own; pass --lengths or --ids, or compare with a file")
+            raise MaskcliError(
+                "two specs have no shape of their own; pass --lengths or --ids, or compare with a file"
+            )
         known = [(len(real), 1, real.shape[1], real.shape[1])]
     sizes = [max(shape[axis] for shape in known) for axis in range(4)]
     sizes[0] = max(sizes[0], len(real) if real is not None else 1)
@@ -223,7 +242,7 @@ def _layout(sides: tuple[_Side, _Side], shapes: list[Shape | None], options: _Op
 
 def _real(options: _Options) -> Array | None:
     """Real tokens, bool [B, K], as --ids or --lengths tell."""
-    from maskcli.diagnostics.scene import edge_padding
+    from maskcli.scene.scene import edge_padding
     from maskcli.text import batch_from_ids, batch_from_lengths
 
     if options.ids is not None and options.lengths is not None:
@@ -239,10 +258,10 @@ def _real(options: _Options) -> Array | None:
 
 
 def _mask(side: _Side, layout: Layout, options: _Options) -> Mask:
-    from maskcli.diagnostics.facts import convention
-    from maskcli.diagnostics.given import read_named
-    from maskcli.live.operands import resolver
+    from maskcli.inputs.operands import resolver
     from maskcli.masks.spec import build, needs, parse
+    from maskcli.meant.facts import convention
+    from maskcli.scene.saved_mask import read_named
 
     named = _tensor(side)
     if named is None:
@@ -260,7 +279,9 @@ def _mask(side: _Side, layout: Layout, options: _Options) -> Mask:
         return build(spec, layout, resolver(options.convention))
     shape = _shape(side)
     assert shape is not None
-    given = read_named(named, shape, convention(options.convention) if options.convention else None, layout.real, layout.past)
+    given = read_named(
+        named, shape, convention(options.convention) if options.convention else None, layout.real, layout.past
+    )
     mask = given.keep.broadcast_to(layout.shape)
     if mask is None:
         raise MaskcliError(

@@ -14,10 +14,12 @@ from maskcli.errors import MaskcliError
 @app.command(epilog="Example:  maskcli rule MSK201")
 def rule(
     code: Annotated[
-        str | None, typer.Argument(metavar="CODE", help="A code such as MSK201, or a name such as inverted-polarity.")
+        str | None,
+        typer.Argument(metavar="CODE", help="A code such as MSK201, or a name such as inverted-polarity."),
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Every rule, one line each (with --format json: all of them, whole).")
+        bool,
+        typer.Option("--all", help="Every rule, one line each (with --format json: all of them, whole)."),
     ] = False,
     form: Form = None,
 ) -> None:
@@ -34,7 +36,9 @@ def rule(
         if form is ResultForm.json:
             entries = [rule_json(each) for each in rules]
             print(
-                json_text({"schema_version": 1, "rules": entries} if every else {"schema_version": 1, **entries[0]}),
+                json_text(
+                    {"schema_version": 1, "rules": entries} if every else {"schema_version": 1, **entries[0]}
+                ),
                 file=stream,
             )
         elif every:

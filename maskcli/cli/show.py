@@ -37,7 +37,8 @@ _TENSORS = (".safetensors", ".npy", ".npz", ".pt")
 @app.command(epilog='Example:  maskcli show "The cat sat" "Hello" -m "causal & padding"')
 def show(
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT...", help="Texts, one sequence each; - reads standard input.")
+        list[str] | None,
+        typer.Argument(metavar="TEXT...", help="Texts, one sequence each; - reads standard input."),
     ] = None,
     mask: Annotated[
         str,
@@ -48,16 +49,21 @@ def show(
             help="Kinds joined by & | ~ ( ): causal, padding, sliding:4, documents, FILE.py:NAME, …",
         ),
     ] = "",
-    file: Annotated[str | None, typer.Option("--file", metavar="FILE", help="Texts from a file, one sequence a line.")] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", metavar="FILE", help="Texts from a file, one sequence a line.")
+    ] = None,
     ids: Annotated[str | None, typer.Option(metavar="IDS", help='Token ids: "5 3 2 0 0; 7 4 8 6 0".')] = None,
     lengths: Annotated[str | None, typer.Option(metavar="N,N", help="Lengths alone: 5,3,7.")] = None,
     source: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="The source side of a cross mask, one for each text. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="The source side of a cross mask, one for each text. Repeatable."),
     ] = None,
     pair: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="The second text of each sequence. Repeatable.")
     ] = None,
-    packed: Annotated[bool, typer.Option("--packed", help="Pack the texts into one row (for documents).")] = False,
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Pack the texts into one row (for documents).")
+    ] = False,
     chat: Annotated[
         bool, typer.Option("--chat", help="Texts are messages as JSON, for the tokenizer's chat template.")
     ] = False,
@@ -66,21 +72,34 @@ def show(
     special_tokens: Annotated[
         bool | None,
         typer.Option(
-            "--special-tokens/--no-special-tokens", help="Add special tokens, or not. Default: as the tokenizer does."
+            "--special-tokens/--no-special-tokens",
+            help="Add special tokens, or not. Default: as the tokenizer does.",
         ),
     ] = None,
-    padding: Annotated[Padding, typer.Option(help="Pad to the longest text or to --max-length.")] = Padding.longest,
-    max_length: Annotated[int | None, typer.Option(min=1, metavar="N", help="Cut longer texts to N tokens.")] = None,
+    padding: Annotated[
+        Padding, typer.Option(help="Pad to the longest text or to --max-length.")
+    ] = Padding.longest,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Cut longer texts to N tokens.")
+    ] = None,
     padding_side: Annotated[Side | None, typer.Option(help="Default: as the tokenizer does.")] = None,
-    pad_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="The padding token: a token, or eos.")] = None,
+    pad_token: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="The padding token: a token, or eos.")
+    ] = None,
     pad_id: PadId = None,
     past: Past = None,
     cache_length: Annotated[
         int | None,
-        typer.Option(min=1, max=2**30, metavar="N", help="Key slots of a static cache; those behind the text are empty."),
+        typer.Option(
+            min=1,
+            max=2**30,
+            metavar="N",
+            help="Key slots of a static cache; those behind the text are empty.",
+        ),
     ] = None,
     heads: Annotated[
-        int, typer.Option(min=1, max=4096, metavar="N", help="Heads, for a FILE.py:NAME that tells them apart.")
+        int,
+        typer.Option(min=1, max=4096, metavar="N", help="Heads, for a FILE.py:NAME that tells them apart."),
     ] = 1,
     to: Annotated[
         str,
@@ -90,10 +109,16 @@ def show(
             help="Show the values another library would see: sdpa, mha, megatron, hf, additive, binary.",
         ),
     ] = "sdpa",
-    dtype: Annotated[str | None, typer.Option(metavar="DTYPE", help="The type of those values, such as float16.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="The type of those values, such as float16.")
+    ] = None,
     convention: From = None,
-    block_size: Annotated[int, typer.Option(min=1, metavar="N", help="The side of the blocks that are counted.")] = 128,
-    form: Annotated[ShowForm | None, typer.Option("--format", help="table for people; text is one line a query.")] = None,
+    block_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="The side of the blocks that are counted.")
+    ] = 128,
+    form: Annotated[
+        ShowForm | None, typer.Option("--format", help="table for people; text is one line a query.")
+    ] = None,
     output: Output = None,
 ) -> int:
     """Show the attention mask of a text: a table of its tokens, and of which token may attend to which."""
@@ -103,9 +128,22 @@ def show(
 
     given = _one_of(texts, file, ids, lengths)
     inputs = _Inputs(
-        texts or [], file, ids, lengths, pair, packed, chat, labels, tokenizer, special_tokens, padding, max_length,
-        padding_side.value if padding_side else None, pad_token, pad_id,
-    )  # fmt: skip
+        texts or [],
+        file,
+        ids,
+        lengths,
+        pair,
+        packed,
+        chat,
+        labels,
+        tokenizer,
+        special_tokens,
+        padding,
+        max_length,
+        padding_side.value if padding_side else None,
+        pad_token,
+        pad_id,
+    )
     inputs.refuse_unused(given)
     batch = inputs.batch(given)
     origin = inputs.source_batch(source, batch) if source else None
@@ -125,7 +163,9 @@ def show(
         raise MaskcliError(
             f"--format {form.value} does not fit {output!r}, whose suffix names another form; leave one of them out"
         )
-    chosen = form_of(output, form.value if form else None, {**_FORMS, **dict.fromkeys(_PICTURES + _TENSORS, "")}, "table")
+    chosen = form_of(
+        output, form.value if form else None, {**_FORMS, **dict.fromkeys(_PICTURES + _TENSORS, "")}, "table"
+    )
     with result(output) as stream:
         if chosen == ShowForm.table.value:
             from maskcli.report.tables import print_shown
@@ -135,7 +175,12 @@ def show(
         else:
             from maskcli.report import shown as forms
 
-            pieces = {"json": forms.as_json, "json-lines": forms.as_json_lines, "csv": forms.as_csv, "text": forms.as_text}
+            pieces = {
+                "json": forms.as_json,
+                "json-lines": forms.as_json_lines,
+                "csv": forms.as_csv,
+                "text": forms.as_text,
+            }
             write(pieces[chosen](shown), stream)
     return Exit.OK
 
@@ -169,9 +214,12 @@ class _Inputs:
     def refuse_unused(self, given: str) -> None:
         """Refuse options that have no meaning beside ids, lengths or texts: none is dropped in silence."""
         texts_only: dict[str, object] = {
-            "--pair": self.pairs, "--chat": self.chat, "--special-tokens": self.special_tokens is not None,
-            "--padding max-length": self.padding is not Padding.longest, "--pad-token": self.pad_token and given == "lengths",
-        }  # fmt: skip
+            "--pair": self.pairs,
+            "--chat": self.chat,
+            "--special-tokens": self.special_tokens is not None,
+            "--padding max-length": self.padding is not Padding.longest,
+            "--pad-token": self.pad_token and given == "lengths",
+        }
         unused: dict[str, dict[str, object]] = {
             "ids": {**texts_only, "--packed": self.packed, "--max-length": self.max_length},
             "lengths": {
@@ -196,7 +244,11 @@ class _Inputs:
                 self.lengths or "", padding_side=self.side, max_length=self.max_length, packed=self.packed
             )
         if given == "ids":
-            loaded = text.load_tokenizer(self.tokenizer_name, pad_token=self.pad_token) if self.tokenizer_name else None
+            loaded = (
+                text.load_tokenizer(self.tokenizer_name, pad_token=self.pad_token)
+                if self.tokenizer_name
+                else None
+            )
             return text.batch_from_ids(
                 self.ids or "", self.pad_id, tokenizer=loaded, padding_side=self.side, labels=self.labels
             )
@@ -218,7 +270,9 @@ class _Inputs:
         import maskcli.text as text
 
         loaded = text.load_tokenizer(self.tokenizer_name, pad_token=self.pad_token)
-        return text.batch_from_texts(source, loaded, special_tokens=self.special_tokens, padding_side=self.side)
+        return text.batch_from_texts(
+            source, loaded, special_tokens=self.special_tokens, padding_side=self.side
+        )
 
     def _encoded(self, lines: tuple[str, ...], warnings: tuple[str, ...]) -> Batch:
         import dataclasses
@@ -276,17 +330,21 @@ def _shown(
     from maskcli.report.shown import Shown
 
     if convention is not None:
-        from maskcli.diagnostics.facts import convention as known
+        from maskcli.meant.facts import convention as known
 
         known(convention)
     if to not in conventions.CONVENTIONS:
-        raise MaskcliError(f"--to {to!r} is not a convention; choose one of {', '.join(conventions.CONVENTIONS)}")
+        raise MaskcliError(
+            f"--to {to!r} is not a convention; choose one of {', '.join(conventions.CONVENTIONS)}"
+        )
     kind = conventions.dtype_of(to, dtype)
     if not text:
         text = "cross" if source is not None else "causal & documents" if batch.documents else "combined"
     parsed = spec.parse(text)
     if "cross" in spec.kinds_in(parsed) and source is None:
-        raise MaskcliError("a cross mask needs its source sequence; pass it with --source TEXT, once for each text")
+        raise MaskcliError(
+            "a cross mask needs its source sequence; pass it with --source TEXT, once for each text"
+        )
     layout = _layout(batch, source, past, cache_length, heads)
     mask = spec.build(parsed, layout, _resolver(convention) if spec.names_files(parsed) else None)
     conventions.fitting(mask.stored, to, spec.write(parsed))
@@ -295,7 +353,7 @@ def _shown(
 
 def _resolver(convention: str | None) -> Resolve:
     """How files in the spec are read; only specs that name some pay for the rooms behind it."""
-    from maskcli.live.operands import resolver
+    from maskcli.inputs.operands import resolver
 
     return resolver(convention)
 
@@ -309,7 +367,9 @@ def _layout(batch: Batch, source: Batch | None, past: int, cache_length: int | N
     items, queries = batch.shape
     if source is not None:
         if past or cache_length:
-            raise MaskcliError("--past and --cache-length speak of self-attention; leave them out with --source")
+            raise MaskcliError(
+                "--past and --cache-length speak of self-attention; leave them out with --source"
+            )
         return Layout(items, queries, source.shape[1], heads, 0, source.attention_mask, None, cross=True)
     keys = past + queries if cache_length is None else cache_length
     if keys < past + queries:
@@ -332,7 +392,9 @@ def _save_tensor(shown: Shown, path: str) -> None:
 
     mask = shown.mask
     batch, heads, queries, keys = mask.shape
-    shape, planes, rows = target(mask.stored, keys, shown.convention, batch, heads, queries, shown.axes == "q")
+    shape, planes, rows = target(
+        mask.stored, keys, shown.convention, batch, heads, queries, shown.axes == "q"
+    )
     step = max(1, 2**22 // keys)
     chunks = (
         written(mask.dense(item, head, (start, min(start + step, rows))), shown.convention, shown.dtype)
@@ -340,5 +402,7 @@ def _save_tensor(shown: Shown, path: str) -> None:
         for start in range(0, rows, step)
     )
     write_tensors(
-        path, {"mask": Source(shown.dtype, shape, chunks)}, {"maskcli.spec": shown.spec, "maskcli.from": shown.convention}
+        path,
+        {"mask": Source(shown.dtype, shape, chunks)},
+        {"maskcli.spec": shown.spec, "maskcli.from": shown.convention},
     )

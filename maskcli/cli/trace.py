@@ -39,9 +39,14 @@ from maskcli.errors import MaskcliError
 )
 def trace(
     program: Annotated[
-        list[str], typer.Argument(metavar="SCRIPT [ARGS]...", help="A Python script, and its own options and arguments.")
+        list[str],
+        typer.Argument(
+            metavar="SCRIPT [ARGS]...", help="A Python script, and its own options and arguments."
+        ),
     ],
-    as_module: Annotated[bool, typer.Option("-m", help="The first argument is a module, run as python -m runs it.")] = False,
+    as_module: Annotated[
+        bool, typer.Option("-m", help="The first argument is a module, run as python -m runs it.")
+    ] = False,
     expect: Expect = None,
     exact: Exact = False,
     model: Model = None,
@@ -59,19 +64,28 @@ def trace(
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Check at most N calls.")] = None,
     modules: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Check modules whose path matches, such as '*.layers.0.*'. Repeatable."),
+        typer.Option(
+            metavar="PATTERN", help="Check modules whose path matches, such as '*.layers.0.*'. Repeatable."
+        ),
     ] = None,
     save: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Write the tensors of each finding into this folder, as .safetensors.")
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Write the tensors of each finding into this folder, as .safetensors."
+        ),
     ] = None,
-    save_all: Annotated[bool, typer.Option("--save-all", help="With --save: the tensors of every call.")] = False,
+    save_all: Annotated[
+        bool, typer.Option("--save-all", help="With --save: the tensors of every call.")
+    ] = False,
     select: Select = None,
     ignore: Ignore = None,
     fail_on: FailOn = Severity.never,
     form: TraceFormat = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write the report to FILE, whose suffix chooses the form."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write the report to FILE, whose suffix chooses the form."
+        ),
     ] = None,
 ) -> int:
     """Run a Python program and check every attention call that it makes.
@@ -80,16 +94,18 @@ def trace(
     With --fail-on, findings make the exit code 1 where the program itself succeeded.
     """
     from maskcli.diagnostics.declare import declare
-    from maskcli.live.check import Options
-    from maskcli.live.program import module, run, script
-    from maskcli.live.trace import Trace
     from maskcli.report.findings import show_trace
     from maskcli.report.terminal import form as form_of
+    from maskcli.tracing.checker import Options
+    from maskcli.tracing.program import module, run, script
+    from maskcli.tracing.trace import Trace
 
     if save_all and save is None:
         raise MaskcliError("--save-all needs a folder to write to; pass --save DIR")
     if output == "-":
-        raise MaskcliError("-o - is standard output, which is the program's; leave -o out for standard error, or name a file")
+        raise MaskcliError(
+            "-o - is standard output, which is the program's; leave -o out for standard error, or name a file"
+        )
     chosen = form_of(output, form.value if form else None, {".json": "json", ".txt": "text"}, "text")
     declared, token, codes = declare(
         expect=expect,
@@ -123,5 +139,7 @@ def trace(
     report = watching.report
     show_trace(report, output, chosen, sys.stderr)
     if code == 0 and fail_on is not Severity.never and not report.calls:
-        raise MaskcliError(f"{found.name!r} made no attention call that could be checked; leave --fail-on out if that is right")
+        raise MaskcliError(
+            f"{found.name!r} made no attention call that could be checked; leave --fail-on out if that is right"
+        )
     return 1 if code == 0 and fails(report.worst(), fail_on) else code

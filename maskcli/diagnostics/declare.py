@@ -6,15 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from maskcli.diagnostics.catalogue import chosen_codes
-from maskcli.diagnostics.facts import (
-    LOSS_SHIFTS,
-    PURPOSES,
-    Declared,
-    convention,
-    expectation,
-    one_of,
-    read_config,
-)
+from maskcli.meant.facts import LOSS_SHIFTS, PURPOSES, Declared, convention, expectation, one_of, read_config
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -91,4 +83,6 @@ def _tokenizer(name: str | None) -> tuple[Callable[[int], str] | None, Declared]
     from maskcli.text import load_tokenizer
 
     loaded = load_tokenizer(name)
-    return loaded.token, Declared(pad_id=loaded.pad_id, eos_ids=() if loaded.eos_id is None else (loaded.eos_id,))
+    return loaded.token, Declared(
+        pad_id=loaded.pad_id, eos_ids=() if loaded.eos_id is None else (loaded.eos_id,)
+    )

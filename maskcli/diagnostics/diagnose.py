@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from maskcli.diagnostics.assemble import build_scenes
 from maskcli.diagnostics.catalogue import RULES
-from maskcli.diagnostics.facts import Declared, from_metadata
 from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Rule, Runs, Skipped, Undecided, Where
-from maskcli.diagnostics.scene import Scene
 from maskcli.masks.spec import Resolve
+from maskcli.meant.facts import Declared, from_metadata
+from maskcli.scene.assemble import build_scenes
+from maskcli.scene.scene import Scene
 from maskcli.tensors import TensorFile
 from maskcli.tensors.roles import Roled, roles_of
 
@@ -82,7 +82,10 @@ class Summary:
             self.unfit | other.unfit,
             self.decided | other.decided,
             self.undecided
-            | {needs: self.undecided.get(needs, frozenset()) | codes for needs, codes in other.undecided.items()},
+            | {
+                needs: self.undecided.get(needs, frozenset()) | codes
+                for needs, codes in other.undecided.items()
+            },
         )
 
 
@@ -109,13 +112,18 @@ def diagnose(
     ]
     decided = {code for _, outcome in outcomes for code in outcome.decided}
     needs = {code: said for _, outcome in outcomes for code, said in outcome.needs.items()}
-    skipped = (rule for rule in RULES if rule.code in needs.keys() - decided and (rules is None or rule.code in rules))
+    skipped = (
+        rule
+        for rule in RULES
+        if rule.code in needs.keys() - decided and (rules is None or rule.code in rules)
+    )
     unfit = {name: why for scene in scenes for name, why in scene.unfit.items()}
     checked = {name: role for scene in scenes for name, role in _checked(scene) if name not in unfit}
     return Report(
         tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.tensors))),
         tuple(
-            Skipped(rule.code, rule.name, file.path, needs[rule.code]) for rule in sorted(skipped, key=lambda rule: rule.code)
+            Skipped(rule.code, rule.name, file.path, needs[rule.code])
+            for rule in sorted(skipped, key=lambda rule: rule.code)
         ),
         (file.path,),
         tuple(checked),
@@ -156,7 +164,11 @@ def _check(scene: Scene) -> _Outcome:
             continue
         earlier = [found for other, found in outcome.found if other.code in rule.explained_by]
         said = list(rule.check(scene))
-        kept = [each for each in said if isinstance(each, Found) and not any(_explains(other, each, maps) for other in earlier)]
+        kept = [
+            each
+            for each in said
+            if isinstance(each, Found) and not any(_explains(other, each, maps) for other in earlier)
+        ]
         outcome.found.extend((rule, each) for each in kept)
         asked = [each.needs for each in said if isinstance(each, Undecided)]
         if asked and not kept:
@@ -168,7 +180,11 @@ def _check(scene: Scene) -> _Outcome:
 
 def _explains(earlier: Found, later: Found, maps: set[str]) -> bool:
     """Whether two findings are of one place; those of attention maps must share a map as well."""
-    apart = set(earlier.tensors) <= maps and set(later.tensors) <= maps and not set(earlier.tensors) & set(later.tensors)
+    apart = (
+        set(earlier.tensors) <= maps
+        and set(later.tensors) <= maps
+        and not set(earlier.tensors) & set(later.tensors)
+    )
     return not apart and _overlap(earlier.where, later.where)
 
 
@@ -215,7 +231,11 @@ def _asked(need: str) -> str:
 def _checked(scene: Scene) -> list[tuple[str, str]]:
     weights = [(attention.name, "weights") for attention in scene.attentions]
     masks = [(saved.given.tensor.name, "mask") for saved in scene.masks]
-    others = [(roled.tensor.name, roled.role) for roled in scene.tensors if roled.role not in (None, "weights", "mask")]
+    others = [
+        (roled.tensor.name, roled.role)
+        for roled in scene.tensors
+        if roled.role not in (None, "weights", "mask")
+    ]
     return weights + masks + [(name, role) for name, role in others if role is not None]
 
 
@@ -248,7 +268,9 @@ def _see(scene: Scene, found: Found) -> str:
 
 
 def _flat(roled: Roled, scene: Scene) -> bool:
-    return len(roled.tensor.shape) < 3 and any(roled.tensor.name in tokens.names.values() for tokens in scene.tokens)
+    return len(roled.tensor.shape) < 3 and any(
+        roled.tensor.name in tokens.names.values() for tokens in scene.tokens
+    )
 
 
 def _quoted(scene: Scene, where: Where, token: Callable[[int], str] | None) -> tuple[str, ...]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from maskcli.arrays import Array
 from maskcli.masks.mask import Runs, runs_of
 
 if TYPE_CHECKING:
-    from maskcli.diagnostics.scene import Scene
-
-Array = npt.NDArray[Any]
+    from maskcli.scene.scene import Scene
 
 # From worst to mildest; the order of reports and of --fail-on.
 SEVERITIES = ("error", "warning", "note")
@@ -129,4 +127,16 @@ def items_of(flags: Array) -> tuple[int, ...] | None:
     return None if flags.all() else tuple(np.flatnonzero(flags).tolist())
 
 
-__all__ = ["SEVERITIES", "Finding", "Found", "Rule", "Runs", "Skipped", "Traced", "Undecided", "Where", "items_of", "runs_of"]
+__all__ = [
+    "SEVERITIES",
+    "Finding",
+    "Found",
+    "Rule",
+    "Runs",
+    "Skipped",
+    "Traced",
+    "Undecided",
+    "Where",
+    "items_of",
+    "runs_of",
+]

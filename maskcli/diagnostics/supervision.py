@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from maskcli.diagnostics.facts import Declared
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Undecided
-from maskcli.diagnostics.scene import Scene, Tokens, real_tokens
 from maskcli.masks.spec import parse
-
-Array = npt.NDArray[Any]
+from maskcli.meant.facts import Declared
+from maskcli.scene.scene import Scene, Tokens, real_tokens
 
 # The label that torch's cross_entropy leaves out by default, and the one that nanoGPT and others use.
 IGNORE_INDEX, OTHER_IGNORE_INDEX = -100, -1
@@ -64,7 +62,9 @@ class Reading(NamedTuple):
     @property
     def first(self) -> Array:
         """Where the text of each row begins, int [B]."""
-        begins: Array = np.zeros(len(self.labels), np.int64) if self.real is None else self.real.argmax(axis=1)
+        begins: Array = (
+            np.zeros(len(self.labels), np.int64) if self.real is None else self.real.argmax(axis=1)
+        )
         return begins
 
 
@@ -116,7 +116,9 @@ def _read(tokens: Tokens, labels: Array, scene: Scene) -> Reading:
     real = tokens.real
     if real is None and tokens.ids is not None:
         real = real_tokens(tokens.ids, declared)
-    agree = {} if tokens.ids is None or _encoder(declared) else _agreement(labels, tokens.ids, supervised, real)
+    agree = (
+        {} if tokens.ids is None or _encoder(declared) else _agreement(labels, tokens.ids, supervised, real)
+    )
     return Reading(tokens, labels, supervised, real, agree, _shift(agree, DUE.get(declared.loss_shift or "")))
 
 

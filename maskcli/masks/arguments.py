@@ -38,7 +38,9 @@ def arguments(name: Name, to: str) -> Arguments:
     """What `to` needs to make this mask, or why it cannot."""
     if not name.exact:
         return Arguments(
-            to, name.spec, why=f"no short name rebuilds this mask (the nearest, {name.spec}, is wrong in {name.wrong:,} cells)"
+            to,
+            name.spec,
+            why=f"no short name rebuilds this mask (the nearest, {name.spec}, is wrong in {name.wrong:,} cells)",
         )
     spec = parse(name.spec)
     if to == "flex":
@@ -46,7 +48,9 @@ def arguments(name: Name, to: str) -> Arguments:
     terms = spec.operands if isinstance(spec, Joined) and spec.sign == "&" else (spec,)
     if not all(isinstance(term, Named) for term in terms):
         return Arguments(
-            to, name.spec, why=f"{to} has no arguments for a union or complement of masks; use flex, or a dense mask"
+            to,
+            name.spec,
+            why=f"{to} has no arguments for a union or complement of masks; use flex, or a dense mask",
         )
     shape = _taken_apart([term for term in terms if isinstance(term, Named)], name.layout)
     if isinstance(shape, str):
@@ -56,7 +60,9 @@ def arguments(name: Name, to: str) -> Arguments:
 
 def causal_flag(name: Name) -> bool:
     """Whether SDPA's is_causal=True (k <= q, from the first key) is this mask, so that it needs no tensor."""
-    return name.exact and (name.spec == "causal-top-left" or (name.spec == "causal" and name.layout.past == 0))
+    return name.exact and (
+        name.spec == "causal-top-left" or (name.spec == "causal" and name.layout.past == 0)
+    )
 
 
 def _taken_apart(terms: list[Named], layout: Layout) -> _Parts | str:
@@ -113,7 +119,9 @@ def _flash(name: Name, shape: _Parts) -> Arguments:
         return Arguments("flash-attn", name.spec, why=why)
     if shape.band == "causal-top-left":
         return Arguments(
-            "flash-attn", name.spec, why="flash-attn aligns causal to the last key since 2.1, and this mask to the first"
+            "flash-attn",
+            name.spec,
+            why="flash-attn aligns causal to the last key since 2.1, and this mask to the first",
         )
     found: dict[str, Any] = {}
     if shape.band in ("causal", "sliding"):
@@ -130,7 +138,12 @@ def _flash(name: Name, shape: _Parts) -> Arguments:
             )
         cumulative = _cumulative(shape.lengths)
         longest = max(n for row in shape.lengths for n in row)
-        found |= {"cu_seqlens_q": cumulative, "cu_seqlens_k": cumulative, "max_seqlen_q": longest, "max_seqlen_k": longest}
+        found |= {
+            "cu_seqlens_q": cumulative,
+            "cu_seqlens_k": cumulative,
+            "max_seqlen_q": longest,
+            "max_seqlen_k": longest,
+        }
         call = "flash_attn_varlen_func"
     shown = ", ".join(f"{key}={_code(key, value)}" for key, value in found.items())
     note = "# q, k and v without their padding tokens\n" if name.layout.real is not None else ""
@@ -164,11 +177,17 @@ def _xformers(name: Name, shape: _Parts) -> Arguments:
         }
         if shape.band not in made:
             return Arguments(
-                "xformers", name.spec, why=f"xformers has no block-diagonal bias with {shape.band}; use flex, or a dense mask"
+                "xformers",
+                name.spec,
+                why=f"xformers has no block-diagonal bias with {shape.band}; use flex, or a dense mask",
             )
         note = "# q, k and v without their padding tokens\n" if name.layout.real is not None else ""
-        code = f"{note}xformers.ops.fmha.attn_bias.BlockDiagonalMask.from_seqlens({seqlens}){made[shape.band]}"
-        return Arguments("xformers", name.spec, {"seqlens": seqlens, "band": shape.band, "size": shape.size or None}, code)
+        code = (
+            f"{note}xformers.ops.fmha.attn_bias.BlockDiagonalMask.from_seqlens({seqlens}){made[shape.band]}"
+        )
+        return Arguments(
+            "xformers", name.spec, {"seqlens": seqlens, "band": shape.band, "size": shape.size or None}, code
+        )
     window = _window(shape)
     if window is not None:
         left, right = window
@@ -186,20 +205,26 @@ def _jax(name: Name, shape: _Parts) -> Arguments:
     found: dict[str, Any] = {}
     if shape.band == "causal" and name.layout.past:
         return Arguments(
-            "jax", name.spec, why="JAX aligns is_causal to the first key, and this mask to the last; pass a dense mask"
+            "jax",
+            name.spec,
+            why="JAX aligns is_causal to the first key, and this mask to the last; pass a dense mask",
         )
     if shape.band in ("causal", "causal-top-left"):
         found["is_causal"] = True
     if (window := _window(shape)) is not None:
         if name.layout.past:
             return Arguments(
-                "jax", name.spec, why="JAX counts windows from the first key, and this mask from the last; pass a dense mask"
+                "jax",
+                name.spec,
+                why="JAX counts windows from the first key, and this mask from the last; pass a dense mask",
             )
         found["local_window_size"] = list(window)
     if shape.lengths is not None:
         real = name.layout.real
         if real is None:
-            return Arguments("jax", name.spec, why="JAX has no argument for packed documents; pass a dense mask")
+            return Arguments(
+                "jax", name.spec, why="JAX has no argument for packed documents; pass a dense mask"
+            )
         if not real[:, 0].all():
             return Arguments(
                 "jax",
@@ -208,7 +233,9 @@ def _jax(name: Name, shape: _Parts) -> Arguments:
             )
         found["key_value_seq_lengths"] = [n for row in shape.lengths for n in row]
     shown = ", ".join(f"{key}={_jax_code(key, value)}" for key, value in found.items())
-    return Arguments("jax", name.spec, found, f"jax.nn.dot_product_attention(q, k, v{', ' if shown else ''}{shown})")
+    return Arguments(
+        "jax", name.spec, found, f"jax.nn.dot_product_attention(q, k, v{', ' if shown else ''}{shown})"
+    )
 
 
 def _jax_code(key: str, value: Any) -> str:
@@ -234,7 +261,9 @@ def _expression(spec: Spec, layout: Layout, tensors: dict[str, Any]) -> str:
     if isinstance(spec, Not):
         return f"~({_expression(spec.operand, layout, tensors)})"
     if isinstance(spec, Joined):
-        return f" {spec.sign} ".join(f"({_expression(operand, layout, tensors)})" for operand in spec.operands)
+        return f" {spec.sign} ".join(
+            f"({_expression(operand, layout, tensors)})" for operand in spec.operands
+        )
     assert isinstance(spec, Named)
     n = spec.numbers
     if spec.name == "documents":
@@ -249,7 +278,9 @@ def _expression(spec: Spec, layout: Layout, tensors: dict[str, Any]) -> str:
         # One row is the same for every batch item, however many there will be.
         one = len(layout.real) == 1
         tensors["real"] = layout.real[0].tolist() if one else layout.real.tolist()
-        return ("real[kv_idx]" if one else "real[b, kv_idx]") + (" & (kv_idx <= P_)" if spec.name == "combined" else "")
+        return ("real[kv_idx]" if one else "real[b, kv_idx]") + (
+            " & (kv_idx <= P_)" if spec.name == "combined" else ""
+        )
     return {
         "full": "kv_idx >= 0",
         "causal": "kv_idx <= P_",

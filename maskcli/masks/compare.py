@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from maskcli.arrays import Array
 from maskcli.masks.kinds import Layout, causal, documents, padding, window
 from maskcli.masks.mask import Mask, Runs, runs_of
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -69,14 +66,19 @@ def _split(part: Mask, wider: str, narrower: str, what: str) -> list[Region]:
     groups: dict[tuple[bytes, bytes, bytes], list[tuple[int, int]]] = {}
     for item in range(b):
         for head in range(h):
-            one = part.select(slice(item, item + 1) if b > 1 else slice(None), slice(head, head + 1) if h > 1 else slice(None))
+            one = part.select(
+                slice(item, item + 1) if b > 1 else slice(None),
+                slice(head, head + 1) if h > 1 else slice(None),
+            )
             if one.starts.size:
                 key = (one.pointer.tobytes(), one.starts.tobytes(), one.stops.tobytes())
                 groups.setdefault(key, []).append((item, head))
     found = []
     for members in groups.values():
         item, head = members[0]
-        one = part.select(slice(item, item + 1) if b > 1 else slice(None), slice(head, head + 1) if h > 1 else slice(None))
+        one = part.select(
+            slice(item, item + 1) if b > 1 else slice(None), slice(head, head + 1) if h > 1 else slice(None)
+        )
         counts = one.keys_per_query.reshape(-1)
         rows = np.broadcast_to(counts > 0, part.shape[2]) if q == 1 else counts > 0
         items, some = sorted({i for i, _ in members}), sorted({j for _, j in members})
@@ -103,7 +105,13 @@ def _split(part: Mask, wider: str, narrower: str, what: str) -> list[Region]:
 
 
 def _meaning(
-    wider: str, narrower: str, what: str, queries: Runs, keys: Runs, counts: Array, items: tuple[int, ...] | None
+    wider: str,
+    narrower: str,
+    what: str,
+    queries: Runs,
+    keys: Runs,
+    counts: Array,
+    items: tuple[int, ...] | None,
 ) -> str:
     low, high = int(counts.min()), int(counts.max())
     many = str(low) if low == high else f"{low} to {high}"
@@ -111,7 +119,8 @@ def _meaning(
     whose = (
         ""
         if items is None
-        else f" of sample{'s' if len(items) > 1 else ''} {', '.join(map(str, items[:8]))}" + (" …" if len(items) > 8 else "")
+        else f" of sample{'s' if len(items) > 1 else ''} {', '.join(map(str, items[:8]))}"
+        + (" …" if len(items) > 8 else "")
     )
     who = f"{_told(queries, 'query', 'queries')}{whose}"
     if what == "padding":
@@ -121,9 +130,7 @@ def _meaning(
     if what == "document":
         return f"{wider} lets {who} see {many} key{plural} of another document"
     if what == "itself":
-        return (
-            f"{narrower} hides {who} from {'itself' if queries[-1][1] - queries[0][0] == 1 else 'themselves'}, {wider} does not"
-        )
+        return f"{narrower} hides {who} from {'itself' if queries[-1][1] - queries[0][0] == 1 else 'themselves'}, {wider} does not"
     which = "earlier " if what == "past" else ""
     return f"{wider} lets {who} see {many} {which}key{plural} that {narrower} ignores ({_told(keys, 'key', 'keys')})"
 

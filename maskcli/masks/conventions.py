@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-
-Array = npt.NDArray[Any]
 
 
 class Convention(NamedTuple):
@@ -53,7 +51,9 @@ def dtype_of(convention: str, dtype: str | None) -> str:
             f"an additive mask cannot be {dtype}: it holds -inf or a large fill; pass --dtype float32, float16 or bfloat16"
         )
     if default == "bool" and dtype != "bool":
-        raise MaskcliError(f"{convention} masks are bool, not {dtype}; leave --dtype out, or pass --to binary for 0 and 1")
+        raise MaskcliError(
+            f"{convention} masks are bool, not {dtype}; leave --dtype out, or pass --to binary for 0 and 1"
+        )
     return dtype
 
 
@@ -93,9 +93,13 @@ def checked_fill(text: str, dtype: str) -> float:
     try:
         fill = float(text)
     except ValueError:
-        raise MaskcliError(f"--fill {text!r} is no number; pass min, -inf, or a number such as -1e9") from None
+        raise MaskcliError(
+            f"--fill {text!r} is no number; pass min, -inf, or a number such as -1e9"
+        ) from None
     if np.isnan(fill) or fill > WEAKEST:
-        raise MaskcliError(f"--fill {text} cannot silence a key; pass min, -inf, or a number of {WEAKEST:g} or less")
+        raise MaskcliError(
+            f"--fill {text} cannot silence a key; pass min, -inf, or a number of {WEAKEST:g} or less"
+        )
     if np.isfinite(fill) and fill < LOWEST[dtype]:
         raise MaskcliError(
             f"--fill {text} overflows {dtype}, whose lowest number is {LOWEST[dtype]:.5g}; pass min, or another --dtype"
@@ -112,7 +116,13 @@ class Target(NamedTuple):
 
 
 def target(
-    stored: tuple[int, int, int], keys: int, convention: str, batch: int, heads: int, queries: int, flat: bool = False
+    stored: tuple[int, int, int],
+    keys: int,
+    convention: str,
+    batch: int,
+    heads: int,
+    queries: int,
+    flat: bool = False,
 ) -> Target:
     """How a mask stored as [b, h, q, K] is laid out for a library, over `batch` items, `heads` heads and `queries` rows.
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.masks.mask import MAX_RUNS, Mask, Shape, dense_runs
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,9 @@ def causal(layout: Layout) -> Mask:
 
 def causal_top_left(layout: Layout) -> Mask:
     """k <= q: torch SDPA's is_causal, whatever the past."""
-    return Mask.from_intervals(layout.shape, np.zeros(1, np.int64), np.arange(layout.queries).reshape(1, 1, -1) + 1)
+    return Mask.from_intervals(
+        layout.shape, np.zeros(1, np.int64), np.arange(layout.queries).reshape(1, 1, -1) + 1
+    )
 
 
 def padding(layout: Layout) -> Mask:
@@ -173,7 +173,9 @@ def dilated(layout: Layout, reach: int, step: int) -> Mask:
 def global_(layout: Layout, size: int) -> Mask:
     """k < N or p < N (Longformer's global tokens)."""
     return Mask.from_intervals(
-        layout.shape, np.zeros(1, np.int64), np.where(layout.positions < size, layout.keys, min(size, layout.keys))
+        layout.shape,
+        np.zeros(1, np.int64),
+        np.where(layout.positions < size, layout.keys, min(size, layout.keys)),
     )
 
 
@@ -204,7 +206,9 @@ def _same_label(layout: Layout, ids: Array) -> Mask:
 KINDS: dict[str, Kind] = {
     "full": Kind((), 0, None, "", full, "every key"),
     "causal": Kind((), 0, None, "q", causal, "keys up to itself: k <= p"),
-    "causal-top-left": Kind((), 0, None, "q", causal_top_left, "k <= q, ignoring any past (torch SDPA is_causal)"),
+    "causal-top-left": Kind(
+        (), 0, None, "q", causal_top_left, "k <= q, ignoring any past (torch SDPA is_causal)"
+    ),
     "padding": Kind((), 0, "padding", "b", padding, "keys that are real tokens"),
     "combined": Kind((), 0, "padding", "bq", combined, "causal & padding"),
     "cross": Kind((), 0, "source", "b", padding, "real tokens of the source"),
@@ -213,7 +217,9 @@ KINDS: dict[str, Kind] = {
     "window": Kind(("R",), 0, None, "q", window, "at most R keys away, on both sides"),
     "sliding": Kind(("W",), 1, None, "q", sliding, "the last W keys, itself included"),
     "blocks": Kind(("B",), 1, None, "q", blocks, "the same block of B keys"),
-    "chunked": Kind(("C",), 1, None, "bq", chunked, "up to itself in the same chunk of C, from the first real token"),
+    "chunked": Kind(
+        ("C",), 1, None, "bq", chunked, "up to itself in the same chunk of C, from the first real token"
+    ),
     "documents": Kind(("...",), 0, "documents", "bq", documents, "the same packed document"),
     "dilated": Kind(("R", "D"), 1, None, "q", dilated, "at most R away, every D-th key"),
     "global": Kind(("N",), 0, None, "q", global_, "the first N keys, and every key for the first N queries"),

@@ -9,14 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 
-Array = npt.NDArray[Any]
 Shape = tuple[int, int, int, int]
 Stored = tuple[int, int, int]
 Runs = tuple[tuple[int, int], ...]
@@ -146,7 +145,11 @@ class Mask:
             return False
         stored = self._common(other)
         a, b = self.expand(stored), other.expand(stored)
-        return np.array_equal(a.pointer, b.pointer) and np.array_equal(a.starts, b.starts) and np.array_equal(a.stops, b.stops)
+        return (
+            np.array_equal(a.pointer, b.pointer)
+            and np.array_equal(a.starts, b.starts)
+            and np.array_equal(a.stops, b.stops)
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -191,7 +194,9 @@ class Mask:
 
     def broadcast_to(self, shape: Shape) -> Mask | None:
         """The same rows as a mask of `shape`, or None when an axis is neither 1 nor the asked-for size."""
-        if shape[3] != self.shape[3] or any(n not in (1, m) for n, m in zip(self.stored, shape, strict=False)):
+        if shape[3] != self.shape[3] or any(
+            n not in (1, m) for n, m in zip(self.stored, shape, strict=False)
+        ):
             return None
         return Mask(shape, self.stored, self.pointer, self.starts, self.stops)
 
@@ -216,7 +221,9 @@ class Mask:
     ) -> Mask:
         """The part of the mask at these slices (of step 1), as a mask of its own."""
         cuts = (batch, head, rows)
-        index = self._row_index()[tuple(c if n > 1 else slice(None) for c, n in zip(cuts, self.stored, strict=True))]
+        index = self._row_index()[
+            tuple(c if n > 1 else slice(None) for c, n in zip(cuts, self.stored, strict=True))
+        ]
         sizes = [len(range(*c.indices(n))) for c, n in zip((*cuts, keys), self.shape, strict=True)]
         low, high, _ = keys.indices(self.shape[3])
         part = self.take((sizes[0], sizes[1], sizes[2], self.shape[3]), index)
@@ -277,7 +284,9 @@ class Mask:
         planes, keys = self.stored[0] * self.stored[1], self.shape[3]
         plane = self.row_of_run() // max(self.stored[2], 1) * (keys + 1)
         size = planes * (keys + 1)
-        change = np.bincount(plane + self.starts, minlength=size) - np.bincount(plane + self.stops, minlength=size)
+        change = np.bincount(plane + self.starts, minlength=size) - np.bincount(
+            plane + self.stops, minlength=size
+        )
         covered: Array = np.cumsum(change.reshape(planes, keys + 1), axis=1)[:, :-1] > 0
         return covered.reshape(*self.stored[:2], keys)
 
@@ -288,7 +297,11 @@ class Mask:
         """
         queries, keys = self.shape[2], self.shape[3]
         across, down = -(-keys // key_block), -(-queries // query_block)
-        copies = (down if self.stored[2] == 1 else 1) * (self.shape[0] // self.stored[0]) * (self.shape[1] // self.stored[1])
+        copies = (
+            (down if self.stored[2] == 1 else 1)
+            * (self.shape[0] // self.stored[0])
+            * (self.shape[1] // self.stored[1])
+        )
         touched = full = 0
         for union, gaps in self._row_groups(query_block):
             touched += _tiles(union, key_block)
@@ -319,7 +332,11 @@ class Mask:
     # Views
 
     def dense(
-        self, batch: int = 0, head: int = 0, rows: tuple[int, int] | None = None, keys: tuple[int, int] | None = None
+        self,
+        batch: int = 0,
+        head: int = 0,
+        rows: tuple[int, int] | None = None,
+        keys: tuple[int, int] | None = None,
     ) -> Array:
         """The boolean window [rows, keys] of one batch item and head; both ranges are (start, stop)."""
         r0, r1 = rows or (0, self.shape[2])
@@ -336,7 +353,9 @@ class Mask:
         window = np.cumsum(border[:, :-1], axis=1, dtype=np.int8).view(bool)
         return np.broadcast_to(window, (r1 - r0, k1 - k0))
 
-    def ignored(self, rows: tuple[int, int], batch: int = 0, head: int = 0) -> list[tuple[int, int, Array | None]]:
+    def ignored(
+        self, rows: tuple[int, int], batch: int = 0, head: int = 0
+    ) -> list[tuple[int, int, Array | None]]:
         """Spans of keys that some of these rows ignore: (start, stop, who).
 
         `who` is None where every row ignores the whole span, else a boolean array [rows, stop - start], True = ignored
@@ -535,7 +554,9 @@ def _joined(parts: list[Array]) -> Array:
 
 def _check_shape(shape: Shape) -> None:
     if shape[3] > MAX_KEYS:
-        raise MaskcliError(f"{shape[3]:,} keys are more than maskcli can address ({MAX_KEYS:,}); ask for fewer keys")
+        raise MaskcliError(
+            f"{shape[3]:,} keys are more than maskcli can address ({MAX_KEYS:,}); ask for fewer keys"
+        )
 
 
 def _check_count(count: int, what: str) -> None:

@@ -10,16 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from maskcli.arrays import Array
 from maskcli.masks.kinds import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Joined, Named, Not, Spec, build, kinds_in, write
-
-Array = npt.NDArray[Any]
 
 # A conjunction of more kinds than this is no name any more.
 MOST_TERMS = 4
@@ -102,7 +99,9 @@ def _exact(mask: Mask, layout: Layout) -> Iterator[Spec]:
             if not rest.attended:
                 continue
             for inner in _conjunctions(rest, layout, None, limit=2):
-                terms = [term for term in _terms(inner) if not (causal and term.name in ("causal", "padding"))]
+                terms = [
+                    term for term in _terms(inner) if not (causal and term.name in ("causal", "padding"))
+                ]
                 for spec in _joined(terms, union, causal, layout):
                     if build(spec, layout) == mask:
                         yield spec
@@ -121,7 +120,11 @@ def _joined(terms: list[Named], union: Named, causal: bool, layout: Layout) -> I
 def _terms(spec: Spec) -> list[Named]:
     if isinstance(spec, Named):
         return [spec]
-    return [operand for operand in spec.operands if isinstance(operand, Named)] if isinstance(spec, Joined) else []
+    return (
+        [operand for operand in spec.operands if isinstance(operand, Named)]
+        if isinstance(spec, Joined)
+        else []
+    )
 
 
 def _conjunctions(mask: Mask, layout: Layout, target: Mask | None, limit: int = MOST_TERMS) -> Iterator[Spec]:
@@ -265,7 +268,11 @@ class _Edges:
     def chunks(self) -> list[int]:
         """The same, counted from the first real token of each item."""
         real = self.layout.real
-        left = np.zeros_like(self.position) if real is None else real.argmax(axis=1)[np.minimum(self.item, len(real) - 1)]
+        left = (
+            np.zeros_like(self.position)
+            if real is None
+            else real.argmax(axis=1)[np.minimum(self.item, len(real) - 1)]
+        )
         return self._grid(left)
 
     def _grid(self, left: Array) -> list[int]:

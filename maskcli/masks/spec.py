@@ -59,13 +59,19 @@ Spec = Named | File | Not | Joined
 def parse(text: str) -> Spec:
     """The spec that `text` writes; MaskcliError says what is wrong with it and what to write instead."""
     if len(text) > MAX_LENGTH:
-        raise MaskcliError(f"this mask spec has {len(text):,} characters, more than the limit of {MAX_LENGTH:,}; shorten it")
+        raise MaskcliError(
+            f"this mask spec has {len(text):,} characters, more than the limit of {MAX_LENGTH:,}; shorten it"
+        )
     tokens = list(_tokens(text))
     if not tokens:
-        raise MaskcliError("the mask spec is empty; write a kind such as causal, padding or 'causal & sliding:4'")
+        raise MaskcliError(
+            "the mask spec is empty; write a kind such as causal, padding or 'causal & sliding:4'"
+        )
     spec, rest = _either(tokens, 0, text)
     if rest < len(tokens):
-        raise MaskcliError(f"{text!r} does not read as a mask: {tokens[rest]!r} follows a whole mask; join masks with & or |")
+        raise MaskcliError(
+            f"{text!r} does not read as a mask: {tokens[rest]!r} follows a whole mask; join masks with & or |"
+        )
     return spec
 
 
@@ -78,7 +84,9 @@ def build(spec: Spec, layout: Layout, resolve: Resolve | None = None) -> Mask:
         return mask
     if isinstance(spec, File):
         if resolve is None:
-            raise MaskcliError(f"{spec.target!r} names a file, and files are not read here; write a kind such as causal")
+            raise MaskcliError(
+                f"{spec.target!r} names a file, and files are not read here; write a kind such as causal"
+            )
         return resolve(spec.target, layout)
     if isinstance(spec, Not):
         return ~build(spec.operand, layout, resolve)
@@ -99,7 +107,9 @@ def write(spec: Spec) -> str:
         inner = write(spec.operand)
         return f"~({inner})" if isinstance(spec.operand, Joined) else f"~{inner}"
     parts = (
-        f"({write(operand)})" if isinstance(operand, Joined) and (spec.sign, operand.sign) == ("&", "|") else write(operand)
+        f"({write(operand)})"
+        if isinstance(operand, Joined) and (spec.sign, operand.sign) == ("&", "|")
+        else write(operand)
         for operand in spec.operands
     )
     return f" {spec.sign} ".join(parts)
@@ -137,7 +147,10 @@ def require(spec: Named, layout: Layout) -> None:
     """Refuse a kind whose facts about the input are missing."""
     hints = {
         "padding": (layout.real is None, "which keys are padding; pass a padding mask, or ids with --pad-id"),
-        "source": (not layout.cross or layout.real is None, "the source sequence; pass its text with --source"),
+        "source": (
+            not layout.cross or layout.real is None,
+            "the source sequence; pass its text with --source",
+        ),
         "documents": (
             layout.documents is None,
             "where documents begin; pass --packed, or write their lengths (documents:5,3,7)",
@@ -195,13 +208,19 @@ def _join(
     while at < len(tokens) and tokens[at] == sign:
         following, at = operand(tokens, at + 1, text, depth)
         found.append(following)
-    flat = [part for spec in found for part in (spec.operands if isinstance(spec, Joined) and spec.sign == sign else [spec])]
+    flat = [
+        part
+        for spec in found
+        for part in (spec.operands if isinstance(spec, Joined) and spec.sign == sign else [spec])
+    ]
     return (flat[0] if len(flat) == 1 else Joined(sign, tuple(flat))), at
 
 
 def _unary(tokens: list[str], at: int, text: str, depth: int) -> tuple[Spec, int]:
     if depth > MAX_DEPTH:
-        raise MaskcliError(f"this mask spec nests more than {MAX_DEPTH} levels deep; write it with fewer parentheses")
+        raise MaskcliError(
+            f"this mask spec nests more than {MAX_DEPTH} levels deep; write it with fewer parentheses"
+        )
     word = tokens[at] if at < len(tokens) else ""
     if word == "~":
         operand, at = _unary(tokens, at + 1, text, depth + 1)
@@ -243,7 +262,9 @@ def _numbers(name: str, kind: Kind, colon: str, rest: str) -> tuple[int, ...]:
         raise MaskcliError(f"{name} needs {what}: {example}")
     parts = rest.split(",")
     if kind.numbers != ("...",) and len(parts) != len(kind.numbers):
-        raise MaskcliError(f"{name} takes {len(kind.numbers)} number(s), but {name}:{rest} has {len(parts)}; write {example}")
+        raise MaskcliError(
+            f"{name} takes {len(kind.numbers)} number(s), but {name}:{rest} has {len(parts)}; write {example}"
+        )
     for part in parts:
         if not (part.isascii() and part.isdigit() and len(part) < 16 and int(part) >= kind.lowest):
             raise MaskcliError(

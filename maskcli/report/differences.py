@@ -78,10 +78,14 @@ def print_weights(found: Weights, console: Console) -> None:
         names = clean(name) if name == other else f"{clean(name)} and {clean(other)}"
         what = "equal" if each.equal else f"{each.cells:,} cells differ"
         console.print(
-            Text(f"{names}: {what}, largest difference {each.largest:.3g} at {list(each.place)} (tolerance {each.tolerance:g})")
+            Text(
+                f"{names}: {what}, largest difference {each.largest:.3g} at {list(each.place)} (tolerance {each.tolerance:g})"
+            )
         )
     first = next((name for name, _, each in found.pairs if not each.equal), None)
-    console.print(Text("all equal within tolerance" if first is None else f"the first that differs is {clean(first)}"))
+    console.print(
+        Text("all equal within tolerance" if first is None else f"the first that differs is {clean(first)}")
+    )
 
 
 def as_json(found: Masks | Weights) -> Iterator[str]:
@@ -137,11 +141,18 @@ def _print_map(found: Masks, console: Console) -> None:
     only_a = (a - b).picture(MAP_HEIGHT, width - 8, item, head)[0] > 0
     only_b = (b - a).picture(MAP_HEIGHT, width - 8, item, head)[0] > 0
     both = (a & b).picture(MAP_HEIGHT, width - 8, item, head)[0] > 0
-    glyphs = np.where(only_a & only_b, "X", np.where(only_a, "A", np.where(only_b, "B", np.where(both, "■", "·"))))
+    glyphs = np.where(
+        only_a & only_b, "X", np.where(only_a, "A", np.where(only_b, "B", np.where(both, "■", "·")))
+    )
     queries = a.shape[2]
     console.print()
     for line, row in enumerate(glyphs):
         first = line * queries // len(glyphs)
         console.print(Text(f"{first:>6} ", style="dim") + Text("".join(row)), no_wrap=True)
     place = f"item {item}, head {head}: " if a.shape[0] * a.shape[1] > 1 else ""
-    console.print(Text(f"{place}A only A attends, B only B, ■ both, · neither, X both kinds in one character", style="dim"))
+    console.print(
+        Text(
+            f"{place}A only A attends, B only B, ■ both, · neither, X both kinds in one character",
+            style="dim",
+        )
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, TextIO
 
 from maskcli.diagnostics.diagnose import Report, Summary, together
-from maskcli.live.files import Checked
+from maskcli.inputs.many_files import Checked
 from maskcli.report.findings import as_json, closing, concise, file_line, print_findings, print_lines
 from maskcli.report.terminal import console, write
 

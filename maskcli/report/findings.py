@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from maskcli import __version__
 from maskcli.diagnostics.diagnose import Report, Summary
 from maskcli.diagnostics.finding import Finding, Traced, Where
-from maskcli.live.check import TraceReport
 from maskcli.report.shown import SCHEMA_VERSION
 from maskcli.report.terminal import STYLES, clean, console, hang, json_text, output, write
+from maskcli.tracing.checker import TraceReport
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,7 +112,9 @@ def _counted(total: Summary) -> str:
 
 def _roles(total: Summary) -> str:
     """How many tensors of each role were checked, in words."""
-    named = ((role if role.endswith("s") else role.replace("_", " "), count) for role, count in total.roles.items())
+    named = (
+        (role if role.endswith("s") else role.replace("_", " "), count) for role, count in total.roles.items()
+    )
     return ", ".join(f"{count} {role}" for role, count in named)
 
 
@@ -120,7 +122,12 @@ def as_json(report: Report, errors: Sequence[tuple[str, str]] = ()) -> Iterator[
     """The JSON of `diagnose` and `trace`, one object; `errors` are the files that could not be checked, and why."""
     traced: dict[str, Any] = {}
     if isinstance(report, TraceReport):
-        traced = {"calls": report.calls, "checked": report.looked, "steps": report.steps, "modules": len(report.checked)}
+        traced = {
+            "calls": report.calls,
+            "checked": report.looked,
+            "steps": report.steps,
+            "modules": len(report.checked),
+        }
     yield json_text(
         {
             "schema_version": SCHEMA_VERSION,
@@ -136,7 +143,11 @@ def as_json(report: Report, errors: Sequence[tuple[str, str]] = ()) -> Iterator[
 
 def file_line(file: str, report: Report | None, error: str | None) -> str:
     """The JSON of one file on a line: its findings, or the sentence that says why it could not be checked."""
-    told = {"error": error} if report is None else {**_body(report), "summary": {**report.counts(), **_sizes(report)}}
+    told = (
+        {"error": error}
+        if report is None
+        else {**_body(report), "summary": {**report.counts(), **_sizes(report)}}
+    )
     return json_text({"schema_version": SCHEMA_VERSION, "file": file, **told}) + "\n"
 
 
@@ -144,7 +155,8 @@ def _body(report: Report) -> dict[str, Any]:
     return {
         "findings": [_finding(finding) for finding in report.findings],
         "skipped": [
-            {"code": skip.code, "name": skip.name, "file": skip.file, "needs": list(skip.needs)} for skip in report.skipped
+            {"code": skip.code, "name": skip.name, "file": skip.file, "needs": list(skip.needs)}
+            for skip in report.skipped
         ],
     }
 
@@ -201,7 +213,9 @@ def _where(finding: Finding) -> str:
             parts.append(f"{label} {', '.join(map(str, items[:12]))}{' …' if len(items) > 12 else ''}")
     for label, runs in (("queries", where.queries), ("keys", where.keys)):
         if runs:
-            parts.append(f"{label} {', '.join(f'{a}..{b}' for a, b in runs[:4])}{' …' if len(runs) > 4 else ''}")
+            parts.append(
+                f"{label} {', '.join(f'{a}..{b}' for a, b in runs[:4])}{' …' if len(runs) > 4 else ''}"
+            )
     if finding.tokens:
         parts.append("tokens " + " ".join(clean(token) for token in finding.tokens))
     return "; ".join(parts)
@@ -214,7 +228,9 @@ def _origin(traced: Traced | None) -> str:
     parts = []
     if traced.modules:
         shown = ", ".join(clean(name) for name in traced.modules[:NAMES])
-        parts.append(shown + (f" and {len(traced.modules) - NAMES} more" if len(traced.modules) > NAMES else ""))
+        parts.append(
+            shown + (f" and {len(traced.modules) - NAMES} more" if len(traced.modules) > NAMES else "")
+        )
     parts.append(f"from step {traced.step} on, {_many(traced.calls, 'checked call')}")
     if traced.source:
         parts.append(f"{clean(traced.source[0])}:{traced.source[1]}")
@@ -246,5 +262,6 @@ def _ranges(codes: list[str]) -> str:
         else:
             parts.append([code])
     return ", ".join(
-        part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(part) for part in parts
+        part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(part)
+        for part in parts
     )

@@ -44,13 +44,27 @@ def save_heatmap(shown: Shown, path: str) -> None:
     for item, axes in enumerate(np.atleast_1d(figure.subplots(1, panels, squeeze=False)[0])):
         share, cells = shown.mask.picture(pixels, pixels, item)
         queries, keys = shown.mask.shape[2:]
-        axes.imshow(share, cmap=colours, vmin=0, vmax=1, interpolation="nearest", extent=(0, keys, queries, 0), aspect="auto")
+        axes.imshow(
+            share,
+            cmap=colours,
+            vmin=0,
+            vmax=1,
+            interpolation="nearest",
+            extent=(0, keys, queries, 0),
+            aspect="auto",
+        )
         if cells.size and cells.max() > 1:
             note = f"each pixel: share of {int(cells.max()):,} cells attended"
         _label(axes, shown, item)
         if panels > 1:
             axes.set_title(f"sequence {item}")
-    whose = "" if panels == items else " (the same for every sequence)" if panels == 1 else f" (first {panels} of {items})"
+    whose = (
+        ""
+        if panels == items
+        else " (the same for every sequence)"
+        if panels == 1
+        else f" (first {panels} of {items})"
+    )
     figure.suptitle(_plain(shown.spec, 100) + whose)
     handles = [
         Patch(facecolor=ATTEND_COLOUR, edgecolor="grey", label="attend"),
@@ -71,7 +85,9 @@ def _label(axes: Any, shown: Shown, item: int) -> None:
         names = [_plain(shown.key_token(item, key)) for key in range(keys)]
         axes.set_xticks(np.arange(keys) + 0.5, names, rotation=90, parse_math=False)
         axes.set_yticks(
-            np.arange(queries) + 0.5, [_plain(shown.query_token(item, q)) for q in range(queries)], parse_math=False
+            np.arange(queries) + 0.5,
+            [_plain(shown.query_token(item, q)) for q in range(queries)],
+            parse_math=False,
         )
         axes.tick_params(length=0)
     if keys <= GRID and queries <= GRID:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskcli.diagnostics.describe import Described, shares
 from maskcli.report.shown import SCHEMA_VERSION
 from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text
+from maskcli.scene.describe import Described, shares
 from maskcli.tensors import View, Zoom
 from maskcli.tensors import view as look
 
@@ -34,7 +34,9 @@ def print_files(files: list[tuple[str, list[Described]]], console: Console) -> N
     from rich.text import Text
 
     for path, tensors in files:
-        console.print(Text(f"{clean(path)}: {len(tensors)} tensor{'s' if len(tensors) != 1 else ''}", style="bold"))
+        console.print(
+            Text(f"{clean(path)}: {len(tensors)} tensor{'s' if len(tensors) != 1 else ''}", style="bold")
+        )
         for each in tensors:
             tensor, roled = each.roled.tensor, each.roled
             line = Text(clean(tensor.name), style="cyan")
@@ -61,16 +63,18 @@ def called(each: Described) -> str:
     if not name.exact:
         cells = ", ".join(_cells(each))
         text += (
-            f", except {name.wrong:,} cell{'s' if name.wrong != 1 else ''}: {cells}" if name.wrong else ", but no name says it"
+            f", except {name.wrong:,} cell{'s' if name.wrong != 1 else ''}: {cells}"
+            if name.wrong
+            else ", but no name says it"
         )
     if each.padding:
         shown = [_sides(*item) for item in each.padding[:LISTED_ITEMS]]
-        more = f" and {len(each.padding) - LISTED_ITEMS} more items" if len(each.padding) > LISTED_ITEMS else ""
+        more = (
+            f" and {len(each.padding) - LISTED_ITEMS} more items" if len(each.padding) > LISTED_ITEMS else ""
+        )
         text += f"; padding {', '.join(shown)}{more}"
     if name.aliases:
-        text += (
-            f" (at K = {name.layout.keys}, {' and '.join(name.aliases)} {'is' if len(name.aliases) == 1 else 'are'} the same)"
-        )
+        text += f" (at K = {name.layout.keys}, {' and '.join(name.aliases)} {'is' if len(name.aliases) == 1 else 'are'} the same)"
     return text
 
 
@@ -89,7 +93,9 @@ def as_json(files: list[tuple[str, list[Described]]]) -> Iterator[str]:
     yield json_text(
         {
             "schema_version": SCHEMA_VERSION,
-            "files": [{"file": path, "tensors": [_tensor(each) for each in tensors]} for path, tensors in files],
+            "files": [
+                {"file": path, "tensors": [_tensor(each) for each in tensors]} for path, tensors in files
+            ],
         }
     )
     yield "\n"
@@ -113,19 +119,27 @@ def print_look(each: Described, zoom: Zoom, console: Console) -> None:
         heads = "".join(f"{key:>{NUMBER_WIDTH}}" for key in range(*view.keys))
         console.print(Text(" " * gutter + heads, style="dim"))
         for row, values in zip(range(*view.rows), view.pixels, strict=True):
-            console.print(Text(f"{row:>{gutter}}", style="dim") + Text("".join(_number(value) for value in values)))
+            console.print(
+                Text(f"{row:>{gutter}}", style="dim") + Text("".join(_number(value) for value in values))
+            )
         return
     attends = shares(each, zoom, *map_size(console, queries))
     view = attends or view
     finite = view.pixels[np.isfinite(view.pixels)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size and not attends else (0.0, 1.0 if attends else 0.0)
+    low, high = (
+        (float(finite.min()), float(finite.max()))
+        if finite.size and not attends
+        else (0.0, 1.0 if attends else 0.0)
+    )
     span = high - low or 1.0
     firsts = view.rows[0] + np.arange(tall) * (view.rows[1] - view.rows[0]) // tall
     for first, values in zip(firsts.tolist(), view.pixels, strict=True):
         shade = np.clip(np.nan_to_num((values - low) / span, nan=1.0, posinf=1.0, neginf=0.0) * 4, 0, 4)
         glyphs = np.array(list(SHADES))[np.ceil(shade).astype(int)]
         glyphs[np.isnan(values)] = "?"
-        console.print(Text(f"{first:>{gutter}} ", style="dim") + Text("".join(glyphs), style="green"), no_wrap=True)
+        console.print(
+            Text(f"{first:>{gutter}} ", style="dim") + Text("".join(glyphs), style="green"), no_wrap=True
+        )
     if attends:
         note = "█ all cells attend, shades some, blank none"
     else:
@@ -169,7 +183,9 @@ def _cells(each: Described) -> Iterator[str]:
 
 
 def _sides(left: int, right: int, holes: int) -> str:
-    parts = [f"{side} {count}" for side, count in (("left", left), ("right", right), ("holes", holes)) if count]
+    parts = [
+        f"{side} {count}" for side, count in (("left", left), ("right", right), ("holes", holes)) if count
+    ]
     return " and ".join(parts) or "none"
 
 
@@ -188,7 +204,9 @@ def _tensor(each: Described) -> dict[str, Any]:
             "empty_rows": each.given.keep.empty_rows,
             "wrong_cells": each.name.wrong,
             "also": list(each.name.aliases),
-            "padding": [{"left": left, "right": right, "holes": holes} for left, right, holes in each.padding],
+            "padding": [
+                {"left": left, "right": right, "holes": holes} for left, right, holes in each.padding
+            ],
         }
     return {
         "name": tensor.name,
@@ -213,7 +231,11 @@ def save_view(view: View, title: str, label: str, path: str) -> None:
     axes = figure.subplots()
     extent = (view.keys[0], view.keys[1], view.rows[1], view.rows[0])
     image = axes.imshow(
-        np.ma.masked_invalid(view.pixels), cmap="cividis", interpolation="nearest", extent=extent, aspect="auto"
+        np.ma.masked_invalid(view.pixels),
+        cmap="cividis",
+        interpolation="nearest",
+        extent=extent,
+        aspect="auto",
     )
     axes.set_facecolor("crimson")
     axes.set_xlabel("Key position (attending to)")

@@ -43,6 +43,8 @@ def progress(what: str, total: int, files: int = 1) -> Iterator[Bar]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     # Standard output is left alone: it may be a file, and the bar would take what is written there for its own.
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
         task = bar.add_task(what, total=total)
         yield Bar(lambda count: bar.advance(task, count), bar)

@@ -16,7 +16,8 @@ def print_rule(rule: Rule, console: Console) -> None:
     from rich.text import Text
 
     console.print(
-        Text(f"{rule.code} {rule.name}", style=STYLES[rule.severity]) + Text(f"  {rule.severity}", style="default not bold")
+        Text(f"{rule.code} {rule.name}", style=STYLES[rule.severity])
+        + Text(f"  {rule.severity}", style="default not bold")
     )
     for paragraph in rule.text.split("\n\n"):
         console.print(Text(" ".join(paragraph.split())))

@@ -34,7 +34,11 @@ def print_shown(shown: Shown, console: Console, block: int) -> None:
     """Token tables, then the mask (once for all sequences where they are equal), then the numbers."""
     items = shown.mask.shape[0]
     # Bare lengths have no tokens to tell of; a long table of numbers in order would only push the mask away.
-    listed = min(items, MOST_SEQUENCES) if shown.queries.ids is not None or shown.queries.shape[1] <= MOST_TOKENS else 0
+    listed = (
+        min(items, MOST_SEQUENCES)
+        if shown.queries.ids is not None or shown.queries.shape[1] <= MOST_TOKENS
+        else 0
+    )
     for item in range(listed):
         if item:
             console.print()
@@ -44,7 +48,9 @@ def print_shown(shown: Shown, console: Console, block: int) -> None:
             console.print()
             console.print(_token_table(shown.source, item, "source"))
     if items > MOST_SEQUENCES:
-        console.print(f"… {items - MOST_SEQUENCES} more sequences; --format json or text writes them all", style="dim")
+        console.print(
+            f"… {items - MOST_SEQUENCES} more sequences; --format json or text writes them all", style="dim"
+        )
     same = shown.mask.stored[0] == 1 and items > 1
     console.print()
     for item in range(1 if same else min(items, MOST_SEQUENCES)):
@@ -62,10 +68,27 @@ def _token_table(batch: Batch, item: int, name: str | None) -> Table:
     text = batch.texts[item] if batch.documents is None else None
     if text is not None and name is not None:
         title = f"{title}: {_cut(clean(text), 40)}"
-    table = Table(box=box.SIMPLE_HEAD, title=title and Text(title), title_justify="left", show_edge=False, pad_edge=False)
-    columns = {"index": "index", "id": "id", "token": "token", "special": "special", "attention_mask": "attention_mask"}
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=title and Text(title),
+        title_justify="left",
+        show_edge=False,
+        pad_edge=False,
+    )
+    columns = {
+        "index": "index",
+        "id": "id",
+        "token": "token",
+        "special": "special",
+        "attention_mask": "attention_mask",
+    }
     columns |= {"position_id": "position_id", "segment": "segment", "label": "label"}
-    optional = {"id": batch.ids, "token": batch.tokenizer or batch.texts[0], "segment": batch.segments, "label": batch.labels}
+    optional = {
+        "id": batch.ids,
+        "token": batch.tokenizer or batch.texts[0],
+        "segment": batch.segments,
+        "label": batch.labels,
+    }
     shown = [name for name in columns if optional.get(name, True) is not None]
     if not batch.special[item].any():
         shown.remove("special")
@@ -77,7 +100,9 @@ def _token_table(batch: Batch, item: int, name: str | None) -> Table:
             continue
         (facts,) = token_facts(batch, item, index, index + 1)
         cells = {**facts, "special": "yes" if facts["special"] else "", "token": clean(facts["token"])}
-        table.add_row(*(Text(str(cells[name])) for name in shown), style=None if facts["attention_mask"] else "dim")
+        table.add_row(
+            *(Text(str(cells[name])) for name in shown), style=None if facts["attention_mask"] else "dim"
+        )
     return table
 
 
@@ -98,7 +123,9 @@ def _print_mask(shown: Shown, console: Console, item: int, same: bool) -> None:
         _print_map(shown, console, item, min(console.width, MAP_WIDTH))
     console.print()
     if shown.mask.stored[1] > 1:
-        console.print(f"head 0 of {shown.mask.stored[1]}; heads differ, and --format json has them all", style="dim")
+        console.print(
+            f"head 0 of {shown.mask.stored[1]}; heads differ, and --format json has them all", style="dim"
+        )
 
 
 def _print_cells(shown: Shown, console: Console, item: int, width: int) -> bool:
@@ -119,7 +146,12 @@ def _print_cells(shown: Shown, console: Console, item: int, width: int) -> bool:
     stub = len(str(queries - 1)) + max(map(cell_len, downs)) + 4
     cell = 1 if plain else max(len(attend), len(ignore))
     label = next(
-        (w for w in (LABEL, 8, 5, 3) if stub + sum(max(cell, min(cell_len(t), w)) + 2 for t in acrosses) <= width), None
+        (
+            w
+            for w in (LABEL, 8, 5, 3)
+            if stub + sum(max(cell, min(cell_len(t), w)) + 2 for t in acrosses) <= width
+        ),
+        None,
     )
     if label is None:
         return False
@@ -161,7 +193,10 @@ def _print_map(shown: Shown, console: Console, item: int, width: int) -> None:
         high, wide = -(-queries // share.shape[0]), -(-keys // share.shape[1])
         note = f"each character covers about {high:,} queries x {wide:,} keys: █ all attend, ▓▒░ some, blank none"
     for first, line in zip(firsts, glyphs, strict=True):
-        console.print(Text(f"{first:>{gutter - 1}} ", style="dim") + Text("".join(line).rstrip(), style="green"), no_wrap=True)
+        console.print(
+            Text(f"{first:>{gutter - 1}} ", style="dim") + Text("".join(line).rstrip(), style="green"),
+            no_wrap=True,
+        )
     console.print(Text(note, style="dim"))
 
 
@@ -180,7 +215,8 @@ def _print_numbers(shown: Shown, console: Console, block: int) -> None:
         f"shape {shape}, broadcasts from {shown.broadcast_shape}",
         f"attended {mask.attended // copies:,} of {mask.cells // copies:,} cells ({mask.density:.2%}), "
         f"keys per query {_per_query(mask)}",
-        f"empty rows {mask.empty_rows // copies:,}" + (": these queries have no key at all" if mask.empty_rows else ""),
+        f"empty rows {mask.empty_rows // copies:,}"
+        + (": these queries have no key at all" if mask.empty_rows else ""),
     ]
     if keys > block and queries > 1:
         full, partial, empty = (count // copies for count in mask.blocks(block, block))

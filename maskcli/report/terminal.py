@@ -35,9 +35,11 @@ def clean(text: object) -> str:
     if whole.isascii() and whole.isprintable():
         return whole
     return "".join(
-        character if character == " " or unicodedata.category(character)[0] not in "CZ" or character == "\u3000" else _escape(character)
+        character
+        if character == " " or unicodedata.category(character)[0] not in "CZ" or character == "\u3000"
+        else _escape(character)
         for character in whole
-    )  # fmt: skip
+    )
 
 
 def _escape(character: str) -> str:
@@ -83,7 +85,11 @@ def console(stream: TextIO) -> Console:
     painted = colour(stream)
     return Raising(
         file=stream if painted else cast(TextIO, _Trimmed(stream)),
-        color_system="truecolor" if os.environ.get("COLORTERM") in ("truecolor", "24bit") else "256" if painted else None,
+        color_system="truecolor"
+        if os.environ.get("COLORTERM") in ("truecolor", "24bit")
+        else "256"
+        if painted
+        else None,
         force_terminal=painted,
         no_color=not painted,
         markup=False,
@@ -173,5 +179,7 @@ def form(path: str | None, chosen: str | None, suffixes: dict[str, str], default
     suffix = os.path.splitext(str(path))[1].lower()
     if suffix not in suffixes:
         known = ", ".join(suffixes)
-        raise MaskcliError(f"{path!r} ends in {suffix!r}, which names no form; end it in one of {known}, or pass --format")
+        raise MaskcliError(
+            f"{path!r} ends in {suffix!r}, which names no form; end it in one of {known}, or pass --format"
+        )
     return suffixes[suffix]

@@ -53,7 +53,9 @@ def _writable(given: str, target: str) -> int | None:
     if stat.S_ISDIR(mode):
         raise MaskcliError(f"{given!r} is a folder, expected the name of a file to write: add one.")
     if not os.access(target, os.W_OK):
-        raise MaskcliError(f"{given!r} may not be written by this user: choose another name or change its permissions.")
+        raise MaskcliError(
+            f"{given!r} may not be written by this user: choose another name or change its permissions."
+        )
     return mode
 
 
@@ -68,10 +70,14 @@ def _explained(given: str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as error:
         if os.path.isdir(folder):
             raise
-        raise MaskcliError(f"{given!r} cannot be written, its folder {folder!r} does not exist: create it.") from error
+        raise MaskcliError(
+            f"{given!r} cannot be written, its folder {folder!r} does not exist: create it."
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MaskcliError(f"{given!r} cannot be written, the disk is full: free some space.") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise MaskcliError(f"{given!r} cannot be written, this user may not write to {folder!r}.") from error
+            raise MaskcliError(
+                f"{given!r} cannot be written, this user may not write to {folder!r}."
+            ) from error
         raise MaskcliError(f"{given!r} cannot be written ({error.strerror}): choose another name.") from error

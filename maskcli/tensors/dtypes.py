@@ -1,12 +1,11 @@
 """Element types: their names, how they lie in a file, and how their bits become numbers numpy can count with."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from maskcli.arrays import Array
 
 
 class DType(NamedTuple):
@@ -148,7 +147,10 @@ def _float8_table(mantissa_bits: int, infinities: bool) -> Array:
     return table
 
 
-_FLOAT8 = {"float8_e4m3fn": _float8_table(3, infinities=False), "float8_e5m2": _float8_table(2, infinities=True)}
+_FLOAT8 = {
+    "float8_e4m3fn": _float8_table(3, infinities=False),
+    "float8_e5m2": _float8_table(2, infinities=True),
+}
 
 
 def _decode_float8(name: str) -> Decoder:

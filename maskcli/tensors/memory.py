@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from maskcli.tensors.dtypes import Array
+from maskcli.arrays import Array
 from maskcli.tensors.storage import InMemory, Refused
 from maskcli.tensors.tensor import Tensor, TensorFile, numpy_dtype, unreadable
 

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.tensors.dtypes import Array
 from maskcli.tensors.safetensors_file import MAX_ELEMENTS, MAX_RANK
 from maskcli.tensors.storage import Handle, InMemory, Refused, in_file
 from maskcli.tensors.tensor import Tensor, TensorFile, numpy_dtype, unreadable
@@ -57,7 +57,9 @@ def _member(handle: Handle, opened: zipfile.ZipFile, member: zipfile.ZipInfo) ->
         head = io.BytesIO(handle.bytes(start, min(member.file_size, MAX_NPY_HEADER + 64)))
         return _stored(handle, name, head, start, min(member.file_size, handle.size - start))
     if member.compress_type != zipfile.ZIP_DEFLATED:
-        raise MaskcliError(f"{handle.path!r} packs {name[:80]!r} in a way numpy never does: save it with np.savez.")
+        raise MaskcliError(
+            f"{handle.path!r} packs {name[:80]!r} in a way numpy never does: save it with np.savez."
+        )
     try:
         with opened.open(member) as stream:
             head = io.BytesIO(stream.read(MAX_NPY_HEADER + 64))
@@ -103,7 +105,9 @@ def _stored(handle: Handle, name: str, head: io.BytesIO, start: int, size: int) 
         return Tensor(name, known, shape, Refused(_why_not(name, dtype)))
     _check_size(handle, name, shape, raw, size - head.tell())
     strides = [math.prod(shape[:axis] if fortran else shape[axis + 1 :]) for axis in range(len(shape))]
-    return Tensor(name, known, shape, in_file(handle, start + head.tell(), math.prod(shape), raw, shape, tuple(strides)))
+    return Tensor(
+        name, known, shape, in_file(handle, start + head.tell(), math.prod(shape), raw, shape, tuple(strides))
+    )
 
 
 def _check_size(handle: Handle, name: str, shape: tuple[int, ...], raw: np.dtype[Any], found: int) -> None:
@@ -119,7 +123,9 @@ def _array_header(handle: Handle, name: str, head: BinaryIO) -> tuple[tuple[int,
     """Shape, Fortran order and type from an array header; `head` then stands at the first element."""
     try:
         version = np.lib.format.read_magic(head)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+            version
+        ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             shape, fortran, dtype = read(head, max_header_size=MAX_NPY_HEADER)
@@ -128,9 +134,21 @@ def _array_header(handle: Handle, name: str, head: BinaryIO) -> tuple[tuple[int,
             f"{handle.path!r} holds {name[:80]!r} in version {version[0]} of the .npy format, expected 1 or 2: "
             "save a plain array of numbers."
         ) from None
-    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError, TokenError) as error:
+    except (
+        ValueError,
+        TypeError,
+        SyntaxError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+        TokenError,
+    ) as error:
         raise _torn(handle, name) from error
-    if len(shape) > MAX_RANK or min(shape, default=0) < 0 or math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
+    if (
+        len(shape) > MAX_RANK
+        or min(shape, default=0) < 0
+        or math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS
+    ):
         raise MaskcliError(
             f"{handle.path!r} gives {name[:80]!r} the shape {str(shape)[:80]}, "
             f"expected at most {MAX_RANK} sizes of at most 2^48 elements: the file is damaged."

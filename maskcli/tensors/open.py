@@ -70,7 +70,9 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
             f"{path!r} holds {found} data, expected what {suffix} promises: rename it to end in {_SUFFIXES[found]}."
         )
     if found not in (None, *_SUFFIXES):
-        raise MaskcliError(f"{path!r} holds {found} data, expected {_FORMATS[suffix]}: save the tensors as .safetensors.")
+        raise MaskcliError(
+            f"{path!r} holds {found} data, expected {_FORMATS[suffix]}: save the tensors as .safetensors."
+        )
     return READERS[suffix](handle)
 
 
@@ -82,14 +84,18 @@ def _opened(path: str, suffix: str) -> Handle:
             raise PermissionError
         for test, what in _PLACES:
             if test(status.st_mode):
-                raise MaskcliError(f"{path!r} is {what}, expected a file of one of the types {', '.join(READERS)}.")
+                raise MaskcliError(
+                    f"{path!r} is {what}, expected a file of one of the types {', '.join(READERS)}."
+                )
         if suffix in READERS and status.st_size == 0:
             raise MaskcliError(f"{path!r} is empty, expected tensors: write or download it again.")
         return Handle(path)
     except (FileNotFoundError, NotADirectoryError):
         raise MaskcliError(f"{path!r} does not exist{_nearest(path)}") from None
     except PermissionError:
-        raise MaskcliError(f"{path!r} may not be read by this user: change its permissions (chmod +r) or copy it.") from None
+        raise MaskcliError(
+            f"{path!r} may not be read by this user: change its permissions (chmod +r) or copy it."
+        ) from None
     except ValueError:
         raise MaskcliError(f"{path!r} is not a path, expected one without null characters.") from None
     except OSError as error:
@@ -111,9 +117,13 @@ def _format_of(handle: Handle) -> str | None:
     """What the first bytes say the file is: the name of a format, or None when they say nothing."""
     head = handle.bytes(0, 512)
     if head.startswith(b"version https://git-lfs"):
-        raise MaskcliError(f"{handle.path!r} is a Git LFS pointer, expected the file it stands for: run `git lfs pull`.")
+        raise MaskcliError(
+            f"{handle.path!r} is a Git LFS pointer, expected the file it stands for: run `git lfs pull`."
+        )
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise MaskcliError(f"{handle.path!r} is a web page, expected tensors: download the file itself (the raw link).")
+        raise MaskcliError(
+            f"{handle.path!r} is a web page, expected tensors: download the file itself (the raw link)."
+        )
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return name

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.tensors.dtypes import Array
 from maskcli.tensors.tensor import Tensor, TensorFile, split_target
 
 Kind = Literal["self", "encoder", "cross", "decoder"]
@@ -82,7 +82,9 @@ def parse_role(text: str) -> tuple[str, str, str | None]:
     role, equals, target = text.partition("=")
     role = role.strip().replace("-", "_")
     if not equals or not target or role not in ROLES:
-        raise MaskcliError(f"The role {text!r} was not understood, expected ROLE=FILE[:TENSOR] with one of {', '.join(ROLES)}.")
+        raise MaskcliError(
+            f"The role {text!r} was not understood, expected ROLE=FILE[:TENSOR] with one of {', '.join(ROLES)}."
+        )
     return role, *split_target(target)
 
 
@@ -103,7 +105,9 @@ _GROUP = re.compile(
     r"|masked|unmasked|padded|unpadded|packed|run|step|batch|sample|item|case|example|seq)_?\d*"
 )
 _RUNS = re.compile(r"(run|step|batch|sample|item|case|example|seq)(s|es)?")
-_NEUTRAL = re.compile(r"(model_)?(input|output)s?|encodings?|batch|data|results?|dump|tensors|state|args|kwargs")
+_NEUTRAL = re.compile(
+    r"(model_)?(input|output)s?|encodings?|batch|data|results?|dump|tensors|state|args|kwargs"
+)
 _PREFIX = re.compile(
     r"(?:(?P<layer>(?:layers?|blocks?|l|h)_?\d+)|(?P<kind>encoder|decoder|cross|self|src|tgt|memory|enc|dec)"
     rf"|(?P<group>{_GROUP.pattern})|hook)_(?=.)"
@@ -125,10 +129,14 @@ def _placed(name: str) -> _Place:
         if after.isdigit() and re.fullmatch(r"layers?|h|blocks?|resblocks|attentions?", part):
             layer = int(after[:9])
     if parents and _is_group(parents):
-        groups.insert(0, parents[0] + (f".{parents[1]}" if _RUNS.fullmatch(parents[0]) and _number(parents, 1) else ""))
+        groups.insert(
+            0, parents[0] + (f".{parents[1]}" if _RUNS.fullmatch(parents[0]) and _number(parents, 1) else "")
+        )
     leaf, inner_layer, inner_group = _bared(leaf)
     groups += inner_group
-    return _Place(leaf, parents, ".".join(groups), _kind(parts[: last + 1]), layer if layer is not None else inner_layer)
+    return _Place(
+        leaf, parents, ".".join(groups), _kind(parts[: last + 1]), layer if layer is not None else inner_layer
+    )
 
 
 def _number(parts: tuple[str, ...], at: int) -> bool:
@@ -163,9 +171,13 @@ def _bared(leaf: str) -> tuple[str, int | None, list[str]]:
 
 def _kind(parts: list[str]) -> Kind:
     text = ".".join(parts)
-    if re.search(r"cross|(^|[._])(encoder_attn|encdec|enc_dec|encdecattention|memory|multihead_attn)([._]|$)", text):
+    if re.search(
+        r"cross|(^|[._])(encoder_attn|encdec|enc_dec|encdecattention|memory|multihead_attn)([._]|$)", text
+    ):
         return "cross"
-    found: list[Kind] = ["encoder" if match[1] in ("encoder", "enc", "src") else "decoder" for match in _SIDES.finditer(text)]
+    found: list[Kind] = [
+        "encoder" if match[1] in ("encoder", "enc", "src") else "decoder" for match in _SIDES.finditer(text)
+    ]
     return found[-1] if found else "self"
 
 
@@ -214,7 +226,10 @@ _FITS: dict[str, tuple[_Check, str]] = {
     "key": (_vectors, "floats of three or more axes"),
     "value": (_vectors, "floats of three or more axes"),
     "output": (_vectors, "floats of three or more axes"),
-    "input_ids": (lambda tensor: len(tensor.shape) <= 3 and tensor.dtype != "bool", "numbers of at most three axes"),
+    "input_ids": (
+        lambda tensor: len(tensor.shape) <= 3 and tensor.dtype != "bool",
+        "numbers of at most three axes",
+    ),
     "labels": (_sequence, "integers of at most three axes"),
     "position_ids": (_positions, "numbers of at most three axes"),
     "cu_seqlens": (_sequence, "integers"),
@@ -340,7 +355,9 @@ def _staircase(tensor: Tensor) -> bool:
     if len(tensor.shape) != 2 or not 1 < tensor.row_length <= SAMPLE_ELEMENTS // SAMPLE_ROWS:
         return False
     rows = tensor.rows(0, min(tensor.row_count, SAMPLE_ROWS))
-    return len(rows) > 2 and bool((rows[1:, 1:] == rows[:-1, :-1]).all()) and bool((rows[1:] != rows[:-1]).any())
+    return (
+        len(rows) > 2 and bool((rows[1:, 1:] == rows[:-1, :-1]).all()) and bool((rows[1:] != rows[:-1]).any())
+    )
 
 
 def _sample(tensor: Tensor) -> Array | None:

@@ -59,8 +59,12 @@ def read_safetensors(handle: Handle) -> TensorFile:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _damaged(handle, "its __metadata__ is not a map of strings")
     if len(header) > MAX_TENSORS:
-        raise MaskcliError(f"{handle.path!r} names {len(header)} tensors, expected at most {MAX_TENSORS}: split the file.")
-    entries = sorted((_entry(handle, name, fields) for name, fields in header.items()), key=lambda each: each[3:])
+        raise MaskcliError(
+            f"{handle.path!r} names {len(header)} tensors, expected at most {MAX_TENSORS}: split the file."
+        )
+    entries = sorted(
+        (_entry(handle, name, fields) for name, fields in header.items()), key=lambda each: each[3:]
+    )
     end = 0
     for name, _, _, low, high in entries:
         if low != end:
@@ -79,9 +83,13 @@ def read_safetensors(handle: Handle) -> TensorFile:
 def _header(handle: Handle) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(handle.bytes(0, 8), "little")
     if handle.size < 10 or length > handle.size - 8:
-        raise _damaged(handle, f"its {handle.size} bytes have no room for the header that its first 8 bytes announce")
+        raise _damaged(
+            handle, f"its {handle.size} bytes have no room for the header that its first 8 bytes announce"
+        )
     if length > MAX_HEADER:
-        raise MaskcliError(f"{handle.path!r} has a header of {length} bytes, expected at most {MAX_HEADER}: split the file.")
+        raise MaskcliError(
+            f"{handle.path!r} has a header of {length} bytes, expected at most {MAX_HEADER}: split the file."
+        )
     try:
         header = json.loads(handle.bytes(8, length).decode("utf-8"), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
@@ -101,7 +109,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(handle: Handle, name: str, fields: Any) -> tuple[str, str, tuple[int, ...], int, int]:
     """Name, type, shape and byte range of one tensor, each checked."""
     if len(name) > MAX_NAME:
-        raise MaskcliError(f"{handle.path!r} has a tensor name of {len(name)} characters, expected at most {MAX_NAME}.")
+        raise MaskcliError(
+            f"{handle.path!r} has a tensor name of {len(name)} characters, expected at most {MAX_NAME}."
+        )
     if not isinstance(fields, dict) or not {"dtype", "shape", "data_offsets"} <= fields.keys():
         raise _damaged(handle, f"the entry of {name!r} lacks dtype, shape or data_offsets")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
@@ -112,15 +122,24 @@ def _entry(handle: Handle, name: str, fields: Any) -> tuple[str, str, tuple[int,
         raise MaskcliError(
             f"{handle.path!r} gives {name!r} the type {str(dtype)[:40]!r}, expected one of {', '.join(_DTYPES)}."
         )
-    if not _are_sizes(shape) or len(shape) > MAX_RANK or math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
+    if (
+        not _are_sizes(shape)
+        or len(shape) > MAX_RANK
+        or math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS
+    ):
         raise _damaged(
             handle,
             f"the shape of {name!r} is {str(shape)[:80]}, expected at most {MAX_RANK} sizes of at most 2^48 elements",
         )
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _damaged(handle, f"the data_offsets of {name!r} are {str(offsets)[:80]}, expected two ascending positions")
+        raise _damaged(
+            handle, f"the data_offsets of {name!r} are {str(offsets)[:80]}, expected two ascending positions"
+        )
     if math.prod(shape) * bits != (offsets[1] - offsets[0]) * 8:
-        raise _damaged(handle, f"{name!r} of shape {shape} and type {dtype} does not fill its {offsets[1] - offsets[0]} bytes")
+        raise _damaged(
+            handle,
+            f"{name!r} of shape {shape} and type {dtype} does not fill its {offsets[1] - offsets[0]} bytes",
+        )
     return name, dtype, tuple(shape), offsets[0], offsets[1]
 
 
@@ -128,7 +147,9 @@ def _are_sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _tensor(handle: Handle, start: int, name: str, dtype: str, shape: tuple[int, ...], low: int, high: int) -> Tensor:
+def _tensor(
+    handle: Handle, start: int, name: str, dtype: str, shape: tuple[int, ...], low: int, high: int
+) -> Tensor:
     known = DTYPES.get(_DTYPES.get(dtype, dtype))
     if known is None or known.raw is None:
         called = known.name if known else dtype
@@ -138,4 +159,6 @@ def _tensor(handle: Handle, start: int, name: str, dtype: str, shape: tuple[int,
 
 
 def _damaged(handle: Handle, what: str) -> MaskcliError:
-    return MaskcliError(f"{handle.path!r} is not a sound safetensors file, {what}: save or download it again.")
+    return MaskcliError(
+        f"{handle.path!r} is not a sound safetensors file, {what}: save or download it again."
+    )

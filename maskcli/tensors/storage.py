@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.tensors.dtypes import Array, Decoder
+from maskcli.tensors.dtypes import Decoder
 
 BLOCK = 1024 * 1024
 """Bytes decoded at a time: small enough for the cache, large enough that two threads seldom wait for each other."""
@@ -118,7 +119,9 @@ class Handle:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        self.descriptor = os.open(
+            path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+        )
         self._lock = threading.Lock()
 
     def __del__(self) -> None:
@@ -139,7 +142,9 @@ class Handle:
         """Fill a contiguous array with the bytes from `offset` on."""
         view = memoryview(out.reshape(-1).view(np.uint8)) if out.size else memoryview(b"")  # type: ignore[arg-type]
         if self._read(view, offset) < len(view):
-            raise MaskcliError(f"{self.path!r} became shorter while it was read, expected it to stay as it is: run again.")
+            raise MaskcliError(
+                f"{self.path!r} became shorter while it was read, expected it to stay as it is: run again."
+            )
 
     def _read(self, view: memoryview, offset: int) -> int:
         done = 0
@@ -219,7 +224,9 @@ class InFile:
             return
         first, stride = ranges[0], self.strides[axis]
         group = SPAN // (stride * abs(first.step))
-        wanted = math.prod(len(each) for each, _ in inner) / math.prod(size for _, size in inner) / abs(first.step)
+        wanted = (
+            math.prod(len(each) for each, _ in inner) / math.prod(size for _, size in inner) / abs(first.step)
+        )
         if group == 0 or (stride * abs(first.step) > SPARSE and wanted < 0.25):
             for at, index in enumerate(first):
                 self._gather(ranges[1:], offset + index * stride, out[at : at + 1].reshape(out.shape[1:]))
@@ -229,7 +236,10 @@ class InFile:
             base, top = min(part[0], part[-1]), max(part[0], part[-1])
             span: Array = np.empty((top - base + 1, *self.shape[axis + 1 :]), self.raw)
             self.handle.fill(span, offset + base * stride)
-            steps = [range(part[0] - base, part[-1] - base + (1 if part.step > 0 else -1), part.step), *ranges[1:]]
+            steps = [
+                range(part[0] - base, part[-1] - base + (1 if part.step > 0 else -1), part.step),
+                *ranges[1:],
+            ]
             out[low : low + len(part)] = span[tuple(_as_slice(each) for each in steps)]
 
     def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
@@ -297,7 +307,9 @@ def in_file(
     """
     along = [axis for axis, size in enumerate(shape) if size > 1 and strides[axis]]
     along.sort(key=lambda axis: -strides[axis])
-    if 0 in shape or all(strides[axis] == math.prod(shape[axis + 1 :]) for axis, size in enumerate(shape) if size > 1):
+    if 0 in shape or all(
+        strides[axis] == math.prod(shape[axis + 1 :]) for axis, size in enumerate(shape) if size > 1
+    ):
         return InFile(handle, begin + offset * raw.itemsize, shape, raw)
     # Elements from one index of an axis of the base to its next; a step over its last axis is taken in reading.
     widths = [*(strides[axis] for axis in along[:-1]), *([1] if along else [])]
@@ -308,7 +320,9 @@ def in_file(
         start.append(first)
     step = [*(1 for _ in along[1:]), *(strides[axis] for axis in along[-1:])]
     last = [first + (shape[axis] - 1) * each for first, axis, each in zip(start, along, step, strict=True)]
-    if any(at >= size for at, size in zip(last, sizes, strict=True)) or any(a % b for a, b in pairwise(widths)):
+    if any(at >= size for at, size in zip(last, sizes, strict=True)) or any(
+        a % b for a, b in pairwise(widths)
+    ):
         raise ValueError(f"strides {strides} of shape {shape} are no part of an array of {count} elements")
     base = InFile(handle, begin + rest * raw.itemsize, tuple(sizes), raw)
     axes = tuple(along.index(axis) if axis in along else None for axis in range(len(shape)))

@@ -11,8 +11,9 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.tensors.dtypes import DTYPES, READABLE, Array, Decoder, DType, copy, decoded, decoder
+from maskcli.tensors.dtypes import DTYPES, READABLE, Decoder, DType, copy, decoded, decoder
 from maskcli.tensors.storage import Refused, Storage
 
 Index = tuple[SupportsIndex | slice, ...]
@@ -78,7 +79,9 @@ class Tensor:
         """The same rows as they are stored, nothing decoded, as `raw_dtype`: a bfloat16 and a float8 are their bits."""
         return self._filled(start, stop, self.raw_dtype, copy, out)
 
-    def _filled(self, start: int, stop: int, dtype: np.dtype[Any], decode: Decoder, out: Array | None) -> Array:
+    def _filled(
+        self, start: int, stop: int, dtype: np.dtype[Any], decode: Decoder, out: Array | None
+    ) -> Array:
         if not 0 <= start <= stop <= self.row_count:
             raise MaskcliError(
                 f"Rows {start} to {stop} of {self.name!r} were asked for, expected rows within 0 to {self.row_count}."
@@ -86,8 +89,16 @@ class Tensor:
         shape = (stop - start, self.row_length)
         if out is None:
             out = np.empty(shape, dtype)
-        if out.dtype != dtype or out.ndim != 2 or out.shape[1] != shape[1] or len(out) < shape[0] or not out.flags.c_contiguous:
-            raise ValueError(f"out must be a C-contiguous {dtype} array of at least {shape}, not {out.dtype} {out.shape}")
+        if (
+            out.dtype != dtype
+            or out.ndim != 2
+            or out.shape[1] != shape[1]
+            or len(out) < shape[0]
+            or not out.flags.c_contiguous
+        ):
+            raise ValueError(
+                f"out must be a C-contiguous {dtype} array of at least {shape}, not {out.dtype} {out.shape}"
+            )
         part = out[: shape[0]]
         if part.size:
             self.storage.rows(start, stop, part, decode)
@@ -113,7 +124,11 @@ def find_tensor(file: TensorFile, name: str) -> Tensor:
     if near:
         hint = "did you mean " + " or ".join(map(repr, near)) + "?"
     elif names:
-        hint = "it has " + ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more." if len(names) > 5 else ".")
+        hint = (
+            "it has "
+            + ", ".join(map(repr, names[:5]))
+            + (f" and {len(names) - 5} more." if len(names) > 5 else ".")
+        )
     else:
         hint = "it has no tensors at all."
     raise MaskcliError(f"{file.path!r} has no tensor {name!r}: {hint}")
@@ -179,6 +194,8 @@ def _ranges(tensor: Tensor, index: Index) -> tuple[list[range], tuple[int, ...]]
             continue
         at = operator.index(each)
         if not -size <= at < size:
-            raise MaskcliError(f"Index {at} lies outside axis {axis} of {tensor.name!r}, expected {-size} to {size - 1}.")
+            raise MaskcliError(
+                f"Index {at} lies outside axis {axis} of {tensor.name!r}, expected {-size} to {size - 1}."
+            )
         ranges.append(range(at % size, at % size + 1))
     return ranges, tuple(picked)

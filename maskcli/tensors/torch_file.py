@@ -96,7 +96,9 @@ def _described(handle: Handle, members: dict[str, tuple[int, int]]) -> tuple[Ten
         if (refused := _refused(name, leaf.dtype, leaf.shape)) is not None:
             return Tensor(name, leaf.dtype, leaf.shape, refused)
         raw = np.dtype(DTYPES[leaf.dtype].raw)
-        last = leaf.offset + sum((size - 1) * stride for size, stride in zip(leaf.shape, leaf.strides, strict=True))
+        last = leaf.offset + sum(
+            (size - 1) * stride for size, stride in zip(leaf.shape, leaf.strides, strict=True)
+        )
         begin, size = members.get(f"{folders[0]}data/{leaf.storage}", (0, 0))
         if math.prod(leaf.shape) > MAX_ELEMENTS or (0 not in leaf.shape and last >= size // raw.itemsize):
             raise UnfamiliarError
@@ -116,7 +118,9 @@ def _load(path: str, zipped: bool) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise MaskcliError(f"{path!r} needs torch to be read: pip install torch, or save it as .safetensors.") from error
+        raise MaskcliError(
+            f"{path!r} needs torch to be read: pip install torch, or save it as .safetensors."
+        ) from error
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_TORCH:
         raise MaskcliError(
             f"torch {torch.__version__} cannot read {path!r} safely (CVE-2025-32434), expected 2.6 or later: upgrade it."
@@ -148,7 +152,9 @@ def _refusal(path: str, zipped: bool) -> str:
     return f"{path!r} holds Python objects ({named!r}), expected tensors in dicts and lists: save it with `{line}`."
 
 
-def _named(path: str, loaded: Any, kind: type[Leaf], tensor: Callable[[str, Leaf], Tensor]) -> tuple[Tensor, ...]:
+def _named(
+    path: str, loaded: Any, kind: type[Leaf], tensor: Callable[[str, Leaf], Tensor]
+) -> tuple[Tensor, ...]:
     """Every leaf in a nest of containers as a tensor with its dotted name, in order; a lone one is named after the file."""
     stem = os.path.splitext(os.path.basename(path))[0]
     waiting: list[tuple[str, Any, int]] = [("", loaded, 0)]
@@ -160,15 +166,28 @@ def _named(path: str, loaded: Any, kind: type[Leaf], tensor: Callable[[str, Leaf
         if isinstance(each, kind):
             name = name or stem
             if name in found:
-                raise MaskcliError(f"{path!r} gives two tensors the name {name[:80]!r}, expected each name once: rename one.")
+                raise MaskcliError(
+                    f"{path!r} gives two tensors the name {name[:80]!r}, expected each name once: rename one."
+                )
             found[name] = tensor(name, each)
         elif isinstance(each, Mapping):
-            pairs = [(str(key), value) for key, value in each.items() if isinstance(key, str | int | float | tuple)]
-            waiting += [(f"{name}.{key}" if name else key, value, depth + 1) for key, value in reversed(pairs)]
+            pairs = [
+                (str(key), value) for key, value in each.items() if isinstance(key, str | int | float | tuple)
+            ]
+            waiting += [
+                (f"{name}.{key}" if name else key, value, depth + 1) for key, value in reversed(pairs)
+            ]
         elif isinstance(each, list | tuple):
             pairs = [(str(key), value) for key, value in enumerate(each)]
-            waiting += [(f"{name}.{key}" if name else key, value, depth + 1) for key, value in reversed(pairs)]
-        if visited + len(waiting) > MAX_VISITED or depth > MAX_DEPTH or len(found) > MAX_TENSORS or len(name) > MAX_NAME:
+            waiting += [
+                (f"{name}.{key}" if name else key, value, depth + 1) for key, value in reversed(pairs)
+            ]
+        if (
+            visited + len(waiting) > MAX_VISITED
+            or depth > MAX_DEPTH
+            or len(found) > MAX_TENSORS
+            or len(name) > MAX_NAME
+        ):
             raise MaskcliError(
                 f"{path!r} nests its tensors too deep or too often, expected a plain dict of them: save it flat."
             )
@@ -192,12 +211,27 @@ def from_torch(name: str, tensor: Any) -> Tensor:
     try:
         shape = tuple(int(size) for size in tensor.shape)
     except RuntimeError:
-        return Tensor(name, dtype, (), Refused(f"Tensor {name!r} is nested, expected one with a shape: pad it before saving."))
+        return Tensor(
+            name,
+            dtype,
+            (),
+            Refused(f"Tensor {name!r} is nested, expected one with a shape: pad it before saving."),
+        )
     if tensor.layout != torch.strided:
         kind = str(tensor.layout).removeprefix("torch.")
-        return Tensor(name, dtype, shape, Refused(f"Tensor {name!r} is {kind}, expected a dense one: save tensor.to_dense()."))
+        return Tensor(
+            name,
+            dtype,
+            shape,
+            Refused(f"Tensor {name!r} is {kind}, expected a dense one: save tensor.to_dense()."),
+        )
     if tensor.is_meta:
-        return Tensor(name, dtype, shape, Refused(f"Tensor {name!r} is on the meta device and has no data: save a real one."))
+        return Tensor(
+            name,
+            dtype,
+            shape,
+            Refused(f"Tensor {name!r} is on the meta device and has no data: save a real one."),
+        )
     if tensor.is_quantized:
         return Tensor(
             name,

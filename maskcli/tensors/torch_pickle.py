@@ -159,7 +159,9 @@ def _storage(kind: str, dtype: Any, key: str, device: str, count: int) -> _Stora
     return _Storage(key, dtype if isinstance(dtype, str) else None)
 
 
-def _tensor(storage: _Storage, offset: int, shape: Any, strides: Any, grad: bool, hooks: Any, *more: Any) -> SavedTensor:
+def _tensor(
+    storage: _Storage, offset: int, shape: Any, strides: Any, grad: bool, hooks: Any, *more: Any
+) -> SavedTensor:
     """torch._utils._rebuild_tensor_v2; or _v3, which names the type where the storage has none. Both may say that elements are
     conjugate or negative, which is not followed."""
     if storage.dtype is None:

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.tensors.dtypes import Array
 from maskcli.tensors.tensor import Tensor
 
 CHUNK_ELEMENTS = 2**20
@@ -32,8 +32,14 @@ class View(NamedTuple):
 def parse_range(text: str, option: str) -> tuple[int, int]:
     """`START:STOP` or one number as a half-open range."""
     first, colon, last = text.partition(":")
-    parts = (first, last) if colon else (first, str(int(first) + 1) if first.isascii() and first.isdigit() else "")
-    if not all(part.isascii() and part.isdigit() and len(part) < 16 for part in parts) or int(parts[0]) >= int(parts[1]):
+    parts = (
+        (first, last)
+        if colon
+        else (first, str(int(first) + 1) if first.isascii() and first.isdigit() else "")
+    )
+    if not all(part.isascii() and part.isdigit() and len(part) < 16 for part in parts) or int(
+        parts[0]
+    ) >= int(parts[1]):
         raise MaskcliError(f"{option} {text!r} is no range; write START:STOP, such as {option} 0:16")
     return int(parts[0]), int(parts[1])
 
@@ -42,7 +48,9 @@ def place(tensor: Tensor, zoom: Zoom) -> tuple[tuple[int, ...], tuple[int, int],
     """The leading indices, rows and keys of a part of a tensor of one to four axes; refused when it lies outside."""
     axes = len(tensor.shape)
     if not 1 <= axes <= 4 or 0 in tensor.shape:
-        raise MaskcliError(f"{tensor.name!r} has the shape {list(tensor.shape)}; only one to four axes can be looked at")
+        raise MaskcliError(
+            f"{tensor.name!r} has the shape {list(tensor.shape)}; only one to four axes can be looked at"
+        )
     rows = _within(zoom.rows, tensor.shape[-2] if axes > 1 else 1, "--rows", tensor)
     return _leading(tensor, zoom), rows, _within(zoom.keys, tensor.shape[-1], "--keys", tensor)
 
@@ -58,7 +66,9 @@ def view(tensor: Tensor, zoom: Zoom, tall: int, wide: int) -> View:
         parts = []
         for start in range(low, high, step):
             index: tuple[int | slice, ...] = (
-                (*leading, slice(start, min(start + step, high)), slice(*keys)) if axes > 1 else (slice(*keys),)
+                (*leading, slice(start, min(start + step, high)), slice(*keys))
+                if axes > 1
+                else (slice(*keys),)
             )
             part = tensor.read(index).astype(np.float64).reshape(-1, keys[1] - keys[0])
             parts.append(np.maximum.reduceat(part.max(axis=0), key_edges[:-1] - keys[0]))

@@ -11,9 +11,10 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 import numpy as np
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.tensors.atomic import replacing
-from maskcli.tensors.dtypes import DTYPES, Array
+from maskcli.tensors.dtypes import DTYPES
 from maskcli.tensors.tensor import Tensor
 
 MAX_TORCH = 4 * 1024**3
@@ -54,7 +55,9 @@ def source_of(tensor: Tensor) -> Source:
     """A tensor of one file as something to write to another."""
     step = max(1, CHUNK // max(1, tensor.row_length * 8))
     starts = range(0, tensor.row_count, step)
-    return Source(tensor.dtype, tensor.shape, (tensor.rows(low, min(low + step, tensor.row_count)) for low in starts))
+    return Source(
+        tensor.dtype, tensor.shape, (tensor.rows(low, min(low + step, tensor.row_count)) for low in starts)
+    )
 
 
 def source_from(array: Array) -> Source:
@@ -73,7 +76,9 @@ def write_tensors(
     path = os.fspath(path)
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in WRITERS:
-        raise MaskcliError(f"{path!r} ends in {suffix!r}, expected one of {', '.join(WRITERS)}: choose one of them.")
+        raise MaskcliError(
+            f"{path!r} ends in {suffix!r}, expected one of {', '.join(WRITERS)}: choose one of them."
+        )
     for name, source in tensors.items():
         _check(path, suffix, name, source)
     if suffix == ".npy" and len(tensors) != 1:
@@ -89,16 +94,24 @@ def _check_room(path: str, needed: int) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     free = shutil.disk_usage(folder).free if os.path.isdir(folder) else needed
     if needed > free:
-        raise MaskcliError(f"{path!r} would take {needed:,} bytes, and {free:,} are free there: write less, or elsewhere.")
+        raise MaskcliError(
+            f"{path!r} would take {needed:,} bytes, and {free:,} are free there: write less, or elsewhere."
+        )
 
 
 def _check(path: str, suffix: str, name: str, source: Source) -> None:
     if source.dtype not in _SAFETENSORS:
-        raise MaskcliError(f"{path!r} cannot hold {name!r} as {source.dtype}, expected one of {', '.join(_SAFETENSORS)}.")
+        raise MaskcliError(
+            f"{path!r} cannot hold {name!r} as {source.dtype}, expected one of {', '.join(_SAFETENSORS)}."
+        )
     if source.dtype == "bfloat16" and suffix in (".npy", ".npz"):
-        raise MaskcliError(f"{path!r} cannot hold {name!r}, numpy has no bfloat16: use .safetensors or --dtype float32.")
+        raise MaskcliError(
+            f"{path!r} cannot hold {name!r}, numpy has no bfloat16: use .safetensors or --dtype float32."
+        )
     if name == "__metadata__" and suffix == ".safetensors":
-        raise MaskcliError(f"{path!r} cannot hold a tensor named {name!r}, that name is taken: choose another.")
+        raise MaskcliError(
+            f"{path!r} cannot hold a tensor named {name!r}, that name is taken: choose another."
+        )
 
 
 def _write_safetensors(path: str, tensors: Mapping[str, Source], metadata: Mapping[str, str]) -> None:
@@ -108,7 +121,11 @@ def _write_safetensors(path: str, tensors: Mapping[str, Source], metadata: Mappi
     end = 0
     for name, source in ordered:
         start, end = end, end + _size(source)
-        header[name] = {"dtype": _SAFETENSORS[source.dtype], "shape": list(source.shape), "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": _SAFETENSORS[source.dtype],
+            "shape": list(source.shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
@@ -133,7 +150,9 @@ def _write_npz(path: str, tensors: Mapping[str, Source], metadata: Mapping[str, 
 
 def _write_array(file: BinaryIO, name: str, source: Source) -> None:
     descr = np.lib.format.dtype_to_descr(np.dtype(source.dtype).newbyteorder("<"))
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": source.shape})
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": descr, "fortran_order": False, "shape": source.shape}
+    )
     _pour(name, source, file)
 
 

@@ -53,19 +53,33 @@ def archive(handle: Handle) -> zipfile.ZipFile:
     _check_directory(handle)
     try:
         opened = zipfile.ZipFile(as_file(handle))
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError, EOFError, IndexError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        ValueError,
+        NotImplementedError,
+        EOFError,
+        IndexError,
+    ) as error:
         raise MaskcliError(
             f"{handle.path!r} is a zip file without a sound directory, as when a save was cut short: get it again."
         ) from error
     if len(opened.infolist()) > MAX_MEMBERS:
-        raise MaskcliError(f"{handle.path!r} holds {len(opened.infolist())} members, expected at most {MAX_MEMBERS}.")
+        raise MaskcliError(
+            f"{handle.path!r} holds {len(opened.infolist())} members, expected at most {MAX_MEMBERS}."
+        )
     names = [member.filename for member in opened.infolist()]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise MaskcliError(f"{handle.path!r} holds the member {twice[:80]!r} twice, expected each name once: save it again.")
+        raise MaskcliError(
+            f"{handle.path!r} holds the member {twice[:80]!r} twice, expected each name once: save it again."
+        )
     for member in opened.infolist():
         if member.flag_bits & 1:
-            raise MaskcliError(f"{handle.path!r} is encrypted, expected plain members: unpack it with its password first.")
+            raise MaskcliError(
+                f"{handle.path!r} is encrypted, expected plain members: unpack it with its password first."
+            )
     return opened
 
 
@@ -90,9 +104,16 @@ def data_offset(handle: Handle, member: zipfile.ZipInfo) -> int:
         raise MaskcliError(
             f"{handle.path!r} has no member {member.filename[:80]!r} where its directory says: get the file again."
         )
-    start = member.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    start = (
+        member.header_offset
+        + 30
+        + int.from_bytes(header[26:28], "little")
+        + int.from_bytes(header[28:30], "little")
+    )
     if start + member.compress_size > handle.size:
-        raise MaskcliError(f"{handle.path!r} ends inside the member {member.filename[:80]!r}: get the file again.")
+        raise MaskcliError(
+            f"{handle.path!r} ends inside the member {member.filename[:80]!r}: get the file again."
+        )
     return start
 
 

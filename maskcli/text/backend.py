@@ -152,7 +152,9 @@ def _encoder(name: str, backend: Any, side: str, special_ids: frozenset[int], eo
             full = backend.encode(text, pair, add_special_tokens=add)
             total = len(full)
             if max_length is None or total <= max_length:
-                return as_encoding(full.ids, full.special_tokens_mask, full.type_ids, special_ids, total, False)
+                return as_encoding(
+                    full.ids, full.special_tokens_mask, full.type_ids, special_ids, total, False
+                )
             reserved = backend.num_special_tokens_to_add(pair is not None) if add else 0
             if max_length < reserved:
                 raise no_room(max_length, reserved)
@@ -199,7 +201,11 @@ def _add_missing(tokens: Mapping[str, str], config: Mapping[str, Any], backend: 
 
     for role in _missing(tokens, backend):
         declared = config.get(f"{role}_token")
-        flags = {key: bool(declared[key]) for key in _FLAGS[1:-1] if key in declared} if isinstance(declared, dict) else {}
+        flags = (
+            {key: bool(declared[key]) for key in _FLAGS[1:-1] if key in declared}
+            if isinstance(declared, dict)
+            else {}
+        )
         backend.add_tokens([AddedToken(tokens[role], special=True, **flags)])
 
 
@@ -254,7 +260,9 @@ def _byte_alphabet() -> dict[str, int]:
     """The character that stands for each byte: printable Latin-1 stands for itself, the rest moves to 256 and up."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(rest)}
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + index): byte for index, byte in enumerate(rest)
+    }
 
 
 _BYTE_OF = _byte_alphabet()

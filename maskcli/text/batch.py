@@ -9,8 +9,9 @@ from typing import SupportsIndex
 
 import numpy as np
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.text.tokenizer import Array, Encoding, Tokenizer, quoted
+from maskcli.text.tokenizer import Encoding, Tokenizer, quoted
 
 IGNORE_INDEX = -100
 # Cells of [B, L]; a row of a million tokens fits 32 times.
@@ -147,7 +148,9 @@ def batch_from_ids(
     given = _mask(lengths, None, side)
     ids = _filled(given, [np.asarray(row, dtype=np.int64) for row in parsed], pad_id or 0)
     mask = given if pad_id is None else _real(ids, given, pad_id, tokenizer)
-    warnings = _unknown_ids(ids, tokenizer) + (_label_warnings(ids, mask, tokenizer) if labels and tokenizer else [])
+    warnings = _unknown_ids(ids, tokenizer) + (
+        _label_warnings(ids, mask, tokenizer) if labels and tokenizer else []
+    )
     special = np.fromiter(tokenizer.special_ids, dtype=np.int64) if tokenizer else np.empty(0, dtype=np.int64)
     return Batch(
         texts=(None,) * len(parsed),
@@ -216,7 +219,9 @@ def _parse_integers(text: str, what: str) -> list[int]:
 def _integer(word: str, what: str) -> int:
     """A decimal integer of at most 19 digits."""
     if not re.fullmatch(r"[+-]?[0-9]{1,19}", word):
-        raise MaskcliError(f"the {what} {quoted(word)} is not a whole number; write {what}s such as 5 3 7 or 5,3,7")
+        raise MaskcliError(
+            f"the {what} {quoted(word)} is not a whole number; write {what}s such as 5 3 7 or 5,3,7"
+        )
     return int(word)
 
 
@@ -225,7 +230,9 @@ def _checked(values: Iterable[object], what: str) -> list[int]:
     numbers = []
     for value in values:
         if not isinstance(value, SupportsIndex) or not 0 <= value.__index__() < 2**63:
-            raise MaskcliError(f"the {what} {quoted(value)} is out of range; {what}s are whole numbers from 0 to 2**63 - 1")
+            raise MaskcliError(
+                f"the {what} {quoted(value)} is out of range; {what}s are whole numbers from 0 to 2**63 - 1"
+            )
         numbers.append(value.__index__())
     return numbers
 
@@ -239,18 +246,24 @@ def _width(padding: str, max_length: int | None) -> int | None:
         raise MaskcliError(f"a maximum length of {max_length} leaves no tokens; pass --max-length 1 or more")
     kind = padding.replace("_", "-")
     if kind not in ("longest", "max-length"):
-        raise MaskcliError(f"there is no padding {quoted(padding)}; pass --padding longest or --padding max-length")
+        raise MaskcliError(
+            f"there is no padding {quoted(padding)}; pass --padding longest or --padding max-length"
+        )
     if kind == "longest":
         return None
     if max_length is None:
-        raise MaskcliError("--padding max-length needs to know how long; pass --max-length too, such as --max-length 128")
+        raise MaskcliError(
+            "--padding max-length needs to know how long; pass --max-length too, such as --max-length 128"
+        )
     return max_length
 
 
 def _side(side: str) -> str:
     """`left` or `right`."""
     if side not in ("left", "right"):
-        raise MaskcliError(f"there is no padding side {quoted(side)}; pass --padding-side left or --padding-side right")
+        raise MaskcliError(
+            f"there is no padding side {quoted(side)}; pass --padding-side left or --padding-side right"
+        )
     return side
 
 
@@ -305,7 +318,8 @@ def _fit(lengths: Sequence[int], max_length: int | None, what: str) -> tuple[tup
 def _joined(encodings: Sequence[Encoding], length: int) -> Encoding:
     """All encodings one after the other, cut to a length."""
     ids, special, type_ids = (
-        np.concatenate([getattr(encoding, name) for encoding in encodings])[:length] for name in ("ids", "special", "type_ids")
+        np.concatenate([getattr(encoding, name) for encoding in encodings])[:length]
+        for name in ("ids", "special", "type_ids")
     )
     return Encoding(ids, special, type_ids, length)
 
@@ -334,14 +348,22 @@ def _real(ids: Array, given: Array, pad_id: int, tokenizer: Tokenizer | None) ->
 # Warnings
 
 
-def _length_warnings(encodings: Sequence[Encoding], tokenizer: Tokenizer, max_length: int | None) -> list[str]:
+def _length_warnings(
+    encodings: Sequence[Encoding], tokenizer: Tokenizer, max_length: int | None
+) -> list[str]:
     """Texts that were cut, and texts longer than the model takes."""
     warnings = []
     for number, encoding in enumerate(encodings, 1):
         lost = encoding.total - len(encoding)
         if lost:
-            end = f", its end token {tokenizer.token(tokenizer.eos_id or 0)} among them" if encoding.end_lost else ""
-            warnings.append(f"text {number} lost {lost} of its {encoding.total} tokens to the maximum length {max_length}{end}")
+            end = (
+                f", its end token {tokenizer.token(tokenizer.eos_id or 0)} among them"
+                if encoding.end_lost
+                else ""
+            )
+            warnings.append(
+                f"text {number} lost {lost} of its {encoding.total} tokens to the maximum length {max_length}{end}"
+            )
         limit = tokenizer.model_max_length
         if limit is not None and len(encoding) > limit:
             warnings.append(
@@ -401,4 +423,6 @@ def _unknown_ids(ids: Array, tokenizer: Tokenizer | None) -> list[str]:
     largest = int(ids.max())
     if largest < tokenizer.vocab_size:
         return []
-    return [f"id {largest} is not in the vocabulary of {quoted(tokenizer.name)}, which has {tokenizer.vocab_size} tokens"]
+    return [
+        f"id {largest} is not in the vocabulary of {quoted(tokenizer.name)}, which has {tokenizer.vocab_size} tokens"
+    ]

@@ -15,7 +15,9 @@ SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
 
 # Scripts written without spaces, where a character is the natural unit: Han, Hiragana, Katakana.
 _CHARACTERS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_TOKEN = re.compile(rf"<(?:pad|bos|eos)>|[{_CHARACTERS}]|(?:(?![{_CHARACTERS}])\w)+(?:['’](?:(?![{_CHARACTERS}])\w)+)*|\S")
+_TOKEN = re.compile(
+    rf"<(?:pad|bos|eos)>|[{_CHARACTERS}]|(?:(?![{_CHARACTERS}])\w)+(?:['’](?:(?![{_CHARACTERS}])\w)+)*|\S"
+)
 _JOINER = "\u200d"
 
 
@@ -98,7 +100,11 @@ def _belongs(token: str, piece: str) -> bool:
 
 def _extends(character: str) -> bool:
     """Whether the character modifies the one before it: a mark, a joiner, an emoji skin tone."""
-    return unicodedata.category(character)[0] == "M" or character == _JOINER or "\U0001f3fb" <= character <= "\U0001f3ff"
+    return (
+        unicodedata.category(character)[0] == "M"
+        or character == _JOINER
+        or "\U0001f3fb" <= character <= "\U0001f3ff"
+    )
 
 
 def _shorten(first: list[int], second: list[int], room: int) -> tuple[list[int], list[int]]:
@@ -111,4 +117,8 @@ def _shorten(first: list[int], second: list[int], room: int) -> tuple[list[int],
         return (first[:keep], second) if len(first) > len(second) else (first, second[:keep])
     half = room // 2
     # An odd token goes to the longer text; equal texts give it to the second.
-    return (first[: room - half], second[:half]) if len(first) > len(second) else (first[:half], second[: room - half])
+    return (
+        (first[: room - half], second[:half])
+        if len(first) > len(second)
+        else (first[:half], second[: room - half])
+    )

@@ -15,7 +15,9 @@ def parse_messages(text: str) -> tuple[Messages, ...]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise MaskcliError(f"the messages {quoted(text)} are not valid JSON ({error}); write {_EXAMPLE}") from None
+        raise MaskcliError(
+            f"the messages {quoted(text)} are not valid JSON ({error}); write {_EXAMPLE}"
+        ) from None
     if not isinstance(value, list) or not value:
         raise MaskcliError(f"the messages {quoted(value)} are not a list of messages; write {_EXAMPLE}")
     conversations = value if all(isinstance(item, list) for item in value) else [value]

@@ -30,11 +30,15 @@ def check_file(path: Path, limit: int) -> None:
         status = path.stat()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise MaskcliError(f"cannot read {quoted(str(path))}: {reason.lower()}; pass the path of a file") from None
+        raise MaskcliError(
+            f"cannot read {quoted(str(path))}: {reason.lower()}; pass the path of a file"
+        ) from None
     if stat.S_ISDIR(status.st_mode):
         raise MaskcliError(f"{quoted(str(path))} is a directory; pass the path of a file in it")
     if not stat.S_ISREG(status.st_mode):
-        raise MaskcliError(f"{quoted(str(path))} is a device, pipe or socket; pass the path of a regular file")
+        raise MaskcliError(
+            f"{quoted(str(path))} is a device, pipe or socket; pass the path of a regular file"
+        )
     if status.st_size > limit:
         raise MaskcliError(
             f"{quoted(str(path))} has {status.st_size / MEBIBYTE:,.0f} MiB and at most {limit // MEBIBYTE} MiB are "
@@ -49,9 +53,13 @@ def read_bytes(path: Path, limit: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        raise MaskcliError(f"cannot read {quoted(str(path))}: {(error.strerror or str(error)).lower()}") from None
+        raise MaskcliError(
+            f"cannot read {quoted(str(path))}: {(error.strerror or str(error)).lower()}"
+        ) from None
     if len(data) > limit:
-        raise MaskcliError(f"{quoted(str(path))} grew past {limit // MEBIBYTE} MiB while it was read; try again")
+        raise MaskcliError(
+            f"{quoted(str(path))} grew past {limit // MEBIBYTE} MiB while it was read; try again"
+        )
     return data
 
 
@@ -103,4 +111,6 @@ def split_lines(text: str, source: str = "standard input") -> Lines:
         return Lines(texts, ())
     places = ", ".join(map(str, blank[:5])) + (", ..." if len(blank) > 5 else "")
     plural = "s" if len(blank) > 1 else ""
-    return Lines(texts, (f"skipped {len(blank)} blank line{plural} of {quoted(source)} (line{plural} {places})",))
+    return Lines(
+        texts, (f"skipped {len(blank)} blank line{plural} of {quoted(source)} (line{plural} {places})",)
+    )

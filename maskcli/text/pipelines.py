@@ -22,9 +22,7 @@ _LLAMA, _LLAMA_MODELS = "LlamaTokenizer", (None, "llama", "deepseek_v2", "deepse
 _BEYOND = ("auto_map", "fix_mistral_regex", "init_inputs", "gguf_file")
 
 # The pre-tokenizer pattern that defines the Qwen 2 and 3 vocabularies.
-_QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_QWEN2_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 class Pipeline(NamedTuple):
@@ -96,7 +94,10 @@ def agrees(name: str, backend: Any, config: Config, tokens: dict[str, str]) -> b
         and _plain(backend.model, expected.model, tokens)
         and _state(backend.normalizer) == _state(expected.normalizer)
         and _state(backend.pre_tokenizer) == _state(expected.pre_tokenizer)
-        and (expected.post_processor is None or _state(backend.post_processor) == _state(expected.post_processor))
+        and (
+            expected.post_processor is None
+            or _state(backend.post_processor) == _state(expected.post_processor)
+        )
         and backend.post_processor is not None
     )
 
@@ -150,7 +151,9 @@ def _bert(backend: Any, config: Config, tokens: dict[str, str]) -> Pipeline:
 def _gpt2(backend: Any, config: Config, tokens: dict[str, str]) -> Pipeline:
     from tokenizers import pre_tokenizers
 
-    return Pipeline("BPE", None, pre_tokenizers.ByteLevel(add_prefix_space=config.get("add_prefix_space", False)))
+    return Pipeline(
+        "BPE", None, pre_tokenizers.ByteLevel(add_prefix_space=config.get("add_prefix_space", False))
+    )
 
 
 def _roberta(backend: Any, config: Config, tokens: dict[str, str]) -> Pipeline:
@@ -191,10 +194,21 @@ FAMILIES: dict[str, Family] = {
     "RobertaTokenizer": Family(
         ("roberta",),
         ("sep", "cls"),
-        {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"},
+        {
+            "bos": "<s>",
+            "eos": "</s>",
+            "sep": "</s>",
+            "cls": "<s>",
+            "unk": "<unk>",
+            "pad": "<pad>",
+            "mask": "<mask>",
+        },
         _roberta,
     ),
     "Qwen2Tokenizer": Family(
-        ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), (), {"unk": _ENDOFTEXT, "eos": _ENDOFTEXT, "pad": _ENDOFTEXT}, _qwen2
+        ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
+        (),
+        {"unk": _ENDOFTEXT, "eos": _ENDOFTEXT, "pad": _ENDOFTEXT},
+        _qwen2,
     ),
 }

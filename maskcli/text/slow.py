@@ -14,7 +14,15 @@ from maskcli.text import backend as light
 from maskcli.text.files import MAX_VOCABULARY_BYTES, check_file
 from maskcli.text.tokenizer import ROLES, Encode, Encoding, Messages, Tokenizer, as_encoding, no_room, quoted
 
-_VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "vocab.bpe", "encoder.json", "tekken.json", "tokenizer.json")
+_VOCABULARIES = (
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "vocab.bpe",
+    "encoder.json",
+    "tekken.json",
+    "tokenizer.json",
+)
 _SUFFIXES = (".model", ".tiktoken", ".vocab", ".bpe", ".spm")
 
 
@@ -23,7 +31,9 @@ def load_folder(folder: Path, name: str) -> Tokenizer:
     try:
         present = sorted(folder.iterdir())
     except OSError as error:
-        raise MaskcliError(f"cannot read folder {quoted(str(folder))}: {(error.strerror or str(error)).lower()}") from None
+        raise MaskcliError(
+            f"cannot read folder {quoted(str(folder))}: {(error.strerror or str(error)).lower()}"
+        ) from None
     files = [file for file in present if file.name in _VOCABULARIES or file.suffix in _SUFFIXES]
     if not files:
         raise MaskcliError(
@@ -106,7 +116,9 @@ def _from_python(tokenizer: Any, name: str, settings: light.Settings) -> Tokeniz
 def _python_encoder(tokenizer: Any, name: str, special_ids: frozenset[int], eos: int | None) -> Encode:
     """The encode function of a tokenizer that exists in Python only."""
 
-    def lists(text: str, pair: str | None, add: bool, **truncation: Any) -> tuple[list[int], list[int], list[int]]:
+    def lists(
+        text: str, pair: str | None, add: bool, **truncation: Any
+    ) -> tuple[list[int], list[int], list[int]]:
         encoded = tokenizer(
             text,
             pair,
@@ -142,7 +154,9 @@ def _renderer(tokenizer: Any, name: str) -> Callable[[Messages, bool], str]:
     def render(messages: Messages, generation_prompt: bool) -> str:
         with _quiet():
             try:
-                text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+                text = tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=generation_prompt
+                )
             except Exception as error:
                 said = " ".join(str(error).split()) or type(error).__name__
                 raise MaskcliError(

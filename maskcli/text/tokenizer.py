@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-
-Array = npt.NDArray[Any]
 
 # The roles a special token can play; `--pad-token` takes any of them in place of a token.
 ROLES = ("pad", "bos", "eos", "unk", "sep", "cls", "mask")
@@ -101,7 +99,11 @@ class Tokenizer:
         return f"#{token_id}" if text is None else text
 
     def encode(
-        self, text: str, pair: str | None = None, special_tokens: bool | None = None, max_length: int | None = None
+        self,
+        text: str,
+        pair: str | None = None,
+        special_tokens: bool | None = None,
+        max_length: int | None = None,
     ) -> Encoding:
         """The text, or the pair of texts, as one sequence of at most `max_length` tokens."""
         for part in (text, pair or ""):
@@ -140,7 +142,12 @@ def no_room(max_length: int, reserved: int) -> MaskcliError:
 
 
 def as_encoding(
-    ids: list[int], special_mask: list[int], type_ids: list[int], special_ids: frozenset[int], total: int, end_lost: bool
+    ids: list[int],
+    special_mask: list[int],
+    type_ids: list[int],
+    special_ids: frozenset[int],
+    total: int,
+    end_lost: bool,
 ) -> Encoding:
     """Lists from a library as an Encoding; a token is special when the library says so or its id always is."""
     array = np.asarray(ids, dtype=np.int64)

@@ -195,7 +195,11 @@ def test_safetensors_with_an_absurd_header_length(tmp_path):
 
 
 def test_safetensors_with_too_many_tensors(tmp_path):
-    header = b"{" + b",".join(b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % i for i in range(120_000)) + b"}"
+    header = (
+        b"{"
+        + b",".join(b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % i for i in range(120_000))
+        + b"}"
+    )
     refused(safetensors(tmp_path / "x.safetensors", header), "120000 tensors")
 
 
@@ -216,7 +220,10 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
 
 HEADERS = [
     ("{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776,)}", "cut short"),
-    ("{'descr': '<f8', 'fortran_order': False, 'shape': (9223372036854775807, 9223372036854775807)}", "shape"),
+    (
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (9223372036854775807, 9223372036854775807)}",
+        "shape",
+    ),
     ("{'descr': '<f8', 'fortran_order': False, 'shape': (0, 1152921504606846976)}", "shape"),
     ("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,)}", "shape"),
     ("{'descr': '<f8', 'fortran_order': False, 'shape': (" + "1," * 60 + ")}", "shape"),
@@ -322,7 +329,11 @@ class Boom:
 
 def test_code_in_a_pickle_never_runs(tmp_path):
     for zipped in (True, False):
-        torch.save({"x": torch.ones(1), "b": Boom(tmp_path / "boom")}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+        torch.save(
+            {"x": torch.ones(1), "b": Boom(tmp_path / "boom")},
+            tmp_path / "x.pt",
+            _use_new_zipfile_serialization=zipped,
+        )
         refused(tmp_path / "x.pt", "open" if zipped else "pickle", "torch.save")
     (tmp_path / "x.bin").write_bytes(pickle.dumps(Boom(tmp_path / "boom")))
     refused(tmp_path / "x.bin", "x.bin")
@@ -331,7 +342,9 @@ def test_code_in_a_pickle_never_runs(tmp_path):
 
 def test_a_refused_class_is_named_with_the_line_that_saves_it_anew(tmp_path):
     torch.save({"x": Path("a")}, tmp_path / "x.pt")
-    refused(tmp_path / "x.pt", "pathlib", 'torch.save({name: value for name, value in obj.items()}, "dump.pt")')
+    refused(
+        tmp_path / "x.pt", "pathlib", 'torch.save({name: value for name, value in obj.items()}, "dump.pt")'
+    )
 
 
 def test_a_program_is_refused(tmp_path):

@@ -12,10 +12,16 @@ from pathlib import Path
 
 def main():
     """Measure, and print or draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="?", choices=["compare", "growth", "rules"], default="compare")
-    parser.add_argument("--runs", type=int, help="rounds after the warm-up (compare: 5, growth: 3; with --quick 1)")
-    parser.add_argument("--gib", type=float, help="size of the files that are diagnosed (4; with --quick 0.25)")
+    parser.add_argument(
+        "--runs", type=int, help="rounds after the warm-up (compare: 5, growth: 3; with --quick 1)"
+    )
+    parser.add_argument(
+        "--gib", type=float, help="size of the files that are diagnosed (4; with --quick 0.25)"
+    )
     parser.add_argument("--quick", action="store_true", help="smaller inputs, one round")
     parser.add_argument("-o", "--output", type=Path, default=Path("growth.png"), help="the picture of growth")
     chosen = parser.parse_args()

@@ -22,7 +22,9 @@ def heads(length, dtype, seed=0):
     for item in range(BATCH):
         real[item, : (item + 1) * length // 16] = 0
     causal = np.tri(length, dtype=bool)
-    maps = np.empty((BATCH, HEADS, length, length), {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[dtype])
+    maps = np.empty(
+        (BATCH, HEADS, length, length), {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[dtype]
+    )
     for item in range(BATCH):
         for head in range(HEADS):
             query, key = rng.normal(size=(2, length, 16)).astype(np.float32)
@@ -47,10 +49,17 @@ def _orders(layers):
 
 def write_safetensors(path, maps, real, layers, dtype):
     """attention_mask and attentions.0, attentions.1, …"""
-    header, end = {"attention_mask": {"dtype": "I64", "shape": list(real.shape), "data_offsets": [0, real.nbytes]}}, real.nbytes
+    header, end = (
+        {"attention_mask": {"dtype": "I64", "shape": list(real.shape), "data_offsets": [0, real.nbytes]}},
+        real.nbytes,
+    )
     for layer in range(layers):
         start, end = end, end + maps.nbytes
-        header[f"attentions.{layer}"] = {"dtype": TYPES[dtype][0], "shape": list(maps.shape), "data_offsets": [start, end]}
+        header[f"attentions.{layer}"] = {
+            "dtype": TYPES[dtype][0],
+            "shape": list(maps.shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
@@ -100,7 +109,9 @@ def main():
     maps, real = heads(chosen.length, chosen.dtype)
     layers = max(1, round(chosen.gib * 2**30 / maps.nbytes))
     WRITERS[chosen.format](chosen.out, maps, real, layers, chosen.dtype)
-    print(f"{chosen.out}: {layers} layers of {list(maps.shape)} {chosen.dtype}, {chosen.out.stat().st_size / 2**30:.2f} GiB")
+    print(
+        f"{chosen.out}: {layers} layers of {list(maps.shape)} {chosen.dtype}, {chosen.out.stat().st_size / 2**30:.2f} GiB"
+    )
 
 
 if __name__ == "__main__":

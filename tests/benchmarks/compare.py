@@ -43,7 +43,9 @@ def cases(folder, gib, quick):
     yield Case("`show` a sentence, 50,257 tokens", (*MASKCLI, "show", SENTENCE, "-t", gpt2), *visualizer)
     flex = 4096 if quick else 16384
     few = packed(flex, DOCUMENTS * flex // TOKENS)
-    yield Case(f"`show` {flex:,} tokens, packed, window {WINDOW}", few, "create_block_mask", python(BLOCK_MASK, flex))
+    yield Case(
+        f"`show` {flex:,} tokens, packed, window {WINDOW}", few, "create_block_mask", python(BLOCK_MASK, flex)
+    )
     million = f"`show` {TOKENS:,} tokens, {DOCUMENTS:,} documents, window {WINDOW}"
     yield Case(f"{million}: statistics, blocks", packed(TOKENS, DOCUMENTS))
     for form in ("PNG", "JSON"):
@@ -52,7 +54,10 @@ def cases(folder, gib, quick):
         padded = ",".join(str(each - item * each // 16) for item in range(8))
         show = (*MASKCLI, "show", "-m", "causal & padding", "--lengths", padded)
         yield Case(f"`show` `causal & padding`, 8 sequences of up to {each:,}: statistics, blocks", show)
-        yield Case(f"`show` `causal & padding`, 8 sequences of up to {each:,}: PNG", (*show, "-o", folder / "mask.png"))
+        yield Case(
+            f"`show` `causal & padding`, 8 sequences of up to {each:,}: PNG",
+            (*show, "-o", folder / "mask.png"),
+        )
     side = 4096 if quick else 16384
     run(python(DENSE, folder / "mask.npy", side))
     yield Case(f"`inspect` a dense {side:,} x {side:,} bool mask", (*MASKCLI, "inspect", folder / "mask.npy"))
@@ -62,7 +67,9 @@ def cases(folder, gib, quick):
     yield Case(f"naming a mask of {TOKENS:,} tokens", python(NAMING))
     (folder / "model.py").write_text(MODEL)
     program = (PYTHON, folder / "model.py")
-    yield Case("`trace` a small CPU model", (*MASKCLI, "trace", folder / "model.py"), "the program alone", program)
+    yield Case(
+        "`trace` a small CPU model", (*MASKCLI, "trace", folder / "model.py"), "the program alone", program
+    )
     (folder / "many").mkdir()
     files = 16 if quick else 128
     for number in range(files):
@@ -73,7 +80,12 @@ def cases(folder, gib, quick):
         ("safetensors", "float32"), ("safetensors", "float16"), ("safetensors", "bfloat16"), ("npy", "float32"), ("pt", "float32"),
     ):  # fmt: skip
         path = attention(folder / f"attention.{suffix}", gib, dtype)
-        yield Case(f"`diagnose` {gib:g} GiB, {dtype}, .{suffix}", diagnose(path), "a torch script", python(SCRIPT, path))
+        yield Case(
+            f"`diagnose` {gib:g} GiB, {dtype}, .{suffix}",
+            diagnose(path),
+            "a torch script",
+            python(SCRIPT, path),
+        )
         path.unlink()
 
 

@@ -5,7 +5,12 @@ import json
 from tests.benchmarks.measure import in_turn
 from tests.benchmarks.programs import BLOCK_MASK, SCRIPT, attention, diagnose, packed, python
 
-LABELS = {"show": "maskcli show", "flex": "create_block_mask", "diagnose": "maskcli diagnose", "script": "a torch script"}
+LABELS = {
+    "show": "maskcli show",
+    "flex": "create_block_mask",
+    "diagnose": "maskcli diagnose",
+    "script": "a torch script",
+}
 # The peer needs memory for every cell: 2.7 GB at the last of these.
 LENGTHS = [2**exponent for exponent in range(10, 21, 2)]
 FLEX = 2**14
@@ -40,12 +45,21 @@ def draw(curves, path):
 
     path.with_suffix(".json").write_text(json.dumps(curves, indent=1) + "\n")
     figure = Figure(figsize=(10, 7), layout="constrained", dpi=120)
-    columns = zip(figure.subplots(2, 2).T, (("length", "Tokens"), ("file", "MiB of attention in the file")), strict=True)
+    columns = zip(
+        figure.subplots(2, 2).T, (("length", "Tokens"), ("file", "MiB of attention in the file")), strict=True
+    )
     for panels, (of, across) in columns:
         places = sorted({each[0] for points in curves[of].values() for each in points})
-        for axes, at, down in zip(panels, (1, 2), ("Seconds, whole process", "Peak memory, MiB"), strict=True):
+        for axes, at, down in zip(
+            panels, (1, 2), ("Seconds, whole process", "Peak memory, MiB"), strict=True
+        ):
             for name, points in curves[of].items():
-                axes.plot([each[0] for each in points], [each[at] for each in points], marker="o", label=LABELS[name])
+                axes.plot(
+                    [each[0] for each in points],
+                    [each[at] for each in points],
+                    marker="o",
+                    label=LABELS[name],
+                )
             axes.set(xlabel=across, ylabel=down, xscale="log", yscale="log")
             axes.set_xticks(places, [f"{each:,g}" if each < 1000 else f"{each:,.0f}" for each in places])
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -11,7 +11,11 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 MASKCLI = (sys.executable, "-m", "maskcli")
 # Installed programs find their modules compiled; what the caller's environment says of that must not slow one side down.
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")}
+ENVIRONMENT = {
+    key: value
+    for key, value in os.environ.items()
+    if key not in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
+}
 ENVIRONMENT |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -46,4 +50,7 @@ def in_turn(commands, runs):
     for command in commands:
         run(command)
     rounds = [[run(command) for command in commands] for _ in range(runs)]
-    return [Measured(*(statistics.median(values) for values in zip(*each, strict=True))) for each in zip(*rounds, strict=True)]
+    return [
+        Measured(*(statistics.median(values) for values in zip(*each, strict=True)))
+        for each in zip(*rounds, strict=True)
+    ]

@@ -7,7 +7,7 @@ from collections import Counter
 import torch
 
 from maskcli.diagnostics.diagnose import diagnose
-from maskcli.diagnostics.facts import Declared
+from maskcli.meant.facts import Declared
 from maskcli.tensors import open_tensors
 from tests.cli.running import DATA
 from tests.diagnostics import zoo
@@ -79,7 +79,11 @@ def healthy():
                 yield from said(f"{name} {side}", dump, meant, model)
             yield f"{name} untrained", zoo.forward(task, name, "left", trained=False), model
             for dtype in SIXTEEN.values():
-                yield f"{name} {dtype}", zoo.forward(task, name, "left" if task == "decoder" else "right", dtype), model
+                yield (
+                    f"{name} {dtype}",
+                    zoo.forward(task, name, "left" if task == "decoder" else "right", dtype),
+                    model,
+                )
             if task == "decoder" and name not in WITHOUT_CACHE:
                 for step, dump in enumerate(zoo.generation(name, "left")):
                     yield f"{name} call {step}", dump, {**model, "pad_id": zoo.PAD, "purpose": "generate"}
@@ -102,4 +106,6 @@ def captures():
         what: sorted({each.code for each in diagnose(open_tensors(DATA / name), Declared(pad_id=0)).findings if each.severity != "note"})
         for what, name in (("healthy", "minilm_attn.safetensors"), ("its mask left out", "minilm_attn_nomask.safetensors"))
     }  # fmt: skip
-    return f"MiniLM, {'; '.join(what + ': ' + (', '.join(each) or 'nothing') for what, each in codes.items())}."
+    return (
+        f"MiniLM, {'; '.join(what + ': ' + (', '.join(each) or 'nothing') for what, each in codes.items())}."
+    )

@@ -13,7 +13,9 @@ DATA = ROOT / "tests" / "data"
 def run(*arguments, stdin=None, cwd=None, check=None, **environment):
     """The finished process; nothing of the caller's terminal settings reaches it."""
     inherited = {
-        k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "GITHUB_ACTIONS")
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "GITHUB_ACTIONS")
     }
     done = subprocess.run(
         [sys.executable, "-m", "maskcli", *map(str, arguments)], input=stdin, capture_output=True, text=True, encoding="utf-8",
@@ -31,7 +33,9 @@ def read(*arguments, check=0, **options):
     def refuse(name):
         raise AssertionError(name)
 
-    return json.loads(run(*arguments, "--format", "json", check=check, **options).stdout, parse_constant=refuse)
+    return json.loads(
+        run(*arguments, "--format", "json", check=check, **options).stdout, parse_constant=refuse
+    )
 
 
 def refused(*arguments, **options):

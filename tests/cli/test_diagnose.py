@@ -24,7 +24,10 @@ def test_the_sick_capture_is_exit_1_and_says_why():
     assert (finding["code"], finding["name"], finding["severity"]) == ("MSK202", "padding-attended", "error")
     assert finding["tensors"] == [f"attentions.{n}" for n in range(6)]
     assert finding["where"] == {"batch": [0, 1], "heads": None, "queries": [[0, 12]], "keys": [[8, 26]]}
-    assert [(place["batch"], place["keys"]) for place in finding["places"]] == [([0], [[12, 26]]), ([1], [[8, 26]])]
+    assert [(place["batch"], place["keys"]) for place in finding["places"]] == [
+        ([0], [[12, 26]]),
+        ([1], [[8, 26]]),
+    ]
     assert found["summary"] == {"error": 1, "warning": 0, "note": 0, "files": 1, "tensors": 9}
     assert {
         "code": "MSK203",
@@ -56,7 +59,9 @@ def test_what_was_meant(tmp_path):
     assert read("diagnose", tmp_path / "a.safetensors")["findings"] == []
     found = read("diagnose", tmp_path / "a.safetensors", "--expect", "causal", check=1)["findings"]
     assert [finding["code"] for finding in found] == ["MSK203"]
-    only = read("diagnose", tmp_path / "a.safetensors", "--expect", "attentions.1=causal", check=1)["findings"]
+    only = read("diagnose", tmp_path / "a.safetensors", "--expect", "attentions.1=causal", check=1)[
+        "findings"
+    ]
     assert only[0]["tensors"] == ["attentions.1"]
     save_file(layers(shape, np.ones(shape, bool)), tmp_path / "b.safetensors", {"maskcli.expect": "causal"})
     assert read("diagnose", tmp_path / "b.safetensors", check=1)["findings"][0]["code"] == "MSK203"
@@ -66,7 +71,9 @@ def test_what_was_meant(tmp_path):
 def test_metadata_never_runs_code(tmp_path):
     (tmp_path / "evil.py").write_text("raise SystemExit('ran')\ndef f(b, h, q, k): return q >= k\n")
     shape = (1, 2, 8, 8)
-    save_file(layers(shape, causal(shape)), tmp_path / "a.safetensors", {"maskcli.expect": f"{tmp_path}/evil.py:f"})
+    save_file(
+        layers(shape, causal(shape)), tmp_path / "a.safetensors", {"maskcli.expect": f"{tmp_path}/evil.py:f"}
+    )
     assert "only the command line may name files" in refused("diagnose", tmp_path / "a.safetensors")
 
 
@@ -93,7 +100,11 @@ def test_every_format_and_type(tmp_path, suffix, dtype):
         save_file(arrays, path)
     elif suffix == ".pt":
         torch.save(
-            {"attentions": (arrays["attentions.0"], arrays["attentions.1"]), "attention_mask": arrays["attention_mask"]}, path
+            {
+                "attentions": (arrays["attentions.0"], arrays["attentions.1"]),
+                "attention_mask": arrays["attention_mask"],
+            },
+            path,
         )
     elif dtype is torch.bfloat16:
         return

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from maskcli.diagnostics.given import read_mask
 from maskcli.masks.arguments import arguments, causal_flag
 from maskcli.masks.conventions import CONVENTIONS, attended, checked_fill, target, written
 from maskcli.masks.kinds import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.naming import name_of
 from maskcli.masks.spec import build, parse
+from maskcli.scene.saved_mask import read_mask
 from maskcli.tensors import from_arrays
 from tests.cli.running import DATA, read, refused, run
 
@@ -49,9 +49,15 @@ def test_inspect_lists_roles_values_and_names(tmp_path):
     mask = found["attention_mask"]["mask"]
     assert (mask["spec"], mask["exact"], mask["convention"]) == ("padding", True, "hf")
     assert [each["right"] for each in mask["padding"]] == [14, 18, 0]
-    path = saved(tmp_path / "m.safetensors", "causal & sliding:4 & padding", padding_side="left", to="additive")
+    path = saved(
+        tmp_path / "m.safetensors", "causal & sliding:4 & padding", padding_side="left", to="additive"
+    )
     (tensor,) = read("inspect", path)["files"][0]["tensors"]
-    assert (tensor["mask"]["spec"], tensor["mask"]["fill"], tensor["mask"]["empty_rows"]) == ("sliding:4 & padding", "-inf", 3)
+    assert (tensor["mask"]["spec"], tensor["mask"]["fill"], tensor["mask"]["empty_rows"]) == (
+        "sliding:4 & padding",
+        "-inf",
+        3,
+    )
     assert [each["left"] for each in tensor["mask"]["padding"]] == [0, 3]
     text = run("inspect", HEALTHY, path, check=0, COLUMNS="60").stdout
     assert "sliding:4 & padding; padding none, left 3" in text
@@ -60,12 +66,25 @@ def test_inspect_lists_roles_values_and_names(tmp_path):
 
 def test_inspect_looks_into_a_tensor(tmp_path):
     numbers = run(
-        "inspect", f"{SICK}:attentions.0", "--batch", "1", "--head", "3", "--rows", "0:2", "--keys", "4:7", check=0
+        "inspect",
+        f"{SICK}:attentions.0",
+        "--batch",
+        "1",
+        "--head",
+        "3",
+        "--rows",
+        "0:2",
+        "--keys",
+        "4:7",
+        check=0,
     ).stdout
     want = load_file(SICK)["attentions.0"][1, 3, :2, 4:7].numpy()
     got = [[float(x) for x in line.split()[1:]] for line in numbers.splitlines()[-2:]]
     assert np.allclose(got, want, rtol=6e-3)
-    assert "blank 0.00132" in run("inspect", f"{SICK}:attentions.0", "--batch", "0", check=0, COLUMNS="40").stdout
+    assert (
+        "blank 0.00132"
+        in run("inspect", f"{SICK}:attentions.0", "--batch", "0", check=0, COLUMNS="40").stdout
+    )
     run("inspect", f"{SICK}:attentions.0", "-o", tmp_path / "w.png", check=0)
     assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
     assert "lies outside" in refused("inspect", f"{SICK}:attentions.0", "--batch", "3")
@@ -91,15 +110,24 @@ def test_diff_is_a_mask_assertion(tmp_path):
     found = read("diff", path, "causal", *tell, check=1)
     assert found["cells"] == sum(range(1, 4)) + 9 * 3
     (region,) = found["regions"]
-    assert (region["batch"], region["attends"], region["what"], region["keys"]) == ([1], "B", "padding", [[0, 3]])
+    assert (region["batch"], region["attends"], region["what"], region["keys"]) == (
+        [1],
+        "B",
+        "padding",
+        [[0, 3]],
+    )
     assert "A ignores padding keys 0..3 of sample 1" in region["meaning"]
     assert "pass --lengths" in refused("diff", path, "causal & padding")
     assert "write their lengths" in refused("diff", path, "causal & documents")
     assert "does not fit" in refused("diff", path, saved(tmp_path / "n.npy", "causal", "7"))
     future = read("diff", "causal", "full", "--lengths", "6", check=1)["regions"]
-    assert [(r["attends"], r["what"], r["queries"], r["cells"]) for r in future] == [("B", "future", [[0, 5]], 15)]
+    assert [(r["attends"], r["what"], r["queries"], r["cells"]) for r in future] == [
+        ("B", "future", [[0, 5]], 15)
+    ]
     past = read("diff", "causal", "sliding:3", "--lengths", "6", check=1)["regions"]
-    assert [(r["attends"], r["what"], r["queries"], r["keys"]) for r in past] == [("A", "past", [[3, 6]], [[0, 3]])]
+    assert [(r["attends"], r["what"], r["queries"], r["keys"]) for r in past] == [
+        ("A", "past", [[3, 6]], [[0, 3]])
+    ]
     assert run("diff", path, path, check=0).stdout.startswith("equal: ")
     assert "A only A attends" in run("diff", path, "causal", *tell, check=1).stdout
 
@@ -109,12 +137,16 @@ def test_padding_and_documents_come_from_the_file_and_never_from_the_mask(tmp_pa
     real[0, 5:] = 0
     causal = np.broadcast_to(np.tril(np.ones((8, 8), bool)), (2, 1, 8, 8))
     save_file(
-        {"attn_mask": torch.from_numpy(causal.copy()), "attention_mask": torch.from_numpy(real)}, tmp_path / "a.safetensors"
+        {"attn_mask": torch.from_numpy(causal.copy()), "attention_mask": torch.from_numpy(real)},
+        tmp_path / "a.safetensors",
     )
     found = read("diff", f"{tmp_path}/a.safetensors:attn_mask", "causal & padding", check=1)
     assert [(r["batch"], r["what"], r["attends"]) for r in found["regions"]] == [([0], "padding", "A")]
     packed = np.tril(np.ones((8, 8), bool))
-    save_file({"attn_mask": torch.from_numpy(packed), "cu_seqlens": torch.tensor([0, 3, 8])}, tmp_path / "b.safetensors")
+    save_file(
+        {"attn_mask": torch.from_numpy(packed), "cu_seqlens": torch.tensor([0, 3, 8])},
+        tmp_path / "b.safetensors",
+    )
     found = read("diff", f"{tmp_path}/b.safetensors:attn_mask", "causal & documents", check=1)
     assert [(r["what"], r["queries"], r["keys"], r["cells"]) for r in found["regions"]] == [
         ("document", [[3, 8]], [[0, 3]], 15)
@@ -132,7 +164,9 @@ def test_both_orders_of_a_comparison_say_the_same(tmp_path):
     real = torch.ones(1, 8, dtype=torch.int64)
     real[0, 6:] = 0
     save_file({"attn_mask": causal, "cu_seqlens": torch.tensor([0, 3, 8])}, tmp_path / "a.safetensors")
-    save_file({"attn_mask": causal & (torch.arange(8) < 2), "attention_mask": real}, tmp_path / "b.safetensors")
+    save_file(
+        {"attn_mask": causal & (torch.arange(8) < 2), "attention_mask": real}, tmp_path / "b.safetensors"
+    )
     a, b = f"{tmp_path}/a.safetensors:attn_mask", f"{tmp_path}/b.safetensors:attn_mask"
     there, back = (read("diff", *pair, check=1)["regions"] for pair in ((a, b), (b, a)))
     assert [(r["what"], r["queries"], r["keys"], r["cells"]) for r in there] == [
@@ -164,27 +198,40 @@ def test_weights_are_compared_by_layer(tmp_path):
     assert float((x - y).abs()[tuple(first["index"])]) == pytest.approx(first["largest"])
     assert first["cells"] == int(((x.double() - y.double()).abs() > first["tolerance"]).sum())
     assert read("diff", HEALTHY, HEALTHY)["equal"] is True
-    assert run("diff", HEALTHY, SICK, check=1).stdout.splitlines()[-1] == "the first that differs is attentions.0"
+    assert (
+        run("diff", HEALTHY, SICK, check=1).stdout.splitlines()[-1]
+        == "the first that differs is attentions.0"
+    )
     assert read("diff", f"{HEALTHY}:attentions.0", f"{HEALTHY}:attentions.0")["equal"] is True
 
 
 masks = st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 6), st.integers(2, 7)).flatmap(
-    lambda s: st.lists(st.booleans(), min_size=int(np.prod(s)), max_size=int(np.prod(s))).map(lambda v: np.array(v).reshape(s))
+    lambda s: st.lists(st.booleans(), min_size=int(np.prod(s)), max_size=int(np.prod(s))).map(
+        lambda v: np.array(v).reshape(s)
+    )
 )
 
 
-@given(masks, st.sampled_from(["sdpa", "mha", "megatron", "additive", "binary"]), st.sampled_from(["float32", "float16"]))
+@given(
+    masks,
+    st.sampled_from(["sdpa", "mha", "megatron", "additive", "binary"]),
+    st.sampled_from(["float32", "float16"]),
+)
 @settings(deadline=None)
 def test_writing_and_reading_is_the_identity(dense, convention, dtype):
     kind = dtype if convention in ("additive", "binary") else CONVENTIONS[convention].dtype
     for fill in (-np.inf, checked_fill("min", dtype), -1e4):
         values = written(dense, convention, kind, fill)
         assert np.array_equal(attended(values, convention), dense)
-    given = read_mask(from_arrays({"m": written(dense, convention, kind)}).tensors[0], dense.shape, convention, None, None)
+    given = read_mask(
+        from_arrays({"m": written(dense, convention, kind)}).tensors[0], dense.shape, convention, None, None
+    )
     mask = given.keep.compact()
     b, h, q, k = dense.shape
     laid = target(mask.stored, k, convention, b, h, q)
-    again = np.concatenate([mask.dense(item, head, (0, laid.rows)) for item, head in laid.planes]).reshape(laid.shape)
+    again = np.concatenate([mask.dense(item, head, (0, laid.rows)) for item, head in laid.planes]).reshape(
+        laid.shape
+    )
     if laid.shape == (b * h, q, k):
         assert np.array_equal(again.reshape(dense.shape), dense)
     elif len(laid.shape) == 4:
@@ -197,7 +244,18 @@ def test_round_trips_through_files(tmp_path, via, suffix):
     first = saved(tmp_path / f"a{suffix}", "causal & padding", padding_side="left")
     heads = ("--heads", "1") if via == "mha" else ()
     run("convert", first, "--from", "sdpa", "--to", via, *heads, "-o", tmp_path / f"b{suffix}", check=0)
-    run("convert", tmp_path / f"b{suffix}", "--from", via, *heads, "--to", "sdpa", "-o", tmp_path / f"c{suffix}", check=0)
+    run(
+        "convert",
+        tmp_path / f"b{suffix}",
+        "--from",
+        via,
+        *heads,
+        "--to",
+        "sdpa",
+        "-o",
+        tmp_path / f"c{suffix}",
+        check=0,
+    )
     assert read("diff", first, tmp_path / f"c{suffix}", "--from", "sdpa")["equal"] is True
 
 
@@ -206,8 +264,16 @@ def test_round_trips_through_files(tmp_path, via, suffix):
     [
         (lambda: np.ones((4, 4), bool), ["--to", "additive"], "say which with --from sdpa or --from mha"),
         (lambda: np.zeros((4, 4), np.float32), ["--to", "sdpa"], "is all zeros"),
-        (lambda: np.random.default_rng(0).normal(size=(4, 40)).astype(np.float32), ["--to", "sdpa"], "a bias"),
-        (lambda: np.array([[0.0, -1.0, -np.inf]] * 4, np.float32), ["--to", "sdpa"], "other values than 0 and one fill"),
+        (
+            lambda: np.random.default_rng(0).normal(size=(4, 40)).astype(np.float32),
+            ["--to", "sdpa"],
+            "a bias",
+        ),
+        (
+            lambda: np.array([[0.0, -1.0, -np.inf]] * 4, np.float32),
+            ["--to", "sdpa"],
+            "other values than 0 and one fill",
+        ),
         (lambda: np.array([[0, 1, 2]] * 4), ["--to", "sdpa"], "expected 0 and 1"),
         (lambda: np.full((4, 4), np.nan, np.float32), ["--to", "sdpa"], "holds NaN"),
         (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "hf"], "varies along queries"),
@@ -217,18 +283,36 @@ def test_round_trips_through_files(tmp_path, via, suffix):
             "overflows float16",
         ),
         (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "additive", "--fill", "-1"], "cannot silence"),
-        (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "additive", "--dtype", "bfloat16"], "numpy has no bfloat16"),
+        (
+            lambda: np.tril(np.ones((4, 4), bool)),
+            ["--to", "additive", "--dtype", "bfloat16"],
+            "numpy has no bfloat16",
+        ),
         (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "torch"], "is not a convention"),
         (lambda: np.tril(np.ones((2, 4, 4), bool)), ["--to", "additive"], "three axes"),
-        (lambda: np.tril(np.ones((3, 8), bool), 5), ["--from", "mha", "--to", "flex"], "key_padding_mask) or [Q, K]"),
-        (lambda: np.tril(np.ones((6, 4, 4), bool)), ["--from", "mha", "--to", "sdpa"], "say how many heads with --heads"),
         (
-            lambda: np.stack([np.eye(4, dtype=bool)] * 2)[:, None] | np.array([0, 1], bool)[:, None, None, None],
+            lambda: np.tril(np.ones((3, 8), bool), 5),
+            ["--from", "mha", "--to", "flex"],
+            "key_padding_mask) or [Q, K]",
+        ),
+        (
+            lambda: np.tril(np.ones((6, 4, 4), bool)),
+            ["--from", "mha", "--to", "sdpa"],
+            "say how many heads with --heads",
+        ),
+        (
+            lambda: (
+                np.stack([np.eye(4, dtype=bool)] * 2)[:, None] | np.array([0, 1], bool)[:, None, None, None]
+            ),
             ["--from", "sdpa", "--to", "mha"],
             "takes [B*H, Q, K]",
         ),
         (lambda: np.zeros((0, 5), bool), ["--from", "sdpa", "--to", "megatron"], "without any element"),
-        (lambda: np.tril(np.ones((4, 4), bool)), ["--to", "flex", "--fill", "min"], "leave --dtype, --fill and --heads out"),
+        (
+            lambda: np.tril(np.ones((4, 4), bool)),
+            ["--to", "flex", "--fill", "min"],
+            "leave --dtype, --fill and --heads out",
+        ),
         (lambda: np.ones((1, 1, 1, 4, 4), bool), ["--to", "additive"], "expected one to four axes"),
         (lambda: np.float32(1), ["--to", "additive"], "expected one to four axes"),
     ],
@@ -266,7 +350,19 @@ def test_converted_masks_give_the_same_attention(tmp_path):
     import torch.nn.functional as F
 
     path = saved(tmp_path / "m.safetensors", "causal & padding", padding_side="right")
-    run("convert", path, "--from", "sdpa", "--to", "mha", "--heads", "2", "-o", tmp_path / "mha.safetensors", check=0)
+    run(
+        "convert",
+        path,
+        "--from",
+        "sdpa",
+        "--to",
+        "mha",
+        "--heads",
+        "2",
+        "-o",
+        tmp_path / "mha.safetensors",
+        check=0,
+    )
     run("convert", path, "--from", "sdpa", "--to", "additive", "-o", tmp_path / "add.safetensors", check=0)
     keep, ignore, bias = (
         load_file(tmp_path / name)["mask"] for name in ("m.safetensors", "mha.safetensors", "add.safetensors")
@@ -279,7 +375,8 @@ def test_converted_masks_give_the_same_attention(tmp_path):
     assert (weights[keep.expand(2, 2, 12, 12)] > 0).all()
     q = x.view(2, 12, 2, 4).transpose(1, 2)
     assert torch.allclose(
-        F.scaled_dot_product_attention(q, q, q, attn_mask=keep), F.scaled_dot_product_attention(q, q, q, attn_mask=bias)
+        F.scaled_dot_product_attention(q, q, q, attn_mask=keep),
+        F.scaled_dot_product_attention(q, q, q, attn_mask=bias),
     )
 
 
@@ -304,7 +401,10 @@ def evaluated(code, shape):
     b, h, q, k = shape
     rows = [
         [
-            [[bool(space["mask_mod"](i, j, torch.tensor(m), torch.tensor(n))) for n in range(k)] for m in range(q)]
+            [
+                [bool(space["mask_mod"](i, j, torch.tensor(m), torch.tensor(n))) for n in range(k)]
+                for m in range(q)
+            ]
             for j in range(h)
         ]
         for i in range(b)

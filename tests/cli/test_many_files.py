@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from maskcli.cli import targets
-from maskcli.cli.targets import expand
 from maskcli.diagnostics.diagnose import diagnose
 from maskcli.errors import MaskcliError
-from maskcli.live import files
-from maskcli.live.files import AHEAD, Checked
+from maskcli.inputs import files as targets
+from maskcli.inputs import many_files as files
+from maskcli.inputs.files import expand
+from maskcli.inputs.many_files import AHEAD, Checked
 from maskcli.report.files import write_files
 from maskcli.report.progress import Bar
 from maskcli.tensors import open_tensors
@@ -53,7 +53,10 @@ def mixed(tmp_path):
 
 
 def lines(*arguments, check):
-    return [json.loads(line) for line in run("diagnose", *arguments, "--format", "jsonl", check=check).stdout.splitlines()]
+    return [
+        json.loads(line)
+        for line in run("diagnose", *arguments, "--format", "jsonl", check=check).stdout.splitlines()
+    ]
 
 
 def test_a_line_for_each_file_in_order(mixed):
@@ -62,10 +65,16 @@ def test_a_line_for_each_file_in_order(mixed):
         "a.safetensors", "b.npy", "c.safetensors", "d.npy", "e.safetensors"
     ]  # fmt: skip
     assert [set(line) for line in found] == [
-        {"schema_version", "file", "error"} if name in "bd" else {"schema_version", "file", "findings", "skipped", "summary"}
+        {"schema_version", "file", "error"}
+        if name in "bd"
+        else {"schema_version", "file", "findings", "skipped", "summary"}
         for name in "abcde"
     ]
-    assert [[each["code"] for each in found[at]["findings"]] for at in (0, 2, 4)] == [[], ["MSK202"], ["MSK202"]]
+    assert [[each["code"] for each in found[at]["findings"]] for at in (0, 2, 4)] == [
+        [],
+        ["MSK202"],
+        ["MSK202"],
+    ]
     assert found[2]["summary"] == {"error": 1, "warning": 0, "note": 0, "files": 1, "tensors": 3}
     assert "nothing to check in" in found[3]["error"]
     alone = read("diagnose", mixed / "c.safetensors", check=1)
@@ -107,7 +116,10 @@ def test_where_nothing_could_be_checked_only_json_lines_are_written(mixed):
     assert len(done.stderr.splitlines()) == 2
     assert not (mixed / "out.txt").exists()
     run("diagnose", *bad, "-o", mixed / "out.jsonl", check=2)
-    assert ["error" in json.loads(line) for line in (mixed / "out.jsonl").read_text().splitlines()] == [True, True]
+    assert ["error" in json.loads(line) for line in (mixed / "out.jsonl").read_text().splitlines()] == [
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("form", ["text", "jsonl"])
@@ -127,14 +139,18 @@ def test_the_order_is_the_files_whatever_ends_first(tmp_path):
 def test_a_pattern_has_to_match_in_some_file(mixed):
     renamed = dump(mixed / "f.safetensors")
     save_file({"layer9.attentions": layers((1, 1, 8, 8), causal((1, 1, 8, 8)))["attentions.0"]}, renamed)
-    assert "matches no attention map or mask; there are attentions.0" in refused("diagnose", mixed, "--expect", "layer8*=full")
+    assert "matches no attention map or mask; there are attentions.0" in refused(
+        "diagnose", mixed, "--expect", "layer8*=full"
+    )
     run("diagnose", mixed, "--expect", "layer9*=causal", check=2)
     assert "does not exist" in refused("diagnose", mixed / "g.npy", "--expect", "layer8*=full")
 
 
 def test_roles_belong_to_one_file(mixed):
     mask = f"mask={mixed / 'd.npy'}"
-    assert "there are several" in refused("diagnose", mixed / "a.safetensors", mixed / "c.safetensors", "--role", mask)
+    assert "there are several" in refused(
+        "diagnose", mixed / "a.safetensors", mixed / "c.safetensors", "--role", mask
+    )
     found = lines(mixed / "a.safetensors", mixed / "d.npy", "--role", mask, check=0)
     assert [line["summary"]["tensors"] for line in found] == [3, 1]
     one = lines(f"{mixed / 'a.safetensors'}:attentions.1", check=0)
@@ -148,7 +164,16 @@ def test_a_process_that_dies_takes_only_its_own_file_along(mixed, tmp_path):
         "    if event == 'open' and str(args[0]).endswith('c.safetensors') and multiprocessing.parent_process(): os._exit(9)\n"
         "sys.addaudithook(hook)\n"
     )
-    done = run("diagnose", mixed, "--jobs", "2", "--format", "jsonl", check=2, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    done = run(
+        "diagnose",
+        mixed,
+        "--jobs",
+        "2",
+        "--format",
+        "jsonl",
+        check=2,
+        PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}",
+    )
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [Path(line["file"]).name[0] for line in found] == list("abcde")
     assert "was killed" in found[2]["error"]
@@ -163,7 +188,17 @@ def test_an_end_from_outside_ends_all_processes_at_once(tmp_path, sent):
         os.link(first, first.with_name(f"{at:04}.safetensors"))
     output = tmp_path / "found.jsonl"
     output.write_text("as it was")
-    command = [sys.executable, "-m", "maskcli", "diagnose", str(first.parent), "--jobs", "2", "-o", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "maskcli",
+        "diagnose",
+        str(first.parent),
+        "--jobs",
+        "2",
+        "-o",
+        str(output),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, cwd=ROOT)
     children = wait(lambda: workers(process.pid), 2)
     wait(lambda: [path for path in tmp_path.iterdir() if path.stat().st_size > 10_000 and path.is_file()], 1)
@@ -216,14 +251,19 @@ def test_memory_does_not_follow_the_number_of_files(tmp_path):
     assert peak(many, "--jobs", "1") - peak(first.parent, "--jobs", "1") < 24 * MIB
 
 
-@pytest.mark.parametrize(("form", "flat"), [("text", True), ("concise", True), ("jsonl", True), ("json", False)])
+@pytest.mark.parametrize(
+    ("form", "flat"), [("text", True), ("concise", True), ("jsonl", True), ("json", False)]
+)
 def test_what_is_written_is_let_go(form, flat):
     report = diagnose(open_tensors(SICK))
 
     def copies(count):
         for _ in range(count):
             (finding,) = report.findings
-            yield Checked("x", dataclasses.replace(report, findings=(dataclasses.replace(finding, message="x" * 10**5),)))
+            yield Checked(
+                "x",
+                dataclasses.replace(report, findings=(dataclasses.replace(finding, message="x" * 10**5),)),
+            )
 
     class Nowhere(io.StringIO):
         def write(self, text):
@@ -267,7 +307,16 @@ def test_no_more_files_are_handed_out_than_processes_can_soon_take():
 
 def test_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("b/x.npy", "b/A.PT", "a.npz", "b.npy", ".hidden.npy", ".cache/y.npy", "b/.z.bin", "c/readme.md"):
+    for name in (
+        "b/x.npy",
+        "b/A.PT",
+        "a.npz",
+        "b.npy",
+        ".hidden.npy",
+        ".cache/y.npy",
+        "b/.z.bin",
+        "c/readme.md",
+    ):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
     Path("b/loop").symlink_to(tmp_path)
@@ -288,7 +337,16 @@ def test_folders(tmp_path, monkeypatch):
 
 def test_patterns(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("d/1/x.npy", "d/2/x.npy", "d/2/y.pt", "d/top.npy", "d/.no.npy", "d/.no/x.npy", "d/2/note.txt", "odd[1].npy"):
+    for name in (
+        "d/1/x.npy",
+        "d/2/x.npy",
+        "d/2/y.pt",
+        "d/top.npy",
+        "d/.no.npy",
+        "d/.no/x.npy",
+        "d/2/note.txt",
+        "odd[1].npy",
+    ):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     Path("d/2/loop").symlink_to(tmp_path / "d")
@@ -296,7 +354,12 @@ def test_patterns(tmp_path, monkeypatch):
     assert expand(["d/*.npy"]) == ["d/top.npy"]
     assert expand(["d/[12]/x.npy"]) == ["d/1/x.npy", "d/2/x.npy"]
     assert expand(["d/**/*.npy"]) == ["d/1/x.npy", "d/2/x.npy", "d/top.npy"]
-    assert expand(["d/*"]) == expand(["d"]) == expand(["d/**"]) == ["d/1/x.npy", "d/2/x.npy", "d/2/y.pt", "d/top.npy"]
+    assert (
+        expand(["d/*"])
+        == expand(["d"])
+        == expand(["d/**"])
+        == ["d/1/x.npy", "d/2/x.npy", "d/2/y.pt", "d/top.npy"]
+    )
     assert expand(["d/.n*.npy", "d/.no/*"]) == ["d/.no.npy", "d/.no/x.npy"]
     assert expand([f"{tmp_path}/d/?/y.*"]) == [f"{tmp_path}/d/2/y.pt"]
     assert expand(["odd[1].npy"]) == ["odd[1].npy"]

@@ -46,7 +46,16 @@ def test_the_default_mask_and_the_token_rows():
     assert shown["mask"]["spec"] == "combined"
     tokens = shown["sequences"][0]["tokens"]
     assert [t["token"] for t in tokens] == ["The", "cat", "sat", "."]
-    assert set(tokens[0]) == {"index", "id", "token", "special", "attention_mask", "position_id", "segment", "label"}
+    assert set(tokens[0]) == {
+        "index",
+        "id",
+        "token",
+        "special",
+        "attention_mask",
+        "position_id",
+        "segment",
+        "label",
+    }
     assert [t["attention_mask"] for t in shown["sequences"][1]["tokens"]] == [1, 0, 0, 0]
 
 
@@ -96,12 +105,19 @@ def test_tables_fit_sixty_columns_and_are_whole_in_a_pipe():
     assert "…" not in piped
     assert "\x1b" not in piped
     assert all(word in piped for word in ("quick", "jumps", "lazy"))
-    assert piped == run("show", "The quick brown fox jumps over the lazy dog", "-m", "causal", GITHUB_ACTIONS="true").stdout
+    assert (
+        piped
+        == run(
+            "show", "The quick brown fox jumps over the lazy dog", "-m", "causal", GITHUB_ACTIONS="true"
+        ).stdout
+    )
     assert "\x1b" in run("show", "Hi", FORCE_COLOR="1").stdout
     assert "\x1b" not in run("show", "Hi", FORCE_COLOR="0").stdout
     assert "\x1b" not in run("show", "Hi", FORCE_COLOR="1", NO_COLOR="1").stdout
     assert max(map(len, run("show", "--lengths", "5000", COLUMNS="60").stdout.splitlines())) <= 60
-    assert max(map(len, run("show", "--lengths", "90", COLUMNS="100", TERM="dumb").stdout.splitlines())) <= 100
+    assert (
+        max(map(len, run("show", "--lengths", "90", COLUMNS="100", TERM="dumb").stdout.splitlines())) <= 100
+    )
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 100, 120])
@@ -122,7 +138,14 @@ def test_a_mask_table_is_whole_or_becomes_a_map(columns, to, length):
     screen = console(stream)
     screen.width = columns
     shown = Shown(
-        "causal", build(parse("causal"), Layout(1, length, length)), "q", batch_from_lengths([length]), None, 0, to, "bool"
+        "causal",
+        build(parse("causal"), Layout(1, length, length)),
+        "q",
+        batch_from_lengths([length]),
+        None,
+        0,
+        to,
+        "bool",
     )
     print_shown(shown, screen, 128)
     text = stream.getvalue()
@@ -132,7 +155,9 @@ def test_a_mask_table_is_whole_or_becomes_a_map(columns, to, length):
     if "each character" not in text:
         attend, ignore = shown.values() if to == "additive" else ("■", "·")
         rows = [line.split() for line in body[3 : 3 + length]]
-        assert [row[2:] for row in rows] == [[attend] * (q + 1) + [ignore] * (length - 1 - q) for q in range(length)]
+        assert [row[2:] for row in rows] == [
+            [attend] * (q + 1) + [ignore] * (length - 1 - q) for q in range(length)
+        ]
 
 
 def test_text_reaches_the_terminal_clean():
@@ -146,10 +171,16 @@ def test_text_reaches_the_terminal_clean():
 
 
 def test_wide_characters_keep_columns_straight():
-    lines = [line for line in run("show", "猫 が 好き hello", "-m", "full").stdout.splitlines() if line[:1].isdigit()]
+    lines = [
+        line
+        for line in run("show", "猫 が 好き hello", "-m", "full").stdout.splitlines()
+        if line[:1].isdigit()
+    ]
     from rich.cells import cell_len
 
-    columns = {tuple(cell_len(line[:at]) for at, character in enumerate(line) if character == "■") for line in lines}
+    columns = {
+        tuple(cell_len(line[:at]) for at, character in enumerate(line) if character == "■") for line in lines
+    }
     assert len(columns) == 1
 
 
@@ -224,13 +255,22 @@ def test_user_mask_mods_and_saved_masks_are_operands(tmp_path):
     got = dense(read("show", "--lengths", "5", "-m", f"{tmp_path}/torch_mods.py:documents")["mask"])
     assert np.array_equal(got, dense(read("show", "--lengths", "5", "-m", "causal & documents:2,3")["mask"]))
     assert "NameError" in refused("show", "--lengths", "6", "-m", f"{tmp_path}/mods.py:broken")
-    assert "returns int64, expected bool" in refused("show", "--lengths", "6", "-m", f"{tmp_path}/mods.py:numbers")
-    assert "does not broadcast to [6, 6]" in refused("show", "--lengths", "6", "-m", f"{tmp_path}/mods.py:shape")
-    assert "has no function 'nope'; it has even, broken" in refused("show", "--lengths", "6", "-m", f"{tmp_path}/mods.py:nope")
+    assert "returns int64, expected bool" in refused(
+        "show", "--lengths", "6", "-m", f"{tmp_path}/mods.py:numbers"
+    )
+    assert "does not broadcast to [6, 6]" in refused(
+        "show", "--lengths", "6", "-m", f"{tmp_path}/mods.py:shape"
+    )
+    assert "has no function 'nope'; it has even, broken" in refused(
+        "show", "--lengths", "6", "-m", f"{tmp_path}/mods.py:nope"
+    )
     assert "more than the limit" in refused("show", "--lengths", "1000000", "-m", f"{tmp_path}/mods.py:even")
     run("show", "--lengths", "5,3", "--to", "additive", "-o", tmp_path / "m.safetensors", check=0)
     again = read("show", "--lengths", "5,3", "-m", f"{tmp_path}/m.safetensors:mask & sliding:3")
-    assert again["mask"]["runs"] == read("show", "--lengths", "5,3", "-m", "combined & sliding:3")["mask"]["runs"]
+    assert (
+        again["mask"]["runs"]
+        == read("show", "--lengths", "5,3", "-m", "combined & sliding:3")["mask"]["runs"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,14 +317,27 @@ def test_a_closed_pipe_and_an_interrupt():
     import sys
     import time
 
-    command = [sys.executable, "-m", "maskcli", "show", "--lengths", "300000", "-m", "causal", "--format", "json"]
+    command = [
+        sys.executable,
+        "-m",
+        "maskcli",
+        "show",
+        "--lengths",
+        "300000",
+        "-m",
+        "causal",
+        "--format",
+        "json",
+    ]
     for arguments in (command, [sys.executable, "-m", "maskcli", "rule", "--all"]):
         running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         running.stdout.close()
         error = running.stderr.read()
         running.stderr.close()
         assert (running.wait(), error) == (141, b"")
-    running = subprocess.Popen([*command[:-2], "--format", "text"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    running = subprocess.Popen(
+        [*command[:-2], "--format", "text"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     running.stdout.read(1)
     time.sleep(0.1)
     os.kill(running.pid, signal.SIGINT)

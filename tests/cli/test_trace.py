@@ -54,7 +54,12 @@ def program(folder, text, name="program.py"):
 
 def python(*arguments, cwd, **environment):
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+        [sys.executable, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
     )
     return done.stdout, done.stderr, done.returncode
 
@@ -82,7 +87,12 @@ def test_the_report_as_json_and_in_a_file(folder):
     assert (err, code) == ("", 1)
     report = json.loads((folder / "report.json").read_text())
     (finding,) = report["findings"]
-    assert (finding["code"], finding["module"], finding["modules"], finding["step"]) == ("MSK202", "attend", ["attend"], 0)
+    assert (finding["code"], finding["module"], finding["modules"], finding["step"]) == (
+        "MSK202",
+        "attend",
+        ["attend"],
+        0,
+    )
     assert finding["source"] == {"file": str(folder / "model.py"), "line": 13}
     assert finding["where"] == {"batch": [0], "heads": None, "queries": [[0, 3]], "keys": [[3, 5]]}
     assert report["summary"] == {
@@ -90,12 +100,18 @@ def test_the_report_as_json_and_in_a_file(folder):
     }  # fmt: skip
     assert report["changed"] == []
     (saved,) = (folder / "kept").iterdir()
-    assert {each.name for each in open_tensors(str(saved)).tensors} >= {"attend.weights", "attention_mask", "ids"}
+    assert {each.name for each in open_tensors(str(saved)).tensors} >= {
+        "attend.weights",
+        "attention_mask",
+        "ids",
+    }
     assert read("diagnose", saved, check=1)["findings"][0]["where"] == finding["where"]
     run("inspect", saved, check=0)
     _, err, code = traced("--format", "concise", "--fail-on", "error", "--ignore", "MSK1", name, cwd=folder)
     assert code == 1
-    assert err.splitlines()[0].startswith(f"{folder / 'model.py'}:13: MSK202 padding-attended error: real queries put")
+    assert err.splitlines()[0].startswith(
+        f"{folder / 'model.py'}:13: MSK202 padding-attended error: real queries put"
+    )
 
 
 WHO = """
@@ -116,7 +132,10 @@ def test_arguments_path_and_main_are_those_of_python(folder):
     (folder / "inner" / "__init__.py").write_text("")
     (folder / "inner" / "__main__.py").write_text(WHO)
     for target in ("program", "inner", "inner.__main__"):
-        assert traced("-m", target, "--x", "5", cwd=folder)[::2] == python("-m", target, "--x", "5", cwd=folder)[::2]
+        assert (
+            traced("-m", target, "--x", "5", cwd=folder)[::2]
+            == python("-m", target, "--x", "5", cwd=folder)[::2]
+        )
 
 
 @pytest.mark.parametrize(
@@ -150,12 +169,16 @@ def test_a_failing_program_is_still_reported_and_its_traceback_is_its_own(folder
     out, err, code = traced("--fail-on", "never", name, cwd=folder)
     assert (out, code) == ("", 1)
     assert "maskcli/" not in err
-    assert err.startswith(f'Traceback (most recent call last):\n  File "{folder / name}", line 3, in <module>\n')
+    assert err.startswith(
+        f'Traceback (most recent call last):\n  File "{folder / name}", line 3, in <module>\n'
+    )
     assert "MSK202" in err
 
 
 def test_an_interrupt_still_reports(folder):
-    name = program(folder, "import model, time\nmodel.call(True)\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    name = program(
+        folder, "import model, time\nmodel.call(True)\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "maskcli", "trace", name], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -198,7 +221,9 @@ if __name__ == "__main__":
 
 
 def test_a_forked_child_that_ends_like_its_parent_reports_nothing(folder):
-    name = program(folder, "import os\npid = os.fork()\nif pid:\n    os.waitpid(pid, 0)\nprint('end', flush=True)\n")
+    name = program(
+        folder, "import os\npid = os.fork()\nif pid:\n    os.waitpid(pid, 0)\nprint('end', flush=True)\n"
+    )
     out, err, code = traced(name, cwd=folder)
     assert (out, code) == ("end\nend\n", 0)
     assert err.count("attention calls") == 1

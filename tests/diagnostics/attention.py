@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import torch
 
-from maskcli.diagnostics import facts
 from maskcli.diagnostics.diagnose import diagnose
+from maskcli.meant import facts
 from maskcli.tensors import from_arrays
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -55,7 +55,9 @@ def layers(shape, keep, dtype="float32", count=2, **options):
 
 
 def report(arrays, expect=(), **declared):
-    declared["expect"] = tuple(facts.expectation(text) for text in ([expect] if isinstance(expect, str) else expect))
+    declared["expect"] = tuple(
+        facts.expectation(text) for text in ([expect] if isinstance(expect, str) else expect)
+    )
     return diagnose(from_arrays(arrays, "dump.safetensors"), facts.Declared(**declared))
 
 
@@ -65,5 +67,7 @@ def loud(found):
 
 
 def the(found, code):
-    (finding,) = [finding for finding in found.findings if finding.code == code and finding.severity != "note"]
+    (finding,) = [
+        finding for finding in found.findings if finding.code == code and finding.severity != "note"
+    ]
     return finding

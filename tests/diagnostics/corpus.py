@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from maskcli.diagnostics.config import Config
+from maskcli.meant.model_config import Config
 from tests.diagnostics.attention import DTYPES, SIDES, padding, scores, softmax
 
 # batch, heads, queries, keys
@@ -30,7 +30,9 @@ class Given:
         self.real = padding(shape, side)
         self.positions = np.arange(self.queries)[:, None] + self.past
         self.causal = np.arange(self.keys) <= self.positions
-        self.keep = np.broadcast_to(self.causal & self.real[:, None, None], (self.batch, 1, self.queries, self.keys))
+        self.keep = np.broadcast_to(
+            self.causal & self.real[:, None, None], (self.batch, 1, self.queries, self.keys)
+        )
         self.square = self.queries == self.keys
         self.real_queries = self.real[:, self.past :]
 
@@ -39,11 +41,16 @@ class Given:
 
     def maps(self, keep, fill=-1e30, scale=2.0):
         """Two layers of weights that obey `keep`."""
-        return {f"attentions.{n}": self.cast(softmax(np.where(keep, scores(self.shape, n, scale), fill))) for n in range(2)}
+        return {
+            f"attentions.{n}": self.cast(softmax(np.where(keep, scores(self.shape, n, scale), fill)))
+            for n in range(2)
+        }
 
     def additive(self, keep, fill=None):
         lowest = torch.finfo(DTYPES[self.dtype]).min if fill is None else fill
-        return {"attn_mask": torch.where(torch.from_numpy(np.array(keep)), 0.0, lowest).to(DTYPES[self.dtype])}
+        return {
+            "attn_mask": torch.where(torch.from_numpy(np.array(keep)), 0.0, lowest).to(DTYPES[self.dtype])
+        }
 
     @property
     def mask(self):
@@ -95,15 +102,20 @@ def weak_fill(g):
 def overflowed_fill(g):
     lowest = torch.finfo(DTYPES[g.dtype]).min
     planes = [
-        torch.where(torch.from_numpy(np.array(p)), 0.0, lowest).to(DTYPES[g.dtype]) for p in (g.causal, g.real[:, None, None])
+        torch.where(torch.from_numpy(np.array(p)), 0.0, lowest).to(DTYPES[g.dtype])
+        for p in (g.causal, g.real[:, None, None])
     ]
     return (
-        Case({"attn_mask": planes[0] + planes[1]}, {}) if g.queries > 1 and (~g.causal & ~g.real[:, None, None]).any() else None
+        Case({"attn_mask": planes[0] + planes[1]}, {})
+        if g.queries > 1 and (~g.causal & ~g.real[:, None, None]).any()
+        else None
     )
 
 
 def nan_mask(g):
-    return Case({"attn_mask": (1 - torch.from_numpy(g.keep.astype(np.float32))).mul(-np.inf).to(DTYPES[g.dtype])}, {})
+    return Case(
+        {"attn_mask": (1 - torch.from_numpy(g.keep.astype(np.float32))).mul(-np.inf).to(DTYPES[g.dtype])}, {}
+    )
 
 
 def negated_integer_mask(g):
@@ -113,7 +125,11 @@ def negated_integer_mask(g):
 def query_axis_mask(g):
     if not g.square:
         return None
-    return Case({"attn_mask": torch.from_numpy(np.broadcast_to(g.real[:, None, :, None], g.keep.shape).copy())} | g.mask, {})
+    return Case(
+        {"attn_mask": torch.from_numpy(np.broadcast_to(g.real[:, None, :, None], g.keep.shape).copy())}
+        | g.mask,
+        {},
+    )
 
 
 def shifted_diagonal(g):
@@ -138,7 +154,9 @@ def ambiguous_broadcast(g):
     real = np.ones((g.keys, g.keys), bool)
     real[0, slice(0, 3) if g.side == "left" else slice(g.keys - 3, g.keys)] = False
     real[3, slice(0, 2) if g.side == "left" else slice(g.keys - 2, g.keys)] = False
-    return Case({"attn_mask": torch.from_numpy(real)} | ints(input_ids=np.full((g.keys, g.keys), FIRST_WORD)), {})
+    return Case(
+        {"attn_mask": torch.from_numpy(real)} | ints(input_ids=np.full((g.keys, g.keys), FIRST_WORD)), {}
+    )
 
 
 def mask_length(g):
@@ -184,7 +202,10 @@ def uniform_masked_row(g):
 
 
 def uniform_attention(g):
-    return Case({f"attentions.{n}": g.cast(softmax(np.where(g.causal, np.zeros(g.shape), -1e30))) for n in range(2)}, {})
+    return Case(
+        {f"attentions.{n}": g.cast(softmax(np.where(g.causal, np.zeros(g.shape), -1e30))) for n in range(2)},
+        {},
+    )
 
 
 def unnormalised_rows(g):
@@ -195,7 +216,11 @@ def softmax_axis(g):
     if g.queries < 2:
         return None
     return Case(
-        {f"attentions.{n}": g.cast(np.swapaxes(softmax(np.swapaxes(scores(g.shape, n), 2, 3)), 2, 3)) for n in range(2)}, {}
+        {
+            f"attentions.{n}": g.cast(np.swapaxes(softmax(np.swapaxes(scores(g.shape, n), 2, 3)), 2, 3))
+            for n in range(2)
+        },
+        {},
     )
 
 
@@ -209,7 +234,9 @@ def soft_masking(g):
     if not seen_rows(g):
         return None
     weak = -4.0 * ~g.real[:, None, None]
-    return Case({f"attentions.{n}": g.cast(softmax(scores(g.shape, n, 0.2) + weak)) for n in range(2)} | g.mask, {})
+    return Case(
+        {f"attentions.{n}": g.cast(softmax(scores(g.shape, n, 0.2) + weak)) for n in range(2)} | g.mask, {}
+    )
 
 
 def another_samples_mask(g):
@@ -221,7 +248,11 @@ def another_samples_mask(g):
 
 def double_softmax(g):
     once = [softmax(scores(g.shape, n, 8.0)) for n in range(2)]
-    return Case({f"attentions.{n}": g.cast(softmax(p)) for n, p in enumerate(once)}, {}) if g.queries > 4 else None
+    return (
+        Case({f"attentions.{n}": g.cast(softmax(p)) for n, p in enumerate(once)}, {})
+        if g.queries > 4
+        else None
+    )
 
 
 def window_mismatch(g):
@@ -258,7 +289,10 @@ def empty_cache_slots(g):
 
 
 def cross_mask_swapped(g):
-    maps = {name.replace("attentions", "cross_attentions"): array for name, array in g.maps(np.ones(g.shape, bool)).items()}
+    maps = {
+        name.replace("attentions", "cross_attentions"): array
+        for name, array in g.maps(np.ones(g.shape, bool)).items()
+    }
     target = np.ones((g.batch, g.queries), np.int64)
     return Case(maps | g.mask | ints(decoder_attention_mask=target), {})
 
@@ -297,7 +331,11 @@ def score_overflow(g):
 def nan_through_value(g):
     value = np.random.default_rng(0).normal(size=(g.batch, g.heads, g.keys, 4))
     value[np.broadcast_to(~g.real[:, None], value.shape[:3])] = np.nan
-    return Case(g.maps(g.keep) | g.mask | {"value.0": g.cast(value)}, {}) if g.side == "right" or g.square else None
+    return (
+        Case(g.maps(g.keep) | g.mask | {"value.0": g.cast(value)}, {})
+        if g.side == "right" or g.square
+        else None
+    )
 
 
 def unexplained_nan(g):
@@ -310,7 +348,10 @@ def weights_not_used(g):
     value = torch.from_numpy(np.random.default_rng(0).normal(size=(g.batch, g.heads, g.keys, 4)))
     maps = g.maps(g.causal)
     output = (maps["attentions.1"].double() @ value).to(DTYPES[g.dtype])
-    return Case({"attentions.0": maps["attentions.0"], "value.0": value.to(DTYPES[g.dtype]), "attn_output.0": output}, {})
+    return Case(
+        {"attentions.0": maps["attentions.0"], "value.0": value.to(DTYPES[g.dtype]), "attn_output.0": output},
+        {},
+    )
 
 
 # MSK4xx
@@ -336,14 +377,18 @@ def left_padding_positions(g):
     if g.side == "right":
         return None
     learned = Config("config.json", "causal", (), True, None, (), (), None)
-    return Case(g.mask | ints(position_ids=np.broadcast_to(np.arange(g.keys), g.real.shape)), {"model": learned})
+    return Case(
+        g.mask | ints(position_ids=np.broadcast_to(np.arange(g.keys), g.real.shape)), {"model": learned}
+    )
 
 
 def packed_without_block_mask(g):
     restarting = np.concatenate([np.arange(g.keys // 2), np.arange(g.keys - g.keys // 2)])
     ones = np.ones((g.batch, g.keys))
     arrays = ints(position_ids=np.broadcast_to(restarting, ones.shape), attention_mask=ones)
-    return Case(arrays | g.additive(np.tril(np.ones((g.keys, g.keys), bool))), {"expect": "causal & documents"})
+    return Case(
+        arrays | g.additive(np.tril(np.ones((g.keys, g.keys), bool))), {"expect": "causal & documents"}
+    )
 
 
 def bad_cu_seqlens(g):
@@ -353,7 +398,9 @@ def bad_cu_seqlens(g):
 def swapped_token_types(g):
     ids, _ = g.text()
     second = g.real & (np.arange(g.keys) >= g.keys // 2)
-    return Case(ints(attention_mask=second, token_type_ids=g.real, input_ids=ids), {"pad_id": PAD, "eos_ids": (EOS,)})
+    return Case(
+        ints(attention_mask=second, token_type_ids=g.real, input_ids=ids), {"pad_id": PAD, "eos_ids": (EOS,)}
+    )
 
 
 def imprecise_positions(g):
@@ -400,7 +447,9 @@ def shifted_labels(g):
 def label_border(g):
     ids, _ = g.text()
     first = np.argmax(g.real, axis=1)[:, None]
-    return taught(g, np.where(g.real & (np.arange(g.keys) >= first + 3), ids, -100), ids, pad_id=PAD, prompt_length=2)
+    return taught(
+        g, np.where(g.real & (np.arange(g.keys) >= first + 3), ids, -100), ids, pad_id=PAD, prompt_length=2
+    )
 
 
 def eos_missing(g):

@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from tests.diagnostics.attention import DTYPES, GRID, causal, layers, loud, padding, report, scores, softmax, the, weights
+from tests.diagnostics.attention import (
+    DTYPES,
+    GRID,
+    causal,
+    layers,
+    loud,
+    padding,
+    report,
+    scores,
+    softmax,
+    the,
+    weights,
+)
 
 dtypes = pytest.mark.parametrize("dtype", list(DTYPES))
 sides = pytest.mark.parametrize("side", ["left", "right"])
@@ -44,7 +56,10 @@ def test_a_product_with_the_mask_gives_every_forbidden_key_the_same_weight(dtype
 @pytest.mark.parametrize("fill", [-4.0, -6.0])
 def test_a_weak_fill_leaves_every_head_a_little(dtype, side, fill):
     real = padding(BIG, side)
-    arrays = {f"attentions.{n}": to(softmax(scores(BIG, n, 0.2) + fill * ~real[:, None, None]), dtype) for n in range(2)}
+    arrays = {
+        f"attentions.{n}": to(softmax(scores(BIG, n, 0.2) + fill * ~real[:, None, None]), dtype)
+        for n in range(2)
+    }
     found = report(arrays | mask_of(real))
     assert loud(found) == ["MSK210"]
     finding = the(found, "MSK210")
@@ -67,7 +82,10 @@ def test_saved_scores_tell_what_was_added(dtype, added, kept):
 @dtypes
 def test_scores_that_were_not_masked_at_all_are_no_soft_mask(dtype):
     real = padding(BIG, "right")
-    arrays = {"attentions.0": to(softmax(scores(BIG)), dtype), "scores.0": to(scores(BIG), "float32")} | mask_of(real)
+    arrays = {
+        "attentions.0": to(softmax(scores(BIG)), dtype),
+        "scores.0": to(scores(BIG), "float32"),
+    } | mask_of(real)
     assert loud(report(arrays)) == ["MSK202"]
 
 
@@ -75,7 +93,8 @@ def test_scores_that_were_not_masked_at_all_are_no_soft_mask(dtype):
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "side"), [each for each in GRID if each[0][0] > 1 and each[0][1] > 1 and each[0][2] > 1]
+    ("shape", "dtype", "side"),
+    [each for each in GRID if each[0][0] > 1 and each[0][1] > 1 and each[0][2] > 1],
 )
 @pytest.mark.parametrize("order", ["repeat", "rolled", "reversed"])
 def test_masks_of_other_samples(shape, dtype, side, order):
@@ -87,7 +106,12 @@ def test_masks_of_other_samples(shape, dtype, side, order):
     found = report(layers(shape, keep, dtype) | mask_of(real))
     assert loud(found) == ["MSK211"]
     finding = the(found, "MSK211")
-    wrong = {item for item in range(batch) for head in range(heads) if (~real[item] & real[other[item, head]]).any()}
+    wrong = {
+        item
+        for item in range(batch)
+        for head in range(heads)
+        if (~real[item] & real[other[item, head]]).any()
+    }
     assert set(range(batch) if finding.where.batch is None else finding.where.batch) == wrong
 
 
@@ -208,7 +232,10 @@ def test_documents_that_see_each_other(dtype, look, told):
         "segment_ids": torch.from_numpy(np.repeat([0, 1, 2], [7, 11, 6]))[None],
     }[told]
     keep = causal(shape) if look == "causal" else np.ones((24, 24), bool)
-    sick, healthy = layers(shape, keep, dtype) | {told: facts}, layers(shape, keep & same, dtype) | {told: facts}
+    sick, healthy = (
+        layers(shape, keep, dtype) | {told: facts},
+        layers(shape, keep & same, dtype) | {told: facts},
+    )
     found = report(sick)
     assert [(finding.code, finding.severity) for finding in found.findings] == [("MSK217", "note")]
     found = report(sick, expect=f"{look} & documents")
@@ -231,7 +258,9 @@ def test_a_mask_behind_the_softmax(dtype, evidence, scale):
     shape = (2, 4, 24, 24)
     w = softmax(scores(shape, scale=scale)) * causal(shape)
     arrays = {f"attentions.{n}": to(w, dtype) for n in range(2)}
-    arrays |= {"attn_mask": torch.from_numpy(np.where(causal(shape), 0.0, -1e30))} if evidence == "mask" else {}
+    arrays |= (
+        {"attn_mask": torch.from_numpy(np.where(causal(shape), 0.0, -1e30))} if evidence == "mask" else {}
+    )
     found = report(arrays, expect="causal" if evidence == "expect" else ())
     assert loud(found) == ["MSK209"]
     finding = the(found, "MSK209")
@@ -247,10 +276,17 @@ def test_a_mask_behind_the_softmax_when_no_query_may_see_every_key(dtype):
     arrays = {"attentions.0": to(softmax(raw) * real[:, None, None], dtype)} | mask_of(real)
     found = report(arrays)
     assert loud(found) == []
-    assert "scores, or a query of attentions.0" in next(s for s in found.skipped if s.code == "MSK209").needs[0]
+    assert (
+        "scores, or a query of attentions.0" in next(s for s in found.skipped if s.code == "MSK209").needs[0]
+    )
     assert loud(report(arrays | {"scores.0": torch.from_numpy(raw)})) == ["MSK209"]
-    sink = softmax(np.concatenate([np.where(real[:, None, None], raw, -1e30), np.zeros((*BIG[:3], 1))], axis=3))[..., :-1]
-    assert loud(report({"attentions.0": to(sink, dtype), "scores.0": torch.from_numpy(raw)} | mask_of(real))) == []
+    sink = softmax(
+        np.concatenate([np.where(real[:, None, None], raw, -1e30), np.zeros((*BIG[:3], 1))], axis=3)
+    )[..., :-1]
+    assert (
+        loud(report({"attentions.0": to(sink, dtype), "scores.0": torch.from_numpy(raw)} | mask_of(real)))
+        == []
+    )
 
 
 # MSK213, MSK214, MSK215, MSK218
@@ -304,7 +340,9 @@ def test_one_future_key(dtype, side, shape):
     found = report(layers(shape, keep, dtype) | mask_of(real), expect="causal")
     assert loud(found) == ["MSK214"]
     found = report(
-        layers(shape, keep, dtype) | mask_of(real) | {"attn_mask": torch.from_numpy(np.where(causal(shape), 0.0, -1e30))}
+        layers(shape, keep, dtype)
+        | mask_of(real)
+        | {"attn_mask": torch.from_numpy(np.where(causal(shape), 0.0, -1e30))}
     )
     assert loud(found) == ["MSK214"]
 
@@ -354,7 +392,10 @@ def test_one_head_that_looks_only_at_the_first_key_is_a_sink(dtype):
     shape = (1, 3, 1, 16)
     w = weights(shape, np.ones(shape, bool), dtype)
     w[:, 1] = torch.nn.functional.one_hot(torch.tensor(0), 16).to(w.dtype)
-    arrays = {"attentions.0": w, "attentions.1": torch.eye(16)[:1].expand(1, 3, 1, 16).to(w.dtype).contiguous()}
+    arrays = {
+        "attentions.0": w,
+        "attentions.1": torch.eye(16)[:1].expand(1, 3, 1, 16).to(w.dtype).contiguous(),
+    }
     assert loud(report(arrays, past=15)) == []
 
 
@@ -401,7 +442,11 @@ def test_the_order_of_grouped_heads(dtype, count, groups, order):
 def test_keys_that_were_saved_before_they_were_turned_say_nothing(dtype):
     shape = (2, 4, 12, 12)
     q, k, _ = heads(shape, 2)
-    arrays = {"attentions.0": weights(shape, causal(shape), dtype), "query.0": to(q, dtype), "key.0": to(k, dtype)}
+    arrays = {
+        "attentions.0": weights(shape, causal(shape), dtype),
+        "query.0": to(q, dtype),
+        "key.0": to(k, dtype),
+    }
     assert loud(report(arrays)) == []
 
 
@@ -436,7 +481,14 @@ def test_a_padding_mask_that_also_fits_the_queries():
     found = report({"attn_mask": torch.from_numpy(real), "input_ids": torch.ones(5, 5, dtype=torch.long)})
     assert loud(found) == ["MSK112"]
     assert "5 samples of 5 queries" in the(found, "MSK112").message
-    assert loud(report({"attn_mask": torch.ones(5, 5).tril().bool(), "input_ids": torch.ones(5, 5, dtype=torch.long)})) == []
+    assert (
+        loud(
+            report(
+                {"attn_mask": torch.ones(5, 5).tril().bool(), "input_ids": torch.ones(5, 5, dtype=torch.long)}
+            )
+        )
+        == []
+    )
     shape = (5, 2, 5, 5)
     for keep in (real[:, None, None], real[None, None]):
         arrays = {"attentions.0": weights(shape, keep), "attn_mask": torch.from_numpy(real)}
@@ -447,10 +499,7 @@ def test_a_padding_mask_that_also_fits_the_queries():
 def test_blocks_over_batch_and_heads_in_the_wrong_order(side):
     shape = (3, 2, 8, 8)
     real = padding(shape, side)
-    blocks = {
-        "turns": np.tile(real, (2, 1)),
-        "runs": np.repeat(real, 2, axis=0),
-    }
+    blocks = {"turns": np.tile(real, (2, 1)), "runs": np.repeat(real, 2, axis=0)}
     for order, rows in blocks.items():
         mask = np.broadcast_to(rows[:, None], (6, 8, 8)).copy()
         arrays = {
@@ -479,7 +528,9 @@ def test_masks_of_another_length(dtype, shorter, rows):
 
 
 @dtypes
-@pytest.mark.parametrize("case", ["prompt only", "virtual prefix", "sliding cache", "earlier step", "static cache"])
+@pytest.mark.parametrize(
+    "case", ["prompt only", "virtual prefix", "sliding cache", "earlier step", "static cache"]
+)
 def test_masks_of_another_length_that_agree(dtype, case):
     real = np.ones((2, 12), bool)
     real[0, :4] = False
@@ -508,8 +559,12 @@ def test_a_saved_mask_that_lets_documents_see_each_other(told, dtype):
         found = report({"attn_mask": mask, told: facts[told]}, expect="causal & documents")
         assert loud(found) == (["MSK217"] if allowed is keep else [])
         plain = report({"attn_mask": mask, told: facts[told]})
-        assert [(f.code, f.severity) for f in plain.findings] == ([("MSK217", "note")] if allowed is keep else [])
-    finding = the(report({"attn_mask": torch.from_numpy(keep), told: facts[told]}, expect="documents"), "MSK217")
+        assert [(f.code, f.severity) for f in plain.findings] == (
+            [("MSK217", "note")] if allowed is keep else []
+        )
+    finding = the(
+        report({"attn_mask": torch.from_numpy(keep), told: facts[told]}, expect="documents"), "MSK217"
+    )
     assert finding.evidence["cells"] == int((keep & ~same).sum())
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 import transformers
 
-from maskcli.diagnostics import facts
-from maskcli.diagnostics.config import read_config
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import Layout
 from maskcli.masks.spec import build, parse
+from maskcli.meant import facts
+from maskcli.meant.model_config import read_config
 
 SIZES = {
     "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 6, "vocab_size": 99, "intermediate_size": 64,
@@ -124,11 +124,31 @@ def test_layers_do_what_the_config_is_read_to_say(name, tmp_path):
 @pytest.mark.parametrize(
     "config",
     [
-        {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {}, "text_config": KV},
-        {"model_type": "longformer", "architectures": ["LongformerForMaskedLM"], "attention_window": [8] * 6, **SIZES},
-        {"model_type": "recurrent_gemma", "architectures": ["RecurrentGemmaForCausalLM"], "attention_window_size": 8, **SIZES},
+        {
+            "model_type": "gemma3",
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            "vision_config": {},
+            "text_config": KV,
+        },
+        {
+            "model_type": "longformer",
+            "architectures": ["LongformerForMaskedLM"],
+            "attention_window": [8] * 6,
+            **SIZES,
+        },
+        {
+            "model_type": "recurrent_gemma",
+            "architectures": ["RecurrentGemmaForCausalLM"],
+            "attention_window_size": 8,
+            **SIZES,
+        },
         {"model_type": "gemma3_text", "use_bidirectional_attention": True, "sliding_window": 8, **SIZES},
-        {"model_type": "someone_elses", "architectures": ["SomeoneForCausalLM"], "sliding_window": 8, **SIZES},
+        {
+            "model_type": "someone_elses",
+            "architectures": ["SomeoneForCausalLM"],
+            "sliding_window": 8,
+            **SIZES,
+        },
     ],
     ids=lambda config: config["model_type"],
 )
@@ -148,11 +168,22 @@ def test_ids_of_the_generation_config_count_too(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("sliding_mask", "sliding:8"), ("full_mask", "causal"), ("attn_mask", None), ("local_mask", "sliding:8")],
+    [
+        ("sliding_mask", "sliding:8"),
+        ("full_mask", "causal"),
+        ("attn_mask", None),
+        ("local_mask", "sliding:8"),
+    ],
 )
 def test_the_name_of_a_mask_says_which_layers_it_is_for(name, expected, tmp_path):
     types = ["sliding_attention", "full_attention"]
-    config = {"architectures": ["GemmaForCausalLM"], "model_type": "gemma2", "layer_types": types, **SIZES, **WINDOW}
+    config = {
+        "architectures": ["GemmaForCausalLM"],
+        "model_type": "gemma2",
+        "layer_types": types,
+        **SIZES,
+        **WINDOW,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     read = read_config(str(tmp_path))
     assert read.mask(None, name) == expected
@@ -170,7 +201,12 @@ FIELDS = (
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("kind", ["gpt_neo", "llama", "mistral", "bert"])
 def test_no_value_breaks_the_reading(field, kind, tmp_path):
-    base = {"model_type": kind, "architectures": ["LlamaForCausalLM"], "sliding_window": 4, "num_hidden_layers": 2}
+    base = {
+        "model_type": kind,
+        "architectures": ["LlamaForCausalLM"],
+        "sliding_window": 4,
+        "num_hidden_layers": 2,
+    }
     for value in JUNK:
         (tmp_path / "config.json").write_text(json.dumps(base | {field: value}))
         try:
@@ -182,7 +218,9 @@ def test_no_value_breaks_the_reading(field, kind, tmp_path):
         for spec in {read.spec, *read.layers}:
             assert spec is None or parse(spec)
         assert read.vocab_size is None or read.vocab_size > 0
-        assert all(isinstance(each, int) and each >= 0 for each in (*read.eos_ids, *read.bos_ids, read.pad_id or 0))
+        assert all(
+            isinstance(each, int) and each >= 0 for each in (*read.eos_ids, *read.bos_ids, read.pad_id or 0)
+        )
 
 
 @pytest.mark.parametrize(
@@ -218,7 +256,12 @@ def test_a_number_of_layers_that_nobody_has_is_cut(tmp_path):
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 10**12}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert len(read_config(str(tmp_path)).layers) == 100_000
-    config = {"architectures": ["GPTNeoForCausalLM"], "model_type": "gpt_neo", "num_layers": 2, "window_size": 4}
+    config = {
+        "architectures": ["GPTNeoForCausalLM"],
+        "model_type": "gpt_neo",
+        "num_layers": 2,
+        "window_size": 4,
+    }
     for groups in ([[["global", "local"], 10**12]], [[["local"], 10**12]] * 50):
         (tmp_path / "config.json").write_text(json.dumps(config | {"attention_types": groups}))
         assert len(read_config(str(tmp_path)).layers) <= 100_000

@@ -16,7 +16,9 @@ def test_every_rule_has_its_bug():
 
 
 @pytest.mark.parametrize(
-    ("code", "case"), [(code, case) for code, _, case in CASES], ids=[f"{code}-{label}" for code, label, _ in CASES]
+    ("code", "case"),
+    [(code, case) for code, _, case in CASES],
+    ids=[f"{code}-{label}" for code, label, _ in CASES],
 )
 def test_the_bug_is_found_and_nothing_else(code, case):
     assert loud(report(case.arrays, **case.declared)) == [code]

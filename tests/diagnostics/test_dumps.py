@@ -19,13 +19,23 @@ def grouped(prefix, arrays):
 
 @pytest.mark.parametrize(
     ("healthy", "sick"),
-    [("left.", "right."), ("step0.", "step1."), ("before.", "after."), ("run_1/", "run_2/"), ("good_", "bad_")],
+    [
+        ("left.", "right."),
+        ("step0.", "step1."),
+        ("before.", "after."),
+        ("run_1/", "run_2/"),
+        ("good_", "bad_"),
+    ],
 )
 @pytest.mark.parametrize("own_mask", [True, False])
 def test_two_runs_in_one_file(healthy, sick, own_mask):
     """Each run has its padding mask, or both share one; only the run that ignores it is named."""
     arrays = grouped(healthy, layers(SHAPE, GOOD)) | grouped(sick, layers(SHAPE, BAD))
-    arrays |= {healthy + "attention_mask": MASK, sick + "attention_mask": MASK} if own_mask else {"attention_mask": MASK}
+    arrays |= (
+        {healthy + "attention_mask": MASK, sick + "attention_mask": MASK}
+        if own_mask
+        else {"attention_mask": MASK}
+    )
     for expect in ((), "causal"):
         found = report(arrays, expect)
         assert loud(found) == ["MSK202"]
@@ -35,7 +45,10 @@ def test_two_runs_in_one_file(healthy, sick, own_mask):
 def test_runs_of_other_padding_do_not_borrow_each_others():
     right = padding(SHAPE, "right")
     arrays = grouped("left.", layers(SHAPE, GOOD) | {"attention_mask": MASK})
-    arrays |= grouped("right.", layers(SHAPE, right[:, None, None]) | {"attention_mask": torch.from_numpy(right.astype(int))})
+    arrays |= grouped(
+        "right.",
+        layers(SHAPE, right[:, None, None]) | {"attention_mask": torch.from_numpy(right.astype(int))},
+    )
     assert loud(report(arrays)) == []
     arrays["left.attention_mask"], arrays["right.attention_mask"] = (
         arrays["right.attention_mask"],
@@ -53,7 +66,9 @@ def test_one_sick_step_among_healthy_ones(name, static):
     assert loud(report(arrays)) == []
     filled = zoo.LENGTH + 2
     whole = {
-        key for key, array in arrays.items() if key.startswith("step2.attentions") and array.shape[3] in (filled, zoo.CACHE)
+        key
+        for key, array in arrays.items()
+        if key.startswith("step2.attentions") and array.shape[3] in (filled, zoo.CACHE)
     }
     for each in whole:
         flat = arrays[each] + 0.02
@@ -80,7 +95,9 @@ def test_one_sick_kind_of_an_encoder_decoder(kind):
     }
     for each, (shape, keep) in keeps.items():
         sick = causal(shape) if each == "decoder" else np.ones(shape, bool)
-        arrays |= {f"{each}_{name}": array for name, array in layers(shape, sick if each == kind else keep).items()}
+        arrays |= {
+            f"{each}_{name}": array for name, array in layers(shape, sick if each == kind else keep).items()
+        }
     found = report(arrays, "causal")
     assert len(loud(found)) == 1
     named = {tensor for each in found.findings if each.severity != "note" for tensor in each.tensors}
@@ -129,7 +146,11 @@ def test_averaged_and_unbatched_maps():
 
 def test_fewer_key_heads_than_query_heads():
     """Queries, keys and values of grouped heads beside the maps change nothing."""
-    parts = {"query": torch.randn(3, 4, 12, 8), "key": torch.randn(3, 2, 12, 8), "value": torch.randn(3, 2, 12, 8)}
+    parts = {
+        "query": torch.randn(3, 4, 12, 8),
+        "key": torch.randn(3, 2, 12, 8),
+        "value": torch.randn(3, 2, 12, 8),
+    }
     grouped_heads = {f"layers.{layer}.{role}": part for layer in range(2) for role, part in parts.items()}
     for keep, codes in ((GOOD, []), (BAD, ["MSK202"])):
         arrays = {f"layers.{n}.attn_weights": array for n, array in enumerate(layers(SHAPE, keep).values())}
@@ -165,7 +186,9 @@ def chunk(size, first, queries, keys, lefts):
     return keep
 
 
-@pytest.mark.parametrize(("size", "first", "queries", "keys"), [(4, 9, 1, 4), (4, 9, 3, 6), (5, 11, 4, 8), (4, 8, 4, 7)])
+@pytest.mark.parametrize(
+    ("size", "first", "queries", "keys"), [(4, 9, 1, 4), (4, 9, 3, 6), (5, 11, 4, 8), (4, 8, 4, 7)]
+)
 def test_chunks_are_counted_from_the_first_real_token_even_when_the_cache_lost_it(size, first, queries, keys):
     lefts, total = (0, 2, 3), first + keys
     positions = np.stack([np.arange(total - queries, total) - left for left in lefts])

@@ -11,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskcli.diagnostics import evidence, rowsums, spans
 from maskcli.masks import kinds
 from maskcli.masks.mask import Mask
+from maskcli.measure import passes as evidence
+from maskcli.measure import row_sums as rowsums
+from maskcli.measure import spans
 from maskcli.tensors import from_array, open_tensors
 
 DTYPES = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
@@ -63,7 +65,12 @@ def softmax(rng, shape, keep):
 @st.composite
 def maps(draw, specials=True):
     """Values [B, H, Q, K] in float64: softmax weights under a causal mask, sparse numbers, or noise; some of them special."""
-    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 12)), draw(st.integers(1, 40)))
+    shape = (
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 4)),
+        draw(st.integers(1, 12)),
+        draw(st.integers(1, 40)),
+    )
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     keep = np.arange(shape[3]) <= np.arange(shape[2])[:, None] + max(shape[3] - shape[2], 0)
     kind = draw(st.sampled_from(["weights", "sparse", "noise", "uniform"]))
@@ -85,9 +92,9 @@ def masks(draw, shape):
     batch, heads, queries, keys = shape
     if draw(st.booleans()):
         stored = [size if draw(st.booleans()) else 1 for size in shape[:3]]
-        return Mask.from_dense(rng.random((*stored, keys)) < draw(st.sampled_from([0.0, 0.1, 0.5, 0.95, 1.0]))).broadcast_to(
-            shape
-        )
+        return Mask.from_dense(
+            rng.random((*stored, keys)) < draw(st.sampled_from([0.0, 0.1, 0.5, 0.95, 1.0]))
+        ).broadcast_to(shape)
     real = np.arange(keys) >= rng.integers(0, keys, size=(batch, 1))
     documents = np.cumsum(rng.random((batch, keys)) < 0.2, axis=1)
     layout = kinds.Layout(batch, queries, keys, heads, max(keys - queries, 0), real, documents)
@@ -167,7 +174,9 @@ def test_measure_is_plain_arithmetic(data, values, dtype, cuts):
     for name, each in mass.items():
         agree(found.mass[name], each, magnitude, dtype)
         assert (found.mass[name][each == 0] == 0).all(), "what is nothing is exactly nothing"
-    assert {found.total.dtype, found.high.dtype, found.low.dtype} == {np.dtype("float64" if dtype == "float64" else "float32")}
+    assert {found.total.dtype, found.high.dtype, found.low.dtype} == {
+        np.dtype("float64" if dtype == "float64" else "float32")
+    }
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -201,7 +210,12 @@ def test_sums_stay_exact_over_very_long_rows(dtype):
 
 def test_the_smallest_numbers_count():
     """Numbers below the normal range of their type, alone in a row."""
-    for dtype, tiny in (("float16", 2.0**-24), ("bfloat16", 2.0**-133), ("float32", 2.0**-149), ("float8_e5m2", 2.0**-16)):
+    for dtype, tiny in (
+        ("float16", 2.0**-24),
+        ("bfloat16", 2.0**-133),
+        ("float32", 2.0**-149),
+        ("float8_e5m2", 2.0**-16),
+    ):
         tensor, right = stored(np.full((1, 1, 2, 9), tiny), dtype)
         found = evidence.measure(from_array("weights", tensor), right.shape, {})
         np.testing.assert_array_equal(found.total, right.sum(axis=3))
@@ -231,7 +245,12 @@ def test_measure_of_arrays_that_lie_in_any_order(layout, dtype, sign):
     with cut(60, 3, 32, 4096):
         found = evidence.measure(from_array("weights", array), array.shape, {"future": mask})
     total, high, low, mass = plain_measure(values.astype(np.float64), {"future": dense(mask)})
-    for each, right in ((found.total, total), (found.high, high), (found.low, low), (found.mass["future"], mass["future"])):
+    for each, right in (
+        (found.total, total),
+        (found.high, high),
+        (found.low, low),
+        (found.mass["future"], mass["future"]),
+    ):
         np.testing.assert_array_equal(each, right)
 
 
@@ -283,8 +302,13 @@ def test_spans_are_remembered_as_far_as_there_is_room():
         with mock.patch.object(evidence, "PLAN_CELLS", 2**17):
             found = evidence.measure(weights, shape, {"probe": mask})
             plan = evidence._LAST.get()
-            assert sum(mixed.cells.size for each in plan.kept.values() for span in each for mixed in span.mixed) <= 2**17
-            with mock.patch.object(evidence, "spans", side_effect=AssertionError if len(plan.kept) == 4 else evidence.spans):
+            assert (
+                sum(mixed.cells.size for each in plan.kept.values() for span in each for mixed in span.mixed)
+                <= 2**17
+            )
+            with mock.patch.object(
+                evidence, "spans", side_effect=AssertionError if len(plan.kept) == 4 else evidence.spans
+            ):
                 again = evidence.measure(weights, shape, {"probe": ~~mask})
         np.testing.assert_array_equal(found.mass["probe"], again.mass["probe"])
         right = np.where(dense(mask), 0, weights.read()).sum(axis=3)
@@ -400,7 +424,9 @@ def test_what_does_not_vary_is_held_once():
     shape = (2, 6, 64, 64)
     layout = kinds.Layout(2, 64, 64, 6)
     weights = softmax(np.random.default_rng(0), shape, np.tri(64, dtype=bool))
-    found = evidence.measure(from_array("weights", weights.astype(np.float32)), shape, {"future": kinds.causal(layout)})
+    found = evidence.measure(
+        from_array("weights", weights.astype(np.float32)), shape, {"future": kinds.causal(layout)}
+    )
     assert found.mass["future"].shape == shape[:3]
     assert found.mass["future"].strides == (0, 0, 0)
     assert found.total.strides != (0, 0, 0)

@@ -5,9 +5,21 @@ import pytest
 import torch
 
 from maskcli.diagnostics.diagnose import diagnose
-from maskcli.diagnostics.facts import Declared
+from maskcli.meant.facts import Declared
 from maskcli.tensors import open_tensors
-from tests.diagnostics.attention import DTYPES, GRID, causal, layers, loud, padding, report, scores, softmax, the, weights
+from tests.diagnostics.attention import (
+    DTYPES,
+    GRID,
+    causal,
+    layers,
+    loud,
+    padding,
+    report,
+    scores,
+    softmax,
+    the,
+    weights,
+)
 
 dtypes = pytest.mark.parametrize("dtype", list(DTYPES))
 BIG = (2, 4, 64, 64)
@@ -33,7 +45,9 @@ def test_healthy_models(shape, dtype, side, pad_rows):
         for array in arrays.values():
             for item, query in zip(*np.nonzero(~queries), strict=True):
                 if pad_rows == "arbitrary":
-                    array[item, :, query] = torch.from_numpy(softmax(scores((1, 1, 1, shape[3]))))[0, 0, 0].to(array.dtype)
+                    array[item, :, query] = torch.from_numpy(softmax(scores((1, 1, 1, shape[3]))))[
+                        0, 0, 0
+                    ].to(array.dtype)
                 else:
                     array[item, :, query] = 0.0 if pad_rows == "zero" else 1 / shape[3]
         silent(arrays | mask_of(real), spec)
@@ -62,7 +76,10 @@ def test_attention_sinks(dtype, share, side):
 def test_a_head_that_looks_at_the_previous_token(dtype):
     raw = scores(BIG)
     raw[:, 1] += 12 * (np.arange(64)[:, None] - 1 == np.arange(64))
-    silent({"attentions.0": torch.from_numpy(softmax(np.where(causal(BIG), raw, -1e30))).to(DTYPES[dtype])}, "causal")
+    silent(
+        {"attentions.0": torch.from_numpy(softmax(np.where(causal(BIG), raw, -1e30))).to(DTYPES[dtype])},
+        "causal",
+    )
 
 
 @dtypes
@@ -117,7 +134,10 @@ def test_other_patterns(dtype, spec, keep):
 
 def test_alternating_local_and_global_layers():
     p, k = np.arange(64)[:, None], np.arange(64)
-    arrays = {"attentions.0": weights(BIG, (k <= p) & (p - k < 8)), "attentions.1": weights(BIG, causal(BIG), seed=1)}
+    arrays = {
+        "attentions.0": weights(BIG, (k <= p) & (p - k < 8)),
+        "attentions.1": weights(BIG, causal(BIG), seed=1),
+    }
     silent(arrays, "causal", ["causal", "attentions.0=sliding:8"])
     for saved in ((k <= p) & (p - k < 8), k <= p):
         silent(arrays | {"attn_mask": torch.from_numpy(np.where(saved, 0, -1e30))})
@@ -187,8 +207,16 @@ def test_the_same_model_without_its_mask():
     assert [finding.code for finding in found.findings] == ["MSK202"]
     finding = the(found, "MSK202")
     assert finding.tensors == tuple(f"attentions.{n}" for n in range(6))
-    assert [(place.batch, place.keys) for place in finding.places] == [((0,), ((12, 26),)), ((1,), ((8, 26),))]
-    assert 0.14 < finding.evidence["padding_mass_lowest_layer"] < finding.evidence["padding_mass_highest_layer"] < 0.47
+    assert [(place.batch, place.keys) for place in finding.places] == [
+        ((0,), ((12, 26),)),
+        ((1,), ((8, 26),)),
+    ]
+    assert (
+        0.14
+        < finding.evidence["padding_mass_lowest_layer"]
+        < finding.evidence["padding_mass_highest_layer"]
+        < 0.47
+    )
 
 
 @dtypes
@@ -235,7 +263,9 @@ def test_scores_too_close_for_sixteen_bits_in_one_layer(dtype):
 
 
 def test_the_state_of_a_linear_layer_among_the_maps_is_passed_over():
-    arrays = layers((3, 4, 12, 12), causal((3, 4, 12, 12))) | {"attentions.2": torch.from_numpy(scores((3, 4, 8, 8)))}
+    arrays = layers((3, 4, 12, 12), causal((3, 4, 12, 12))) | {
+        "attentions.2": torch.from_numpy(scores((3, 4, 8, 8)))
+    }
     found = report(arrays)
     assert found.findings == ()
     assert set(found.unfit) == {"attentions.2"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from maskcli.diagnostics.diagnose import diagnose
-from maskcli.diagnostics.facts import Declared
+from maskcli.meant.facts import Declared
 from maskcli.tensors import from_arrays
 from tests.cli.running import run
 from tests.diagnostics.attention import loud, report, the
@@ -37,7 +37,11 @@ class Batch:
         self.prompt = np.zeros(shape, bool)
         self.ends = []
         for item in range(batch):
-            pads = 0 if side == "none" or item == batch - 1 > 0 else int(rng.integers(2, max(3, length - prompt - 4)))
+            pads = (
+                0
+                if side == "none" or item == batch - 1 > 0
+                else int(rng.integers(2, max(3, length - prompt - 4)))
+            )
             start = pads if side == "left" else 0
             stop = start + length - pads
             self.ids[item, start:stop] = rng.permutation(np.arange(WORDS, SIZE))[: stop - start]
@@ -97,7 +101,9 @@ def where(flags):
 
 
 def only(found, code, severity=None):
-    assert [each for each in loud(found) if each.startswith("MSK5")] == [code], [(f.code, f.message) for f in found.findings]
+    assert [each for each in loud(found) if each.startswith("MSK5")] == [code], [
+        (f.code, f.message) for f in found.findings
+    ]
     finding = the(found, code)
     assert severity is None or finding.severity == severity
     return finding
@@ -154,7 +160,10 @@ def test_chunks_of_one_long_text_are_at_most_a_note(shape, ignored):
 def test_an_end_that_only_the_labels_hold_is_silent(mask, pad):
     whole = Batch((3, 13), "right", pad)
     inputs = whole.real[:, 1:]
-    arrays = {"input_ids": np.where(inputs, whole.ids[:, :-1], pad), "labels": np.where(inputs, whole.ids[:, 1:], IGNORE)}
+    arrays = {
+        "input_ids": np.where(inputs, whole.ids[:, :-1], pad),
+        "labels": np.where(inputs, whole.ids[:, 1:], IGNORE),
+    }
     arrays |= {"attention_mask": inputs.astype(int)} if mask else {}
     for facts in ({}, {"pad_id": pad}, whole.facts(), whole.facts(loss_shift="data")):
         notes = [] if "loss_shift" in facts else [("MSK505", "note")]
@@ -173,9 +182,15 @@ def packed(seed=0, lengths=(5, 9, 4)):
 def test_packed_documents_are_silent():
     ids, positions = packed()
     for labels, extra in itertools.product(
-        (ids, np.where(positions == 0, IGNORE, ids), np.where(positions < 2, IGNORE, ids)), ({}, {"position_ids": positions})
+        (ids, np.where(positions == 0, IGNORE, ids), np.where(positions < 2, IGNORE, ids)),
+        ({}, {"position_ids": positions}),
     ):
-        for facts in ({}, {"eos_ids": (EOS,)}, {"eos_ids": (EOS,), "pad_id": EOS}, {"eos_ids": (EOS,), "bos_ids": (BOS,)}):
+        for facts in (
+            {},
+            {"eos_ids": (EOS,)},
+            {"eos_ids": (EOS,), "pad_id": EOS},
+            {"eos_ids": (EOS,), "bos_ids": (BOS,)},
+        ):
             assert report({"input_ids": ids, "labels": labels} | extra, **facts).findings == ()
 
 
@@ -186,11 +201,17 @@ def test_a_token_that_both_begins_and_ends_texts_is_no_unsupervised_end(known):
     labels = np.where(positions == 0, IGNORE, ids)
     extra = {"position_ids": positions} if known == "documents" else {}
     facts = {"bos_ids": (EOS,)} if known == "bos" else {}
-    assert loud(report({"input_ids": ids, "labels": labels} | extra, eos_ids=(EOS,), pad_id=EOS, **facts)) == []
+    assert (
+        loud(report({"input_ids": ids, "labels": labels} | extra, eos_ids=(EOS,), pad_id=EOS, **facts)) == []
+    )
     # Texts that begin with it but do not end with it: nothing is taught to stop, but no end was masked either.
     cut = labels.copy()
     cut[:, :-1][ids[:, :-1] == EOS] = IGNORE
-    kept = np.delete(ids, [4, 13], axis=1), np.delete(cut, [4, 13], axis=1), np.delete(positions, [4, 13], axis=1)
+    kept = (
+        np.delete(ids, [4, 13], axis=1),
+        np.delete(cut, [4, 13], axis=1),
+        np.delete(positions, [4, 13], axis=1),
+    )
     extra = {"position_ids": kept[2]} if known == "documents" else {}
     found = report({"input_ids": kept[0], "labels": kept[1]} | extra, eos_ids=(EOS,), pad_id=EOS, **facts)
     assert loud(found) == []
@@ -217,7 +238,12 @@ def test_chats_whose_user_turns_are_ignored_are_silent(pad, mask, last):
         taught[0, 13:] = False
     arrays = {"input_ids": ids, "labels": np.where(taught, ids, IGNORE)}
     arrays |= {"attention_mask": real.astype(int)} if mask else {}
-    for facts in ({}, {"eos_ids": (EOS,)}, {"eos_ids": (EOS,), "pad_id": pad}, {"pad_id": pad, "loss_shift": "model"}):
+    for facts in (
+        {},
+        {"eos_ids": (EOS,)},
+        {"eos_ids": (EOS,), "pad_id": pad},
+        {"pad_id": pad, "loss_shift": "model"},
+    ):
         assert of_labels(report(arrays, **facts)) == []
 
 
@@ -238,8 +264,15 @@ def test_labels_of_an_encoder_decoder_are_silent(same_length, decoder_ids):
         "labels": np.where(there, target, IGNORE),
     }
     if decoder_ids:
-        arrays["decoder_input_ids"] = np.concatenate([np.full((3, 1), PAD), np.where(there, target, PAD)[:, :-1]], 1)
-    for facts in ({}, {"eos_ids": (EOS,), "pad_id": PAD, "vocab_size": SIZE}, {"loss_shift": "model"}, {"loss_shift": "data"}):
+        arrays["decoder_input_ids"] = np.concatenate(
+            [np.full((3, 1), PAD), np.where(there, target, PAD)[:, :-1]], 1
+        )
+    for facts in (
+        {},
+        {"eos_ids": (EOS,), "pad_id": PAD, "vocab_size": SIZE},
+        {"loss_shift": "model"},
+        {"loss_shift": "data"},
+    ):
         assert report(arrays, **facts).findings == ()
 
 
@@ -254,7 +287,9 @@ def test_masked_language_model_labels_are_silent(seed, keep):
     labels = np.where(masked if keep == "masked tokens only" else batch.real, batch.ids, IGNORE)
     chance = rng.random(batch.ids.shape)
     ids = np.where(
-        masked & (chance < 0.8), 3, np.where(masked & (chance < 0.9), rng.integers(WORDS, SIZE, chance.shape), batch.ids)
+        masked & (chance < 0.8),
+        3,
+        np.where(masked & (chance < 0.9), rng.integers(WORDS, SIZE, chance.shape), batch.ids),
     )
     arrays = {"input_ids": ids, "labels": labels, "attention_mask": batch.real.astype(int)}
     for facts in (
@@ -271,14 +306,22 @@ def test_masked_language_model_labels_are_silent(seed, keep):
 def test_tags_are_silent():
     batch = Batch((4, 20), "right")
     tags = np.random.default_rng(0).integers(0, 9, batch.ids.shape)
-    arrays = {"input_ids": batch.ids, "labels": np.where(batch.answer, tags, IGNORE), "attention_mask": batch.real.astype(int)}
+    arrays = {
+        "input_ids": batch.ids,
+        "labels": np.where(batch.answer, tags, IGNORE),
+        "attention_mask": batch.real.astype(int),
+    }
     for facts in ({}, batch.facts(), batch.facts(loss_shift="model"), {"prompt_length": 2}):
         assert report(arrays, **facts).findings == ()
 
 
 def test_classes_are_silent():
     batch = Batch((4, 20), "right")
-    arrays = {"input_ids": batch.ids, "labels": np.array([0, 2, 1, 0]), "attention_mask": batch.real.astype(int)}
+    arrays = {
+        "input_ids": batch.ids,
+        "labels": np.array([0, 2, 1, 0]),
+        "attention_mask": batch.real.astype(int),
+    }
     assert report(arrays, **batch.facts()).findings == ()
 
 
@@ -299,7 +342,11 @@ def test_an_end_masked_by_its_id(shape, side, shift, mask, prompt):
     batch = Batch(shape, side, EOS)
     taught = (batch.answer if prompt else batch.real) & (batch.ids != EOS)
     arrays = batch.arrays(taught, shift, mask)
-    for facts in ({"eos_ids": (EOS,)}, {"eos_ids": (EOS,), "pad_id": EOS}, batch.facts(loss_shift=["model", "data"][shift])):
+    for facts in (
+        {"eos_ids": (EOS,)},
+        {"eos_ids": (EOS,), "pad_id": EOS},
+        batch.facts(loss_shift=["model", "data"][shift]),
+    ):
         finding = only(report(arrays, **facts), "MSK501", "error")
         assert flagged(finding, shape) == {(item, end) for item, end in enumerate(batch.ends)}
         assert finding.evidence == {"unsupervised_ends": shape[0], "supervised_ends": 0}
@@ -307,7 +354,11 @@ def test_an_end_masked_by_its_id(shape, side, shift, mask, prompt):
 
 def test_an_end_masked_by_its_id_in_one_sample_and_in_every_turn():
     ids, taught, real = conversation(EOS)
-    arrays = {"input_ids": ids, "labels": np.where(taught & (ids != EOS), ids, IGNORE), "attention_mask": real.astype(int)}
+    arrays = {
+        "input_ids": ids,
+        "labels": np.where(taught & (ids != EOS), ids, IGNORE),
+        "attention_mask": real.astype(int),
+    }
     finding = only(report(arrays, eos_ids=(EOS,), pad_id=EOS), "MSK501")
     assert flagged(finding, ids.shape) == where(taught & (ids == EOS))
     taught[0, -1] = False
@@ -344,7 +395,11 @@ def test_nothing_is_supervised(shape, side, pad, mask, shift):
     some[1:2] = False
     for facts in ({}, batch.facts(), batch.facts(prompt_length=3, loss_shift=["model", "data"][shift])):
         finding = only(report(batch.arrays(none, shift, mask), **facts), "MSK502", "error")
-        assert (finding.where.batch, finding.evidence["samples"], finding.evidence["of"]) == (None, shape[0], shape[0])
+        assert (finding.where.batch, finding.evidence["samples"], finding.evidence["of"]) == (
+            None,
+            shape[0],
+            shape[0],
+        )
         if shape[0] > 1:
             found = report(batch.arrays(some, shift, mask), **facts)
             assert only(found, "MSK502", "warning").where.batch == (1,)
@@ -447,7 +502,9 @@ def test_labels_on_all_that_an_inverted_mask_calls_padding():
 def test_padding_that_is_tagged(saved_ids):
     batch = Batch((4, 20), "right")
     tags = np.where(batch.real, np.random.default_rng(0).integers(0, 9, batch.ids.shape), 0)
-    arrays = {"labels": tags, "attention_mask": batch.real.astype(int)} | ({"input_ids": batch.ids} if saved_ids else {})
+    arrays = {"labels": tags, "attention_mask": batch.real.astype(int)} | (
+        {"input_ids": batch.ids} if saved_ids else {}
+    )
     assert flagged(only(report(arrays), "MSK503"), (4, 20)) == where(~batch.real)
 
 
@@ -468,7 +525,9 @@ def test_a_prompt_that_is_supervised(shape, side, pad, mask, shift):
     known = batch.facts(prompt_length=3)
     finding = only(report(batch.arrays(batch.real, shift, mask), **known), "MSK504", "warning")
     starts = batch.real.argmax(axis=1)
-    assert flagged(finding, shape) == {(item, int(start) + n) for item, start in enumerate(starts) for n in (1, 2)}
+    assert flagged(finding, shape) == {
+        (item, int(start) + n) for item, start in enumerate(starts) for n in (1, 2)
+    }
     assert finding.evidence == {"prompt_tokens": 2 * shape[0], "prompt_length": 3}
     # Without a declared length it is a choice.
     found = report(batch.arrays(batch.real, shift, mask), **batch.facts())
@@ -506,7 +565,9 @@ def test_an_answer_that_starts_two_late_is_another_prompt():
 # MSK505
 
 
-@pytest.mark.parametrize(("shape", "side", "pad", "mask"), list(itertools.product(SHAPES, SIDES, PADS, [True, False])))
+@pytest.mark.parametrize(
+    ("shape", "side", "pad", "mask"), list(itertools.product(SHAPES, SIDES, PADS, [True, False]))
+)
 @pytest.mark.parametrize(
     ("shift", "declared", "severity"),
     [
@@ -527,7 +588,9 @@ def test_labels_that_are_moved(shape, side, pad, mask, shift, declared, severity
         assert (finding.code, finding.severity, finding.evidence["places"]) == ("MSK505", severity, shift)
         # Every token that far from the start of its row is the label of another; without padding known the last are left out.
         asked, counted = int(batch.real[:, shift:].sum()), finding.evidence["agreeing_labels"]
-        assert counted == asked if mask or known or shift == 0 else asked - shift * shape[0] <= counted <= asked
+        assert (
+            counted == asked if mask or known or shift == 0 else asked - shift * shape[0] <= counted <= asked
+        )
 
 
 @pytest.mark.parametrize("shape", [(1, 12), (3, 40)])
@@ -551,7 +614,9 @@ def test_texts_that_repeat_themselves_are_not_decided():
     ids = np.array([[*range(WORDS, WORDS + 12), 50, 60, 60, 60]])
     labels = np.full_like(ids, IGNORE)
     labels[0, 12:] = 60
-    found = report({"input_ids": ids, "labels": labels, "attention_mask": np.ones_like(ids)}, loss_shift="model")
+    found = report(
+        {"input_ids": ids, "labels": labels, "attention_mask": np.ones_like(ids)}, loss_shift="model"
+    )
     assert loud(found) == []
 
 
@@ -606,7 +671,13 @@ def test_answers_that_were_cut(shape, mask, shift):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("value", "facts"),
-    [(-2, {}), (-1, {}), (-100, {"ignore_index": -1}), (SIZE, {"vocab_size": SIZE}), (9 * SIZE, {"vocab_size": SIZE})],
+    [
+        (-2, {}),
+        (-1, {}),
+        (-100, {"ignore_index": -1}),
+        (SIZE, {"vocab_size": SIZE}),
+        (9 * SIZE, {"vocab_size": SIZE}),
+    ],
 )
 def test_a_label_that_no_token_has(shape, value, facts):
     batch = Batch(shape, "right")
@@ -652,7 +723,10 @@ def test_the_command_and_the_token_of_a_finding_are_those_of_its_place(tmp_path)
     (finding,) = json.loads(said)["findings"]
     program, *arguments = shlex.split(finding["see"])
     end = batch.ends[1]
-    assert (program, arguments) == ("maskcli", ["inspect", f"{file}:labels", "--rows", "1:2", "--keys", f"{end}:{end + 1}"])
+    assert (program, arguments) == (
+        "maskcli",
+        ["inspect", f"{file}:labels", "--rows", "1:2", "--keys", f"{end}:{end + 1}"],
+    )
     assert run(*arguments, check=0).stdout.split()[-2:] == ["1", str(IGNORE)]
     found = diagnose(from_arrays(arrays), Declared(eos_ids=(EOS,), pad_id=EOS), token=str)
     assert the(found, "MSK501").tokens == (str(EOS),)
@@ -667,12 +741,19 @@ def tokenizers():
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = {word: at for at, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *"the cat sat on mat dogs ran far".split()])}
+    words = {
+        word: at
+        for at, word in enumerate(
+            ["<pad>", "<s>", "</s>", "<unk>", *"the cat sat on mat dogs ran far".split()]
+        )
+    }
     made = {}
     for pad in ("<pad>", "</s>"):
         backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
         backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
         made[pad] = PreTrainedTokenizerFast(
             tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token=pad
         )
@@ -711,15 +792,20 @@ def test_batches_of_the_seq2seq_collator(tokenizers, side, pad):
     tokenizer = tokenizers[pad]
     tokenizer.padding_side = side
     collate = DataCollatorForSeq2Seq(tokenizer)
-    answers = [tokenizer(text) | {"labels": [IGNORE] * 2 + tokenizer(text)["input_ids"][2:]} for text in TEXTS]
+    answers = [
+        tokenizer(text) | {"labels": [IGNORE] * 2 + tokenizer(text)["input_ids"][2:]} for text in TEXTS
+    ]
     translations = [
-        tokenizer(text) | {"labels": tokenizer(other)["input_ids"]} for text, other in zip(TEXTS, TEXTS[::-1], strict=True)
+        tokenizer(text) | {"labels": tokenizer(other)["input_ids"]}
+        for text, other in zip(TEXTS, TEXTS[::-1], strict=True)
     ]
     facts = {"pad_id": tokenizer.pad_token_id, "eos_ids": (2,), "bos_ids": (1,), "vocab_size": len(tokenizer)}
     assert report(dict(collate(answers)), **facts).findings == ()
     assert report(dict(collate(answers)), **facts, prompt_length=2, loss_shift="model").findings == ()
     assert report(dict(collate(translations)), **facts).findings == ()
-    assert only(report(dict(collate(answers)), **facts, prompt_length=4), "MSK504").evidence["prompt_tokens"] == 2 * len(TEXTS)
+    assert only(report(dict(collate(answers)), **facts, prompt_length=4), "MSK504").evidence[
+        "prompt_tokens"
+    ] == 2 * len(TEXTS)
 
 
 def test_batches_of_the_flattening_collator(tokenizers):

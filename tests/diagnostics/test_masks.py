@@ -13,7 +13,11 @@ SQUARE = (3, 2, 12, 12)
 
 def additive(keep, fill=-np.inf, dtype="float32"):
     values = np.where(keep, 0.0, fill)
-    low = {"float32": torch.finfo(torch.float32).min, "float16": -65504.0, "bfloat16": torch.finfo(torch.bfloat16).min}[dtype]
+    low = {
+        "float32": torch.finfo(torch.float32).min,
+        "float16": -65504.0,
+        "bfloat16": torch.finfo(torch.bfloat16).min,
+    }[dtype]
     return torch.from_numpy(np.where(np.isfinite(values) & (values < low), low, values)).to(DTYPES[dtype])
 
 
@@ -48,17 +52,23 @@ def test_padding_queries_without_keys_are_a_note(dtype):
 
 
 def test_a_mask_that_hides_everything():
-    assert loud(report({"attn_mask": torch.zeros(1, 1, 6, 6, dtype=torch.bool)}, convention="sdpa")) == ["MSK101"]
+    assert loud(report({"attn_mask": torch.zeros(1, 1, 6, 6, dtype=torch.bool)}, convention="sdpa")) == [
+        "MSK101"
+    ]
 
 
 @sides
 def test_a_padding_mask_that_keeps_the_padding(side):
     real = padding(SQUARE, side)
-    found = report({"attention_mask": torch.from_numpy((~real).astype(int)), "input_ids": ids_of(real)}, pad_id=0)
+    found = report(
+        {"attention_mask": torch.from_numpy((~real).astype(int)), "input_ids": ids_of(real)}, pad_id=0
+    )
     assert loud(found) == ["MSK102"]
     assert the(found, "MSK102").where.batch == (0, 1)
     four = torch.from_numpy((~real)[:, None, None])
-    found = report({"attn_mask": four, "attention_mask": torch.from_numpy(real.astype(int))}, convention="sdpa")
+    found = report(
+        {"attn_mask": four, "attention_mask": torch.from_numpy(real.astype(int))}, convention="sdpa"
+    )
     assert loud(found) == ["MSK102"]
 
 
@@ -118,7 +128,9 @@ def test_biases_are_not_weak_fills():
 def test_fills_that_overflow(dtype):
     low = torch.finfo(DTYPES[dtype]).min
     left = torch.zeros(1, 1, 8, 8, dtype=DTYPES[dtype]).masked_fill(torch.arange(8) < 3, low)
-    right = torch.zeros(1, 1, 8, 8, dtype=DTYPES[dtype]).masked_fill(~torch.from_numpy(causal((1, 1, 8, 8))), low)
+    right = torch.zeros(1, 1, 8, 8, dtype=DTYPES[dtype]).masked_fill(
+        ~torch.from_numpy(causal((1, 1, 8, 8))), low
+    )
     found = report({"attn_mask": left + right}, pad_id=0)
     assert "MSK105" in loud(found)
 
@@ -172,7 +184,10 @@ def test_healthy_boolean_masks(convention, side):
     mask = torch.from_numpy(keep if convention == "sdpa" else ~keep)
     for declared in (convention, None):
         assert report({"attn_mask": mask}, convention=declared).findings == ()
-    assert report({"key_padding_mask": torch.from_numpy(~real), "input_ids": ids_of(real)}, pad_id=0).findings == ()
+    assert (
+        report({"key_padding_mask": torch.from_numpy(~real), "input_ids": ids_of(real)}, pad_id=0).findings
+        == ()
+    )
 
 
 @pytest.mark.parametrize("name", ["key_padding_mask", "kpm", "key_pad_mask", "layer.key_padding_mask"])

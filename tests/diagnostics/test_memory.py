@@ -26,7 +26,9 @@ pytestmark = pytest.mark.skipif(not STATUS.exists(), reason="peak memory is read
 
 def peak(path, *options):
     """Peak memory in bytes of diagnosing a file of healthy attention."""
-    done = subprocess.run([sys.executable, "-c", CHILD, path, *options], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, path, *options], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     code, kilobytes = done.stderr.split()
     assert code == "0", done.stdout
     return int(kilobytes) * 1024

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from tests.diagnostics.attention import DTYPES, causal, layers, loud, padding, report, scores, softmax, the, weights
+from tests.diagnostics.attention import (
+    DTYPES,
+    causal,
+    layers,
+    loud,
+    padding,
+    report,
+    scores,
+    softmax,
+    the,
+    weights,
+)
 
 dtypes = pytest.mark.parametrize("dtype", list(DTYPES))
 SHAPE = (2, 3, 10, 10)
@@ -36,7 +47,11 @@ def test_nan_from_an_empty_row(dtype, saved):
     assert loud(found) == ["MSK301"]
     finding = the(found, "MSK301")
     pads = int((~real[0]).sum())
-    assert (finding.tensors, finding.where.batch, finding.where.queries) == (("attentions.0",), (0,), ((0, pads),))
+    assert (finding.tensors, finding.where.batch, finding.where.queries) == (
+        ("attentions.0",),
+        (0,),
+        ((0, pads),),
+    )
     assert "attentions.1 inherit it" in finding.message
 
 
@@ -130,6 +145,8 @@ def test_nan_from_a_window_inside_the_padding():
     real[0, 6:] = False
     near = np.arange(16)[:, None] - np.arange(16) < 3
     keep = np.broadcast_to(causal(shape) & near & real[:, None, None], shape)
-    found = report(layers(shape, keep, count=1, fill=-np.inf) | {"attention_mask": torch.from_numpy(real.astype(int))})
+    found = report(
+        layers(shape, keep, count=1, fill=-np.inf) | {"attention_mask": torch.from_numpy(real.astype(int))}
+    )
     assert loud(found) == ["MSK301"]
     assert the(found, "MSK301").where.queries == ((8, 16),)

@@ -81,7 +81,9 @@ def test_the_diagonal_of_packed_texts(step):
     positions = {"position_ids": torch.from_numpy(np.concatenate([np.arange(n) for n in (5, 4, 3)]))[None]}
     same = label[:, None] == label
     for expect in ((), "causal & documents", "causal & documents:5,4,3"):
-        assert loud(report({"attn_mask": saved((k <= p + step) & same, "bool")} | positions, expect=expect)) == ["MSK109"]
+        assert loud(
+            report({"attn_mask": saved((k <= p + step) & same, "bool")} | positions, expect=expect)
+        ) == ["MSK109"]
         assert report({"attn_mask": saved((k <= p) & same, "bool")} | positions, expect=expect).findings == ()
 
 
@@ -90,7 +92,9 @@ def test_the_diagonal_of_packed_texts(step):
 def test_the_diagonal_of_a_window(step, lower):
     p, k = grid(30, 30)
     keep = (k <= p + step) & (k > p - 6 + lower * step)
-    assert loud(report({"attn_mask": saved(keep, "bool")}, expect="sliding:6", convention="sdpa")) == ["MSK109"]
+    assert loud(report({"attn_mask": saved(keep, "bool")}, expect="sliding:6", convention="sdpa")) == [
+        "MSK109"
+    ]
 
 
 @pytest.mark.parametrize("past", [1, 5])
@@ -117,7 +121,10 @@ def test_the_shifted_mask_explains_what_it_does_to_the_weights():
 def test_a_slot_in_front_or_behind_makes_a_strict_mask_whole(kind):
     p, k = grid(8, 8)
     strict = k < p
-    for slot in (np.concatenate([np.ones((8, 1), bool), strict], 1), np.concatenate([strict, np.ones((8, 1), bool)], 1)):
+    for slot in (
+        np.concatenate([np.ones((8, 1), bool), strict], 1),
+        np.concatenate([strict, np.ones((8, 1), bool)], 1),
+    ):
         assert loud(report({"attn_mask": saved(slot, kind)})) == []
     kept = strict.copy()
     kept[0, 0] = True
@@ -153,7 +160,9 @@ def test_other_patterns_have_no_diagonal_to_shift(kind, keep):
 
 
 @kinds
-@pytest.mark.parametrize(("batch", "queries", "past"), [(1, 1, 9), (3, 1, 1), (2, 4, 1), (1, 5, 12), (3, 40, 3)])
+@pytest.mark.parametrize(
+    ("batch", "queries", "past"), [(1, 1, 9), (3, 1, 1), (2, 4, 1), (1, 5, 12), (3, 40, 3)]
+)
 @pytest.mark.parametrize("told", ["option", "padding", "positions"])
 @pytest.mark.parametrize("heads", [1, 2])
 def test_a_causal_mask_that_forgets_the_cache(kind, batch, queries, past, told, heads):
@@ -222,7 +231,9 @@ def wrong(p, k, w):
 
 
 @pytest.mark.parametrize("kind", ["bool", "float32", "bfloat16"])
-@pytest.mark.parametrize(("batch", "queries", "keys", "window"), [(1, 12, 12, 4), (3, 40, 40, 7), (2, 5, 30, 6), (1, 1, 20, 4)])
+@pytest.mark.parametrize(
+    ("batch", "queries", "keys", "window"), [(1, 12, 12, 4), (3, 40, 40, 7), (2, 5, 30, 6), (1, 1, 20, 4)]
+)
 @pytest.mark.parametrize("spec", ["sliding:{}", "causal & sliding:{}"])
 def test_windows_that_are_not_the_declared_one(kind, batch, queries, keys, window, spec):
     p, k = grid(queries, keys)
@@ -282,7 +293,9 @@ def test_each_mask_is_held_to_its_own_declaration():
     maps["attentions.1"] = layers((1, 2, 12, 12), k <= p)["attentions.1"]
     maps["attentions.0"] = layers((1, 2, 12, 12), (k <= p) & (p - k < 4))["attentions.0"]
     for mask in (local, whole):
-        assert "MSK111" not in loud(report({"attn_mask": mask} | maps, expect=["sliding:4", "attentions.1=causal"]))
+        assert "MSK111" not in loud(
+            report({"attn_mask": mask} | maps, expect=["sliding:4", "attentions.1=causal"])
+        )
 
 
 def test_equal_windows_of_many_layers_are_one_finding():

@@ -35,7 +35,9 @@ def combined(side):
 
 def pads(side):
     """The padded keys of each padded sample, as runs."""
-    return [((0, n),) if side == "left" else ((zoo.LENGTH - n, zoo.LENGTH),) for n in (zoo.PADS[0], zoo.PADS[2])]
+    return [
+        ((0, n),) if side == "left" else ((zoo.LENGTH - n, zoo.LENGTH),) for n in (zoo.PADS[0], zoo.PADS[2])
+    ]
 
 
 @models
@@ -47,7 +49,9 @@ def test_a_boolean_4d_mask_given_to_an_eager_model_masks_nothing(name, side):
     for declared in ({}, {"pad_id": zoo.PAD}, {"model": zoo.config("decoder", name)}):
         found = report(arrays, **declared)
         # What was meant for a model with a window also lacks the window.
-        assert loud(found) == (["MSK111", "MSK204"] if name == "mistral" and "model" in declared else ["MSK204"])
+        assert loud(found) == (
+            ["MSK111", "MSK204"] if name == "mistral" and "model" in declared else ["MSK204"]
+        )
         assert the(found, "MSK204").tensors == BOTH
         assert the(found, "MSK204").where.batch is None
 
@@ -85,7 +89,12 @@ def attending_to_padding(arrays, side):
 
 
 def said_of_padding(found):
-    return {tensor: each.where.batch for each in found.findings if each.code == "MSK202" for tensor in each.tensors}
+    return {
+        tensor: each.where.batch
+        for each in found.findings
+        if each.code == "MSK202"
+        for tensor in each.tensors
+    }
 
 
 @pytest.mark.parametrize("name", zoo.DECODERS)
@@ -130,7 +139,10 @@ def test_an_encoder_where_a_decoder_was_meant(name):
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_minus_infinity_under_left_padding_is_nan_from_the_first_layer_on(name):
     mask = torch.zeros(3, 1, zoo.LENGTH, zoo.LENGTH).masked_fill(~combined("left"), -torch.inf)
-    arrays = run("decoder", name, "left", mask) | {"attn_mask": mask, "attention_mask": zoo.batch("left").mask}
+    arrays = run("decoder", name, "left", mask) | {
+        "attn_mask": mask,
+        "attention_mask": zoo.batch("left").mask,
+    }
     for declared in ({}, {"model": zoo.config("decoder", name)}):
         found = report(arrays, **declared)
         assert loud(found) == ["MSK301"]
@@ -155,7 +167,9 @@ def test_squeezebert_returns_scores_for_weights():
 
 @pytest.mark.parametrize("name", ["mistral", "phi3", "starcoder2"])
 def test_a_custom_4d_mask_drops_the_sliding_window(name):
-    mask = torch.zeros(3, 1, zoo.LENGTH, zoo.LENGTH).masked_fill(~combined("right"), torch.finfo(torch.float32).min)
+    mask = torch.zeros(3, 1, zoo.LENGTH, zoo.LENGTH).masked_fill(
+        ~combined("right"), torch.finfo(torch.float32).min
+    )
     arrays = run("decoder", name, "right", mask) | {"attention_mask_2d": zoo.batch("right").mask}
     found = report(arrays, model=zoo.config("decoder", name))
     assert loud(found) == ["MSK213"]
@@ -210,7 +224,9 @@ def test_labels_without_the_end_where_the_pad_token_is_the_end_token():
     for item, count in enumerate(zoo.PADS):
         ids[item, zoo.LENGTH - count - 1] = zoo.EOS
     labels = torch.where(ids == zoo.EOS, -100, ids)
-    found = report({"input_ids": ids, "attention_mask": mask, "labels": labels}, pad_id=zoo.EOS, eos_ids=(zoo.EOS,))
+    found = report(
+        {"input_ids": ids, "attention_mask": mask, "labels": labels}, pad_id=zoo.EOS, eos_ids=(zoo.EOS,)
+    )
     assert loud(found) == ["MSK501"]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskcli.diagnostics.config import Config
+from maskcli.meant.model_config import Config
 from tests.diagnostics.attention import DTYPES, layers, loud, padding, report, the
 
 SHAPE = (3, 2, 12, 12)
@@ -60,7 +60,9 @@ def test_positions_that_skip_the_padding(pads, begin, filler):
 
 def test_one_padding_token_everywhere_is_left_open():
     real = np.arange(8) >= np.array([[1], [1]])
-    found = report({"attention_mask": whole(real), "position_ids": whole(np.tile(np.arange(8), (2, 1)))}, model=ABSOLUTE)
+    found = report(
+        {"attention_mask": whole(real), "position_ids": whole(np.tile(np.arange(8), (2, 1)))}, model=ABSOLUTE
+    )
     assert found.findings == ()
     assert "MSK404" in {skip.code for skip in found.skipped}
 
@@ -136,7 +138,10 @@ def test_a_padding_mask_turns_the_search_for_packed_texts_off(lengths, pads):
 @pytest.mark.parametrize("known", [True, False])
 def test_padding_does_not_begin_a_text(filler, known):
     real = padding(SHAPE, "left")
-    arrays = {"position_ids": whole(counted_from(real, 0, filler)), "attn_mask": torch.ones(1, 1, 12, 12, dtype=torch.bool)}
+    arrays = {
+        "position_ids": whole(counted_from(real, 0, filler)),
+        "attn_mask": torch.ones(1, 1, 12, 12, dtype=torch.bool),
+    }
     if known:
         arrays["attention_mask"] = whole(real)
     assert "MSK405" not in [code for code, _ in codes(report(arrays, expect="full"))]
@@ -169,7 +174,10 @@ def test_borders_that_are_right(borders):
     assert report({"cu_seqlens": numbers, "input_ids": torch.arange(5, 17)[None]}).findings == ()
     assert report({"cu_seqlens": numbers}).findings == ()
     # The keys of a cache are more than the tokens.
-    assert report({"cu_seqlens_k": numbers + (numbers > 0) * 7, "input_ids": torch.arange(5, 17)[None]}).findings == ()
+    assert (
+        report({"cu_seqlens_k": numbers + (numbers > 0) * 7, "input_ids": torch.arange(5, 17)[None]}).findings
+        == ()
+    )
 
 
 def test_borders_may_count_the_real_tokens_or_all():
@@ -247,4 +255,9 @@ def test_positions_of_three_kinds():
     grid = np.stack([np.full(400, 260), 260 + np.arange(400) // 20, 260 + np.arange(400) % 20])
     for batch in (1, 2):
         positions = whole(np.repeat(grid[:, None], batch, axis=1))
-        assert report({"position_ids": positions, "attention_mask": torch.ones(batch, 400, dtype=torch.int64)}).findings == ()
+        assert (
+            report(
+                {"position_ids": positions, "attention_mask": torch.ones(batch, 400, dtype=torch.int64)}
+            ).findings
+            == ()
+        )

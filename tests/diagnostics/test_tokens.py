@@ -82,14 +82,20 @@ def test_right_padding_before_generation(batch):
 
 def test_padding_that_generation_does_not_mind():
     left = padding(SHAPE, "left")
-    assert report({"attention_mask": mask(left), "input_ids": ids(left)}, purpose="generate", pad_id=0).findings == ()
+    assert (
+        report({"attention_mask": mask(left), "input_ids": ids(left)}, purpose="generate", pad_id=0).findings
+        == ()
+    )
     whole = np.ones((1, 12), bool)
     assert report({"attention_mask": mask(whole)}, purpose="generate").findings == ()
     # A prompt that ends in its eos, which is the pad token as well.
     numbers = torch.tensor([[5, 6, 7, 2], [5, 6, 8, 9]])
     assert report({"input_ids": numbers}, purpose="generate", pad_id=2, eos_ids=(2,)).findings == ()
     # A row of nothing but padding fills up the batch.
-    assert report({"attention_mask": torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]])}, purpose="generate").findings == ()
+    assert (
+        report({"attention_mask": torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]])}, purpose="generate").findings
+        == ()
+    )
 
 
 def test_the_source_of_an_encoder_decoder_may_be_padded_on_the_right():
@@ -119,7 +125,9 @@ def pairs(first, second, length, side="right"):
         types = [0] * (a + 2) + [1] * (b + 1 if b else 0)
         spot = slice(0, len(text)) if side == "right" else slice(length - len(text), length)
         out[0, row, spot], out[1, row, spot], out[2, row, spot] = text, 1, types
-    return dict(zip(("input_ids", "attention_mask", "token_type_ids"), map(torch.from_numpy, out), strict=True))
+    return dict(
+        zip(("input_ids", "attention_mask", "token_type_ids"), map(torch.from_numpy, out), strict=True)
+    )
 
 
 PAIRS = [((3, 5), (4, 2)), ((3, 5, 9), (4, 2, 0)), ((4,), (4,)), ((2, 4), (6, 4))]
@@ -160,11 +168,15 @@ def test_ordinary_left_padding_is_no_first_sentence(types):
 def test_token_types_of_padding_may_be_anything():
     real = padding(SHAPE, "left")
     types = torch.from_numpy(np.where(real, np.arange(12) > 7, 3))
-    assert report({"attention_mask": mask(real), "token_type_ids": types, "input_ids": ids(real)}).findings == ()
+    assert (
+        report({"attention_mask": mask(real), "token_type_ids": types, "input_ids": ids(real)}).findings == ()
+    )
 
 
 def test_a_finished_answer_whose_eos_is_the_pad_token_though_nobody_said_so():
     numbers = torch.tensor([[5, 6, 7, 2, 2, 2], [5, 6, 7, 8, 9, 2]])
     right = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
     assert loud(report({"input_ids": numbers, "attention_mask": right}, pad_id=2)) == []
-    assert loud(report({"input_ids": numbers, "attention_mask": torch.ones_like(right)}, pad_id=2)) == ["MSK401"]
+    assert loud(report({"input_ids": numbers, "attention_mask": torch.ones_like(right)}, pad_id=2)) == [
+        "MSK401"
+    ]

@@ -67,7 +67,10 @@ def test_the_numbers_of_padding_attended_are_right():
     shape = (2, 3, 9, 9)
     real = padding(shape, "right")
     arrays = layers(shape, np.ones(shape, bool))
-    means = [float((w.double().numpy() * ~real[:, None, None])[0][:, real[0]].sum(-1).mean()) for w in arrays.values()]
+    means = [
+        float((w.double().numpy() * ~real[:, None, None])[0][:, real[0]].sum(-1).mean())
+        for w in arrays.values()
+    ]
     evidence = the(report(arrays | mask_of(real)), "MSK202").evidence
     assert evidence["padding_mass_lowest_layer"] == pytest.approx(min(means), rel=1e-5)
     assert evidence["padding_mass_highest_layer"] == pytest.approx(max(means), rel=1e-5)
@@ -84,7 +87,9 @@ def test_padding_attended_under_a_causal_mask_needs_padding_on_the_left(shape, d
 def test_padding_from_ids_and_a_pad_id(shape, dtype, side):
     real = padding(shape, side)
     ids = torch.from_numpy(np.where(real, 7, 0))
-    assert loud(report(layers(shape, np.ones(shape, bool), dtype) | {"input_ids": ids}, pad_id=0)) == ["MSK202"]
+    assert loud(report(layers(shape, np.ones(shape, bool), dtype) | {"input_ids": ids}, pad_id=0)) == [
+        "MSK202"
+    ]
 
 
 @grid_without_padding_queries
@@ -140,7 +145,10 @@ def test_one_head_that_looks_ahead_is_accused_only_when_causal_was_declared():
 
 def test_one_layer_is_accused_only_when_it_was_declared():
     shape = (1, 2, 9, 9)
-    arrays = {"attentions.0": weights(shape, causal(shape)), "attentions.1": weights(shape, np.ones(shape, bool))}
+    arrays = {
+        "attentions.0": weights(shape, causal(shape)),
+        "attentions.1": weights(shape, np.ones(shape, bool)),
+    }
     assert loud(report(arrays | {"attn_mask": torch.from_numpy(causal(shape))})) == []
     found = report(arrays, expect="causal")
     assert the(found, "MSK203").tensors == ("attentions.1",)
@@ -158,7 +166,9 @@ def test_a_mask_that_was_not_applied(dtype):
     found = report(arrays)
     assert loud(found) == ["MSK204"]
     assert "no mask at all" in the(found, "MSK204").message
-    arrays = layers(shape, causal(shape), dtype) | {"attn_mask": torch.from_numpy(np.where(keep, 0, -1e9).astype(np.float32))}
+    arrays = layers(shape, causal(shape), dtype) | {
+        "attn_mask": torch.from_numpy(np.where(keep, 0, -1e9).astype(np.float32))
+    }
     assert "a causal mask" in the(report(arrays), "MSK204").message
 
 
@@ -211,14 +221,19 @@ def test_uniform_attention(dtype, expect):
     assert loud(found) == ["MSK206"]
     everything = torch.full(shape, 1 / 24).to(DTYPES[dtype])
     assert loud(report({"attentions.0": everything}, expect=expect)) == ["MSK206"]
-    assert "forbidden ones too" in the(report({"attentions.0": everything}, expect="causal"), "MSK206").message
+    assert (
+        "forbidden ones too" in the(report({"attentions.0": everything}, expect="causal"), "MSK206").message
+    )
 
 
 @dtypes
 @pytest.mark.parametrize("factor", [0.5, 0.9, 2.0])
 def test_rows_that_sum_to_another_constant(dtype, factor):
     shape = (2, 2, 16, 16)
-    scaled = {f"attentions.{n}": (weights(shape, causal(shape), "float32", n) * factor).to(DTYPES[dtype]) for n in range(2)}
+    scaled = {
+        f"attentions.{n}": (weights(shape, causal(shape), "float32", n) * factor).to(DTYPES[dtype])
+        for n in range(2)
+    }
     found = report(scaled)
     assert "MSK207" in loud(found)
     assert the(found, "MSK207").evidence["lowest_sum"] == pytest.approx(factor, rel=0.02)
@@ -284,5 +299,7 @@ def test_a_mask_of_the_wrong_type_has_one_cause_with_and_without_a_declaration(e
     real = padding(shape, "left")
     keep = causal(shape) & real[:, None, None]
     arrays = layers(shape, np.ones(shape, bool)) | mask_of(real)
-    assert loud(report(arrays | {"attn_mask": torch.from_numpy(keep.astype(np.float32))}, expect=expect)) == ["MSK103"]
+    assert loud(report(arrays | {"attn_mask": torch.from_numpy(keep.astype(np.float32))}, expect=expect)) == [
+        "MSK103"
+    ]
     assert loud(report(arrays | {"attn_mask": torch.from_numpy(keep)}, expect=expect)) == ["MSK204"]

@@ -23,14 +23,18 @@ sides = pytest.mark.parametrize("side", SIDES)
 def part(dump, what):
     """What a user saved of a dump."""
     left_out = {MAPS: ("ids", "mask"), IDS: ("mask", "position_ids"), MASKS: ("ids",), ALL: ()}[what]
-    return {name: array for name, array in dump.items() if "attentions" in name or not name.endswith(left_out)}
+    return {
+        name: array for name, array in dump.items() if "attentions" in name or not name.endswith(left_out)
+    }
 
 
 def silent(dump, what=ALL, expect=(), **declared):
     """Nothing is accused, and the maps were looked at."""
     saved = part(dump, what)
     found = report(saved, expect, **declared)
-    assert [(each.code, each.tensors, each.message) for each in found.findings if each.severity != "note"] == []
+    assert [
+        (each.code, each.tensors, each.message) for each in found.findings if each.severity != "note"
+    ] == []
     assert set(found.checked) | set(found.unfit) >= {name for name in saved if "attentions" in name}
 
 
@@ -78,7 +82,14 @@ def test_generation(name, cache):
     for dump in (steps[0], steps[-1]):
         silent(dump, MASKS, "causal")
         silent(dump, MAPS, model=model)
-    together = dict(chain(*({f"step{n}.{key}": array for key, array in dump.items()}.items() for n, dump in enumerate(steps))))
+    together = dict(
+        chain(
+            *(
+                {f"step{n}.{key}": array for key, array in dump.items()}.items()
+                for n, dump in enumerate(steps)
+            )
+        )
+    )
     silent(together, ALL, model=model)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 import transformers
 
-from maskcli.diagnostics.config import read_config
+from maskcli.meant.model_config import read_config
 
 PAD, BOS, EOS, VOCAB = 0, 1, 2, 100
 LENGTH, PADS, STEPS, CACHE, WINDOW = 12, (5, 0, 2), 3, 20, 5
@@ -187,7 +187,11 @@ def model(task, name, dtype=torch.float32, trained=True):
             if "token" not in key and key not in ("vocab_size", "max_position_embeddings")
         }
     torch.manual_seed(0)
-    built = kind.from_config(transformers.AutoConfig.for_model(name, **said), attn_implementation="eager").eval().to(dtype)
+    built = (
+        kind.from_config(transformers.AutoConfig.for_model(name, **said), attn_implementation="eager")
+        .eval()
+        .to(dtype)
+    )
     for parameter, values in built.named_parameters():
         if trained and values.ndim >= 2 and re.search("att", parameter, re.IGNORECASE):
             values.data.normal_(0, TRAINED)
@@ -206,7 +210,11 @@ def config(task, name):
 
 def named(maps, prefix="attentions"):
     """Maps as `attentions.0`, `attentions.1`, …: what torch.save makes of the tuple; layers without a map are left out."""
-    return {f"{prefix}.{layer}": each.detach().clone() for layer, each in enumerate(maps or ()) if each is not None}
+    return {
+        f"{prefix}.{layer}": each.detach().clone()
+        for layer, each in enumerate(maps or ())
+        if each is not None
+    }
 
 
 def options(task, name, given):
@@ -252,7 +260,12 @@ def generation(name, side, static=False, dtype=torch.float32):
         extra = {"position_ids": positions} if options("decoder", name, given) else {}
         with torch.no_grad():
             out = built(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, output_attentions=True, **extra
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                output_attentions=True,
+                **extra,
             )
         dumps.append({"input_ids": ids, "attention_mask": mask, **extra, **named(out.attentions)})
         ids = torch.full((len(ids), 1), 7 + step)

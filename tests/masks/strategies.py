@@ -23,7 +23,9 @@ def layouts(draw, longest=12):
             row[keys - other :] = False
         if side == "holes":
             row[:] = draw(st.lists(st.booleans(), min_size=keys, max_size=keys))
-    documents = np.array([draw(st.lists(st.integers(-1, 3), min_size=keys, max_size=keys)) for _ in range(batch)])
+    documents = np.array(
+        [draw(st.lists(st.integers(-1, 3), min_size=keys, max_size=keys)) for _ in range(batch)]
+    )
     if draw(st.booleans()):
         documents = np.sort(documents, axis=1)
     return Layout(batch, queries, keys, draw(st.integers(1, 2)), past, real, documents, cross=True)

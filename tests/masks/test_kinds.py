@@ -28,7 +28,9 @@ def test_every_kind_equals_the_oracle_cell_by_cell(data):
 def test_no_kind_escapes_the_oracle(name, side, queries, past):
     real = np.ones((2, 9), bool)
     real[1, slice(0, 3) if side == "left" else slice(6, 9)] = False
-    layout = Layout(2, queries, 9, 1, past, real, np.array([[0] * 4 + [1] * 5, [0] * 2 + [1] * 7]), cross=True)
+    layout = Layout(
+        2, queries, 9, 1, past, real, np.array([[0] * 4 + [1] * 5, [0] * 2 + [1] * 7]), cross=True
+    )
     numbers = {"dilated": (4, 2)}.get(name, (3,) if KINDS[name].numbers not in ((), ("...",)) else ())
     assert np.array_equal(whole(build(Named(name, numbers), layout)), oracle.dense(name, numbers, layout))
 

@@ -28,7 +28,12 @@ NUMBERS = {
     "prefix": ":1000", "prefix-lm": ":1000", "window": ":100", "sliding": ":100", "blocks": ":64", "chunked": ":64",
     "dilated": ":40,4", "global": ":16",
 }  # fmt: skip
-SPECS = ["causal & padding & sliding:100", "causal & (global:16 | sliding:64) & padding", "causal & documents", "~documents"]
+SPECS = [
+    "causal & padding & sliding:100",
+    "causal & (global:16 | sliding:64) & padding",
+    "causal & documents",
+    "~documents",
+]
 # Each works on a mask, and on another of the same shape and the layout of both where it takes them.
 OPERATORS = {
     "and": lambda mask, other, _: mask & other,
@@ -124,14 +129,27 @@ def test_quadratic_work_is_noticed():
 
 def child(*arguments):
     """Standard output and the peak memory in bytes of a command, in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", CHILD, *map(str, arguments)], capture_output=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, *map(str, arguments)], capture_output=True, check=True, cwd=ROOT
+    )
     code, kilobytes = done.stderr.split()
     assert code == b"0"
     return done.stdout, int(kilobytes) * 1024
 
 
-DOCUMENTS = ("--packed", "-m", "causal & sliding:4096 & documents", "--lengths", ",".join(["524"] * 1999 + ["1100"]))
-SEQUENCES = ("-m", "causal & padding", "--lengths", ",".join(str(2**20 - 100_000 * item) for item in range(8)))
+DOCUMENTS = (
+    "--packed",
+    "-m",
+    "causal & sliding:4096 & documents",
+    "--lengths",
+    ",".join(["524"] * 1999 + ["1100"]),
+)
+SEQUENCES = (
+    "-m",
+    "causal & padding",
+    "--lengths",
+    ",".join(str(2**20 - 100_000 * item) for item in range(8)),
+)
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="peak memory is read from /proc")

@@ -78,7 +78,11 @@ def test_blocks_equal_numpy(drawn, tall, wide):
         for q in range(0, shape[2], tall):
             for k in range(0, shape[3], wide):
                 tile = plane[q : q + tall, k : k + wide]
-                full, partial, empty = full + tile.all(), partial + (tile.any() and not tile.all()), empty + (not tile.any())
+                full, partial, empty = (
+                    full + tile.all(),
+                    partial + (tile.any() and not tile.all()),
+                    empty + (not tile.any()),
+                )
     assert of(array, shape).blocks(tall, wide) == (full, partial, empty)
 
 
@@ -94,7 +98,8 @@ def test_windows_selections_and_pictures_equal_numpy(drawn, data):
     assert np.array_equal(whole(mask.select(*cuts)), part)
     b, h, rows, keys = cuts
     assert np.array_equal(
-        mask.dense(b.start, h.start, (rows.start, rows.stop), (keys.start, keys.stop)), array[b.start, h.start, rows, keys]
+        mask.dense(b.start, h.start, (rows.start, rows.stop), (keys.start, keys.stop)),
+        array[b.start, h.start, rows, keys],
     )
     tall, wide = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
     share, cells = mask.picture(tall, wide, b.start, h.start)

@@ -47,7 +47,8 @@ def padded(side, length):
 
 @pytest.mark.parametrize("side", ["left", "right", "holes"])
 @pytest.mark.parametrize(
-    "spec", ["causal", "full", "sliding:4", "window:3", "chunked:4", "causal & documents:5,3,4", "prefix-lm:5"]
+    "spec",
+    ["causal", "full", "sliding:4", "window:3", "chunked:4", "causal & documents:5,3,4", "prefix-lm:5"],
 )
 def test_padding_is_told_item_by_item(spec, side):
     real = padded(side, 24)

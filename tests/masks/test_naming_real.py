@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, StaticCache
 
-from maskcli.diagnostics.describe import describe
 from maskcli.masks.kinds import Layout
 from maskcli.masks.spec import build, parse
+from maskcli.scene.describe import describe
 from maskcli.tensors import from_arrays, roles_of
 
 LENGTH = 14
@@ -98,7 +98,9 @@ def test_models_masks_are_named_exactly(kind, extra, expected, side):
         each = described(tensor)
         assert each.given.convention == "additive"
         assert each.name.exact, (each.name.spec, each.name.wrong)
-        assert build(parse(each.name.spec), each.name.layout) == each.given.keep.broadcast_to(each.name.layout.shape)
+        assert build(parse(each.name.spec), each.name.layout) == each.given.keep.broadcast_to(
+            each.name.layout.shape
+        )
         if each.padding:
             assert [left if side == "left" else right for left, right, _ in each.padding] == [3, 1, 0]
         found[without_padding(each.name.spec)] = each
@@ -109,7 +111,10 @@ def test_models_masks_are_named_exactly(kind, extra, expected, side):
 def test_decode_steps_with_dynamic_and_static_caches(kind):
     model = model_of(kind, {"sliding_window": 4} if kind == "mistral" else {})
     ids, mask = inputs("left")
-    for cache in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=LENGTH + 6)):
+    for cache in (
+        DynamicCache(config=model.config),
+        StaticCache(config=model.config, max_cache_len=LENGTH + 6),
+    ):
         with torch.no_grad():
             model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], past_key_values=cache)
         for tensor in captured(model, input_ids=ids[:, -1:], attention_mask=mask, past_key_values=cache):
@@ -132,7 +137,9 @@ def test_torch_and_transformers_builders():
     flex = create_mask(lambda b, h, q, k: (q >= k) & (q - k < 3), 1, 1, 12, 12, device="cpu")
     assert described(flex).name.spec == "sliding:3"
     documents = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 2, 2])
-    packed = create_mask(lambda b, h, q, k: (documents[q] == documents[k]) & (q >= k), 1, 1, 10, 10, device="cpu")
+    packed = create_mask(
+        lambda b, h, q, k: (documents[q] == documents[k]) & (q >= k), 1, 1, 10, 10, device="cpu"
+    )
     assert described(packed).name.spec == "causal & documents:3,5"
     config = AutoConfig.for_model("llama", **COMMON)
     config._attn_implementation = "eager"
@@ -140,7 +147,9 @@ def test_torch_and_transformers_builders():
     positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4, 0, 1]])
     own = masking_utils.create_causal_mask(config, embeds, None, None, position_ids=positions)
     assert described(own).name.spec == "causal & documents:3,5"
-    prefix = masking_utils.create_causal_mask(config, embeds, None, None, or_mask_function=lambda b, h, q, k: k < 4)
+    prefix = masking_utils.create_causal_mask(
+        config, embeds, None, None, or_mask_function=lambda b, h, q, k: k < 4
+    )
     assert described(prefix).name.spec == "prefix-lm:4"
 
 
@@ -157,7 +166,9 @@ def test_masks_written_with_numpy():
     for spec, dense in cases.items():
         found = described(np.broadcast_to(dense, (30, 30)).copy()).name
         assert (found.spec, found.exact) == (spec, True)
-        assert np.array_equal(build(parse(found.spec), Layout(1, 30, 30)).dense(), np.broadcast_to(dense, (30, 30)))
+        assert np.array_equal(
+            build(parse(found.spec), Layout(1, 30, 30)).dense(), np.broadcast_to(dense, (30, 30))
+        )
     # The same keys for every query: padding and a prefix are one mask, the shorter name wins and the other is told.
     found = described(np.broadcast_to(k < 7, (30, 30)).copy()).name
     assert (found.spec, found.exact, found.aliases) == ("padding", True, ("prefix:7",))

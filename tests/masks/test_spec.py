@@ -9,14 +9,20 @@ from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import KINDS, Layout
 from maskcli.masks.spec import File, Joined, Named, Not, axes, build, kinds_in, needs, parse, write
 
-LAYOUT = Layout(2, 6, 6, real=np.array([[1, 1, 1, 1, 0, 0], [1] * 6], bool), documents=np.array([[0, 0, 1, 1, 2, 2]] * 2))
+LAYOUT = Layout(
+    2, 6, 6, real=np.array([[1, 1, 1, 1, 0, 0], [1] * 6], bool), documents=np.array([[0, 0, 1, 1, 2, 2]] * 2)
+)
 
-names = st.sampled_from([Named("causal"), Named("padding"), Named("sliding", (4,)), Named("documents", (2, 3)), Named("full")])
+names = st.sampled_from(
+    [Named("causal"), Named("padding"), Named("sliding", (4,)), Named("documents", (2, 3)), Named("full")]
+)
 specs = st.recursive(
     names,
     lambda inner: st.one_of(
         inner.map(Not),
-        st.tuples(st.sampled_from("&|"), st.lists(inner, min_size=2, max_size=3)).map(lambda t: Joined(t[0], tuple(t[1]))),
+        st.tuples(st.sampled_from("&|"), st.lists(inner, min_size=2, max_size=3)).map(
+            lambda t: Joined(t[0], tuple(t[1]))
+        ),
     ),
     max_leaves=6,
 )

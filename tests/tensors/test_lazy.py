@@ -15,7 +15,12 @@ ROWS, KEYS = 32 * 1024, 2500
 
 def child(program: str, *arguments: object) -> str:
     """What a fresh interpreter prints."""
-    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{program}", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path[:0] = {sys.path!r}\n{program}",
+        *map(str, arguments),
+    ]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
@@ -28,7 +33,9 @@ def sparse_file(path, dtype="F32", itemsize=4):
             np.lib.format.write_array_header_1_0(file, header)
             file.truncate(file.tell() + size)
         return
-    header = f'{{"x":{{"dtype":"{dtype}","shape":[4,{ROWS // 4},{KEYS}],"data_offsets":[0,{size}]}}}}'.encode()
+    header = (
+        f'{{"x":{{"dtype":"{dtype}","shape":[4,{ROWS // 4},{KEYS}],"data_offsets":[0,{size}]}}}}'.encode()
+    )
     with open(path, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(file.tell() + size)
@@ -55,7 +62,12 @@ print((peak() - before) // 1024, "torch" in sys.modules)
 
 @pytest.mark.parametrize(
     ("name", "dtype", "itemsize"),
-    [("x.safetensors", "F32", 4), ("x.safetensors", "BF16", 2), ("x.safetensors", "F16", 2), ("x.npy", "", 4)],
+    [
+        ("x.safetensors", "F32", 4),
+        ("x.safetensors", "BF16", 2),
+        ("x.safetensors", "F16", 2),
+        ("x.npy", "", 4),
+    ],
 )
 def test_memory_stays_flat_in_the_size_of_the_file(tmp_path, name, dtype, itemsize):
     sparse_file(tmp_path / name, dtype, itemsize)
@@ -107,7 +119,9 @@ print(sorted({"torch", "safetensors", "transformers"} & set(sys.modules)))
 
 def test_the_probe_sees_torch(tmp_path):
     """Were the two tests above blind, this one would fail."""
-    program = "from maskcli.tensors import open_tensors\nopen_tensors(sys.argv[1])\nprint('torch' in sys.modules)"
+    program = (
+        "from maskcli.tensors import open_tensors\nopen_tensors(sys.argv[1])\nprint('torch' in sys.modules)"
+    )
     torch.save(torch.ones(2), tmp_path / "x.pt", _use_new_zipfile_serialization=False)
     assert child(program, tmp_path / "x.pt") == "True\n"
 
@@ -123,7 +137,9 @@ def test_threads_share_a_file_without_mixing_rows(tmp_path, dtype):
         rng = np.random.default_rng(seed)
         out = np.empty((32, 5000), np.float32)
         starts = [int(start) for start in rng.integers(0, 224, 60)]
-        wrong.extend(low for low in starts if not np.array_equal(tensor.rows(low, low + 32, out), want[low : low + 32]))
+        wrong.extend(
+            low for low in starts if not np.array_equal(tensor.rows(low, low + 32, out), want[low : low + 32])
+        )
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:

@@ -25,11 +25,19 @@ def sample(dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
     generator = torch.Generator().manual_seed(len(shape))
     values = torch.randn(shape, generator=generator, dtype=torch.float64) * 50
     wanted = getattr(torch, dtype)
-    return values.abs().to(wanted) if dtype.startswith("uint") else (values > 0 if dtype == "bool" else values.to(wanted))
+    return (
+        values.abs().to(wanted)
+        if dtype.startswith("uint")
+        else (values > 0 if dtype == "bool" else values.to(wanted))
+    )
 
 
 def as_numpy(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.float().numpy() if str(tensor.dtype)[6:] in ("bfloat16", "float8_e4m3fn", "float8_e5m2") else tensor.numpy()
+    return (
+        tensor.float().numpy()
+        if str(tensor.dtype)[6:] in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+        else tensor.numpy()
+    )
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -50,7 +58,9 @@ CASES = [
     for name in ("x.safetensors", "x.pt", "x.npy", "x.npz", "packed.npz", "legacy.bin")
     for dtype in DTYPES
     if dtype in NUMPY or name in ("x.safetensors", "x.pt") or (dtype == "bfloat16" and name == "legacy.bin")
-    if not (name == "legacy.bin" and dtype in ("uint16", "uint32", "uint64"))  # torch itself cannot load those
+    if not (
+        name == "legacy.bin" and dtype in ("uint16", "uint32", "uint64")
+    )  # torch itself cannot load those
 ]
 
 
@@ -100,7 +110,9 @@ def test_any_index_of_any_shape(data):
             np.testing.assert_array_equal(tensor.rows(start, stop), flat[start:stop])
 
 
-@pytest.fixture(params=[(8 << 20, 16 << 10, 256 << 10), (64, 16, 16), (8, 4, 8)], ids=["real", "small", "tiny"])
+@pytest.fixture(
+    params=[(8 << 20, 16 << 10, 256 << 10), (64, 16, 16), (8, 4, 8)], ids=["real", "small", "tiny"]
+)
 def limits(request, monkeypatch):
     """Small limits let small arrays take every path of the reader."""
     import maskcli.tensors.storage as storage
@@ -150,7 +162,9 @@ def test_bfloat16_in_npy_arrives_as_v2(tmp_path):
 def test_a_lone_tensor_is_named_after_its_file(tmp_path):
     np.save(tmp_path / "attn_mask.npy", np.ones((2, 2)))
     torch.save(torch.ones(2, 2), tmp_path / "attn_mask.pt")
-    assert [open_tensors(tmp_path / name).tensors[0].name for name in ("attn_mask.npy", "attn_mask.pt")] == ["attn_mask"] * 2
+    assert [open_tensors(tmp_path / name).tensors[0].name for name in ("attn_mask.npy", "attn_mask.pt")] == [
+        "attn_mask"
+    ] * 2
 
 
 def test_nests_become_dotted_names_in_order(tmp_path):

@@ -112,7 +112,11 @@ def test_what_plays_no_part(name, array):
         (SOFT, "weights", "values"),
         (SOFT.astype(np.float16), "weights", "values"),
         (np.where(np.tri(6, dtype=bool), 0, -np.inf)[None].astype(np.float32), "mask", "values"),
-        (np.where(np.tri(6, dtype=bool), 0, np.finfo(np.float32).min)[None].astype(np.float32), "mask", "values"),
+        (
+            np.where(np.tri(6, dtype=bool), 0, np.finfo(np.float32).min)[None].astype(np.float32),
+            "mask",
+            "values",
+        ),
         (np.where(np.tri(6, dtype=bool), STATES[:, :, :, :6], -np.inf), "scores", "values"),
         (np.tri(6)[None], "mask", "values"),
         (np.tri(6, dtype=np.int64)[None], "mask", "values"),

@@ -33,7 +33,9 @@ def test_a_path_that_exists_wins(tmp_path):
 def test_the_nearest_name_is_offered():
     file = from_arrays({"attentions.0": np.ones(1), "mask": np.ones(1)}, "dump.pt")
     assert find_tensor(file, "mask").name == "mask"
-    with pytest.raises(MaskcliError, match=r"'dump.pt' has no tensor 'attention.0': did you mean 'attentions.0'\?"):
+    with pytest.raises(
+        MaskcliError, match=r"'dump.pt' has no tensor 'attention.0': did you mean 'attentions.0'\?"
+    ):
         find_tensor(file, "attention.0")
     with pytest.raises(MaskcliError, match=r"it has 'attentions\.0', 'mask'"):
         find_tensor(file, "zzz")

@@ -17,8 +17,25 @@ from maskcli.tensors import open_tensors, torch_file
 from maskcli.tensors.torch_file import from_torch
 from maskcli.tensors.torch_pickle import SavedTensor, UnfamiliarError, described
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.bool, torch.int64, torch.int32, torch.int16]
-DTYPES += [torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2]
+DTYPES = [
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.bool,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+]
+DTYPES += [
+    torch.int8,
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+]
 
 
 @st.composite
@@ -31,7 +48,9 @@ def views(draw):
         axes = tensor.dim()
         kind = draw(
             st.sampled_from(
-                ["permute", "narrow", "stride", "expand", "select", "diagonal", "unfold"] if axes > 1 else ["expand"]
+                ["permute", "narrow", "stride", "expand", "select", "diagonal", "unfold"]
+                if axes > 1
+                else ["expand"]
             )
         )
         axis = draw(st.integers(0, max(axes - 1, 0)))
@@ -43,7 +62,9 @@ def views(draw):
         elif kind == "stride":
             tensor = tensor[(slice(None),) * axis + (slice(None, None, draw(st.integers(2, 3))),)]
         elif kind == "expand":
-            tensor = tensor.unsqueeze(axis).expand(*tensor.shape[:axis], draw(st.integers(1, 3)), *tensor.shape[axis:])
+            tensor = tensor.unsqueeze(axis).expand(
+                *tensor.shape[:axis], draw(st.integers(1, 3)), *tensor.shape[axis:]
+            )
         elif kind == "select" and tensor.shape[axis]:
             tensor = tensor.select(axis, draw(st.integers(0, tensor.shape[axis] - 1)))
         elif kind == "diagonal":
@@ -63,7 +84,20 @@ NESTS = st.recursive(
     ),
     max_leaves=4,
 )
-OTHERS = [None, True, 3, -70_000, 2**40, 0.5, "text", (), (1, 2), torch.Size([2]), torch.float16, torch.device("cpu")]
+OTHERS = [
+    None,
+    True,
+    3,
+    -70_000,
+    2**40,
+    0.5,
+    "text",
+    (),
+    (1, 2),
+    torch.Size([2]),
+    torch.float16,
+    torch.device("cpu"),
+]
 
 
 @given(NESTS, st.lists(st.sampled_from(OTHERS), max_size=4), st.data())
@@ -73,7 +107,9 @@ def test_every_tensor_is_what_torch_loads(tmp_path_factory, nest, others, data):
     torch.save({"nest": nest, "others": others}, path)
     loaded = torch_file._named(str(path), torch.load(path), torch.Tensor, from_torch)
     found = open_tensors(path).tensors
-    assert [(each.name, each.dtype, each.shape) for each in found] == [(each.name, each.dtype, each.shape) for each in loaded]
+    assert [(each.name, each.dtype, each.shape) for each in found] == [
+        (each.name, each.dtype, each.shape) for each in loaded
+    ]
     for mine, theirs in zip(found, loaded, strict=True):
         np.testing.assert_array_equal(mine.read(), theirs.read())
         low, high = sorted(data.draw(st.tuples(*[st.integers(0, mine.row_count)] * 2)))
@@ -91,11 +127,23 @@ def test_what_models_and_people_save_needs_no_torch(tmp_path):
     layer = torch.nn.MultiheadAttention(8, 2)
     maps = torch.rand(2, 3, 4, 4)
     saved = {
-        "attentions": (maps, maps.permute(0, 2, 1, 3), maps.transpose(-1, -2), maps[:, :1, -1:], maps[..., :2]),
+        "attentions": (
+            maps,
+            maps.permute(0, 2, 1, 3),
+            maps.transpose(-1, -2),
+            maps[:, :1, -1:],
+            maps[..., :2],
+        ),
         "attention_mask": torch.ones(2, 1, 1, 4, dtype=torch.bool).expand(2, 3, 4, 4),
         "state": layer.state_dict(),
         "parameter": torch.nn.Parameter(torch.ones(2)),
-        "meta": {"model": "gpt2", "layers": 3, "shape": maps.shape, "dtype": maps.dtype, "device": maps.device},
+        "meta": {
+            "model": "gpt2",
+            "layers": 3,
+            "shape": maps.shape,
+            "dtype": maps.dtype,
+            "device": maps.device,
+        },
         "gradient": maps.clone().requires_grad_() * 2,
         "complex": torch.ones(2, dtype=torch.complex64),
     }
@@ -106,7 +154,11 @@ def test_what_models_and_people_save_needs_no_torch(tmp_path):
 
 
 def test_what_is_no_array_is_left_to_torch(tmp_path):
-    for odd in (torch.rand(9).unfold(0, 3, 2), torch.ones(3).to_sparse(), torch.rand(2).to(torch.complex64).conj()):
+    for odd in (
+        torch.rand(9).unfold(0, 3, 2),
+        torch.ones(3).to_sparse(),
+        torch.rand(2).to(torch.complex64).conj(),
+    ):
         torch.save({"good": torch.ones(2), "odd": odd}, tmp_path / "x.pt")
         with pytest.raises(AssertionError, match="torch was asked"):
             opened_without_torch(tmp_path / "x.pt")

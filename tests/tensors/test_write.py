@@ -50,11 +50,20 @@ def test_other_libraries_read_what_is_written(tmp_path, suffix, dtype):
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt"])
 def test_many_tensors_scalars_and_empties(tmp_path, suffix):
-    arrays = {"b.0": np.array([True]), "wide": np.ones((2, 2)), "empty": np.zeros((0, 4), np.int8), "one": np.array(7)}
+    arrays = {
+        "b.0": np.array([True]),
+        "wide": np.ones((2, 2)),
+        "empty": np.zeros((0, 4), np.int8),
+        "one": np.array(7),
+    }
     write_tensors(tmp_path / f"x{suffix}", {name: source_from(each) for name, each in arrays.items()})
     file = open_tensors(tmp_path / f"x{suffix}")
-    assert {tensor.name: tensor.read().tolist() for tensor in file.tensors} == {k: v.tolist() for k, v in arrays.items()}
-    assert {tensor.name: tensor.shape for tensor in file.tensors} == {name: each.shape for name, each in arrays.items()}
+    assert {tensor.name: tensor.read().tolist() for tensor in file.tensors} == {
+        k: v.tolist() for k, v in arrays.items()
+    }
+    assert {tensor.name: tensor.shape for tensor in file.tensors} == {
+        name: each.shape for name, each in arrays.items()
+    }
     write_tensors(tmp_path / f"y{suffix}", {tensor.name: source_of(tensor) for tensor in file.tensors})
     assert (tmp_path / f"y{suffix}").stat().st_size == (tmp_path / f"x{suffix}").stat().st_size
 

@@ -113,7 +113,9 @@ def unigram(root: Path) -> Path:
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     special = ["<pad>", "<s>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=80, special_tokens=special, unk_token="<unk>", show_progress=False)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=80, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
@@ -123,7 +125,12 @@ def unigram(root: Path) -> Path:
     root.mkdir(parents=True)
     tokenizer.save(str(root / "tokenizer.json"))
     # A pad token that the vocabulary lacks is added, and padding goes to the left as baked in.
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<m>"}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "mask_token": "<m>",
+    }
     write_json(root / "tokenizer_config.json", config)
     return root
 
@@ -154,13 +161,28 @@ def llama(root: Path) -> Path:
     """A class that builds its own pipeline and is not known to agree with its file: transformers has to load it."""
     from transformers import LlamaTokenizer
 
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "c", "a", "t", "ca", "cat", "▁cat"]
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁",
+        "c",
+        "a",
+        "t",
+        "ca",
+        "cat",
+        "▁cat",
+    ]
     merges = [("c", "a"), ("ca", "t"), ("▁", "cat")]
     LlamaTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=merges).save_pretrained(root)
     return root
 
 
-BUILDERS = {builder.__name__: builder for builder in (deepseek, gpt2, pgn, bert, minilm, unigram, qwen, roberta, llama)}
+BUILDERS = {
+    builder.__name__: builder
+    for builder in (deepseek, gpt2, pgn, bert, minilm, unigram, qwen, roberta, llama)
+}
 # Those that need transformers although they hold a tokenizer.json.
 NOT_LIGHT = ("llama",)
 

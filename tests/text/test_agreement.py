@@ -19,7 +19,9 @@ from maskcli.text.slow import load_folder
 from .conftest import BUILDERS, NASTY, NOT_LIGHT, write_json
 
 every_family = pytest.mark.parametrize("folder", list(BUILDERS), indirect=True)
-every_light_family = pytest.mark.parametrize("folder", [n for n in BUILDERS if n not in NOT_LIGHT], indirect=True)
+every_light_family = pytest.mark.parametrize(
+    "folder", [n for n in BUILDERS if n not in NOT_LIGHT], indirect=True
+)
 
 
 @cache
@@ -36,18 +38,25 @@ def light(folder: Path) -> Tokenizer:
     return loaded
 
 
-def expected(tokenizer: Any, text: str, pair: str | None, **options: Any) -> tuple[list[int], list[int], list[bool]]:
+def expected(
+    tokenizer: Any, text: str, pair: str | None, **options: Any
+) -> tuple[list[int], list[int], list[bool]]:
     encoded = tokenizer(text, pair, return_token_type_ids=True, return_special_tokens_mask=True, **options)
-    always = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | set(tokenizer.all_special_ids)
+    always = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | set(
+        tokenizer.all_special_ids
+    )
     special = [
-        bool(flag) or token in always for flag, token in zip(encoded["special_tokens_mask"], encoded["input_ids"], strict=True)
+        bool(flag) or token in always
+        for flag, token in zip(encoded["special_tokens_mask"], encoded["input_ids"], strict=True)
     ]
     return encoded["input_ids"], encoded["token_type_ids"], special
 
 
 @every_light_family
 @pytest.mark.parametrize("special_tokens", [None, True, False])
-def test_ids_types_and_special_flags_are_those_of_transformers(folder: Path, special_tokens: bool | None) -> None:
+def test_ids_types_and_special_flags_are_those_of_transformers(
+    folder: Path, special_tokens: bool | None
+) -> None:
     ours, theirs = light(folder), reference(folder)
     for text in NASTY:
         for pair in (None, "the cat"):
@@ -66,13 +75,21 @@ def test_truncation_is_that_of_transformers(folder: Path, max_length: int) -> No
         for pair in (None, "the cat sat on a mat"):
             found = ours.encode(text, pair, max_length=max_length)
             ids, types, special = expected(theirs, text, pair, truncation=True, max_length=max_length)
-            assert (found.ids.tolist(), found.type_ids.tolist(), found.special.tolist()) == (ids, types, special)
+            assert (found.ids.tolist(), found.type_ids.tolist(), found.special.tolist()) == (
+                ids,
+                types,
+                special,
+            )
 
 
 @every_family
 def test_special_tokens_sides_and_lengths_are_those_of_transformers(folder: Path) -> None:
     ours, theirs = load_tokenizer(str(folder)), reference(folder)
-    assert (ours.pad_id, ours.bos_id, ours.eos_id) == (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id)
+    assert (ours.pad_id, ours.bos_id, ours.eos_id) == (
+        theirs.pad_token_id,
+        theirs.bos_token_id,
+        theirs.eos_token_id,
+    )
     assert ours.padding_side == theirs.padding_side
     assert ours.vocab_size == len(theirs)
     sane = theirs.model_max_length if theirs.model_max_length < 10**9 else None
@@ -121,7 +138,10 @@ VARIANTS: list[dict[str, object]] = [
     {"cls_token": None, "sep_token": None, "eos_token": None},
     {"tokenizer_class": "PreTrainedTokenizerFast"},
     {"tokenizer_class": "PreTrainedTokenizer", "pad_token": "<new pad>", "eos_token": "<new eos>"},
-    {"tokenizer_class": "TokenizersBackend", "pad_token": {"content": "cat", "lstrip": True, "__type": "AddedToken"}},
+    {
+        "tokenizer_class": "TokenizersBackend",
+        "pad_token": {"content": "cat", "lstrip": True, "__type": "AddedToken"},
+    },
     {"tokenizer_class": "LlamaTokenizerFast"},
     {"tokenizer_class": "NoSuchTokenizerFast"},
     {"tokenizer_class": "GPT2TokenizerFast"},
@@ -140,7 +160,14 @@ VARIANTS: list[dict[str, object]] = [
     {"clean_up_tokenization_spaces": True, "legacy": False, "use_fast": False},
     {
         "added_tokens_decoder": {
-            "2": {"content": "cat", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+            "2": {
+                "content": "cat",
+                "lstrip": True,
+                "rstrip": False,
+                "normalized": False,
+                "single_word": False,
+                "special": True,
+            }
         }
     },
     {"added_tokens_decoder": {}},
@@ -162,7 +189,10 @@ def test_whatever_the_configuration_says_the_result_is_that_of_transformers(
     texts = [text for text in NASTY if len(text) < 200]
     for variant in VARIANTS:
         merged = config | variant
-        write_json(tmp_path / "tokenizer_config.json", {key: value for key, value in merged.items() if value is not ABSENT})
+        write_json(
+            tmp_path / "tokenizer_config.json",
+            {key: value for key, value in merged.items() if value is not ABSENT},
+        )
         try:
             theirs = reference.__wrapped__(tmp_path)
         except Exception:

@@ -44,7 +44,11 @@ def test_each_row_holds_its_tokens_on_the_side_away_from_the_padding(
 ) -> None:
     tokenizer = load_tokenizer()
     batch = batch_from_texts(
-        texts, tokenizer, padding_side=side, max_length=max_length, padding="max-length" if max_length else "longest"
+        texts,
+        tokenizer,
+        padding_side=side,
+        max_length=max_length,
+        padding="max-length" if max_length else "longest",
     )
     wanted = [text.split()[:max_length] for text in texts]
     width = max_length or max(map(len, wanted))
@@ -59,7 +63,11 @@ def test_each_row_holds_its_tokens_on_the_side_away_from_the_padding(
 @given(st.lists(words, min_size=1, max_size=4), st.none() | st.integers(1, 20))
 def test_packing_puts_documents_side_by_side(texts: list[str], max_length: int | None) -> None:
     batch = batch_from_texts(
-        texts, load_tokenizer(), packed=True, max_length=max_length, padding="max-length" if max_length else "longest"
+        texts,
+        load_tokenizer(),
+        packed=True,
+        max_length=max_length,
+        padding="max-length" if max_length else "longest",
     )
     everything = " ".join(texts).split()
     width = max_length or len(everything)
@@ -78,7 +86,10 @@ def test_packing_puts_documents_side_by_side(texts: list[str], max_length: int |
 def test_packing_says_which_texts_it_cut() -> None:
     batch = batch_from_texts(["a b", "c d", "e"], load_tokenizer(), packed=True, max_length=3)
     assert batch.documents == (2, 1)
-    assert [warning.split(" tokens")[0] for warning in batch.warnings] == ["text 2 lost 1 of its 2", "text 3 lost 1 of its 1"]
+    assert [warning.split(" tokens")[0] for warning in batch.warnings] == [
+        "text 2 lost 1 of its 2",
+        "text 3 lost 1 of its 1",
+    ]
 
 
 def test_pairs_show_their_segments() -> None:
@@ -89,7 +100,9 @@ def test_pairs_show_their_segments() -> None:
 
 def test_truncation_of_the_end_is_said() -> None:
     batch = batch_from_texts(["a b <eos>", "c"], load_tokenizer(), max_length=2)
-    assert batch.warnings == ("text 1 lost 1 of its 3 tokens to the maximum length 2, its end token <eos> among them",)
+    assert batch.warnings == (
+        "text 1 lost 1 of its 3 tokens to the maximum length 2, its end token <eos> among them",
+    )
 
 
 def test_labels_follow_the_attention_mask_where_pad_is_eos() -> None:
@@ -118,7 +131,9 @@ def test_borrowed_padding_that_pads_nothing_is_not_mentioned() -> None:
         (["a"], {"pairs": ["b", "c"]}, "1 texts and 2 second texts"),
     ],
 )
-def test_what_cannot_be_laid_out_is_an_error(texts: list[str], options: dict[str, object], message: str) -> None:
+def test_what_cannot_be_laid_out_is_an_error(
+    texts: list[str], options: dict[str, object], message: str
+) -> None:
     with pytest.raises(MaskcliError, match=message):
         batch_from_texts(texts, load_tokenizer(), **options)  # type: ignore[arg-type]
 
@@ -128,7 +143,10 @@ def test_what_cannot_be_laid_out_is_an_error(texts: list[str], options: dict[str
 
 def test_ids_are_padding_where_they_are_the_pad_id() -> None:
     batch = batch_from_ids("5 3 2 0 0; 7,4, 0 6 0", 0, labels=True)
-    assert batch.attention_mask.tolist() == [[True, True, True, False, False], [True, True, False, True, False]]
+    assert batch.attention_mask.tolist() == [
+        [True, True, True, False, False],
+        [True, True, False, True, False],
+    ]
     assert rows(batch)[0] == ["5", "3", "2", "<pad>", "<pad>"]
     assert batch.labels is not None
     assert batch.labels.tolist()[0] == [5, 3, 2, -100, -100]

@@ -43,13 +43,27 @@ def test_words_are_numbered_in_order_of_first_appearance_over_all_texts() -> Non
     tokenizer = load_tokenizer()
     assert tokenizer.encode("the cat saw the dog").ids.tolist() == [3, 4, 5, 3, 6]
     assert tokenizer.encode("dog <eos> bird <pad>").ids.tolist() == [6, 2, 7, 0]
-    assert [tokenizer.token(i) for i in range(9)] == ["<pad>", "<bos>", "<eos>", "the", "cat", "saw", "dog", "bird", "#8"]
+    assert [tokenizer.token(i) for i in range(9)] == [
+        "<pad>",
+        "<bos>",
+        "<eos>",
+        "the",
+        "cat",
+        "saw",
+        "dog",
+        "bird",
+        "#8",
+    ]
     assert load_tokenizer("builtin").encode("bird").ids.tolist() == [3]
 
 
 def test_special_tokens_are_added_only_when_asked_for() -> None:
     tokenizer = load_tokenizer()
-    assert tokenizer.encode("a b").ids.tolist() == tokenizer.encode("a b", special_tokens=False).ids.tolist() == [3, 4]
+    assert (
+        tokenizer.encode("a b").ids.tolist()
+        == tokenizer.encode("a b", special_tokens=False).ids.tolist()
+        == [3, 4]
+    )
     encoding = tokenizer.encode("a b", special_tokens=True)
     assert encoding.ids.tolist() == [1, 3, 4, 2]
     assert encoding.special.tolist() == [True, False, False, True]

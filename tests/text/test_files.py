@@ -18,7 +18,10 @@ def test_each_line_is_a_sequence(tmp_path: Path) -> None:
 
 
 def test_blank_lines_inside_are_skipped_and_said() -> None:
-    assert split_lines("a\n\n \nb\n") == (("a", "b"), ("skipped 2 blank lines of 'standard input' (lines 2, 3)",))
+    assert split_lines("a\n\n \nb\n") == (
+        ("a", "b"),
+        ("skipped 2 blank lines of 'standard input' (lines 2, 3)",),
+    )
     assert split_lines("\na").warnings == ("skipped 1 blank line of 'standard input' (line 1)",)
 
 
@@ -27,7 +30,9 @@ def test_a_text_without_words_is_an_error() -> None:
         split_lines("\n \n")
 
 
-@pytest.mark.parametrize(("data", "message"), [(b"\x7fELF\x00", "binary"), (b"ab\xff", "not UTF-8.*0xff at offset 2")])
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"\x7fELF\x00", "binary"), (b"ab\xff", "not UTF-8.*0xff at offset 2")]
+)
 def test_what_is_not_text_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "data"
     path.write_bytes(data)

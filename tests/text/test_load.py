@@ -18,7 +18,14 @@ from .conftest import bert_slow, gpt2_slow, write_json
 def word_level(**changes: object) -> dict[str, object]:
     """A small valid tokenizer.json."""
     vocab = {"<unk>": 0, "a": 1, "b": 2, "</s>": 3}
-    token = {"id": 3, "content": "</s>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    token = {
+        "id": 3,
+        "content": "</s>",
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+    }
     return {
         "version": "1.0",
         "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
@@ -28,7 +35,9 @@ def word_level(**changes: object) -> dict[str, object]:
     }
 
 
-def loaded(tmp_path: Path, config: object = None, name: str = "tokenizer.json", **changes: object) -> Tokenizer:
+def loaded(
+    tmp_path: Path, config: object = None, name: str = "tokenizer.json", **changes: object
+) -> Tokenizer:
     if config is not None:
         write_json(tmp_path / "tokenizer_config.json", config)
     return load_tokenizer(str(write_json(tmp_path / name, word_level(**changes))))
@@ -38,7 +47,12 @@ def test_a_file_of_any_name_and_its_folder_are_the_same_tokenizer(tmp_path: Path
     config = {"eos_token": "</s>", "model_max_length": 3, "padding_side": "left"}
     by_file = loaded(tmp_path, config, name="mine.json")
     assert by_file.encode("a b zzz").ids.tolist() == [1, 2, 0]
-    assert (by_file.eos_id, by_file.pad_id, by_file.model_max_length, by_file.padding_side) == (3, None, 3, "left")
+    assert (by_file.eos_id, by_file.pad_id, by_file.model_max_length, by_file.padding_side) == (
+        3,
+        None,
+        3,
+        "left",
+    )
     (tmp_path / "mine.json").rename(tmp_path / "tokenizer.json")
     by_folder = load_tokenizer(str(tmp_path))
     assert by_folder.encode("a b zzz").ids.tolist() == [1, 2, 0]
@@ -46,7 +60,13 @@ def test_a_file_of_any_name_and_its_folder_are_the_same_tokenizer(tmp_path: Path
 
 
 def test_padding_and_truncation_baked_into_the_file_are_switched_off(tmp_path: Path) -> None:
-    padding = {"strategy": {"Fixed": 9}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0}
+    padding = {
+        "strategy": {"Fixed": 9},
+        "direction": "Left",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+    }
     truncation = {"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Left"}
     tokenizer = loaded(tmp_path, padding=padding | {"pad_token": "<unk>"}, truncation=truncation)
     assert tokenizer.encode("a b a b a").ids.tolist() == [1, 2, 1, 2, 1]
@@ -186,7 +206,15 @@ def test_code_that_a_tokenizer_brings_is_never_run(tmp_path: Path) -> None:
 
 def test_slow_tokenizers_are_loaded_through_transformers(tmp_path: Path) -> None:
     bert = load_tokenizer(str(bert_slow(tmp_path / "bert")))
-    assert [bert.token(i) for i in bert.encode("the catmat!").ids] == ["[CLS]", "the", "cat", "##m", "##at", "!", "[SEP]"]
+    assert [bert.token(i) for i in bert.encode("the catmat!").ids] == [
+        "[CLS]",
+        "the",
+        "cat",
+        "##m",
+        "##at",
+        "!",
+        "[SEP]",
+    ]
     gpt2 = load_tokenizer(str(gpt2_slow(tmp_path / "gpt2")))
     assert [gpt2.token(i) for i in gpt2.encode("the naïve cat").ids] == ["the", "▁naïve", "▁cat"]
     assert (gpt2.vocab_size, gpt2.eos_id, gpt2.pad_id, gpt2.model_max_length) == (50257, 50256, None, 1024)
@@ -204,7 +232,10 @@ def test_tokenizers_in_python_alone_are_loaded_through_transformers(tmp_path: Pa
 
 def test_a_panic_of_a_library_is_one_sentence() -> None:
     panic = type("PanicException", (BaseException,), {})
-    with pytest.raises(MaskcliError, match=r"tokenizer 'x' failed \(index out of bounds\)"), backend.refusals("x"):
+    with (
+        pytest.raises(MaskcliError, match=r"tokenizer 'x' failed \(index out of bounds\)"),
+        backend.refusals("x"),
+    ):
         raise panic("index out\n of bounds.")
     with pytest.raises(KeyboardInterrupt), backend.refusals("x"):
         raise KeyboardInterrupt
@@ -251,6 +282,10 @@ def test_a_hub_name_in_the_local_cache_needs_neither_network_nor_transformers(tm
     )
     environment = {"HF_HUB_CACHE": str(tmp_path), "PYTHONPATH": str(Path(backend.__file__).parents[2])}
     done = subprocess.run(
-        [sys.executable, "-c", f"import json\n{program}"], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"import json\n{program}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert json.loads(done.stdout) == [[1, 2], 3, False]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from maskcli.diagnostics.causes import LEAK
-from maskcli.diagnostics.evidence import measure
-from maskcli.diagnostics.explain import verdicts
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rules.common import listed
-from maskcli.diagnostics.scene import Attention, Saved, Scene
+from maskcli.diagnostics.verdicts.causes import LEAK
+from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.masks.kinds import Layout, causal
 from maskcli.masks.mask import Mask
-
-Array = npt.NDArray[Any]
+from maskcli.measure.passes import measure
+from maskcli.scene.scene import Attention, Saved, Scene
 
 # Cells of a mask of the wrong length that are laid out to be compared; larger ones are not.
 MOST_CELLS = 2**26
@@ -114,7 +111,11 @@ def _staircase(saved: Saved) -> bool:
     """Whether each row sees itself and nothing behind it: that is a mask over queries, whatever the batch size."""
     keep = saved.given.keep
     queries, keys = keep.shape[2:]
-    inside = (keep - causal(Layout(1, queries, keys, 1, keys - queries))).attended == 0 if keys >= queries else False
+    inside = (
+        (keep - causal(Layout(1, queries, keys, 1, keys - queries))).attended == 0
+        if keys >= queries
+        else False
+    )
     return inside and all(keep.dense(rows=(q, q + 1))[0, q + keys - queries] for q in range(queries))
 
 
@@ -142,10 +143,16 @@ def _settled(saved: Saved, other: Mask) -> bool:
 
 def _head_major(scene: Scene, saved: Saved, batch: int, heads: int) -> bool:
     """Whether block n of a mask [B*H, Q, K] hides the padding of sample n % B and not that of n // H."""
-    if saved.keys is None or len(saved.keys.real) != batch or any(a is saved.attention for a, _ in verdicts(scene, "another")):
+    if (
+        saved.keys is None
+        or len(saved.keys.real) != batch
+        or any(a is saved.attention for a, _ in verdicts(scene, "another"))
+    ):
         return False
     seen = (
-        np.any(saved.given.keep.seen, axis=1) if saved.given.shape[1] == 1 else saved.given.keep.seen.reshape(batch * heads, -1)
+        np.any(saved.given.keep.seen, axis=1)
+        if saved.given.shape[1] == 1
+        else saved.given.keep.seen.reshape(batch * heads, -1)
     )
     if len(seen) != batch * heads:
         return False
@@ -165,7 +172,11 @@ def _laid_over(attention: Attention) -> Iterator[tuple[str, int, list[Mask]]]:
             rows.shape[3],
             [mask for mask in map(_over(shape), _alignments(rows, shape[3])) if mask is not None],
         )
-    if attention.given is not None and attention.given.shape[3] != shape[3] and attention.given.shape[2] in (1, shape[2]):
+    if (
+        attention.given is not None
+        and attention.given.shape[3] != shape[3]
+        and attention.given.shape[2] in (1, shape[2])
+    ):
         keep = attention.given.keep
         if keep.shape[0] in (1, shape[0]) and keep.shape[1] in (1, shape[1]) and keep.cells <= MOST_CELLS:
             dense = np.stack([[keep.dense(b, h) for h in range(keep.shape[1])] for b in range(keep.shape[0])])
@@ -201,7 +212,9 @@ def _agrees(attention: Attention, mask: Mask) -> bool | None:
     rows = np.broadcast_to(mask.keys_per_query > 0, attention.shape[:3]) & ~attention.looks_empty
     positions = np.arange(attention.shape[2]) + attention.past
     if positions[-1] < attention.shape[3]:
-        own = np.broadcast_to(np.any(mask.seen, axis=1)[:, positions][:, None], (attention.shape[0], 1, attention.shape[2]))
+        own = np.broadcast_to(
+            np.any(mask.seen, axis=1)[:, positions][:, None], (attention.shape[0], 1, attention.shape[2])
+        )
         rows = rows & own
     mass = measure(attention.tensor, attention.shape, {"mask": mask}).mass["mask"][rows]
     return float(np.nanmean(mass)) < LEAK if mass.size else None

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Runs, Where, items_of, runs_of
 from maskcli.masks.mask import Mask
-
-Array = npt.NDArray[Any]
 
 # Names beyond this many are counted, not listed.
 LISTED = 4
@@ -46,7 +44,9 @@ def place(rows: Array, keys: Array | None) -> Where:
     """The smallest place that covers all flagged rows and their keys."""
     items = np.any(rows, axis=(1, 2))
     concerned = None if keys is None else runs_of(np.any(keys[items], axis=0))
-    return Where(items_of(items), items_of(np.any(rows, axis=(0, 2))), runs_of(np.any(rows, axis=(0, 1))), concerned)
+    return Where(
+        items_of(items), items_of(np.any(rows, axis=(0, 2))), runs_of(np.any(rows, axis=(0, 1))), concerned
+    )
 
 
 def places(rows: Array, keys: Array | None) -> tuple[Where, ...]:
@@ -57,7 +57,9 @@ def places(rows: Array, keys: Array | None) -> tuple[Where, ...]:
         groups.setdefault((runs_of(np.any(rows[item], axis=0)), concerned), []).append(int(item))
     if len(groups) < 2:
         return ()
-    return tuple(Where(tuple(items), None, queries, concerned) for (queries, concerned), items in groups.items())
+    return tuple(
+        Where(tuple(items), None, queries, concerned) for (queries, concerned), items in groups.items()
+    )
 
 
 def ignored_keys(mask: Mask, rows: Array) -> Array:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from maskcli.diagnostics.facts import Declared
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided, Where, items_of
 from maskcli.diagnostics.rules.common import LISTED, place, places, told_items, told_places
-from maskcli.diagnostics.scene import Scene
 from maskcli.diagnostics.supervision import (
     DUE,
     UNKNOWN_IDS,
@@ -22,8 +19,8 @@ from maskcli.diagnostics.supervision import (
     readings,
     texts,
 )
-
-Array = npt.NDArray[Any]
+from maskcli.meant.facts import Declared
+from maskcli.scene.scene import Scene
 
 # Masked language models ask for 15 % of the tokens, seldom for 40 %; labels on more than half are of every token.
 FEW = 0.5
@@ -234,9 +231,7 @@ def label_border(scene: Scene) -> Iterator[Found | Undecided]:
             message = f"the supervised answer starts one token late (the prompt is the first {declared.prompt_length}): no label for {{}}"
             yield _found(text, ("labels", "input_ids"), late, message, fix, {"late_starts": int(late.sum())})
         if early.any():
-            message = (
-                f"the supervised answer ends one token early: no label for its end token (id {_ids_at(text, early)}), {{}}"
-            )
+            message = f"the supervised answer ends one token early: no label for its end token (id {_ids_at(text, early)}), {{}}"
             yield _found(text, ("labels", "input_ids"), early, message, fix, {"early_ends": int(early.sum())})
 
 
@@ -279,9 +274,15 @@ def eos_missing(scene: Scene) -> Iterator[Found | Undecided]:
                 else f"{int((rows & ~full).sum())} of {count} supervised samples end before the maximum of {length} places "
                 "without one, so the template does not write it"
             ),
-            "raise the maximum length, or leave out texts that do not fit" if cut else "append the end token to every answer",
+            "raise the maximum length, or leave out texts that do not fit"
+            if cut
+            else "append the end token to every answer",
             Where(items_of(rows)),
-            {"samples": count, "full_samples": int(full[rows].sum()), "cause": "truncation" if cut else "template"},
+            {
+                "samples": count,
+                "full_samples": int(full[rows].sum()),
+                "cause": "truncation" if cut else "template",
+            },
             "note" if stream else None,
         )
 
@@ -310,7 +311,8 @@ def invalid_label(scene: Scene) -> Iterator[Found]:
             yield Found(
                 (tokens.name(role),),
                 f"{tokens.name(role)!r} holds {int(wrong.sum())} value(s) that no token has: {_few(bad)}, at "
-                f"{told_places(where, each, 'tokens')}" + (f"; the vocabulary has {size}" if size is not None else ""),
+                f"{told_places(where, each, 'tokens')}"
+                + (f"; the vocabulary has {size}" if size is not None else ""),
                 "use the ignore index of the loss for labels to leave out (declare it with --ignore-index when it is not -100)"
                 if role == "labels" and low < 0
                 else "use ids from 0 up to the vocabulary's size; resize the embeddings after adding tokens",
@@ -324,7 +326,11 @@ def invalid_label(scene: Scene) -> Iterator[Found]:
 def _few_masked(reading: Reading) -> bool:
     """Whether labels stand on a few tokens that are others than the ids, as in a masked language model: by chance on none of a row."""
     tokens = reading.labels.size if reading.real is None else int(reading.real.sum())
-    return reading.tokens.ids is not None and not reading.same_text and bool(0 < reading.supervised.sum() < FEW * tokens)
+    return (
+        reading.tokens.ids is not None
+        and not reading.same_text
+        and bool(0 < reading.supervised.sum() < FEW * tokens)
+    )
 
 
 def _supervised_padding(reading: Reading, declared: Declared) -> Array:
@@ -349,7 +355,9 @@ def _supervised_padding(reading: Reading, declared: Declared) -> Array:
     # known; else nothing is said as long as no other token of a run is supervised.
     end = trailing & ~later(trailing, 1)
     begin = leading & ~later(leading[:, ::-1], 1)[:, ::-1]
-    wrong &= ~(end & np.isin(reading.labels, declared.eos_ids)) & ~(begin & np.isin(reading.labels, declared.bos_ids))
+    wrong &= ~(end & np.isin(reading.labels, declared.eos_ids)) & ~(
+        begin & np.isin(reading.labels, declared.bos_ids)
+    )
     doubtful = np.zeros_like(wrong)
     if not declared.eos_ids:
         doubtful |= end
@@ -415,17 +423,32 @@ def _places(flags: Array) -> tuple[Where, ...]:
 
 
 def _found(
-    reading: Reading, roles: tuple[str, ...], flags: Array, message: str, fix: str, evidence: dict[str, float | int | str]
+    reading: Reading,
+    roles: tuple[str, ...],
+    flags: Array,
+    message: str,
+    fix: str,
+    evidence: dict[str, float | int | str],
 ) -> Found:
     """A Found for flagged tokens [B, L]; the {} of the message becomes their place."""
     where, each = _place(flags), _places(flags)
-    return Found(_names(reading, roles), message.format(told_places(where, each, "tokens")), fix, where, evidence, None, each)
+    return Found(
+        _names(reading, roles),
+        message.format(told_places(where, each, "tokens")),
+        fix,
+        where,
+        evidence,
+        None,
+        each,
+    )
 
 
 def _few(values: Array) -> str:
     """Different values in words: the first few."""
     different = np.unique(values)
-    return ", ".join(str(int(value)) for value in different[:LISTED]) + (", …" if len(different) > LISTED else "")
+    return ", ".join(str(int(value)) for value in different[:LISTED]) + (
+        ", …" if len(different) > LISTED else ""
+    )
 
 
 def _ids_at(text: Reading, flags: Array) -> str:

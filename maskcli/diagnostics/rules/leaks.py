@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from maskcli.diagnostics.causes import Verdict
-from maskcli.diagnostics.explain import leaks, verdicts
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found
-from maskcli.diagnostics.rules.common import Hit, fold, found, ignored_keys, percent, spread, told, told_items, told_places
-from maskcli.diagnostics.scene import Attention, Saved, Scene
+from maskcli.diagnostics.rules.common import (
+    Hit,
+    fold,
+    found,
+    ignored_keys,
+    percent,
+    spread,
+    told,
+    told_items,
+    told_places,
+)
+from maskcli.diagnostics.verdicts.causes import Verdict
+from maskcli.diagnostics.verdicts.judge import leaks, verdicts
 from maskcli.masks.kinds import documents as same_document
 from maskcli.masks.spec import kinds_in
-
-Array = npt.NDArray[Any]
+from maskcli.scene.scene import Attention, Saved, Scene
 
 
 def inverted_polarity(scene: Scene) -> Iterator[Found]:
@@ -40,13 +47,15 @@ def inverted_polarity(scene: Scene) -> Iterator[Found]:
         told_here = [verdict_of[hit.tensor] for hit in members]
         low, high = (pick(v.violation for v in told_here) for pick in (min, max))
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"queries put {percent(low, high)} of their weight on keys they should ignore "
             f"({told_places(where, each)}); {members[0].note} is applied inverted",
             "invert the mask where it is built: True is attend for scaled_dot_product_attention and ignore for "
             "nn.MultiheadAttention",
             {"violation": high, "violation_if_inverted": max(v.inverse_violation for v in told_here)},
-        )  # fmt: skip
+        )
 
 
 def padding_attended(scene: Scene) -> Iterator[Found]:
@@ -60,16 +69,22 @@ def padding_attended(scene: Scene) -> Iterator[Found]:
 
     Fix: pass `attention_mask=inputs["attention_mask"]` to the model, and check that it reaches the softmax.
     """
-    hits = [Hit(a.name, v.rows, ~a.keys.real, v.share, a.keys.source) for a, v in verdicts(scene, "padding") if a.keys]
+    hits = [
+        Hit(a.name, v.rows, ~a.keys.real, v.share, a.keys.source)
+        for a, v in verdicts(scene, "padding")
+        if a.keys
+    ]
     for members, where, each in fold(hits):
         low, high = spread(members)
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"real queries put {percent(low, high)} of their weight on padding: {told_places(where, each)}, "
             f"which {members[0].note} says to ignore",
             "pass attention_mask to the model and check that it reaches the softmax",
             {"padding_mass_lowest_layer": low, "padding_mass_highest_layer": high},
-        )  # fmt: skip
+        )
 
 
 def future_attended(scene: Scene) -> Iterator[Found]:
@@ -89,12 +104,14 @@ def future_attended(scene: Scene) -> Iterator[Found]:
     for members, where, each in fold(hits):
         low, high = spread(members)
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"real queries put {percent(low, high)} of their weight on keys behind them; "
             f"{members[0].note} says attention is causal",
             "pass is_causal=True, or a causal attn_mask, to every attention call",
             {"future_mass_lowest_layer": low, "future_mass_highest_layer": high},
-        )  # fmt: skip
+        )
 
 
 def mask_not_applied(scene: Scene) -> Iterator[Found]:
@@ -108,7 +125,13 @@ def mask_not_applied(scene: Scene) -> Iterator[Found]:
     Fix: follow the mask to the softmax; compare `scores + mask` with the scores that enter it.
     """
     hits = [
-        Hit(a.name, v.rows, ignored_keys(v.ignored, v.rows) if v.ignored else None, v.share, f"{_forbidding(a)}\n{v.label}")
+        Hit(
+            a.name,
+            v.rows,
+            ignored_keys(v.ignored, v.rows) if v.ignored else None,
+            v.share,
+            f"{_forbidding(a)}\n{v.label}",
+        )
         for a, v in verdicts(scene, "not-applied")
     ]
     for members, where, each in fold(hits):
@@ -116,12 +139,14 @@ def mask_not_applied(scene: Scene) -> Iterator[Found]:
         low, high = spread(members)
         explained = "it should be exactly 0" if label == "exact" else f"what they do obey is {label}"
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"real queries put {percent(low, high)} of their weight on cells that {what} forbids "
             f"({told(where.keys, 'key', 'keys')} of {told_items(where.batch)}); {explained}",
             "follow the mask to the softmax: the attention that made these weights did not use it",
             {"violation_lowest_layer": low, "violation_highest_layer": high},
-        )  # fmt: skip
+        )
 
 
 def soft_masking(scene: Scene) -> Iterator[Found]:
@@ -147,12 +172,14 @@ def soft_masking(scene: Scene) -> Iterator[Found]:
         evidence = {"violation_lowest_layer": low, "violation_highest_layer": high}
         name = {"shift": "implied_bias", "constant": "constant_weight", "small": "ratio"}[members[0].note]
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"real queries put {percent(low, high)} of their weight on keys they should ignore ({told_places(where, each)}); "
             + told_kinds[members[0].note].format(size=float(np.mean(sizes))),
             'mask with masked_fill(mask == 0, float("-inf")) or a boolean mask; do not add or multiply 0s and 1s',
             {**evidence, name: float(np.mean(sizes))},
-        )  # fmt: skip
+        )
 
 
 def another_samples_mask(scene: Scene) -> Iterator[Found]:
@@ -169,12 +196,14 @@ def another_samples_mask(scene: Scene) -> Iterator[Found]:
     for members, where, each in fold(_hits(scene, "another", lambda verdict: verdict.label)):
         low, high = spread(members)
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"real queries put {percent(low, high)} of their weight on their own padding ({told_places(where, each)}), and none on "
             f"the padding of another sample: masks are in another order, {members[0].note}",
             "repeat_interleave the mask over the heads, or let a [B, 1, 1, K] mask broadcast",
             {"violation_lowest_layer": low, "violation_highest_layer": high, "order": members[0].note},
-        )  # fmt: skip
+        )
 
 
 def document_leak(scene: Scene) -> Iterator[Found]:
@@ -198,19 +227,27 @@ def document_leak(scene: Scene) -> Iterator[Found]:
             continue
         rows = leaks(attention, "documents")
         if rows.any():
-            unsaid.append(Hit(attention.name, rows, _strangers(attention, rows), attention.measured.mass["documents"]))
+            unsaid.append(
+                Hit(attention.name, rows, _strangers(attention, rows), attention.measured.mass["documents"])
+            )
     yield from _masks_over_documents(scene)
     for hits, severity in ((meant, None), (unsaid, "note")):
         for members, where, each in fold(hits):
             low, high = spread(members)
             yield found(
-                members, where, each,
+                members,
+                where,
+                each,
                 f"real queries put {percent(low, high)} of their weight on other packed documents ({told_places(where, each)})"
-                + ("" if severity is None else "; declare documents in --expect if they are meant to be apart"),
+                + (
+                    ""
+                    if severity is None
+                    else "; declare documents in --expect if they are meant to be apart"
+                ),
                 "pass position ids without an attention_mask, cu_seqlens, or a block-diagonal mask to the attention",
                 {"mass_lowest_layer": low, "mass_highest_layer": high},
                 severity,
-            )  # fmt: skip
+            )
 
 
 def empty_cache_slots(scene: Scene) -> Iterator[Found]:
@@ -227,12 +264,14 @@ def empty_cache_slots(scene: Scene) -> Iterator[Found]:
     for members, where, each in fold(_hits(scene, "slots", lambda verdict: "")):
         low, high = spread(members)
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"queries put {percent(low, high)} of their weight on keys that are all zeros, the same on each: the cache is filled up to "
             f"key {size[members[0].tensor]}, and what stands behind is empty",
             "mask the empty slots: arange(cache_length) <= position of the query",
             {"filled": size[members[0].tensor], "mass_lowest_layer": low, "mass_highest_layer": high},
-        )  # fmt: skip
+        )
 
 
 def cross_mask_swapped(scene: Scene) -> Iterator[Found]:
@@ -249,12 +288,14 @@ def cross_mask_swapped(scene: Scene) -> Iterator[Found]:
     for members, where, each in fold(_hits(scene, "swapped", lambda verdict: verdict.label)):
         low, high = spread(members)
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"the decoder puts {percent(low, high)} of its cross-attention on the source's padding ({told_places(where, each)})"
             + (f"; what the weights do obey is {members[0].note}" if members[0].note else ""),
             "pass the source's padding mask to cross-attention (encoder_attention_mask, memory_key_padding_mask)",
             {"violation_lowest_layer": low, "violation_highest_layer": high},
-        )  # fmt: skip
+        )
 
 
 def _hits(scene: Scene, kind: str, note: Callable[[Verdict], str]) -> list[Hit]:
@@ -273,29 +314,42 @@ def _masks_over_documents(scene: Scene) -> Iterator[Found]:
     """Saved masks, of no saved map, that let packed documents see each other."""
     for saved in scene.masks:
         keep, documents = saved.given.keep, saved.documents
-        apart = documents is not None and saved.attention is None and saved.past + keep.shape[2] <= keep.shape[3]
-        if not apart or documents is None or len(documents) not in (1, keep.shape[0]) or (documents == documents[:, :1]).all():
+        apart = (
+            documents is not None and saved.attention is None and saved.past + keep.shape[2] <= keep.shape[3]
+        )
+        if (
+            not apart
+            or documents is None
+            or len(documents) not in (1, keep.shape[0])
+            or (documents == documents[:, :1]).all()
+        ):
             continue
         across = keep - same_document(saved.layout)
         rows = across.keys_per_query > 0
         if saved.given.nan or not rows.any():
             continue
         seen = np.broadcast_to(np.any(across.seen, axis=1), (keep.shape[0], keep.shape[3]))
-        for members, where, each in fold([Hit(saved.given.tensor.name, np.broadcast_to(rows, keep.shape[:3]), seen)]):
+        for members, where, each in fold(
+            [Hit(saved.given.tensor.name, np.broadcast_to(rows, keep.shape[:3]), seen)]
+        ):
             yield found(
-                members, where, each,
+                members,
+                where,
+                each,
                 f"the mask lets queries see other packed documents ({told_places(where, each)})",
                 "use a block-diagonal mask (causal & documents), or position ids without an attention_mask",
                 {"cells": across.attended},
                 None if _documents_expected(saved) else "note",
-            )  # fmt: skip
+            )
 
 
 def _strangers(attention: Attention, rows: Array) -> Array | None:
     """Keys of other documents that flagged rows could see, before or behind them."""
     if attention.same_document is None:
         return None
-    hidden = attention.same_document | ~attention.causal if attention.future_expected else attention.same_document
+    hidden = (
+        attention.same_document | ~attention.causal if attention.future_expected else attention.same_document
+    )
     return ignored_keys(hidden, rows)
 
 

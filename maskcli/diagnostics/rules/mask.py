@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from maskcli.diagnostics.explain import verdicts
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Where, items_of, runs_of
 from maskcli.diagnostics.rules.common import Hit, fold, found, told_places
-from maskcli.diagnostics.scene import Saved, Scene, real_tokens
+from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.masks.conventions import LOWEST, WEAKEST
 from maskcli.masks.mask import Mask
-
-Array = npt.NDArray[Any]
+from maskcli.scene.scene import Saved, Scene, real_tokens
 
 # -1e4 and what float16 and bfloat16 make of it: a mask unless a whole row is masked or scores are of that size.
 TEN_THOUSAND = (-1.05e4, -9e3)
@@ -49,14 +46,17 @@ def empty_row(scene: Scene) -> Iterator[Found]:
         for members, where, each in fold(hits):
             who = "padding tokens" if severity else "real tokens"
             yield found(
-                members, where, each,
+                members,
+                where,
+                each,
                 f"the mask leaves {told_places(where, each, 'queries')} no key to attend to ({who})",
                 "harmless as long as nothing reads the output of padding tokens; with -inf these rows are NaN, so prefer a "
                 "finite fill or keep the diagonal"
-                if severity else "keep at least the diagonal for every real token, and zero the output of rows without keys",
+                if severity
+                else "keep at least the diagonal for every real token, and zero the output of rows without keys",
                 {"rows": int(sum(hit.rows.sum() for hit in members))},
                 severity,
-            )  # fmt: skip
+            )
 
 
 def inverted_mask(scene: Scene) -> Iterator[Found]:
@@ -90,7 +90,9 @@ def inverted_mask(scene: Scene) -> Iterator[Found]:
         keep = given.keep
         if given.reason in ("shape", "assumed") or given.nan or not keep.attended:
             continue
-        where = _keeps_only_padding(saved) or (_keeps_only_future(saved) if given.reason == "declared" else None)
+        where = _keeps_only_padding(saved) or (
+            _keeps_only_future(saved) if given.reason == "declared" else None
+        )
         if where:
             what = "the padding" if where.keys else "the keys behind each query"
             yield Found(
@@ -155,7 +157,13 @@ def weak_fill(scene: Scene) -> Iterator[Found]:
     for saved in scene.masks:
         given = saved.given
         values = given.values
-        if given.convention != "additive" or values is None or given.minus_inf or len(values) != 2 or values[1] != 0.0:
+        if (
+            given.convention != "additive"
+            or values is None
+            or given.minus_inf
+            or len(values) != 2
+            or values[1] != 0.0
+        ):
             continue
         fill = values[0]
         ten_thousand = TEN_THOUSAND[0] <= fill <= TEN_THOUSAND[1]
@@ -185,7 +193,9 @@ def overflowed_fill(scene: Scene) -> Iterator[Found]:
 
     Fix: combine masks as booleans first, and fill once, in the dtype of the scores.
     """
-    finite = [saved.given for saved in scene.masks if saved.given.convention == "additive" and _finite_fill(saved)]
+    finite = [
+        saved.given for saved in scene.masks if saved.given.convention == "additive" and _finite_fill(saved)
+    ]
     for saved in scene.masks:
         given = saved.given
         if given.convention != "additive" or not given.minus_inf or given.values is None:
@@ -248,7 +258,11 @@ def negated_integer_mask(scene: Scene) -> Iterator[Found]:
         if not saved.given.tensor.dtype.startswith(("int", "uint")) or not values:
             continue
         whole = {int(value) for value in values}
-        top = 2 ** int(saved.given.tensor.dtype.lstrip("uint")) if saved.given.tensor.dtype.startswith("uint") else 0
+        top = (
+            2 ** int(saved.given.tensor.dtype.lstrip("uint"))
+            if saved.given.tensor.dtype.startswith("uint")
+            else 0
+        )
         if whole in ({-2, -1}, {top - 2, top - 1}):
             yield Found(
                 (saved.given.tensor.name,),
@@ -296,9 +310,16 @@ def _query_axis_rows(saved: Saved) -> Array | None:
     if (empty | full).all():
         return empty
     # Under a causal mask: exactly the padding rows are empty, and every other row sees all that causal lets it see.
-    if saved.keys is None or saved.keys.real.all() or keep.shape[2] != keep.shape[3] or len(saved.keys.real) != b:
+    if (
+        saved.keys is None
+        or saved.keys.real.all()
+        or keep.shape[2] != keep.shape[3]
+        or len(saved.keys.real) != b
+    ):
         return None
-    base = Mask.from_intervals(keep.shape, np.zeros(1, np.int64), np.arange(keep.shape[2]).reshape(1, 1, -1) + 1)
+    base = Mask.from_intervals(
+        keep.shape, np.zeros(1, np.int64), np.arange(keep.shape[2]).reshape(1, 1, -1) + 1
+    )
     pads = ~saved.keys.real
     shown = np.where(pads[:, None], 0, keep.shape[3])
     by_rows = base & Mask.from_intervals(keep.shape, np.zeros(1, np.int64), shown)
@@ -315,7 +336,11 @@ def _keeps_only_padding(saved: Saved) -> Where | None:
     pads = ~saved.keys.real
     real = Mask.from_dense(saved.keys.real[:, None, None, :]).broadcast_to(keep.shape)
     padded = np.any(pads, axis=1)
-    if real is None or (keep & real).attended or not (np.any(keep.seen, axis=1)[padded] == pads[padded]).all():
+    if (
+        real is None
+        or (keep & real).attended
+        or not (np.any(keep.seen, axis=1)[padded] == pads[padded]).all()
+    ):
         return None
     # A sample without padding is left no key at all: it is part of the same mistake.
     return Where(None, None, None, runs_of(np.any(pads[padded], axis=0)))
@@ -342,7 +367,12 @@ def _is_mask_shaped(saved: Saved) -> bool:
 
 def _finite_fill(saved: Saved) -> bool:
     given = saved.given
-    return not given.minus_inf and given.values is not None and len(given.values) == 2 and given.values[0] <= TEN_THOUSAND[1]
+    return (
+        not given.minus_inf
+        and given.values is not None
+        and len(given.values) == 2
+        and given.values[0] <= TEN_THOUSAND[1]
+    )
 
 
 def _cell(index: list[int], shape: tuple[int, ...]) -> Where:

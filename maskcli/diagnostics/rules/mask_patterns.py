@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.rules.common import Hit, fold, found, told
-from maskcli.diagnostics.scene import Saved, Scene
 from maskcli.masks.kinds import Layout
 from maskcli.masks.kinds import causal as causal_over
 from maskcli.masks.kinds import padding as padding_over
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Joined, Named, Spec, build, conjuncts, kinds_in, names_files, needs, write
-
-Array = npt.NDArray[Any]
+from maskcli.scene.scene import Saved, Scene
 
 CAUSAL, DOCUMENTS = Named("causal"), Named("documents")
 # Kinds that say "nothing behind the query"; the padding of `combined` is looked at apart.
@@ -40,18 +38,25 @@ def misaligned_causal(scene: Scene) -> Iterator[Found]:
         if saved.past_known and saved.past > 0 and any(_is_top_left(saved, spec) for spec in _meant(saved)):
             hidden = (~saved.given.keep & _real(saved)) & causal_over(saved.layout)
             hits.append(
-                _hit(saved, hidden, hidden if saved.keys is None else hidden & padding_over(saved.layout), f"{saved.past}")
+                _hit(
+                    saved,
+                    hidden,
+                    hidden if saved.keys is None else hidden & padding_over(saved.layout),
+                    f"{saved.past}",
+                )
             )
     for members, where, each in fold(hits):
         past = int(members[0].note)
         first = where.queries[0][0] if where.queries else 0
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"the mask is aligned at the first key though {past} keys come before the first query: query {first} sees no key "
             f"behind key {first}, and stands at key {first + past}",
             "shift the diagonal by the keys in the cache: torch.tril(ones(Q, K), diagonal=K - Q); one query needs no causal mask",
             {"past": past},
-        )  # fmt: skip
+        )
 
 
 def _is_top_left(saved: Saved, spec: Spec) -> bool:
@@ -73,16 +78,21 @@ def shifted_diagonal(scene: Scene) -> Iterator[Found]:
     Fix: attend where `torch.tril(ones)` is 1, which is to ignore where `torch.triu(ones, diagonal=1)` is 1.
     """
     steps = ((saved, _diagonal_step(saved)) for saved in _patterned(scene))
-    hits = [_hit(saved, _own_keys(saved.layout) & _real(saved), None, f"{step}") for saved, step in steps if step]
+    hits = [
+        _hit(saved, _own_keys(saved.layout) & _real(saved), None, f"{step}") for saved, step in steps if step
+    ]
     for members, where, each in fold(hits):
         step = int(members[0].note)
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             "the mask hides every token from itself: a query sees only the keys before its own, and the first one none"
-            if step < 0 else "the mask shows every query one key behind its own: the token that it has to predict",
+            if step < 0
+            else "the mask shows every query one key behind its own: the token that it has to predict",
             "attend where torch.tril(torch.ones(Q, K), diagonal=K - Q) is 1, the diagonal included and nothing behind it",
             {"diagonal": step},
-        )  # fmt: skip
+        )
 
 
 def _diagonal_step(saved: Saved) -> int:
@@ -107,7 +117,12 @@ def _is_shifted(saved: Saved, spec: Spec, step: int) -> bool:
     apart = tuple(part for part in conjuncts(spec) if isinstance(part, Named) and part.name == "documents")
     rest = tuple(part for part in conjuncts(spec) if part not in apart)
     meant, texts = _built(spec, layout), _all_of(apart, layout)
-    if meant is None or texts is None or "documents" in kinds_in(Joined("&", rest)) or not _is_causal(saved, meant):
+    if (
+        meant is None
+        or texts is None
+        or "documents" in kinds_in(Joined("&", rest))
+        or not _is_causal(saved, meant)
+    ):
         return False
     if (
         _fits(saved, meant)
@@ -155,7 +170,9 @@ def wrong_window(scene: Scene) -> Iterator[Found | Undecided]:
         spec = saved.declared.spec
         meant, bare = _built(spec, saved.layout), _built(_with(spec, size, CAUSAL), saved.layout)
         if meant is None or bare is None:
-            yield Undecided("attention_mask and position_ids beside the mask: the declared mask speaks of them")
+            yield Undecided(
+                "attention_mask and position_ids beside the mask: the declared mask speaks of them"
+            )
         elif ((meant ^ bare) & _real(saved)).attended == 0:
             yield Undecided(f"a mask over more than {size} keys: over fewer, no window shows")
         elif not _fits(saved, meant) and (window := _other_window(saved, spec, size)):
@@ -166,12 +183,14 @@ def wrong_window(scene: Scene) -> Iterator[Found | Undecided]:
     for members, where, each in fold(hits):
         window = meanings[members[0].note]
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"the mask is {write(window.spec)!r}: a query sees up to {window.seen} keys where {window.source} means "
             f"{window.meant}, itself included ({window.reading}); first at {told(where.queries, 'query', 'queries')}",
             "attend where 0 <= q - k < W (flash-attn: window_size=(W - 1, 0)), W being the model's sliding_window",
             {"window": window.meant, "keys_seen": window.seen},
-        )  # fmt: skip
+        )
 
 
 class _Window(NamedTuple):
@@ -205,7 +224,9 @@ def _other_window(saved: Saved, spec: Spec, size: int) -> _Window | None:
 
 def _with(spec: Spec, size: int, put: Spec) -> Spec:
     """A declared mask with another kind in the place of its window and of the kinds that look back."""
-    kept = tuple(part for part in conjuncts(spec) if part != Named("sliding", (size,)) and part not in LOOKS_BACK)
+    kept = tuple(
+        part for part in conjuncts(spec) if part != Named("sliding", (size,)) and part not in LOOKS_BACK
+    )
     return Joined("&", (put, *kept)) if kept else put
 
 
@@ -259,7 +280,9 @@ def _real(saved: Saved) -> Mask:
 
 def _with_keys(keep: Mask) -> Mask:
     """Every cell in a row that has a key."""
-    return Mask.from_intervals(keep.shape, np.zeros(1, np.int64), np.where(keep.keys_per_query > 0, keep.shape[3], 0))
+    return Mask.from_intervals(
+        keep.shape, np.zeros(1, np.int64), np.where(keep.keys_per_query > 0, keep.shape[3], 0)
+    )
 
 
 def _own_keys(layout: Layout) -> Mask:

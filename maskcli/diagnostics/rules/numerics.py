@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from maskcli.diagnostics.evidence import bad_cells, first_bad
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Where
 from maskcli.diagnostics.rules.common import Hit, fold, found, listed, told_places
-from maskcli.diagnostics.scene import Attention, Scene, once
 from maskcli.masks.kinds import Layout, padding
+from maskcli.measure.passes import bad_cells, first_bad
+from maskcli.scene.scene import Attention, Scene, once
 from maskcli.tensors import Tensor
 from maskcli.tensors.roles import Roled
-
-Array = npt.NDArray[Any]
 
 # The largest finite float16.
 HALF_MAX = 65504.0
@@ -44,7 +41,9 @@ def nan_from_empty_row(scene: Scene) -> Iterator[Found]:
     whole = counts == first.shape[3]
     if not (whole == rows).all() or (whole.all() and first.keep is None and first.meant is None):
         return
-    meant = [mask for mask in (first.keep, first.expected) if mask is not None] or [m for m in (first.meant,) if m is not None]
+    meant = [mask for mask in (first.keep, first.expected) if mask is not None] or [
+        m for m in (first.meant,) if m is not None
+    ]
     empty = np.zeros(rows.shape, bool)
     for mask in meant:
         empty = empty | (mask.keys_per_query == 0)
@@ -59,15 +58,19 @@ def nan_from_empty_row(scene: Scene) -> Iterator[Found]:
         return
     later = [a.name for a in _with_nan(scene) if a is not first]
     for members, where, each in fold([Hit(first.name, rows, None)]):
-        because = "have no key left by the mask" if known else "are NaN as a whole while all others are finite"
+        because = (
+            "have no key left by the mask" if known else "are NaN as a whole while all others are finite"
+        )
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"{told_places(where, each, 'queries')} {because}: a softmax over nothing is NaN"
             + (f"; {listed(later)} inherit it" if later else ""),
             "use a finite fill (torch.finfo(dtype).min) or keep one key a row, then zero the output of those rows; "
             "nan_to_num behind the softmax still gives NaN gradients",
             {"nan_rows": int(rows.sum()), "nan_cells": int(counts.sum())},
-        )  # fmt: skip
+        )
 
 
 def nan_from_input(scene: Scene) -> Iterator[Found]:
@@ -124,13 +127,19 @@ def score_overflow(scene: Scene) -> Iterator[Found]:
         rows, follows, largest = overflowed(attention)
         for members, where, each in fold([Hit(attention.name, rows, None)]) if rows.any() else ():
             yield found(
-                members, where, each,
+                members,
+                where,
+                each,
                 f"q.k of {attention.parts['query'].name!r} and {attention.parts['key'].name!r} reaches {largest:.4g}, beyond float16's 65504"
-                + (": these rows are NaN because the scores overflowed (not a mask bug)" if follows else ", though no NaN follows"),
+                + (
+                    ": these rows are NaN because the scores overflowed (not a mask bug)"
+                    if follows
+                    else ", though no NaN follows"
+                ),
                 "scale q before the product, or compute the scores in float32 or bfloat16",
                 {"largest_score": largest},
                 None if follows else "note",
-            )  # fmt: skip
+            )
 
 
 def nan_through_value(scene: Scene) -> Iterator[Found]:
@@ -151,14 +160,18 @@ def nan_through_value(scene: Scene) -> Iterator[Found]:
             ignored = _ignored_keys(scene, roled, positions.shape)
             if ignored is None or not (positions <= ignored).all():
                 continue
-            for members, where, each in fold([Hit(roled.tensor.name, np.any(positions, axis=1)[:, None, None], positions)]):
+            for members, where, each in fold(
+                [Hit(roled.tensor.name, np.any(positions, axis=1)[:, None, None], positions)]
+            ):
                 yield found(
-                    members, where._replace(queries=None, heads=None), each,
+                    members,
+                    where._replace(queries=None, heads=None),
+                    each,
                     f"{roled.tensor.name!r} holds NaN or infinity at ignored keys ({told_places(where, each)}): "
                     "their weight of 0 does not stop it, 0 * NaN is NaN",
                     "allocate the cache with zeros, or zero the values of ignored keys",
                     {"positions": int(positions.sum())},
-                )  # fmt: skip
+                )
                 return
 
 
@@ -184,19 +197,23 @@ def unexplained_nan(scene: Scene) -> Iterator[Found]:
     later = [a.name for a in _with_nan(scene) if a is not first]
     for members, where, each in fold([Hit(first.name, rows, None)]):
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"{first.name!r} holds NaN in {pattern} ({int(counts.sum()):,} cells), first at index {list(at or ())}; nothing in the "
             "file explains it" + (f", and {listed(later)} come after it" if later else ""),
             "save the mask, scores, query and key of this layer as well and diagnose again",
             {"nan_cells": int(counts.sum()), "pattern": pattern},
-        )  # fmt: skip
+        )
 
 
 def _with_nan(scene: Scene) -> list[Attention]:
     """Maps with NaN, earliest layer first."""
     found_here = [a for a in scene.attentions if a.nan_counts is not None]
     order = {roled.tensor.name: place for place, roled in enumerate(scene.tensors)}
-    return sorted(found_here, key=lambda a: (a.roled.layer if a.roled.layer is not None else 0, order[a.name]))
+    return sorted(
+        found_here, key=lambda a: (a.roled.layer if a.roled.layer is not None else 0, order[a.name])
+    )
 
 
 def _first_nan(scene: Scene) -> Attention | None:
@@ -217,7 +234,11 @@ def _sources(scene: Scene, attention: Attention) -> bool:
 
 
 def _by_layer(scene: Scene, role: str) -> list[Roled]:
-    found_here = [(r.layer if r.layer is not None else 0, place, r) for place, r in enumerate(scene.tensors) if r.role == role]
+    found_here = [
+        (r.layer if r.layer is not None else 0, place, r)
+        for place, r in enumerate(scene.tensors)
+        if r.role == role
+    ]
     return [roled for _, _, roled in sorted(found_here, key=lambda item: item[:2])]
 
 
@@ -285,7 +306,13 @@ def overflowed(attention: Attention) -> tuple[Array, bool, float]:
     """
     none = np.zeros(attention.shape[:3], bool)
     query, key = attention.parts.get("query"), attention.parts.get("key")
-    if query is None or key is None or query.dtype != "float16" or len(query.shape) != 4 or len(key.shape) != 4:
+    if (
+        query is None
+        or key is None
+        or query.dtype != "float16"
+        or len(query.shape) != 4
+        or len(key.shape) != 4
+    ):
         return none, False, 0.0
     if (
         query.shape[:3] != none.shape

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from maskcli.diagnostics.evidence import measure
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided, Where, items_of, runs_of
-from maskcli.diagnostics.given import small_rows
 from maskcli.diagnostics.rules.common import told, told_items
-from maskcli.diagnostics.scene import EXACT, Attention, Saved, Scene, Tokens, real_tokens, restarts
 from maskcli.masks.kinds import Layout, documents
 from maskcli.masks.spec import kinds_in
+from maskcli.measure.passes import measure
+from maskcli.scene.saved_mask import small_rows
+from maskcli.scene.scene import EXACT, Attention, Saved, Scene, Tokens, real_tokens, restarts
 from maskcli.tensors.roles import Roled
-
-Array = npt.NDArray[Any]
 
 # Weights past a document's border that are more than rounding: those of isolated documents are exactly 0.
 CROSSES = 1e-3
@@ -38,12 +35,18 @@ def left_padding_positions(scene: Scene) -> Iterator[Found | Undecided]:
     Fix: `position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)`.
     """
     for tokens in scene.tokens:
-        real = tokens.real if tokens.real is not None or tokens.ids is None else real_tokens(tokens.ids, scene.declared)
+        real = (
+            tokens.real
+            if tokens.real is not None or tokens.ids is None
+            else real_tokens(tokens.ids, scene.declared)
+        )
         if real is None or tokens.positions is None:
             continue
         counted = _counts_padding(tokens.positions, real)
         if counted is None:
-            yield Undecided("position_ids of a sample without padding: behind one padding token they can begin at 0 or at 1")
+            yield Undecided(
+                "position_ids of a sample without padding: behind one padding token they can begin at 0 or at 1"
+            )
         elif counted.any():
             first = real.argmax(axis=1)
             item = int(counted.argmax())
@@ -56,7 +59,11 @@ def left_padding_positions(scene: Scene) -> Iterator[Found | Undecided]:
                 (name, tokens.name("padding_mask" if tokens.real is not None else "input_ids")),
                 f"{name!r} counts the padding on the left of {told_items(where.batch)}: the first real token of sample {item}, behind "
                 f"{at} of padding, stands at position {stands} instead of {int(tokens.positions[item, 0])}"
-                + ("" if absolute else "; harmless for rotary and relative positions, wrong for absolute ones"),
+                + (
+                    ""
+                    if absolute
+                    else "; harmless for rotary and relative positions, wrong for absolute ones"
+                ),
                 "position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)",
                 where,
                 {"padding": at, "position": stands},
@@ -99,7 +106,9 @@ def packed_without_block_mask(scene: Scene) -> Iterator[Found]:
         if packed is None or _isolated(scene, packed):
             continue
         masks = [saved for saved in scene.masks if saved.roled.kind != "cross" and _covers(saved, packed)]
-        leaks = [(saved.given.tensor.name, rows) for saved in masks if (rows := _crossing(saved, packed)).any()]
+        leaks = [
+            (saved.given.tensor.name, rows) for saved in masks if (rows := _crossing(saved, packed)).any()
+        ]
         if not masks and tokens.real is not None and not _numbers_texts(scene, tokens):
             leaks = [(tokens.name("padding_mask"), tokens.real & (packed > 0))]
         for name, rows in leaks:
@@ -131,7 +140,9 @@ def _packed(tokens: Tokens) -> Array | None:
 def _covers(saved: Saved, packed: Array) -> bool:
     """Whether a mask is one over all the packed tokens, queries and keys."""
     batch, _, queries, keys = saved.given.shape
-    return queries in (1, keys) and keys == packed.shape[1] and batch in (1, len(packed)) and not saved.given.nan
+    return (
+        queries in (1, keys) and keys == packed.shape[1] and batch in (1, len(packed)) and not saved.given.nan
+    )
 
 
 def _crossing(saved: Saved, packed: Array) -> Array:
@@ -141,14 +152,18 @@ def _crossing(saved: Saved, packed: Array) -> Array:
     keep = saved.given.keep.broadcast_to(layout.shape)
     assert keep is not None
     crossing = np.any((keep - documents(layout)).keys_per_query > 0, axis=1)
-    rows: Array = np.broadcast_to(crossing, packed.shape) & ~np.broadcast_to(saved.pad_rows[:, 0], packed.shape)
+    rows: Array = np.broadcast_to(crossing, packed.shape) & ~np.broadcast_to(
+        saved.pad_rows[:, 0], packed.shape
+    )
     return rows
 
 
 def _isolated(scene: Scene, packed: Array) -> bool:
     """Whether weights are there, and none of them crosses from one text to another."""
     maps = [
-        a for a in scene.attentions if a.roled.kind != "cross" and a.shape[::3] == packed.shape and a.shape[2] == a.shape[3]
+        a
+        for a in scene.attentions
+        if a.roled.kind != "cross" and a.shape[::3] == packed.shape and a.shape[2] == a.shape[3]
     ]
     return bool(maps) and not any(_mixes(attention, packed) for attention in maps)
 
@@ -220,9 +235,17 @@ def _token_counts(scene: Scene, roled: Roled) -> set[int]:
                 for rows in (tokens.ids, tokens.labels, tokens.real, tokens.positions, tokens.token_types)
                 if rows is not None
             )
-            real = tokens.real if tokens.real is not None or tokens.ids is None else real_tokens(tokens.ids, scene.declared)
+            real = (
+                tokens.real
+                if tokens.real is not None or tokens.ids is None
+                else real_tokens(tokens.ids, scene.declared)
+            )
             return {shape.size} if real is None else {shape.size, int(real.sum())}
-    return {a.shape[0] * a.shape[2] for a in scene.attentions if (a.roled.kind, a.roled.group) == (roled.kind, roled.group)}
+    return {
+        a.shape[0] * a.shape[2]
+        for a in scene.attentions
+        if (a.roled.kind, a.roled.group) == (roled.kind, roled.group)
+    }
 
 
 def imprecise_positions(scene: Scene) -> Iterator[Found]:
@@ -268,7 +291,10 @@ def _lossy(positions: Array, dtype: str) -> tuple[str, Array] | None:
         return (dtype, (positions >= EXACT[dtype]) & past[:, None]) if past.any() else None
     for kind in BITS:
         rounded = np.stack(
-            [_rounded_texts(row, text, kind) for row, text in zip(positions, restarts(positions, None), strict=True)]
+            [
+                _rounded_texts(row, text, kind)
+                for row, text in zip(positions, restarts(positions, None), strict=True)
+            ]
         )
         if rounded.any():
             return kind, rounded

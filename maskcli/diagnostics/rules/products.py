@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.rules.common import Hit, fold, found
-from maskcli.diagnostics.scene import Attention, Scene
+from maskcli.scene.scene import Attention, Scene
 from maskcli.tensors import Tensor
-
-Array = npt.NDArray[Any]
 
 # log W is a straight line over q.k when the two belong together; rounding leaves the correlation above FITS, and heads that
 # do not belong together, or keys that were turned after they were saved, fall far below it.
@@ -40,16 +37,22 @@ def grouped_heads_order(scene: Scene) -> Iterator[Found]:
         if order == "dealt":
             rows = np.broadcast_to(attention.real_rows, attention.shape[:3])
             hits.append(Hit(attention.name, rows, None))
-    groups = {a.name: a.parts["key"].shape[1] for a in scene.attentions if "key" in a.parts and len(a.parts["key"].shape) == 4}
+    groups = {
+        a.name: a.parts["key"].shape[1]
+        for a in scene.attentions
+        if "key" in a.parts and len(a.parts["key"].shape) == 4
+    }
     for members, where, each in fold(hits):
         count = groups[members[0].tensor]
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"log weights fit q.k of key head h % {count} and not of key head h // {_heads(scene, members[0].tensor) // count}: keys were "
             "repeated in the wrong order",
             "use key.repeat_interleave(groups, dim=1) (and the same for value), or enable_gqa=True",
             {"query_heads": _heads(scene, members[0].tensor), "key_heads": count},
-        )  # fmt: skip
+        )
 
 
 def weights_not_used(scene: Scene) -> Iterator[Found | Undecided]:
@@ -73,11 +76,13 @@ def weights_not_used(scene: Scene) -> Iterator[Found | Undecided]:
             hits.append(Hit(attention.name, rows, None))
     for members, where, each in fold(hits):
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             "the weights times value are not the saved output: these are not the weights that the model used",
             "save weights, value and output of the same call; fused kernels return no weights, and asking for them changes the path",
             {"rows": int(sum(hit.rows.sum() for hit in members))},
-        )  # fmt: skip
+        )
 
 
 def _heads(scene: Scene, name: str) -> int:
@@ -91,13 +96,23 @@ def _key_heads(attention: Attention) -> str | None:
         return None
     batch, heads, queries, keys = attention.shape
     groups = key.shape[1]
-    if query.shape[:3] != (batch, heads, queries) or key.shape[::2] != (batch, keys) or key.shape[3] != query.shape[3]:
+    if (
+        query.shape[:3] != (batch, heads, queries)
+        or key.shape[::2] != (batch, keys)
+        or key.shape[3] != query.shape[3]
+    ):
         return None
     if heads % groups or groups < 2 or groups == heads:
         return None
-    orders = {"shared": [h // (heads // groups) for h in range(heads)], "dealt": [h % groups for h in range(heads)]}
+    orders = {
+        "shared": [h // (heads // groups) for h in range(heads)],
+        "dealt": [h % groups for h in range(heads)],
+    }
     telling = [h for h in range(attention.sample.heads) if orders["shared"][h] != orders["dealt"][h]]
-    fits = {name: [_correlation(attention, query, key, h, order[h]) for h in telling] for name, order in orders.items()}
+    fits = {
+        name: [_correlation(attention, query, key, h, order[h]) for h in telling]
+        for name, order in orders.items()
+    }
     known = {name: np.array([fit for fit in each if fit is not None]) for name, each in fits.items()}
     if not all(each.size for each in known.values()):
         return None
@@ -117,7 +132,10 @@ def _correlation(attention: Attention, query: Tensor, key: Tensor, head: int, ke
             values = found.values[item, head, at].astype(np.float64)
             seen = values > 0
             if real[item, head, at] and seen.sum() >= FEW_KEYS and np.isfinite(values).all():
-                logs, products = np.log(values[seen]), keys[seen] @ query.read((item, head, row)).astype(np.float64)
+                logs, products = (
+                    np.log(values[seen]),
+                    keys[seen] @ query.read((item, head, row)).astype(np.float64),
+                )
                 left.append(logs - logs.mean())
                 right.append(products - products.mean())
     if not left:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from maskcli.diagnostics.evidence import first_sums, query_sums
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rules.common import FEW, MOSTLY, Hit, fold, found, listed, told_places
-from maskcli.diagnostics.scene import Attention, Scene, once
-
-Array = npt.NDArray[Any]
+from maskcli.measure.passes import first_sums, query_sums
+from maskcli.scene.scene import Attention, Scene, once
 
 
 def unnormalised_rows(scene: Scene) -> Iterator[Found]:
@@ -34,20 +31,28 @@ def unnormalised_rows(scene: Scene) -> Iterator[Found]:
             continue
         rows, constant = _odd_sums(attention)
         if rows.any():
-            hits.append(Hit(attention.name, rows, None, attention.measured.total, "constant" if constant else ""))
+            hits.append(
+                Hit(attention.name, rows, None, attention.measured.total, "constant" if constant else "")
+            )
     for members, where, each in fold(hits):
-        low, high = (float(f(m.share[m.rows])) for m, f in ((members[0], np.min), (members[0], np.max)) if m.share is not None)
+        low, high = (
+            float(f(m.share[m.rows]))
+            for m, f in ((members[0], np.min), (members[0], np.max))
+            if m.share is not None
+        )
         which = (
             f"all rows sum to {low:.6g}"
             if members[0].note
             else f"{told_places(where, each, 'queries')} sum to {low:.4g} to {high:.4g}, all others to 1"
         )
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"{which}; a softmax over the keys sums to 1",
             "save the weights right behind the softmax, before they are scaled, clipped or averaged",
             {"lowest_sum": low, "highest_sum": high},
-        )  # fmt: skip
+        )
 
 
 def softmax_axis(scene: Scene) -> Iterator[Found]:
@@ -71,12 +76,14 @@ def softmax_axis(scene: Scene) -> Iterator[Found]:
         for members, where, each in fold(hits):
             low, high = (float(f(members[0].share)) for f in (np.min, np.max) if members[0].share is not None)
             yield found(
-                members, where, each,
+                members,
+                where,
+                each,
                 f"weights sum to 1 over {'the ' if axis == 'batch' else ''}{axis} and to {low:.3g} to {high:.3g} over keys: "
                 f"the softmax ran over dim={dims[axis]}",
                 "use softmax(dim=-1): each query's weights over the keys sum to 1",
                 {"lowest_row_sum": low, "highest_row_sum": high},
-            )  # fmt: skip
+            )
 
 
 def invalid_weights(scene: Scene) -> Iterator[Found]:
@@ -103,12 +110,14 @@ def invalid_weights(scene: Scene) -> Iterator[Found]:
         low_value = min(np.nanmin(measures[hit.tensor].low) for hit in members)
         high_value = max(np.nanmax(measures[hit.tensor].high) for hit in members)
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"values run from {low_value:.4g} to {high_value:.4g}, where weights lie between 0 and 1: "
             f"{listed([m.tensor for m in members])} holds scores or something else",
             "save what comes out of the softmax (or pass --role scores=FILE:TENSOR when these are the scores)",
             {"lowest": _finite(low_value), "highest": _finite(high_value)},
-        )  # fmt: skip
+        )
 
 
 def _finite(value: float) -> float | str:
@@ -151,7 +160,9 @@ def _may_be_sink(attention: Attention, rows: Array) -> bool:
     total = attention.measured.total[rows]
     if total.max() > 1:
         return False
-    counts = attention.meant.keys_per_query if attention.meant is not None else attention.causal.keys_per_query
+    counts = (
+        attention.meant.keys_per_query if attention.meant is not None else attention.causal.keys_per_query
+    )
     different = np.ptp(np.broadcast_to(counts, attention.shape[:3])[rows]) > 1
     return not different and (np.ptp(total) > 1e-5 or attention.tensor.dtype not in ("float32", "float64"))
 
@@ -182,7 +193,9 @@ def _softmax_axis(attention: Attention) -> str | None:
     if (np.abs(total - 1) <= attention.tolerance).mean() > 0.1:
         return None
     batch, heads, queries, _ = attention.shape
-    if queries > 1 and all(_ones(sums, attention.tolerance) for sums in query_sums(attention.tensor, attention.shape)):
+    if queries > 1 and all(
+        _ones(sums, attention.tolerance) for sums in query_sums(attention.tensor, attention.shape)
+    ):
         return "queries"
     over_heads, over_batch = first_sums(attention.tensor, attention.shape)
     if heads > 1 and _ones(over_heads, attention.tolerance):

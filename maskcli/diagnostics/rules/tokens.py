@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided, Where, items_of, runs_of
 from maskcli.diagnostics.rules.common import told, told_items
-from maskcli.diagnostics.scene import Scene, Tokens, edge_padding, real_tokens
 from maskcli.diagnostics.supervision import ignored_labels
-
-Array = npt.NDArray[Any]
+from maskcli.scene.scene import Scene, Tokens, edge_padding, real_tokens
 
 
 def padding_not_masked(scene: Scene) -> Iterator[Found]:
@@ -37,7 +34,9 @@ def padding_not_masked(scene: Scene) -> Iterator[Found]:
         items = np.any(open_pads, axis=1)
         right = not open_pads[:, 0].any()
         causal = any(a.future_expected for a in scene.attentions)
-        unread = tokens.labels is not None and bool(ignored_labels(tokens.labels, scene.declared)[open_pads].all())
+        unread = tokens.labels is not None and bool(
+            ignored_labels(tokens.labels, scene.declared)[open_pads].all()
+        )
         where = Where(items_of(items), None, None, runs_of(np.any(open_pads[items], axis=0)))
         yield Found(
             (name, tokens.name("input_ids")),
@@ -102,7 +101,11 @@ def right_padding_for_generation(scene: Scene) -> Iterator[Found]:
     if scene.declared.purpose != "generate":
         return
     for tokens in scene.tokens:
-        real = tokens.real if tokens.real is not None or tokens.ids is None else real_tokens(tokens.ids, scene.declared)
+        real = (
+            tokens.real
+            if tokens.real is not None or tokens.ids is None
+            else real_tokens(tokens.ids, scene.declared)
+        )
         if tokens.kind == "encoder" or real is None or (tokens.ids is None and _is_cache(scene, real)):
             continue
         # A row of nothing but padding fills up a batch; it is not padded on one side.
@@ -134,7 +137,12 @@ def swapped_token_types(scene: Scene) -> Iterator[Found | Undecided]:
     """
     for tokens in scene.tokens:
         real, types = tokens.real, tokens.token_types
-        if real is None or (tokens.ids is None and types is None) or not _in_front(real).any() or not _solid(real):
+        if (
+            real is None
+            or (tokens.ids is None and types is None)
+            or not _in_front(real).any()
+            or not _solid(real)
+        ):
             continue
         if tokens.ids is None and types is not None and (types == 1).all():
             yield Undecided("input_ids: token types that are all 1 do not tell padding from a first sentence")
@@ -143,7 +151,10 @@ def swapped_token_types(scene: Scene) -> Iterator[Found | Undecided]:
         if hidden is None:
             continue
         where = Where(items_of(np.any(hidden, axis=1)), None, None, runs_of(np.any(hidden, axis=0)))
-        name, other = tokens.name("padding_mask"), tokens.name("input_ids" if types is None else "token_type_ids")
+        name, other = (
+            tokens.name("padding_mask"),
+            tokens.name("input_ids" if types is None else "token_type_ids"),
+        )
         yield Found(
             (name, other),
             f"{name!r} is 0 on {int(hidden.sum())} tokens of the first sentence ({told(where.keys, 'key', 'keys')} of "
@@ -171,7 +182,9 @@ def _kept_by_types(tokens: Tokens) -> Array | None:
     if not (edges and ends and not (real & ~ones).any() and np.any(hidden, axis=1)[rows].all()):
         return None
     # One id over and over is padding, of which the types say nothing.
-    texts = tokens.ids is None or any(len(np.unique(row[flags])) > 1 for row, flags in zip(tokens.ids, hidden, strict=True))
+    texts = tokens.ids is None or any(
+        len(np.unique(row[flags])) > 1 for row, flags in zip(tokens.ids, hidden, strict=True)
+    )
     return hidden if texts else None
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from maskcli.diagnostics.causes import without
-from maskcli.diagnostics.evidence import measure
-from maskcli.diagnostics.explain import verdicts
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.rules.common import Hit, fold, found, ignored_keys, percent, spread, told_places
-from maskcli.diagnostics.scene import Attention, Scene
+from maskcli.diagnostics.verdicts.causes import without
+from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.masks.kinds import causal, causal_top_left, sliding
 from maskcli.masks.mask import Mask
-
-Array = npt.NDArray[Any]
+from maskcli.measure.passes import measure
+from maskcli.scene.scene import Attention, Scene
 
 # Rows that must agree on a narrower window: one or two short ones can end anywhere.
 ROWS = 3
@@ -43,12 +40,14 @@ def window_mismatch(scene: Scene) -> Iterator[Found | Undecided]:
         low, high = spread(members)
         held = max(int(wide[hit.tensor][1].size) for hit in members)
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"real queries put {percent(low, high)} of their weight outside of the window of {members[0].note!r}: they look back over up "
             f"to {held} keys, themselves included",
             "build the mask from this layer's window; Hugging Face counts the query itself, flash-attn's left window does not",
             {"mass_lowest_layer": low, "mass_highest_layer": high, "keys_seen": held},
-        )  # fmt: skip
+        )
     narrow = []
     for attention in scene.attentions:
         width = _full_width(attention)
@@ -63,12 +62,14 @@ def window_mismatch(scene: Scene) -> Iterator[Found | Undecided]:
     for members, where, each in fold(narrow):
         held, width = map(int, members[0].note.split())
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"no query looks back over more than {held} keys, itself included, in any head, where "
             + (f"the window holds {width}" if width < 2**31 - 1 else "no window was declared for this layer"),
             "build the mask from this layer's window; Hugging Face counts the query itself, flash-attn's left window does not",
             {"keys_seen": held, **({"keys_expected": width} if width < 2**31 - 1 else {})},
-        )  # fmt: skip
+        )
 
 
 def shifted_causal(scene: Scene) -> Iterator[Found]:
@@ -88,20 +89,24 @@ def shifted_causal(scene: Scene) -> Iterator[Found]:
     for members, where, each in fold(hits):
         low, high = spread(members)
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"real queries put {percent(low, high)} of their weight on the key right behind them and none further on; "
             f"{members[0].note} says attention is causal: its diagonal is one off",
             "attend where k <= q: torch.triu(ones, diagonal=1) marks what to ignore",
             {"future_mass_lowest_layer": low, "future_mass_highest_layer": high},
-        )  # fmt: skip
+        )
     strict = [Hit(a.name, rows, None) for a in scene.attentions if (rows := _strict(a)) is not None]
     for members, where, each in fold(strict):
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             "no query weighs itself, in any head, and the first row has no key: the causal diagonal is one off",
             "attend where k <= q: torch.triu(ones, diagonal=1) marks what to ignore, diagonal=0 takes the token itself away",
             {"largest_diagonal_weight": 0.0},
-        )  # fmt: skip
+        )
 
 
 def misaligned_causal_weights(scene: Scene) -> Iterator[Found]:
@@ -116,7 +121,11 @@ def misaligned_causal_weights(scene: Scene) -> Iterator[Found]:
     Fix: `torch.ones(Q, K).tril(diagonal=K - Q)`, `causal_lower_right`, or no mask at all for a single query.
     """
     hits = [Hit(a.name, rows, None) for a in scene.attentions if (rows := _top_left(a)) is not None]
-    single = [a for a in scene.attentions if a.roled.kind != "cross" and a.shape[2] == 1 and a.past_known and a.past > 0]
+    single = [
+        a
+        for a in scene.attentions
+        if a.roled.kind != "cross" and a.shape[2] == 1 and a.past_known and a.past > 0
+    ]
     if single and not all(any(hit.tensor == a.name for hit in hits) for a in single):
         # One head or layer that looks only at key 0 is a sink; a mask does it to all of them.
         hits = [hit for hit in hits if not any(hit.tensor == a.name for a in single)]
@@ -124,12 +133,14 @@ def misaligned_causal_weights(scene: Scene) -> Iterator[Found]:
     for members, where, each in fold(hits):
         behind = past[members[0].tensor]
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"{told_places(where, each, 'queries')} weigh keys 0 to q only, though {behind} keys come before the first query: the causal mask "
             "is aligned to the top left",
             "align it to the bottom right: torch.ones(Q, K).tril(diagonal=K - Q); is_causal=True is wrong with a cache",
             {"past": behind},
-        )  # fmt: skip
+        )
 
 
 def causal_encoder(scene: Scene) -> Iterator[Found]:
@@ -147,15 +158,19 @@ def causal_encoder(scene: Scene) -> Iterator[Found]:
     for attention in scene.attentions:
         rows = _never_ahead(attention)
         if rows is not None and attention.declared is not None:
-            hits.append(Hit(attention.name, rows, None, None, f"{attention.declared.source} {attention.spec!r}"))
+            hits.append(
+                Hit(attention.name, rows, None, None, f"{attention.declared.source} {attention.spec!r}")
+            )
     for members, where, each in fold(hits):
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"keys behind a query weigh exactly 0 in every head ({told_places(where, each, 'queries')}), although {members[0].note} lets "
             "them be seen",
             "leave the causal mask out of an encoder; mask only its padding",
             {"future_mass": 0.0},
-        )  # fmt: skip
+        )
 
 
 def _full_width(attention: Attention) -> int | None:
@@ -164,7 +179,11 @@ def _full_width(attention: Attention) -> int | None:
         return None
     if attention.window is not None:
         return attention.window
-    plain = attention.declared.particular and attention.future_expected and without(attention, {"chunked", "documents"}) is None
+    plain = (
+        attention.declared.particular
+        and attention.future_expected
+        and without(attention, {"chunked", "documents"}) is None
+    )
     return 2**31 - 1 if plain else None
 
 
@@ -184,7 +203,9 @@ def _narrower(attention: Attention, width: int) -> tuple[int, Array | None]:
     if not 0 < held < width or far.sum() < ROWS or (behind[far] != held).any():
         return held, None
     narrow = sliding(attention.layout, held)
-    rows = np.broadcast_to(attention.real_rows & (attention.causal.keys_per_query > held), attention.shape[:3])
+    rows = np.broadcast_to(
+        attention.real_rows & (attention.causal.keys_per_query > held), attention.shape[:3]
+    )
     mass = measure(attention.tensor, attention.shape, {"narrow": narrow}).mass["narrow"][rows]
     return held, rows if mass.size and not np.nan_to_num(mass).any() else None
 
@@ -232,7 +253,10 @@ def _top_left(attention: Attention) -> Array | None:
     if not chosen.any() or ((found.values != 0) & ~found.allowed(corner))[chosen].any():
         return None
     meant = attention.expected if attention.expected is not None else causal(attention.layout)
-    rows = np.broadcast_to(attention.real_rows & ((meant - corner).keys_per_query > 0), shape[:3]) & ~attention.looks_empty
+    rows = (
+        np.broadcast_to(attention.real_rows & ((meant - corner).keys_per_query > 0), shape[:3])
+        & ~attention.looks_empty
+    )
     mass = measure(attention.tensor, shape, {"corner": corner}).mass["corner"]
     return rows if rows.any() and not mass[rows].any() else None
 

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from maskcli.diagnostics.causes import of_sample
-from maskcli.diagnostics.evidence import column_mass, measure
-from maskcli.diagnostics.explain import is_binary, verdicts
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided
-from maskcli.diagnostics.rules.common import (
-    FEW,
-    MOSTLY,
-    Hit,
-    fold,
-    found,
-    told_places,
-)
-from maskcli.diagnostics.scene import Attention, Scene
+from maskcli.diagnostics.rules.common import FEW, MOSTLY, Hit, fold, found, told_places
+from maskcli.diagnostics.verdicts.causes import of_sample
+from maskcli.diagnostics.verdicts.judge import is_binary, verdicts
 from maskcli.masks.mask import Mask
-
-Array = npt.NDArray[Any]
+from maskcli.measure.passes import column_mass, measure
+from maskcli.scene.scene import Attention, Scene
 
 # Masked after the softmax: nearly all rows with forbidden keys lack something, on average more than a faint sink takes.
 CUT_ROWS, CUT = 0.9, 0.02
@@ -59,14 +49,17 @@ def uniform_masked_row(scene: Scene) -> Iterator[Found]:
         for members, where, each in fold(hits):
             size = float(members[0].share[members[0].rows].mean()) if members[0].share is not None else 0.0
             yield found(
-                members, where, each,
+                members,
+                where,
+                each,
                 f"{told_places(where, each, 'queries')} ({who} tokens) weigh every key exactly {size:.4g}, forbidden ones "
                 "too: fully masked rows with a finite fill",
                 "harmless for padding tokens, as long as nothing reads their output"
-                if severity else "let every real token attend at least to itself; zero the output of rows without any key",
+                if severity
+                else "let every real token attend at least to itself; zero the output of rows without any key",
                 {"weight": size, "rows": int(sum(np.any(hit.rows, axis=1).sum() for hit in members))},
                 severity,
-            )  # fmt: skip
+            )
 
 
 def uniform_attention(scene: Scene) -> Iterator[Found]:
@@ -85,11 +78,13 @@ def uniform_attention(scene: Scene) -> Iterator[Found]:
     for members, where, each in fold(hits):
         largest = max(int(maps[hit.tensor][0].support.max()) for hit in members)
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"every row weighs its keys exactly the same, {members[0].note}",
             "look at the scores before the softmax: equal scores point to query and key, one large negative number to the mask",
             {"rows": int(sum(hit.rows.sum() for hit in members)), "largest_support": largest},
-        )  # fmt: skip
+        )
 
 
 def mask_after_softmax(scene: Scene) -> Iterator[Found | Undecided]:
@@ -104,24 +99,34 @@ def mask_after_softmax(scene: Scene) -> Iterator[Found | Undecided]:
     """
     hits = []
     for attention in scene.attentions:
-        mask = attention.meant if attention.meant is not None else attention.causal if _sees_no_future(attention) else None
+        mask = (
+            attention.meant
+            if attention.meant is not None
+            else attention.causal
+            if _sees_no_future(attention)
+            else None
+        )
         if mask is None or not _is_cut(attention, mask):
             continue
         if (matches := _cut_softmax(attention, mask)) is None:
             yield Undecided(f"scores, or a query of {attention.name} that may attend to every key")
         elif matches:
-            rows = np.broadcast_to(attention.real_rows & (mask.keys_per_query < attention.shape[3]), attention.shape[:3])
+            rows = np.broadcast_to(
+                attention.real_rows & (mask.keys_per_query < attention.shape[3]), attention.shape[:3]
+            )
             hits.append(Hit(attention.name, rows, None, attention.measured.total))
     for members, where, each in fold(hits):
         low = min(float(hit.share[hit.rows].min()) for hit in members if hit.share is not None)
         high = max(float(hit.share[hit.rows].max()) for hit in members if hit.share is not None)
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             f"{told_places(where, each, 'queries')} have forbidden keys and sum to {low:.3g} to {high:.3g}, while rows that may see every key sum to "
             "1: the mask was multiplied in after the softmax",
             "mask the scores before the softmax",
             {"lowest_sum": low, "highest_sum": high},
-        )  # fmt: skip
+        )
 
 
 def double_softmax(scene: Scene) -> Iterator[Found]:
@@ -135,13 +140,19 @@ def double_softmax(scene: Scene) -> Iterator[Found]:
     Fix: take one of the two away.
     """
     for members, where, each in fold(Hit(a.name, v.rows, None) for a, v in verdicts(scene, "doubled")):
-        largest = max(float(np.nanmax(a.measured.high)) for a in scene.attentions if a.name in {hit.tensor for hit in members})
+        largest = max(
+            float(np.nanmax(a.measured.high))
+            for a in scene.attentions
+            if a.name in {hit.tensor for hit in members}
+        )
         yield found(
-            members, where, each,
+            members,
+            where,
+            each,
             "the logarithm of every row, shifted by a constant, is itself a row of probabilities: a softmax was taken of a softmax",
             "apply the softmax once",
             {"largest_weight": largest},
-        )  # fmt: skip
+        )
 
 
 def _sees_no_future(attention: Attention) -> bool:
@@ -158,7 +169,11 @@ def _is_cut(attention: Attention, mask: Mask) -> bool:
     if rows.sum() < FEW or not np.isfinite(total[rows]).all() or (attention.measured.low < 0).any():
         return False
     lacking = 1 - total[rows]
-    if (lacking > attention.rounding).mean() < CUT_ROWS or lacking.min() < -attention.tolerance or lacking.mean() < CUT:
+    if (
+        (lacking > attention.rounding).mean() < CUT_ROWS
+        or lacking.min() < -attention.tolerance
+        or lacking.mean() < CUT
+    ):
         return False
     return not measure(attention.tensor, attention.shape, {"mask": mask}).mass["mask"][rows].any()
 
@@ -191,9 +206,7 @@ def _which_uniform(attention: Attention, rows: Array) -> str:
             "the scores)"
         )
     if (_forbids(attention) & rows).any():
-        return (
-            f"over all {keys} keys, forbidden ones too: everything was masked with a finite fill, or no mask and equal scores"
-        )
+        return f"over all {keys} keys, forbidden ones too: everything was masked with a finite fill, or no mask and equal scores"
     return f"over all {keys} keys: the scores are equal (zero query or key?), or everything was masked with a finite fill"
 
 
@@ -201,7 +214,11 @@ def _real_rows(attention: Attention, uniform: Array) -> Array:
     """Rows of real tokens, bool [B, 1, Q]. When nothing else tells, a uniform row whose own key gets nothing from any other
     row belongs to padding.
     """
-    if attention.queries is not None or attention.keep is not None or attention.past + attention.shape[2] > attention.shape[3]:
+    if (
+        attention.queries is not None
+        or attention.keep is not None
+        or attention.past + attention.shape[2] > attention.shape[3]
+    ):
         return attention.real_rows
     mass = column_mass(attention.tensor, attention.shape, ~uniform)
     own = mass[:, attention.past : attention.past + attention.shape[2]]

@@ -1,0 +1,14 @@
+"""What an array is called, everywhere: its elements are said in the signature's words, its axes beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+# bool [B, K] or [B, Q]: which tokens are real, and no padding.
+Real = npt.NDArray[np.bool_]
+# bool [B, H, Q], or what broadcasts to it: rows of attention maps.
+Rows = npt.NDArray[np.bool_]

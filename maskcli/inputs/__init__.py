@@ -1,0 +1,1 @@
+"""What the arguments of a command stand for: files, tensors in them, specs, texts."""

@@ -1,0 +1,1 @@
+"""What the user declared: facts, and a model's config.json."""

@@ -1,0 +1,236 @@
+"""A Hugging Face config.json, read as plain JSON: which mask each layer of a model uses, its positions and its special ids."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from maskcli.errors import MaskcliError
+
+# A config is a page of text; a larger file is something else.
+MAX_BYTES = 2**24
+# No size or id has that many digits, and mask specs take none that has.
+TOO_LARGE = 10**15
+# Layers beyond this are no model; the number comes from a file that nobody has checked.
+MAX_LAYERS = 100_000
+# BERT's relatives have causal variants: `is_decoder` says which one this is, whatever the architecture is called.
+EITHER = frozenset(
+    "bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta roberta-prelayernorm "
+    "roc_bert roformer xlm-roberta xlm-roberta-xl xmod".split()
+)
+ENCODERS = frozenset(
+    "albert convbert deberta deberta-v2 distilbert esm eurobert ibert layoutlm layoutlmv3 luke mobilebert modernbert mpnet mra "
+    "nomic_bert nystromformer squeezebert vit deit beit clip_text_model".split()
+)
+# Called causal, yet some tokens see what lies behind them: permutations, prefixes, image blocks.
+PECULIAR = frozenset(
+    "xlnet xlm flaubert git prophetnet blt cpmant paligemma fuyu moshi emu3 hrm_text".split()
+)
+# Learned or sinusoidal positions that are added to the embeddings: where a text stands changes what it is.
+ABSOLUTE = frozenset(
+    "gpt2 gpt-sw3 gpt_neo gpt_bigcode openai-gpt imagegpt ctrl opt xglm biogpt bart mbart plbart marian pegasus blenderbot "
+    "blenderbot-small led m2m_100 whisper trocr distilbert albert electra mpnet convbert squeezebert mobilebert layoutlm".split()
+)
+ROTARY = (
+    "rope_theta",
+    "rope_parameters",
+    "rope_scaling",
+    "rotary_dim",
+    "rotary_pct",
+    "rotary_emb_base",
+    "partial_rotary_factor",
+)
+# Every layer of these slides when `sliding_window` is set; others say so layer by layer, or not at all.
+ALWAYS_SLIDING = frozenset("mistral mixtral phi3 phimoe starcoder2 ministral minimax".split())
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a config.json says. None: it does not say.
+
+    `layers` holds the mask spec of each layer's self-attention (None where it cannot be told), `spec` the one that all
+    layers share at the least: `causal` for a decoder, `full` for an encoder.
+    """
+
+    path: str
+    spec: str | None
+    layers: tuple[str | None, ...]
+    absolute: bool | None
+    pad_id: int | None
+    bos_ids: tuple[int, ...]
+    eos_ids: tuple[int, ...]
+    vocab_size: int | None
+
+    def mask(self, layer: int | None, name: str) -> str | None:
+        """The spec of one layer; of a tensor without a layer number, the one its name speaks of or that all layers share."""
+        if layer is not None:
+            return self.layers[layer] if layer < len(self.layers) else None
+        known = set(self.layers)
+        if len(known) == 1:
+            return next(iter(known))
+        local = [spec for spec in known if spec is not None and spec != self.spec]
+        word = re.search(r"sliding|local|window|chunk", name)
+        if word and len(local) == 1:
+            return local[0]
+        return self.spec if re.search(r"full|global", name) and self.spec in known else None
+
+
+def read_config(path: str) -> Config:
+    """The config of a model folder (or a config.json itself); ids of a generation_config.json beside it count too."""
+    file = os.path.join(path, "config.json") if os.path.isdir(path) else path
+    whole = _json(file, path)
+    beside = os.path.join(os.path.dirname(file), "generation_config.json")
+    generation = _json(beside, path) if os.path.exists(beside) else {}
+    inner = whole.get("text_config")
+    said = {**whole, **inner} if isinstance(inner, dict) else whole
+    spec = _spec(said, whole)
+    eos = _ids(said.get("eos_token_id")) + _ids(generation.get("eos_token_id"))
+    pads = _ids(said.get("pad_token_id")) or _ids(generation.get("pad_token_id"))
+    return Config(
+        file,
+        spec,
+        _layers(said, spec),
+        _absolute(said),
+        pads[0] if pads else None,
+        _ids(said.get("bos_token_id")),
+        tuple(dict.fromkeys(eos)),
+        _count(said.get("vocab_size")),
+    )
+
+
+def _json(file: str, asked: str) -> dict[str, Any]:
+    try:
+        with open(file, "rb") as stream:
+            text = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise MaskcliError(
+            f"--model {asked!r}: {file!r} cannot be read ({error.strerror}); pass a folder that holds a config.json"
+        ) from None
+    if len(text) > MAX_BYTES:
+        raise MaskcliError(
+            f"--model {asked!r}: {file!r} is larger than any config ({MAX_BYTES:,} bytes); pass a config.json"
+        )
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise MaskcliError(
+            f"--model {asked!r}: {file!r} is no JSON object; pass a folder that holds a model's config.json"
+        )
+    return found
+
+
+def _ids(value: object) -> tuple[int, ...]:
+    values = value if isinstance(value, list) else [value]
+    return tuple(
+        each
+        for each in values
+        if isinstance(each, int) and not isinstance(each, bool) and 0 <= each < TOO_LARGE
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < TOO_LARGE else None
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _spec(said: dict[str, Any], whole: dict[str, Any]) -> str | None:
+    """`causal` or `full`: what all self-attention layers (of the decoder, where there are two sides) have in common."""
+    kind = str(said.get("model_type", ""))
+    names = [str(name) for name in _list(said.get("architectures")) or _list(whole.get("architectures"))]
+    if (
+        kind in PECULIAR
+        or said.get("use_bidirectional_attention")
+        or any(f"{side}_config" in whole for side in ("vision", "audio"))
+    ):
+        return None
+    if said.get("is_causal") is False:
+        return "full"
+    if said.get("is_decoder") is True or said.get("is_encoder_decoder") is True:
+        return "causal"
+    if kind in ENCODERS or kind in EITHER:
+        return "full"
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+        return "causal"
+    # A bare `LlamaModel` names no task, but rotary or absolute decoders keep a cache and encoders do not.
+    if any(name.endswith("Model") for name in names) and said.get("use_cache") is True:
+        return "causal"
+    return "full" if any(name.endswith("ForMaskedLM") for name in names) else None
+
+
+def _layers(said: dict[str, Any], spec: str | None) -> tuple[str | None, ...]:
+    """The mask of each layer, by `layer_types` or the older ways of saying the same."""
+    count = min(
+        next(
+            (
+                n
+                for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+                if (n := _count(said.get(key)))
+            ),
+            0,
+        ),
+        MAX_LAYERS,
+    )
+    kind = str(said.get("model_type", ""))
+    if said.get("is_encoder_decoder") is True:
+        count = _count(said.get("decoder_layers")) or _count(said.get("num_decoder_layers")) or count
+        return (spec,) * count
+    if spec != "causal":
+        local = any(
+            said.get(key) for key in ("layer_types", "sliding_window", "local_attention", "attention_window")
+        )
+        return (None if local else spec,) * count
+    window, chunk = _count(said.get("sliding_window")), _count(said.get("attention_chunk_size"))
+    sliding = None if window is None else f"sliding:{window}"
+    types = said.get("layer_types")
+    if isinstance(types, list):
+        by_type = {
+            "full_attention": "causal",
+            "sliding_attention": sliding,
+            "chunked_attention": f"chunked:{chunk}" if chunk else None,
+        }
+        return tuple(by_type.get(str(each)) for each in types[:MAX_LAYERS])
+    if kind == "gpt_neo":
+        return _gpt_neo(said)
+    if window is None and chunk is None and not {"local_attention", "attention_window_size"} & said.keys():
+        return ("causal",) * count
+    if chunk is None and (
+        said.get("use_sliding_window") is False
+        or (kind.startswith(("qwen2", "qwen3")) and not said.get("use_sliding_window"))
+    ):
+        return ("causal",) * count
+    return ((sliding,) if kind in ALWAYS_SLIDING else (None,)) * count
+
+
+def _gpt_neo(said: dict[str, Any]) -> tuple[str | None, ...]:
+    """GPT-Neo writes [[["global", "local"], 12]] and a window beside it."""
+    window = _count(said.get("window_size")) or 256
+    layers: list[str | None] = []
+    for group in _list(said.get("attention_types")):
+        if not (
+            isinstance(group, list)
+            and len(group) == 2
+            and isinstance(group[0], list)
+            and isinstance(group[1], int)
+        ):
+            return ()
+        names = [f"sliding:{window}" if name == "local" else "causal" for name in group[0]]
+        layers += names * min(group[1], MAX_LAYERS // max(len(names), 1))
+    return tuple(layers[:MAX_LAYERS])
+
+
+def _absolute(said: dict[str, Any]) -> bool | None:
+    """Whether positions are added to the embeddings (True) or only turn or bias the scores (False)."""
+    if said.get("alibi") is True or any(said.get(key) is not None for key in ROTARY):
+        return False
+    kind = str(said.get("model_type", ""))
+    if kind in ABSOLUTE or (kind in EITHER and said.get("position_embedding_type", "absolute") == "absolute"):
+        return True
+    return None

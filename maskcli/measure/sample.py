@@ -1,0 +1,61 @@
+"""A few whole rows of a map: enough to rule out what is rare before a pass over everything looks for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskcli.arrays import Array
+from maskcli.masks.mask import Mask, Shape
+from maskcli.tensors import Tensor
+
+# Query rows looked at, and cells held for them at most (8 MiB as float32).
+ROWS, CELLS = 16, 2**21
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows of the first `items` and `heads` at some `queries`: values [items, heads, n, K], float32 or float64."""
+
+    items: int
+    heads: int
+    queries: Array
+    values: Array
+
+    def of(self, rows: Array) -> Array:
+        """What an array that broadcasts to [B, H, Q] says of the sampled rows, [items, heads, n]."""
+        at = self.queries if rows.shape[2] > 1 else np.zeros(len(self.queries), np.int64)
+        part = rows[: self.items, : self.heads, at]
+        return np.broadcast_to(part, (self.items, self.heads, len(self.queries)))
+
+    def allowed(self, mask: Mask) -> Array:
+        """What a mask lets the sampled rows attend, bool [items, heads, n, K]."""
+        b, h, q = mask.stored
+        rows = [0] if q == 1 else self.queries.tolist()
+        seen = [
+            [
+                np.concatenate([mask.dense(item, head, (row, row + 1)) for row in rows])
+                for head in range(min(h, self.heads))
+            ]
+            for item in range(min(b, self.items))
+        ]
+        return np.broadcast_to(np.array(seen), self.values.shape)
+
+
+def sample(tensor: Tensor, shape: Shape, real: Array) -> Sample:
+    """Rows spread over the queries of a map [B, H, Q, K] that some item of `real` [B, 1, Q] calls real."""
+    batch, heads, queries, keys = shape
+    known = np.flatnonzero(np.broadcast_to(real, (batch, 1, queries)).any(axis=(0, 1)))
+    known = known if known.size else np.arange(queries)
+    wanted = max(1, min(ROWS, CELLS // max(batch * heads * keys, 1)))
+    chosen = known[np.unique(np.linspace(0, len(known) - 1, wanted).round().astype(int))]
+    items = max(1, min(batch, CELLS // max(keys * len(chosen), 1)))
+    heads = max(1, min(heads, CELLS // max(items * keys * len(chosen), 1)))
+    values = np.empty((items, heads, len(chosen), keys), tensor.row_dtype)
+    for item in range(items):
+        for head in range(heads):
+            start = (item * shape[1] + head) * queries
+            for at, query in enumerate(chosen.tolist()):
+                values[item, head, at] = tensor.rows(start + query, start + query + 1)[0]
+    return Sample(items, heads, chosen, values)

@@ -1,0 +1,1 @@
+"""What belongs together in a file: maps, masks, tokens, and where they stand."""

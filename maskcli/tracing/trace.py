@@ -1,0 +1,41 @@
+"""Trace a program from within: `with maskcli.trace() as report:` checks every attention call made inside."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import TracebackType
+
+from maskcli.diagnostics.finding import Finding
+from maskcli.tracing.checker import Checker, Options, TraceReport
+from maskcli.tracing.imports import after_import
+from maskcli.tracing.watch import Watch
+
+
+class Trace:
+    """Attention calls made while this is entered are checked; what is found can be read at any time."""
+
+    def __init__(self, options: Options, program: str | None = None) -> None:
+        self._checker = Checker(program if program is not None else sys.argv[0] or "python", options)
+        self._watch = Watch(self._checker)
+        self._call_off: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Trace:
+        self._call_off = after_import("torch", self._watch.start)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._call_off()
+        self._watch.stop()
+
+    @property
+    def report(self) -> TraceReport:
+        """All that was found so far: findings worst first, what could not be decided, and how much was checked."""
+        return self._checker.report()
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The findings so far, worst first."""
+        return self.report.findings
