@@ -12,3 +12,5 @@ Array = npt.NDArray[Any]
 Real = npt.NDArray[np.bool_]
 # bool [B, H, Q], or what broadcasts to it: rows of attention maps.
 Rows = npt.NDArray[np.bool_]
+# [B, H, Q, K]: batch items, heads, queries, keys.
+Shape = tuple[int, int, int, int]

@@ -13,7 +13,8 @@ from maskcli.errors import MaskcliError
 if TYPE_CHECKING:
     from maskcli.arrays import Array
     from maskcli.masks.kinds import Layout
-    from maskcli.masks.mask import Mask, Shape
+    from maskcli.arrays import Shape
+    from maskcli.masks.mask import Mask
     from maskcli.report.differences import Masks, Weights
     from maskcli.tensors import Roled
 

@@ -14,7 +14,8 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import Layout
-from maskcli.masks.mask import Mask, Shape
+from maskcli.arrays import Shape
+from maskcli.masks.mask import Mask
 from maskcli.scene.saved_mask import read_mask
 from maskcli.tensors import Roled, Tensor, find_tensor, open_tensors, role_of, roles_of, split_target
 

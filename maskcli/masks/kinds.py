@@ -13,7 +13,8 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.masks.mask import MAX_RUNS, Mask, Shape, dense_runs
+from maskcli.arrays import Shape
+from maskcli.masks.mask import MAX_RUNS, Mask, dense_runs
 
 
 @dataclass(frozen=True)

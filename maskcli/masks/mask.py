@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Array, Shape
 from maskcli.errors import MaskcliError
 
-Shape = tuple[int, int, int, int]
 Stored = tuple[int, int, int]
 Runs = tuple[tuple[int, int], ...]
 

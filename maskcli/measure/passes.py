@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.masks.mask import Mask, Shape
+from maskcli.arrays import Shape
+from maskcli.masks.mask import Mask
 from maskcli.measure.row_sums import row_sums
 from maskcli.measure.spans import Span, spans
 from maskcli.tensors import Tensor, on_a_page

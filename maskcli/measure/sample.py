@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.masks.mask import Mask, Shape
+from maskcli.arrays import Shape
+from maskcli.masks.mask import Mask
 from maskcli.tensors import Tensor
 
 # Query rows looked at, and cells held for them at most (8 MiB as float32).

@@ -8,7 +8,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.masks.mask import Shape
+from maskcli.arrays import Shape
 from maskcli.masks.naming import Name, name_of
 from maskcli.measure.passes import row_chunks
 from maskcli.scene.saved_mask import Given, read_named

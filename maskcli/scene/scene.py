@@ -12,7 +12,8 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.masks.kinds import Layout, causal, padding
 from maskcli.masks.kinds import documents as same_document
-from maskcli.masks.mask import Mask, Shape
+from maskcli.arrays import Shape
+from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Named, conjuncts, kinds_in, write
 from maskcli.meant.facts import Declared, Meant
 from maskcli.measure.passes import Measured, measure, nan_rows, uniform_rows
