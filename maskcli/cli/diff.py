@@ -11,9 +11,8 @@ from maskcli.cli.options import EosId, Form, From, Output, PadId, Past, ResultFo
 from maskcli.errors import MaskcliError
 
 if TYPE_CHECKING:
-    from maskcli.arrays import Array
+    from maskcli.arrays import Array, Shape
     from maskcli.masks.kinds import Layout
-    from maskcli.arrays import Shape
     from maskcli.masks.mask import Mask
     from maskcli.report.differences import Masks, Weights
     from maskcli.tensors import Roled

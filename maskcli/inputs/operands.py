@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Array, Shape
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import Layout
-from maskcli.arrays import Shape
 from maskcli.masks.mask import Mask
 from maskcli.scene.saved_mask import read_mask
 from maskcli.tensors import Roled, Tensor, find_tensor, open_tensors, role_of, roles_of, split_target

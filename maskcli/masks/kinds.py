@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Array, Shape
 from maskcli.errors import MaskcliError
-from maskcli.arrays import Shape
 from maskcli.masks.mask import MAX_RUNS, Mask, dense_runs
 
 

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskcli.arrays import Array
-from maskcli.arrays import Shape
+from maskcli.arrays import Array, Shape
 from maskcli.masks.mask import Mask
 from maskcli.measure.row_sums import row_sums
 from maskcli.measure.spans import Span, spans

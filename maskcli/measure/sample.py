@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskcli.arrays import Array
-from maskcli.arrays import Shape
+from maskcli.arrays import Array, Shape
 from maskcli.masks.mask import Mask
 from maskcli.tensors import Tensor
 

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Array, Shape
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import Layout, causal, padding
-from maskcli.arrays import Shape
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Resolve, build, kinds_in, needs, write
 from maskcli.meant.facts import Declared, Meant

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Array, Shape
 from maskcli.errors import MaskcliError
-from maskcli.arrays import Shape
 from maskcli.masks.naming import Name, name_of
 from maskcli.measure.passes import row_chunks
 from maskcli.scene.saved_mask import Given, read_named

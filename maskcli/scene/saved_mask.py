@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Array, Shape
 from maskcli.masks.conventions import LOWEST, SILENT, attended
 from maskcli.masks.kinds import Layout, causal
-from maskcli.arrays import Shape
 from maskcli.masks.mask import Mask
 from maskcli.measure.passes import column_mass, first_bad, last_key, measure, row_chunks
 from maskcli.tensors import Roled, Tensor

@@ -9,10 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Array, Shape
 from maskcli.masks.kinds import Layout, causal, padding
 from maskcli.masks.kinds import documents as same_document
-from maskcli.arrays import Shape
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Named, conjuncts, kinds_in, write
 from maskcli.meant.facts import Declared, Meant
