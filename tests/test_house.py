@@ -24,6 +24,7 @@ ROOMS = [
     {"scene"},
     {"measure", "meant"},
     {"masks", "tensors", "text"},
+    {"untrusted"},
     {"errors", "arrays"},
 ]
 HEAVY = {

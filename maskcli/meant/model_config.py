@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from maskcli.errors import MaskcliError
+from maskcli.untrusted import json_object, read_bytes
 
 # A config is a page of text; a larger file is something else.
 MAX_BYTES = 2**24
@@ -103,25 +103,13 @@ def read_config(path: str) -> Config:
 
 def _json(file: str, asked: str) -> dict[str, Any]:
     try:
-        with open(file, "rb") as stream:
-            text = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise MaskcliError(
-            f"--model {asked!r}: {file!r} cannot be read ({error.strerror}); pass a folder that holds a config.json"
-        ) from None
-    if len(text) > MAX_BYTES:
-        raise MaskcliError(
-            f"--model {asked!r}: {file!r} is larger than any config ({MAX_BYTES:,} bytes); pass a config.json"
-        )
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        return json_object(read_bytes(file, MAX_BYTES, "pass a folder that holds a config.json"))
+    except ValueError:
         raise MaskcliError(
             f"--model {asked!r}: {file!r} is no JSON object; pass a folder that holds a model's config.json"
-        )
-    return found
+        ) from None
+    except MaskcliError as error:
+        raise MaskcliError(f"--model {asked!r}: {error}") from None
 
 
 def _ids(value: object) -> tuple[int, ...]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from maskcli.errors import MaskcliError
 from maskcli.text import pipelines
-from maskcli.text.files import MAX_VOCABULARY_BYTES, check_file, read_json_object
+from maskcli.text.files import MAX_VOCABULARY_BYTES, read_json_object
 from maskcli.text.tokenizer import ROLES, Encode, Encoding, Tokenizer, as_encoding, no_room, quoted
+from maskcli.untrusted import check_file
 
 # The order in which transformers looks at, and where needed adds, special tokens.
 _ADDING_ORDER = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")

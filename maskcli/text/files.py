@@ -1,16 +1,14 @@
-"""Reading files that nobody vouched for: capped, regular, UTF-8, and one clear sentence when they are not."""
+"""Texts and configurations from files: UTF-8 and JSON, and one clear sentence when they are not."""
 
 from __future__ import annotations
 
-import json
-import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskcli.errors import MaskcliError
 from maskcli.text.tokenizer import quoted
+from maskcli.untrusted import MEBIBYTE, json_object, read_bytes
 
-MEBIBYTE = 2**20
 # Far above anything published (vocabularies reach 40 MiB, configurations 5 MiB), far below what would hurt.
 MAX_VOCABULARY_BYTES = 256 * MEBIBYTE
 MAX_CONFIG_BYTES = 32 * MEBIBYTE
@@ -24,61 +22,16 @@ class Lines(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def check_file(path: Path, limit: int) -> None:
-    """Refuse what is missing, not a regular file, or larger than `limit` bytes."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise MaskcliError(
-            f"cannot read {quoted(str(path))}: {reason.lower()}; pass the path of a file"
-        ) from None
-    if stat.S_ISDIR(status.st_mode):
-        raise MaskcliError(f"{quoted(str(path))} is a directory; pass the path of a file in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise MaskcliError(
-            f"{quoted(str(path))} is a device, pipe or socket; pass the path of a regular file"
-        )
-    if status.st_size > limit:
-        raise MaskcliError(
-            f"{quoted(str(path))} has {status.st_size / MEBIBYTE:,.0f} MiB and at most {limit // MEBIBYTE} MiB are "
-            "read; pass a smaller file"
-        )
-
-
-def read_bytes(path: Path, limit: int) -> bytes:
-    """All bytes of a regular file."""
-    check_file(path, limit)
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise MaskcliError(
-            f"cannot read {quoted(str(path))}: {(error.strerror or str(error)).lower()}"
-        ) from None
-    if len(data) > limit:
-        raise MaskcliError(
-            f"{quoted(str(path))} grew past {limit // MEBIBYTE} MiB while it was read; try again"
-        )
-    return data
-
-
 def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file; an empty one when there is no such file."""
     if not path.exists():
         return {}
     try:
-        value = json.loads(read_bytes(path, MAX_CONFIG_BYTES))
-    except (ValueError, RecursionError) as error:
+        return json_object(read_bytes(path, MAX_CONFIG_BYTES))
+    except ValueError as reason:
         raise MaskcliError(
-            f"{quoted(str(path))} is not valid JSON ({error}); repair it or save the tokenizer again with save_pretrained"
+            f"{quoted(str(path))} {reason}; repair it or save the tokenizer again with save_pretrained"
         ) from None
-    if not isinstance(value, dict):
-        raise MaskcliError(
-            f"{quoted(str(path))} holds a JSON {type(value).__name__} and an object was expected; "
-            "save the tokenizer again with save_pretrained"
-        )
-    return value
 
 
 def read_lines(path: str) -> Lines:

@@ -11,8 +11,9 @@ from typing import Any
 
 from maskcli.errors import MaskcliError
 from maskcli.text import backend as light
-from maskcli.text.files import MAX_VOCABULARY_BYTES, check_file
+from maskcli.text.files import MAX_VOCABULARY_BYTES
 from maskcli.text.tokenizer import ROLES, Encode, Encoding, Messages, Tokenizer, as_encoding, no_room, quoted
+from maskcli.untrusted import check_file
 
 _VOCABULARIES = (
     "vocab.json",

@@ -248,7 +248,7 @@ def test_files_that_cannot_be_a_config(tmp_path):
     with pytest.raises(MaskcliError, match="cannot be read"):
         read_config(str(tmp_path / "nothing"))
     (tmp_path / "config.json").write_bytes(b"{}" + b" " * 2**24)
-    with pytest.raises(MaskcliError, match="larger than any config"):
+    with pytest.raises(MaskcliError, match="at most 16 MiB"):
         read_config(str(tmp_path))
 
 

@@ -1,0 +1,68 @@
+"""Files that nobody vouched for: regular, of bounded size, and one clear sentence when they are not."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import Any
+
+from maskcli.errors import MaskcliError
+
+MEBIBYTE = 2**20
+
+
+def check_file(path: str | os.PathLike[str], limit: int, advice: str = "pass the path of a file") -> None:
+    """Refuse what is missing, not a regular file, or larger than `limit` bytes; nothing is opened."""
+    named = repr(os.fspath(path))
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise MaskcliError(f"{named} cannot be read ({_reason(error)}); {advice}") from None
+
+    if stat.S_ISDIR(status.st_mode):
+        raise MaskcliError(f"{named} is a directory; pass the path of a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise MaskcliError(f"{named} is a device, pipe or socket; pass the path of a regular file")
+    if status.st_size > limit:
+        size, most = status.st_size / MEBIBYTE, limit // MEBIBYTE
+        raise MaskcliError(
+            f"{named} has {size:,.0f} MiB and at most {most} MiB are read; pass a smaller file"
+        )
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int, advice: str = "pass the path of a file") -> bytes:
+    """All bytes of a regular file of at most `limit`; `advice` is what to do about a file that cannot be read."""
+    check_file(path, limit, advice)
+    named = repr(os.fspath(path))
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise MaskcliError(f"{named} cannot be read ({_reason(error)}); {advice}") from None
+    if len(data) > limit:
+        raise MaskcliError(f"{named} grew past {limit // MEBIBYTE} MiB while it was read; try again")
+    return data
+
+
+def json_object(text: str | bytes, *, once: bool = False) -> dict[str, Any]:
+    """A JSON object, with each name `once` where that matters; ValueError with the reason when it is none."""
+    try:
+        value = json.loads(text, object_pairs_hook=_once if once else None)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"holds a JSON {type(value).__name__} and an object was expected")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return fields
+
+
+def _reason(error: Exception) -> str:
+    said = isinstance(error, OSError) and error.strerror
+    return str(said or error).lower()
