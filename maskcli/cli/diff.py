@@ -221,11 +221,11 @@ def _layout(sides: tuple[_Side, _Side], shapes: list[Shape | None], options: _Op
     shape = (sizes[0], sizes[1], sizes[2], sizes[3])
     under_test = {id(each.tensor) for side in sides if (each := _tensor(side)) is not None}
     declared = Declared(pad_id=options.pad_id, eos_ids=options.eos_ids, past=options.past)
-    layout = layout_of("", (), declared, shape)
+    layout = layout_of((), declared, shape)
     for side in sides:
         if side.path is not None:
             witnesses = tuple(each for each in side.tensors if id(each.tensor) not in under_test)
-            told = layout_of(side.path, witnesses, declared, shape)
+            told = layout_of(witnesses, declared, shape)
             layout = dataclasses.replace(
                 told,
                 real=layout.real if layout.real is not None else told.real,
@@ -242,7 +242,7 @@ def _layout(sides: tuple[_Side, _Side], shapes: list[Shape | None], options: _Op
 
 def _real(options: _Options) -> Array | None:
     """Real tokens, bool [B, K], as --ids or --lengths tell."""
-    from maskcli.scene.scene import edge_padding
+    from maskcli.scene.tokens import edge_padding
     from maskcli.text import batch_from_ids, batch_from_lengths
 
     if options.ids is not None and options.lengths is not None:

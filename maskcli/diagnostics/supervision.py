@@ -11,7 +11,8 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Undecided
 from maskcli.masks.spec import parse
 from maskcli.meant.facts import Declared
-from maskcli.scene.scene import Scene, Tokens, real_tokens
+from maskcli.scene.scene import Scene
+from maskcli.scene.tokens import Tokens, real_tokens
 
 # The label that torch's cross_entropy leaves out by default, and the one that nanoGPT and others use.
 IGNORE_INDEX, OTHER_IGNORE_INDEX = -100, -1

@@ -37,7 +37,8 @@ class Meant(NamedTuple):
 class Declared:
     """Everything a user can declare. None (or nothing) means: not said.
 
-    `loss_shift` says who moves the labels one place: the model (as Hugging Face's do) or the data (as nanoGPT's does).
+    `loss_shift` says who moves the labels one place: the model (as Hugging Face's do) or the data (as
+    nanoGPT's does).
     """
 
     expect: tuple[Expectation, ...] = ()
@@ -62,7 +63,8 @@ class Declared:
     def meant(self, name: str, kind: str, layer: int | None) -> Meant | None:
         """The mask declared for a tensor; patterns win over the plain spec, later ones over earlier, options over the model.
 
-        Without a pattern a spec speaks of self-attention; encoder and cross attention are then expected `full`.
+        Without a pattern a spec speaks of self-attention; encoder and cross attention are then expected
+        `full`.
         """
         for each in reversed(self.expect):
             if each.pattern is not None and fnmatchcase(name, each.pattern):

@@ -16,7 +16,8 @@ MAX_BYTES = 2**24
 TOO_LARGE = 10**15
 # Layers beyond this are no model; the number comes from a file that nobody has checked.
 MAX_LAYERS = 100_000
-# BERT's relatives have causal variants: `is_decoder` says which one this is, whatever the architecture is called.
+# BERT's relatives have causal variants: `is_decoder` says which one this is, whatever the architecture is
+# called.
 EITHER = frozenset(
     "bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta roberta-prelayernorm "
     "roc_bert roformer xlm-roberta xlm-roberta-xl xmod".split()
@@ -51,8 +52,8 @@ ALWAYS_SLIDING = frozenset("mistral mixtral phi3 phimoe starcoder2 ministral min
 class Config:
     """What a config.json says. None: it does not say.
 
-    `layers` holds the mask spec of each layer's self-attention (None where it cannot be told), `spec` the one that all
-    layers share at the least: `causal` for a decoder, `full` for an encoder.
+    `layers` holds the mask spec of each layer's self-attention (None where it cannot be told), `spec` the one
+    that all layers share at the least: `causal` for a decoder, `full` for an encoder.
     """
 
     path: str

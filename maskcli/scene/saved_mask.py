@@ -18,7 +18,8 @@ from maskcli.tensors import Roled, Tensor
 MANY_VALUES = 16
 # Padding masks are small; a file whose "padding mask" is larger than this is not one.
 MAX_PADDING_CELLS = 2**28
-# Weights that obey a mask put less than rounding outside of it, and those that obey its inverse more than half.
+# Weights that obey a mask put less than rounding outside of it, and those that obey its inverse more than
+# half.
 OBEYED, DISOBEYED = 1e-6, 0.5
 # Rows that are looked at before a pass over all of them is paid for.
 FIRST_LOOK = 32
@@ -30,8 +31,8 @@ TINY = 1e-30
 class Given:
     """A saved mask tensor, read: which convention it is in and why, its distinct values, and the cells it lets attend.
 
-    `values` are at most MANY_VALUES sorted distinct finite values, None when there are more. `reason` is one of
-    "declared", "name", "values", "shape", "weights", "assumed".
+    `values` are at most MANY_VALUES sorted distinct finite values, None when there are more. `reason` is one
+    of "declared", "name", "values", "shape", "weights", "assumed".
     """
 
     tensor: Tensor
@@ -59,8 +60,8 @@ def read_mask(
 ) -> Given:
     """A mask tensor seen as [B, H, Q, K], read in the declared convention or in the one its values and name call for.
 
-    A bool mask says nothing of its polarity: without a declaration, a name (`key_padding_mask`) or evidence in `real`
-    (bool [B, K]) and the diagonal, True is taken for attend, as torch's SDPA does.
+    A bool mask says nothing of its polarity: without a declaration, a name (`key_padding_mask`) or evidence
+    in `real` (bool [B, K]) and the diagonal, True is taken for attend, as torch's SDPA does.
     """
     seen, nan, minus_inf, plus_inf = _distinct(tensor)
     convention, reason = _reading(tensor, seen, minus_inf, declared)
@@ -89,8 +90,9 @@ def read_named(
 def padding_convention(tensor: Tensor) -> tuple[str, str]:
     """How a padding mask [B, K] is written, and what says so: its type, its name, or its values.
 
-    Booleans are True for padding under nn.MultiheadAttention's names, True for real tokens as attention_mask, and else what
-    most tokens are is real. Floats are added when one is negative or all are 0 (nothing is hidden), else they are 0 and 1.
+    Booleans are True for padding under nn.MultiheadAttention's names, True for real tokens as attention_mask,
+    and else what most tokens are is real. Floats are added when one is negative or all are 0 (nothing is
+    hidden), else they are 0 and 1.
     """
     if tensor.dtype == "bool":
         if _says_padding(tensor):
@@ -172,9 +174,10 @@ def fills_only(weights: Tensor, shape: Shape, keys: int) -> bool:
 def left_padding(weights: Tensor, shape: Shape, allowed: Mask) -> Array | None:
     """Which tokens are real, bool [B, K], where the weights alone show leading ones to be padding; None where they show none.
 
-    A fully masked row whose fill is finite falls through to keys that `allowed` forbids: to real ones when those have a weaker
-    fill (-1e4 beside finfo.min), to a few levels of weight in float16. Leading rows that all do so in all heads are padding
-    when no row behind them looks at their keys or at any forbidden one. An inverted mask leaves only one such row.
+    A fully masked row whose fill is finite falls through to keys that `allowed` forbids: to real ones when
+    those have a weaker fill (-1e4 beside finfo.min), to a few levels of weight in float16. Leading rows that
+    all do so in all heads are padding when no row behind them looks at their keys or at any forbidden one. An
+    inverted mask leaves only one such row.
     """
     batch, heads, queries, keys = shape
     # Only where the first row falls through is the rest worth a pass.

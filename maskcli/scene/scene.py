@@ -17,7 +17,10 @@ from maskcli.masks.spec import Named, conjuncts, kinds_in, write
 from maskcli.meant.facts import Declared, Meant
 from maskcli.measure.passes import Measured, measure, nan_rows, uniform_rows
 from maskcli.measure.sample import Sample, sample
+from maskcli.scene.placement import Placement
 from maskcli.scene.saved_mask import Given
+from maskcli.scene.tokens import Tokens, several
+from maskcli.scene.witnesses import Padding
 from maskcli.tensors import Tensor
 from maskcli.tensors.roles import Roled
 
@@ -25,46 +28,58 @@ Answer = TypeVar("Answer")
 
 # Kinds of masks that let a query see its neighbourhood only.
 LOCAL = {"sliding", "chunked", "window"}
-# Row sums of healthy weights err by at most 1.1e-6, 3.4e-4 and 2.9e-3 (measured); beyond these a row is not a softmax.
+# Row sums of healthy weights err by at most 1.1e-6, 3.4e-4 and 2.9e-3 (measured); beyond these a row is not a
+# softmax.
 SUM_TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-3, "bfloat16": 1e-2}
 SUM_ROUNDING = {"float64": 1e-5, "float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
-
-# Up to here every whole number has a value of its own: 8 and 11 significant bits.
-EXACT = {"bfloat16": 2**8, "float16": 2**11}
-
-
-@dataclass(frozen=True)
-class Padding:
-    """Which tokens are real, bool [B, K], and what says so."""
-
-    real: Array
-    source: str
 
 
 @dataclass(frozen=True, eq=False)
 class Attention:
     """One map of attention weights [B, H, Q, K] with what belongs to it.
 
-    `keys` and `queries` say which tokens are real on either side, None when nothing tells; `misfit` is a padding mask of
-    another length than the keys. `declared` is what was meant,
-    `expected` that mask with the input's padding; None without a declaration. `documents` [B, K] numbers the packed texts.
-    `parts` are the scores, query, key, value and output of the same layer. `past_known` says that evidence or a declaration
-    gave `past`, and not only the difference of the lengths.
+    `declared` is what was meant, `expected` that mask with the input's padding, None without a declaration;
+    with `exact`, ignored cells must weigh exactly 0. `parts` are the scores, query, key, value and output of
+    the same layer.
     """
 
     roled: Roled
-    shape: Shape
-    past: int
-    past_known: bool
+    placement: Placement
     given: Given | None
-    keys: Padding | None
-    misfit: Padding | None
-    queries: Padding | None
     declared: Meant | None
     expected: Mask | None
     exact: bool
-    documents: Array | None
     parts: dict[str, Tensor]
+
+    @property
+    def shape(self) -> Shape:
+        """[B, H, Q, K]."""
+        return self.placement.shape
+
+    @property
+    def past(self) -> int:
+        """Keys that come before the first query."""
+        return self.placement.past
+
+    @property
+    def past_known(self) -> bool:
+        """Whether evidence or a declaration gave `past`, and not only the difference of the lengths."""
+        return self.placement.past_known
+
+    @property
+    def keys(self) -> Padding | None:
+        """Which keys are real; None when nothing tells."""
+        return self.placement.keys
+
+    @property
+    def queries(self) -> Padding | None:
+        """Which queries are real; None when nothing tells."""
+        return self.placement.queries
+
+    @property
+    def layout(self) -> Layout:
+        """The sizes, past, padding and documents that specs are built over."""
+        return self.placement.layout
 
     @property
     def name(self) -> str:
@@ -96,14 +111,6 @@ class Attention:
         """How many keys a query sees at most, itself included, by a sliding window that was declared."""
         return window_of(self.declared)
 
-    @property
-    def layout(self) -> Layout:
-        """The sizes, past, padding and documents that specs are built over."""
-        batch, heads, queries, keys = self.shape
-        return Layout(
-            batch, queries, keys, heads, self.past, self.keys.real if self.keys else None, self.documents
-        )
-
     @cached_property
     def padding(self) -> Mask | None:
         """Keys that are real, when the input says which and some are not."""
@@ -117,10 +124,8 @@ class Attention:
     @cached_property
     def same_document(self) -> Mask | None:
         """Keys of the query's own packed document; None when the input shows no more than one."""
-        documents, queries = self.documents, self.past + self.shape[2]
-        if documents is None or queries > self.shape[3] or (documents == documents[:, :1]).all():
-            return None
-        return same_document(self.layout)
+        inside = self.past + self.shape[2] <= self.shape[3]
+        return same_document(self.layout) if inside and several(self.placement.documents) else None
 
     @cached_property
     def keep(self) -> Mask | None:
@@ -229,19 +234,33 @@ def once(judge: Callable[[Attention], Answer]) -> Callable[[Attention], Answer]:
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """A saved mask tensor: how it reads, the padding of its keys, what was declared for it, and a map it belongs to.
-
-    `past_known` says that evidence or a declaration gave `past`, and not only the difference of the lengths.
-    """
+    """A saved mask tensor: how it reads, where it stands, what was declared for it, and a map it belongs to."""
 
     roled: Roled
     given: Given
-    keys: Padding | None
-    past: int
-    past_known: bool
+    placement: Placement
     declared: Meant | None
-    documents: Array | None
     attention: Attention | None
+
+    @property
+    def past(self) -> int:
+        """Keys that come before the first query."""
+        return self.placement.past
+
+    @property
+    def past_known(self) -> bool:
+        """Whether evidence or a declaration gave `past`, and not only the difference of the lengths."""
+        return self.placement.past_known
+
+    @property
+    def keys(self) -> Padding | None:
+        """Which keys are real; None when nothing tells."""
+        return self.placement.keys
+
+    @property
+    def documents(self) -> Array | None:
+        """Which packed document each key belongs to."""
+        return self.placement.documents
 
     @property
     def window(self) -> int | None:
@@ -251,10 +270,7 @@ class Saved:
     @property
     def layout(self) -> Layout:
         """The sizes, past, padding and documents that specs are built over."""
-        batch, heads, queries, keys = self.given.shape
-        return Layout(
-            batch, queries, keys, heads, self.past, self.keys.real if self.keys else None, self.documents
-        )
+        return self.placement.layout
 
     @cached_property
     def pad_rows(self) -> Array:
@@ -268,28 +284,6 @@ class Saved:
             pads: Array = ~self.keys.real[:, None, self.past : self.past + queries]
             return pads
         return pad_rows(self.given.keep, self.past)
-
-
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """What a file says of the tokens of one side of a batch [B, L]. None: not saved, or of another shape.
-
-    `names` are the tensors by role; `real` is what the padding mask says, `documents` [B, L] which packed text each token
-    belongs to when position ids, segment ids or cu_seqlens show more than one.
-    """
-
-    kind: str
-    names: dict[str, str]
-    ids: Array | None
-    real: Array | None
-    labels: Array | None
-    positions: Array | None
-    token_types: Array | None
-    documents: Array | None
-
-    def name(self, role: str) -> str:
-        """The tensor of a role that is there."""
-        return self.names[role]
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,15 +336,11 @@ class Scene:
     def _packed(self) -> bool:
         """Whether anything shows, or a declared spec says, that several documents share a row."""
         shown = any(t.documents is not None for t in self.tokens) or any(
-            _several(saved.documents) for saved in self.masks
+            several(saved.documents) for saved in self.masks
         )
         declared = (*(a.declared for a in self.attentions), *(saved.declared for saved in self.masks))
         said = any(each and "documents" in kinds_in(each.spec) for each in declared)
         return shown or said or any(a.same_document for a in self.attentions)
-
-
-def _several(documents: Array | None) -> bool:
-    return documents is not None and bool((documents != documents[:, :1]).any())
 
 
 def window_of(declared: Meant | None) -> int | None:
@@ -372,43 +362,3 @@ def pad_rows(keep: Mask, past: int) -> Array:
     own = np.minimum(np.arange(empty.shape[2]) + past, keep.shape[3] - 1)
     hidden: Array = empty & ~seen[:, :, own]
     return hidden
-
-
-def edge_padding(ids: Array, pad_id: int, starts: tuple[int, ...] = (), ends: tuple[int, ...] = ()) -> Array:
-    """Which tokens are real, bool [B, L]: all but the leading and trailing runs of the pad id.
-
-    When the pad token also ends texts (is one of `ends`), the first of a trailing run is the real end; when it also begins
-    them (`starts`), the last of a leading run is the real beginning.
-    """
-    real = np.ones(ids.shape, bool)
-    for row, kept in zip(ids == pad_id, real, strict=True):
-        others = np.flatnonzero(~row)
-        if not others.size:
-            kept[:] = False
-            continue
-        kept[: max(others[0] - (pad_id in starts), 0)] = False
-        kept[others[-1] + 1 + (pad_id in ends) :] = False
-    return real
-
-
-def real_tokens(ids: Array, declared: Declared) -> Array | None:
-    """Which tokens the ids show to be real, bool [B, L]; None when the pad id is not known."""
-    return (
-        None
-        if declared.pad_id is None
-        else edge_padding(ids, declared.pad_id, declared.bos_ids, declared.eos_ids)
-    )
-
-
-def restarts(positions: Array, real: Array | None) -> Array:
-    """Which packed document each token belongs to, int [B, L]: positions that fall, or stay at their lowest, begin one.
-
-    Padding begins none: it goes with the document before it. Past 256 equal neighbours are the rounding of bfloat16.
-    """
-    kept = np.ones(positions.shape, bool) if real is None else np.broadcast_to(real, positions.shape)
-    lowest = np.where(kept, positions.astype(np.float64), np.inf).min(axis=1, keepdims=True)
-    begins = np.zeros(positions.shape, bool)
-    step = np.diff(positions, axis=1)
-    stays = (step == 0) & (positions[:, 1:] == lowest) & (lowest < EXACT["bfloat16"])
-    begins[:, 1:] = ((step < 0) | stays) & kept[:, 1:] & kept[:, :-1]
-    return np.cumsum(begins, axis=1)

@@ -165,10 +165,10 @@ def _head_major(scene: Scene, saved: Saved, batch: int, heads: int) -> bool:
 def _laid_over(attention: Attention) -> Iterator[tuple[str, int, list[Mask]]]:
     """Masks of another length than the keys: the name, the length, and every way of laying them over the keys."""
     shape = attention.shape
-    if attention.misfit is not None and len(attention.misfit.real) in (1, shape[0]):
-        rows = attention.misfit.real[:, None, None, :]
+    if attention.placement.misfit is not None and len(attention.placement.misfit.real) in (1, shape[0]):
+        rows = attention.placement.misfit.real[:, None, None, :]
         yield (
-            attention.misfit.source,
+            attention.placement.misfit.source,
             rows.shape[3],
             [mask for mask in map(_over(shape), _alignments(rows, shape[3])) if mask is not None],
         )

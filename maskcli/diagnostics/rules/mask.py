@@ -12,7 +12,8 @@ from maskcli.diagnostics.rules.common import Hit, fold, found, told_places
 from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.masks.conventions import LOWEST, WEAKEST
 from maskcli.masks.mask import Mask
-from maskcli.scene.scene import Saved, Scene, real_tokens
+from maskcli.scene.scene import Saved, Scene
+from maskcli.scene.tokens import real_tokens
 
 # -1e4 and what float16 and bfloat16 make of it: a mask unless a whole row is masked or scores are of that size.
 TEN_THOUSAND = (-1.05e4, -9e3)

@@ -13,7 +13,8 @@ from maskcli.masks.kinds import Layout, documents
 from maskcli.masks.spec import kinds_in
 from maskcli.measure.passes import measure
 from maskcli.scene.saved_mask import small_rows
-from maskcli.scene.scene import EXACT, Attention, Saved, Scene, Tokens, real_tokens, restarts
+from maskcli.scene.scene import Attention, Saved, Scene
+from maskcli.scene.tokens import EXACT, Tokens, real_tokens, restarts
 from maskcli.tensors.roles import Roled
 
 # Weights past a document's border that are more than rounding: those of isolated documents are exactly 0.

@@ -10,7 +10,8 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided, Where, items_of, runs_of
 from maskcli.diagnostics.rules.common import told, told_items
 from maskcli.diagnostics.supervision import ignored_labels
-from maskcli.scene.scene import Scene, Tokens, edge_padding, real_tokens
+from maskcli.scene.scene import Scene
+from maskcli.scene.tokens import Tokens, edge_padding, real_tokens
 
 
 def padding_not_masked(scene: Scene) -> Iterator[Found]:

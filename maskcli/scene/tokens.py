@@ -1,0 +1,80 @@
+"""The tokens of a batch: what a file says of each, and what follows from ids and positions alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskcli.arrays import Array, Real
+from maskcli.meant.facts import Declared
+
+# Up to here every whole number has a value of its own: 8 and 11 significant bits.
+EXACT = {"bfloat16": 2**8, "float16": 2**11}
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """What a file says of the tokens of one side of a batch [B, L]. None: not saved, or of another shape.
+
+    `names` are the tensors by role; `real` is what the padding mask says, `documents` [B, L] which packed
+    text each token belongs to when position ids, segment ids or cu_seqlens show more than one.
+    """
+
+    kind: str
+    names: dict[str, str]
+    ids: Array | None = None
+    real: Array | None = None
+    labels: Array | None = None
+    positions: Array | None = None
+    token_types: Array | None = None
+    documents: Array | None = None
+
+    def name(self, role: str) -> str:
+        """The tensor of a role that is there."""
+        return self.names[role]
+
+
+def edge_padding(ids: Array, pad_id: int, starts: tuple[int, ...] = (), ends: tuple[int, ...] = ()) -> Real:
+    """Which tokens are real, bool [B, L]: all but the leading and trailing runs of the pad id.
+
+    When the pad token also ends texts (is one of `ends`), the first of a trailing run is the real end; when
+    it also begins them (`starts`), the last of a leading run is the real beginning.
+    """
+    real = np.ones(ids.shape, bool)
+    for row, kept in zip(ids == pad_id, real, strict=True):
+        others = np.flatnonzero(~row)
+        if not others.size:
+            kept[:] = False
+            continue
+        kept[: max(others[0] - (pad_id in starts), 0)] = False
+        kept[others[-1] + 1 + (pad_id in ends) :] = False
+    return real
+
+
+def real_tokens(ids: Array, declared: Declared) -> Real | None:
+    """Which tokens the ids show to be real, bool [B, L]; None when the pad id is not known."""
+    if declared.pad_id is None:
+        return None
+    return edge_padding(ids, declared.pad_id, declared.bos_ids, declared.eos_ids)
+
+
+def restarts(positions: Array, real: Array | None) -> Array:
+    """Which packed document each token belongs to, int [B, L]: positions that fall, or stay at their lowest, begin one.
+
+    Padding begins none: it goes with the document before it. Past 256 equal neighbours are the rounding of
+    bfloat16.
+    """
+    kept = np.ones(positions.shape, bool) if real is None else np.broadcast_to(real, positions.shape)
+    lowest = np.where(kept, positions.astype(np.float64), np.inf).min(axis=1, keepdims=True)
+
+    step = np.diff(positions, axis=1)
+    stays = (step == 0) & (positions[:, 1:] == lowest) & (lowest < EXACT["bfloat16"])
+    begins = np.zeros(positions.shape, bool)
+    begins[:, 1:] = ((step < 0) | stays) & kept[:, 1:] & kept[:, :-1]
+    return np.cumsum(begins, axis=1)
+
+
+def several(documents: Array | None) -> bool:
+    """Whether some row [K] holds more than one packed document."""
+    return documents is not None and bool((documents != documents[:, :1]).any())

@@ -1,0 +1,154 @@
+"""The tensors of a file as witnesses of the input: which tokens are real, which positions they have, which documents.
+
+A mask under test is none of them: one that forgot its padding would otherwise pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from maskcli.arrays import Array, Real
+from maskcli.meant.facts import Declared
+from maskcli.scene.saved_mask import read_padding
+from maskcli.scene.tokens import real_tokens, restarts
+from maskcli.tensors import Roled
+from maskcli.tensors.axes import token_rows
+
+# Which kinds of tensors speak for the keys of each kind of attention, best first.
+_KEYS = {
+    "self": ("self",),
+    "decoder": ("decoder", "self"),
+    "encoder": ("encoder", "self"),
+    "cross": ("encoder", "cross", "self"),
+}
+# The sides whose queries a text has.
+_TEXT = ("self", "decoder")
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Which tokens are real, bool [B, K], and what says so."""
+
+    real: Real
+    source: str
+
+    def fitting(self, batch: int, length: int) -> Padding | None:
+        """The same for `batch` items of `length` tokens; None when its shape says that it speaks of something else."""
+        if self.real.shape[1] != length or len(self.real) not in (1, batch):
+            return None
+        return Padding(np.broadcast_to(self.real, (batch, length)), self.source)
+
+
+class Witnesses:
+    """The tensors of one group of a file (`left.`, `step3.`, …), and what they tell."""
+
+    def __init__(self, tensors: tuple[Roled, ...], group: str, declared: Declared) -> None:
+        self.tensors, self.group, self.declared = tensors, group, declared
+        self._paddings: dict[tuple[str, ...], Padding | None] = {}
+
+    @cached_property
+    def encoder_decoder(self) -> bool:
+        """Whether some tensor belongs to an encoder beside a decoder."""
+        maps = any(roled.role == "weights" and roled.kind in ("encoder", "cross") for roled in self.tensors)
+        inputs = [roled for roled in self.tensors if roled.role in ("input_ids", "padding_mask")]
+        return maps or any(roled.kind == "decoder" for roled in inputs)
+
+    def find(self, role: str, kinds: Iterable[str], layer: int | None = None) -> Roled | None:
+        """The tensor of a role: of this group before the common ones, of this layer before those of all layers."""
+
+        def distance(roled: Roled) -> tuple[bool, bool, bool]:
+            return roled.group != self.group, roled.layer is None, are_slots(roled)
+
+        known = [roled for roled in self.tensors if roled.role == role and roled.layer in (None, layer)]
+        for kind in kinds:
+            near = [roled for roled in known if roled.kind == kind]
+            if near:
+                return min(near, key=distance)
+        return None
+
+    def kinds(self, kind: str) -> tuple[str, ...]:
+        """Which kinds of padding masks and ids speak for the keys of this kind of attention."""
+        if kind == "decoder" and self.encoder_decoder:
+            return ("decoder",)
+        if kind == "self" and self.encoder_decoder:
+            return ("decoder", "self")
+        return _KEYS[kind]
+
+    def padding(self, kind: str) -> Padding | None:
+        """Which keys of this kind of attention are real: by the padding mask, else by the ids and the pad id."""
+        kinds = self.kinds(kind)
+        if kinds not in self._paddings:
+            self._paddings[kinds] = self._read_padding(kinds)
+        return self._paddings[kinds]
+
+    def _read_padding(self, kinds: tuple[str, ...]) -> Padding | None:
+        from_ids = self._padding_of_ids(kinds)
+        mask = self.find("padding_mask", kinds)
+        real = read_padding(mask, self.declared.convention) if mask else None
+        if mask is None or real is None:
+            return from_ids
+        if from_ids is not None and _is_inverse(real, from_ids.real):
+            return from_ids
+        return Padding(real, mask.tensor.name)
+
+    def _padding_of_ids(self, kinds: tuple[str, ...]) -> Padding | None:
+        ids = self.find("input_ids", kinds)
+        rows = token_rows(ids.tensor) if ids and self.declared.pad_id is not None else None
+        real = None if rows is None else real_tokens(rows, self.declared)
+        if ids is None or real is None:
+            return None
+        return Padding(real, f"{ids.tensor.name} and pad id {self.declared.pad_id}")
+
+    @cached_property
+    def positions(self) -> Array | None:
+        """The position ids [B, L] of the text that attends to itself; None when they are not saved as such."""
+        return self._rows("position_ids")
+
+    def consecutive_positions(self, batch: int, queries: int) -> Array | None:
+        """Position ids [b, Q] of these queries, when they count up by one in every item; b is 1 or the batch."""
+        rows = self.positions
+        if rows is None or rows.shape[1] != queries or len(rows) not in (1, batch):
+            return None
+        return rows if (np.diff(rows, axis=1) == 1).all() else None
+
+    def documents(self, batch: int, keys: int) -> Array | None:
+        """Which packed document each key belongs to, int [b, K], from segment ids, position ids or cu_seqlens."""
+        fits = ((1, keys), (batch, keys))
+        segments = self._rows("segment_ids")
+        if segments is not None:
+            return segments if segments.shape in fits else None
+
+        if self.positions is not None:
+            if self.positions.shape not in fits:
+                return None
+            said = self.padding("self")
+            real = said.fitting(*self.positions.shape) if said else None
+            return restarts(self.positions, real.real if real else None)
+
+        borders = self._rows("cu_seqlens")
+        return None if borders is None else _documents_between(borders[0], keys)
+
+    def _rows(self, role: str) -> Array | None:
+        roled = self.find(role, _TEXT)
+        return token_rows(roled.tensor) if roled else None
+
+
+def are_slots(roled: Roled) -> bool:
+    """Whether positions are places in a cache, which count the padding as they should, and not positions of tokens."""
+    return roled.role == "position_ids" and roled.tensor.name.lower().endswith("cache_position")
+
+
+def _documents_between(borders: Array, keys: int) -> Array | None:
+    """Documents [1, K] that cu_seqlens tell; None when they do not rise to the number of keys."""
+    rising = bool((np.diff(borders) >= 0).all())
+    if borders.size < 2 or borders[-1] != keys or not rising:
+        return None
+    return np.searchsorted(borders[1:], np.arange(keys), "right")[None]
+
+
+def _is_inverse(real: Real, other: Real) -> bool:
+    return real.shape == other.shape and not other.all() and bool((real == ~other).all())
