@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from maskcli.diagnostics.catalogue import chosen_codes
-from maskcli.meant.facts import LOSS_SHIFTS, PURPOSES, Declared, convention, expectation, one_of, read_config
+from maskcli.meant.facts import LOSS_SHIFTS, PURPOSES, Declared, convention, expectation, one_of
+from maskcli.meant.model_config import read_config
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from maskcli.diagnostics.catalogue import RULES
-from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Rule, Runs, Skipped, Undecided, Where
+from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Rule, Skipped, Undecided, Where
+from maskcli.masks.mask import Runs
 from maskcli.masks.spec import Resolve
 from maskcli.meant.facts import Declared, from_metadata
 from maskcli.scene.assemble import build_scenes

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.masks.mask import Runs, runs_of
+from maskcli.masks.mask import Runs
 
 if TYPE_CHECKING:
     from maskcli.scene.scene import Scene
@@ -125,18 +125,3 @@ class Rule:
 def items_of(flags: Array) -> tuple[int, ...] | None:
     """The indices of True in a boolean vector, or None when all are."""
     return None if flags.all() else tuple(np.flatnonzero(flags).tolist())
-
-
-__all__ = [
-    "SEVERITIES",
-    "Finding",
-    "Found",
-    "Rule",
-    "Runs",
-    "Skipped",
-    "Traced",
-    "Undecided",
-    "Where",
-    "items_of",
-    "runs_of",
-]

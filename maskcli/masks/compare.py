@@ -9,6 +9,7 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.masks.kinds import Layout, causal, documents, padding, window
 from maskcli.masks.mask import Mask, Runs, runs_of
+from maskcli.masks.words import items_in_words, runs_in_words
 
 
 @dataclass(frozen=True)
@@ -116,15 +117,10 @@ def _meaning(
     low, high = int(counts.min()), int(counts.max())
     many = str(low) if low == high else f"{low} to {high}"
     plural = "" if high == 1 else "s"
-    whose = (
-        ""
-        if items is None
-        else f" of sample{'s' if len(items) > 1 else ''} {', '.join(map(str, items[:8]))}"
-        + (" …" if len(items) > 8 else "")
-    )
-    who = f"{_told(queries, 'query', 'queries')}{whose}"
+    whose = f" of {items_in_words(items)}" if items is not None else ""
+    who = f"{runs_in_words(queries, 'query', 'queries')}{whose}"
     if what == "padding":
-        return f"{narrower} ignores padding {_told(keys, 'key', 'keys')}{whose}, {wider} lets {_told(queries, 'query', 'queries')} see {'it' if high == 1 else 'them'}"
+        return f"{narrower} ignores padding {runs_in_words(keys, 'key', 'keys')}{whose}, {wider} lets {runs_in_words(queries, 'query', 'queries')} see {'it' if high == 1 else 'them'}"
     if what == "future":
         return f"{wider} lets {who} see {many} future key{plural}"
     if what == "document":
@@ -132,11 +128,4 @@ def _meaning(
     if what == "itself":
         return f"{narrower} hides {who} from {'itself' if queries[-1][1] - queries[0][0] == 1 else 'themselves'}, {wider} does not"
     which = "earlier " if what == "past" else ""
-    return f"{wider} lets {who} see {many} {which}key{plural} that {narrower} ignores ({_told(keys, 'key', 'keys')})"
-
-
-def _told(runs: Runs, one: str, many: str) -> str:
-    if len(runs) == 1 and runs[0][1] - runs[0][0] == 1:
-        return f"{one} {runs[0][0]}"
-    spans = ", ".join(f"{start}..{stop}" if stop - start > 1 else str(start) for start, stop in runs[:4])
-    return f"{many} {spans}" + (" …" if len(runs) > 4 else "")
+    return f"{wider} lets {who} see {many} {which}key{plural} that {narrower} ignores ({runs_in_words(keys, 'key', 'keys')})"

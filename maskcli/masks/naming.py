@@ -45,9 +45,25 @@ class Name:
     missing: Mask | None = None
 
     @property
+    def padding(self) -> tuple[tuple[int, int, int], ...]:
+        """Padding tokens of each item: left, right, and in holes; empty when the mask shows none."""
+        if self.layout.real is None or "padding" not in self.spec:
+            return ()
+        return tuple(_padding_of(row) for row in self.layout.real)
+
+    @property
     def wrong(self) -> int:
         """Cells in which the name and the mask differ."""
         return (self.extra.attended if self.extra else 0) + (self.missing.attended if self.missing else 0)
+
+
+def _padding_of(real: Array) -> tuple[int, int, int]:
+    """How many padding tokens stand left, right and in holes of a row, bool [K]."""
+    kept = np.flatnonzero(real)
+    if not kept.size:
+        return 0, len(real), 0
+    left, right = int(kept[0]), int(len(real) - 1 - kept[-1])
+    return left, right, int(len(real) - kept.size - left - right)
 
 
 def name_of(mask: Mask, past: int | None = None) -> Name:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from maskcli.errors import MaskcliError
 from maskcli.masks.conventions import CONVENTIONS
 from maskcli.masks.spec import Spec, names_files, needs, parse
-from maskcli.meant.model_config import Config, read_config
+from maskcli.meant.model_config import Config
 
 PURPOSES = ("train", "generate")
 LOSS_SHIFTS = ("model", "data")
@@ -54,11 +54,6 @@ class Declared:
     vocab_size: int | None = None
     ignore_index: int | None = None
     loss_shift: str | None = None
-
-    @property
-    def pad_is_eos(self) -> bool:
-        """Whether padding and the end of a text share an id, so that the id alone does not tell them apart."""
-        return self.pad_id is not None and self.pad_id in self.eos_ids
 
     def meant(self, name: str, kind: str, layer: int | None) -> Meant | None:
         """The mask declared for a tensor; patterns win over the plain spec, later ones over earlier, options over the model.
@@ -171,18 +166,3 @@ def _whole(text: str, source: str, negative: bool = False) -> int:
     if not (digits.isascii() and digits.isdigit() and len(digits) < 16):
         raise MaskcliError(f"{source} is {text!r}, where a whole number belongs")
     return int(text)
-
-
-__all__ = [
-    "LOSS_SHIFTS",
-    "PURPOSES",
-    "Config",
-    "Declared",
-    "Expectation",
-    "Meant",
-    "convention",
-    "expectation",
-    "from_metadata",
-    "one_of",
-    "read_config",
-]

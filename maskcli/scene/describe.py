@@ -30,9 +30,7 @@ class Described:
     @property
     def padding(self) -> tuple[tuple[int, int, int], ...]:
         """Padding tokens of each item: left, right, and in holes; empty when the mask shows none."""
-        if self.name is None or self.name.layout.real is None or "padding" not in self.name.spec:
-            return ()
-        return tuple(padding_of(row) for row in self.name.layout.real)
+        return self.name.padding if self.name is not None else ()
 
 
 def describe(roled: Roled, convention: str | None = None, past: int | None = None) -> Described:
@@ -75,15 +73,6 @@ def mask_shape(shape: tuple[int, ...], role: str | None) -> Shape | None:
     if len(shape) == 3:
         return shape[0], 1, shape[1], shape[2]
     return (shape[0], shape[1], shape[2], shape[3]) if len(shape) == 4 else None
-
-
-def padding_of(real: Array) -> tuple[int, int, int]:
-    """How many padding tokens stand left, right and in holes of a row, bool [K]."""
-    kept = np.flatnonzero(real)
-    if not kept.size:
-        return 0, len(real), 0
-    left, right = int(kept[0]), int(len(real) - 1 - kept[-1])
-    return left, right, int(len(real) - kept.size - left - right)
 
 
 def summarise(tensor: Tensor, role: str | None) -> str:

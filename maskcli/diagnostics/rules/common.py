@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.diagnostics.finding import Found, Runs, Where, items_of, runs_of
-from maskcli.masks.mask import Mask
+from maskcli.diagnostics.finding import Found, Where, items_of
+from maskcli.masks.mask import Mask, Runs, runs_of
+from maskcli.masks.words import items_in_words, runs_in_words
 
 # Names beyond this many are counted, not listed.
 LISTED = 4
@@ -95,23 +96,14 @@ def listed(names: Sequence[str]) -> str:
 
 def told(runs: Runs | None, one: str, many: str) -> str:
     """Runs in words: "key 4", "keys 12..16 and 20..26" (stop not included), or "all keys"."""
-    if not runs:
-        return f"all {many}"
-    if len(runs) == 1 and runs[0][1] - runs[0][0] == 1:
-        return f"{one} {runs[0][0]}"
-    shown = [f"{a}..{b}" if b - a > 1 else str(a) for a, b in runs[:LISTED]]
-    more = f" and {len(runs) - LISTED} more runs" if len(runs) > LISTED else ""
-    return f"{many} {', '.join(shown)}{more}"
+    return runs_in_words(runs, one, many, rest=" and {} more runs") if runs else f"all {many}"
 
 
 def told_items(batch: tuple[int, ...] | None) -> str:
     """Batch items in words."""
     if batch is None:
         return "every sample"
-    if len(batch) == 1:
-        return f"sample {batch[0]}"
-    shown = ", ".join(map(str, batch[:8]))
-    return f"samples {shown}" + (f" and {len(batch) - 8} more" if len(batch) > 8 else "")
+    return items_in_words(batch, rest=" and {} more")
 
 
 def told_places(where: Where, each: tuple[Where, ...], what: str = "keys") -> str:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.diagnostics.finding import Found, Where, items_of, runs_of
+from maskcli.diagnostics.finding import Found, Where, items_of
 from maskcli.diagnostics.rules.common import Hit, fold, found, told_places
 from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.masks.conventions import LOWEST, WEAKEST
-from maskcli.masks.mask import Mask
+from maskcli.masks.mask import Mask, runs_of
 from maskcli.scene.scene import Saved, Scene
 from maskcli.scene.tokens import real_tokens
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.diagnostics.finding import Found, Undecided, Where, items_of, runs_of
+from maskcli.diagnostics.finding import Found, Undecided, Where, items_of
 from maskcli.diagnostics.rules.common import told, told_items
 from maskcli.masks.kinds import Layout, documents
+from maskcli.masks.mask import runs_of
 from maskcli.masks.spec import kinds_in
 from maskcli.measure.passes import measure
 from maskcli.scene.saved_mask import small_rows

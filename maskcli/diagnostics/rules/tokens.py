@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.diagnostics.finding import Found, Undecided, Where, items_of, runs_of
+from maskcli.diagnostics.finding import Found, Undecided, Where, items_of
 from maskcli.diagnostics.rules.common import told, told_items
 from maskcli.diagnostics.supervision import ignored_labels
+from maskcli.masks.mask import runs_of
 from maskcli.scene.scene import Scene
 from maskcli.scene.tokens import Tokens, edge_padding, real_tokens
 
