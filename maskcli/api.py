@@ -90,15 +90,12 @@ def mask(
     )
     built = build(parsed, layout, resolver()).compact()
     conventions.fitting(built.stored, convention, spec)
-    target = conventions.target(
-        built.stored, keys, convention, batch, heads, queries, flat="b" not in axes(parsed)
+    one_for_all = "b" not in axes(parsed)
+    target = conventions.CONVENTIONS[convention].target(built.stored, layout.shape, one_for_all)
+    value = conventions.fill_of(convention, fill, kind)
+    return np.concatenate(list(conventions.chunks(built, target, convention, kind, value))).reshape(
+        target.shape
     )
-    value = conventions.checked_fill(fill, kind) if convention == "additive" else 0.0
-    planes = [
-        conventions.written(built.dense(item, head, (0, target.rows)), convention, kind, value)
-        for item, head in target.planes
-    ]
-    return np.concatenate(planes).reshape(target.shape)
 
 
 def diagnose(arrays: Mapping[str, Any], **said: Unpack[Said]) -> Report:
@@ -154,7 +151,7 @@ def assert_attention_respects(weights: Any, mask: Any, *, convention: str | None
     """
     given = from_array("attn_mask", mask)
     map_ = from_array("attn_weights", weights)
-    said = _convention(convention) if convention else _usual(given)
+    said = _convention(convention) if convention else conventions.usual(given.dtype)
     if len(map_.shape) < 2 or not 1 <= len(given.shape) <= 4 or len(map_.shape) > 4:
         raise MaskcliError(
             f"weights {list(map_.shape)} and mask {list(given.shape)}: expected [.., Q, K] and what broadcasts to it"
@@ -190,7 +187,11 @@ def _keep(given: Tensor, shape: tuple[int, ...], convention: str) -> npt.NDArray
     """What a mask lets attend, bool [B, H, Q, K]."""
     size = given.shape
     batch, _, queries, keys = shape
-    padding = len(size) == 2 and size == (batch, keys) and (convention == "hf" or batch != queries)
+    padding = (
+        len(size) == 2
+        and size == (batch, keys)
+        and (conventions.CONVENTIONS[convention].over_keys or batch != queries)
+    )
     full = (
         (batch, 1, 1, keys)
         if padding
@@ -204,13 +205,6 @@ def _keep(given: Tensor, shape: tuple[int, ...], convention: str) -> npt.NDArray
     whole = keep.expand(keep.shape[:3])
     dense = [[whole.dense(b, h, (0, queries)) for h in range(shape[1])] for b in range(batch)]
     return np.array(dense, bool).reshape(shape)
-
-
-def _usual(given: Tensor) -> str:
-    """The convention that a mask's type calls for."""
-    if given.dtype == "bool":
-        return "sdpa"
-    return "additive" if given.dtype in conventions.LOWEST else "hf"
 
 
 def _convention(name: str) -> str:

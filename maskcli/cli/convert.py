@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,6 @@ from maskcli.cli.options import Form, From, Output, Past, ResultForm
 from maskcli.errors import MaskcliError
 
 if TYPE_CHECKING:
-    from maskcli.arrays import Array
     from maskcli.masks.arguments import Arguments
     from maskcli.masks.conventions import Target
     from maskcli.scene.saved_mask import Given
@@ -81,32 +79,29 @@ def convert(
         _show(arguments.arguments(name_of(given.keep, past), to), form, output)
         return Exit.OK
     kind = conventions.dtype_of(to, dtype)
-    filled = conventions.checked_fill(fill, kind) if to == "additive" else 0.0
+    filled = conventions.fill_of(to, fill, kind)
     if 0 in shape:
         raise MaskcliError(
             f"{source!r} has the shape {list(tensor.shape)}, without any element; there is nothing to convert"
         )
-    stored = given.keep.compact().stored
-    if to == "mha" and shape[2] > 1:
-        # A mask over queries stays one, even when it is the same for all: [1, K] would be a padding mask.
-        stored = (stored[0], stored[1], shape[2])
-    if to not in ("hf", "mha"):
-        stored = given.keep.stored
+    row = conventions.CONVENTIONS[to]
+    stored = row.stored(given.keep)
     conventions.fitting(stored, to, source)
     if output is None:
         raise MaskcliError(
             f"--to {to} makes a tensor; say where to write it with -o FILE (.safetensors, .npy, .npz or .pt)"
         )
-    if to == "mha" and heads is None and stored[0] > 1 and stored[2] > 1 and stored[1] == 1:
+    differs = stored[0] > 1 and stored[1] == 1 and stored[2] > 1
+    if row.folds_heads and heads is None and differs:
         raise MaskcliError(
             "nn.MultiheadAttention takes [B*H, Q, K] for a mask that differs between items; say how many with --heads"
         )
-    if to == "sdpa" and arguments.causal_flag(name_of(given.keep, past)):
-        say("maskcli: note: is_causal=True says the same without a tensor")
+    if row.causal_flag and arguments.causal_flag(name_of(given.keep, past)):
+        say(f"maskcli: note: {row.causal_flag} says the same without a tensor")
     wide = heads or shape[1]
     if shape[1] not in (1, wide):
         raise MaskcliError(f"{source!r} has {shape[1]} heads, not --heads {wide}")
-    target = conventions.target(stored, shape[3], to, shape[0], wide, shape[2], len(tensor.shape) == 2)
+    target = row.target(stored, (shape[0], wide, *shape[2:]), len(tensor.shape) == 2)
     _write(given, target, to, kind, filled, output)
     return Exit.OK
 
@@ -115,10 +110,14 @@ def _shape(
     source: str, shape: tuple[int, ...], role: str | None, declared: str | None, heads: int | None
 ) -> tuple[int, int, int, int]:
     """[b, h, q, K] of the tensor: [K], [B, K] (hf, or called a padding mask), [Q, K], [B, Q, K], [B*H, Q, K] or [B, H, Q, K]."""
+    from maskcli.masks.conventions import CONVENTIONS
+
+    row = CONVENTIONS[declared] if declared else None
+    folds_heads = row is not None and row.folds_heads
     if len(shape) == 4:
         return shape[0], shape[1], shape[2], shape[3]
     if len(shape) == 3:
-        if declared == "mha":
+        if folds_heads:
             if heads is None:
                 raise MaskcliError(
                     f"{source!r} has the shape {list(shape)}, [B*H, Q, K] for mha; say how many heads with --heads"
@@ -134,12 +133,13 @@ def _shape(
             )
         return shape[0], 1, shape[1], shape[2]
     if len(shape) == 2:
-        if declared == "mha" and role is None:
+        if folds_heads and role is None:
             raise MaskcliError(
                 f"{source!r} has two axes {list(shape)}, [B, K] (a key_padding_mask) or [Q, K] (an attn_mask); call the tensor by one "
                 "of these names, or give it four axes"
             )
-        over_keys = declared == "hf" or (declared in (None, "mha") and role == "padding_mask")
+        called_so = role == "padding_mask" and (declared is None or folds_heads)
+        over_keys = called_so or (row is not None and row.over_keys)
         return (shape[0], 1, 1, shape[1]) if over_keys else (1, 1, shape[0], shape[1])
     if len(shape) == 1:
         return 1, 1, 1, shape[0]
@@ -156,7 +156,7 @@ def _check(source: str, given: Given) -> None:
         raise MaskcliError(
             f"{source!r} is bool, and True can mean attend or ignore; say which with --from sdpa or --from mha"
         )
-    if given.convention == "additive":
+    if given.added:
         extra = (
             []
             if given.values is None
@@ -180,21 +180,12 @@ def _check(source: str, given: Given) -> None:
 
 def _write(given: Given, target: Target, to: str, dtype: str, fill: float, output: str) -> None:
     """The mask in chunks of rows, planes in the order of the target."""
-    from maskcli.masks.conventions import written
+    from maskcli.masks.conventions import chunks
     from maskcli.tensors import Source, write_tensors
 
-    keep = given.keep
-    keys = keep.shape[3]
-    step = max(1, 2**22 // keys)
-
-    def chunks() -> Iterator[Array]:
-        for item, head in target.planes:
-            for start in range(0, target.rows, step):
-                rows = (start, min(start + step, target.rows))
-                yield written(keep.dense(item, head, rows), to, dtype, fill)
-
     name = given.tensor.name or "mask"
-    write_tensors(output, {name: Source(dtype, target.shape, chunks())}, {"maskcli.from": to})
+    values = chunks(given.keep, target, to, dtype, fill)
+    write_tensors(output, {name: Source(dtype, target.shape, values)}, {"maskcli.from": to})
 
 
 def _show(found: Arguments, form: ResultForm | None, output: str | None) -> None:

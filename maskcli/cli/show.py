@@ -387,22 +387,14 @@ def _layout(batch: Batch, source: Batch | None, past: int, cache_length: int | N
 
 def _save_tensor(shown: Shown, path: str) -> None:
     """The mask as a file another library reads, in the shape that broadcasts for it."""
-    from maskcli.masks.conventions import target, written
+    from maskcli.masks.conventions import CONVENTIONS, chunks
     from maskcli.tensors import Source, write_tensors
 
     mask = shown.mask
-    batch, heads, queries, keys = mask.shape
-    shape, planes, rows = target(
-        mask.stored, keys, shown.convention, batch, heads, queries, shown.axes == "q"
-    )
-    step = max(1, 2**22 // keys)
-    chunks = (
-        written(mask.dense(item, head, (start, min(start + step, rows))), shown.convention, shown.dtype)
-        for item, head in planes
-        for start in range(0, rows, step)
-    )
+    target = CONVENTIONS[shown.convention].target(mask.stored, mask.shape, shown.axes == "q")
+    values = chunks(mask, target, shown.convention, shown.dtype)
     write_tensors(
         path,
-        {"mask": Source(shown.dtype, shape, chunks)},
+        {"mask": Source(shown.dtype, target.shape, values)},
         {"maskcli.spec": shown.spec, "maskcli.from": shown.convention},
     )

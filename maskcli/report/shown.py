@@ -69,10 +69,8 @@ class Shown:
 
     def values(self) -> tuple[str, str]:
         """What attend and ignore are in the shown convention."""
-        if self.convention == "additive":
-            return "0", "-inf"
-        attend = CONVENTIONS[self.convention].attend
-        return attend, {"True": "False", "False": "True", "1": "0"}[attend]
+        values = CONVENTIONS[self.convention].values
+        return values.attend, values.ignore
 
 
 def as_json(shown: Shown) -> Iterator[str]:

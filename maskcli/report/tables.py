@@ -140,7 +140,7 @@ def _print_cells(shown: Shown, console: Console, item: int, width: int) -> bool:
         return False
     downs = [_cut(clean(shown.query_token(item, query)), LABEL) for query in range(queries)]
     acrosses = [_cut(clean(shown.key_token(item, key)), LABEL) for key in range(keys)]
-    plain = shown.convention == "sdpa"
+    plain = CONVENTIONS[shown.convention].plain
     attend, ignore = (ATTEND, IGNORE) if plain else shown.values()
     # Beside its text a column takes a blank of padding and a divider.
     stub = len(str(queries - 1)) + max(map(cell_len, downs)) + 4
@@ -205,13 +205,13 @@ def _print_numbers(shown: Shown, console: Console, block: int) -> None:
 
     mask = shown.mask
     attend, ignore = shown.values()
-    glyphs = f"{ATTEND} attend, {IGNORE} ignore; " if shown.convention == "sdpa" else ""
-    who = CONVENTIONS[shown.convention].who
+    convention = CONVENTIONS[shown.convention]
+    glyphs = f"{ATTEND} attend, {IGNORE} ignore; " if convention.plain else ""
     batch, _, queries, keys = mask.shape
     shape = [batch, mask.stored[1], queries, keys]
     copies = mask.shape[1] // mask.stored[1]
     lines = [
-        f"{glyphs}{attend} = attend, {ignore} = ignore ({shown.convention}, {shown.dtype}: {who})",
+        f"{glyphs}{attend} = attend, {ignore} = ignore ({shown.convention}, {shown.dtype}: {convention.who})",
         f"shape {shape}, broadcasts from {shown.broadcast_shape}",
         f"attended {mask.attended // copies:,} of {mask.cells // copies:,} cells ({mask.density:.2%}), "
         f"keys per query {_per_query(mask)}",

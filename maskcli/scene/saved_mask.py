@@ -8,7 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from maskcli.arrays import Array, Shape
-from maskcli.masks.conventions import LOWEST, SILENT, attended
+from maskcli.masks.conventions import (
+    ADDED,
+    CONVENTIONS,
+    LOWEST,
+    SILENT,
+    TOKENS,
+    TRUE_ATTENDS,
+    TRUE_IGNORES,
+    ZERO_ONE,
+    attended,
+)
 from maskcli.masks.kinds import Layout, causal
 from maskcli.masks.mask import Mask
 from maskcli.measure.passes import column_mass, first_bad, last_key, measure, row_chunks
@@ -46,9 +56,19 @@ class Given:
     keep: Mask
 
     @property
+    def added(self) -> bool:
+        """Whether it is read as one that is added to the scores."""
+        return CONVENTIONS[self.convention].added
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is saved as floats, which can be added to the scores."""
+        return _is_float(self.tensor.dtype)
+
+    @property
     def fill(self) -> float | None:
         """What an additive mask puts on ignored cells: the lowest of its values."""
-        if self.convention != "additive":
+        if not self.added:
             return None
         if self.minus_inf:
             return -np.inf
@@ -73,7 +93,8 @@ def read_mask(
             # Read as attend it hides every key from everybody; read as ignore it hides nothing.
             upright, inverted = False, True
         if upright != inverted:
-            convention, reason, keep = ("sdpa", "shape", keep) if upright else ("mha", "shape", ~keep)
+            reason = "shape"
+            convention, keep = (TRUE_ATTENDS, keep) if upright else (TRUE_IGNORES, ~keep)
     return Given(tensor, shape, convention, reason, seen, nan, minus_inf, plus_inf, keep)
 
 
@@ -96,14 +117,14 @@ def padding_convention(tensor: Tensor) -> tuple[str, str]:
     """
     if tensor.dtype == "bool":
         if _says_padding(tensor):
-            return "mha", "name"
+            return TRUE_IGNORES, "name"
         if "pad" in tensor.name.rpartition(".")[2]:
-            return ("sdpa" if np.mean(tensor.read()) > 0.5 else "mha"), "values"
-        return "sdpa", "name"
+            return (TRUE_ATTENDS if np.mean(tensor.read()) > 0.5 else TRUE_IGNORES), "values"
+        return TRUE_ATTENDS, "name"
     if tensor.dtype in LOWEST:
         values = tensor.read()
-        return ("additive" if (values < 0).any() or not values.any() else "binary"), "values"
-    return "hf", "values"
+        return (ADDED if (values < 0).any() or not values.any() else ZERO_ONE), "values"
+    return TOKENS, "values"
 
 
 def read_padding(roled: Roled, declared: str | None) -> Array | None:
@@ -112,9 +133,7 @@ def read_padding(roled: Roled, declared: str | None) -> Array | None:
     if values is None:
         return None
     convention = padding_convention(roled.tensor)[0]
-    if declared is not None and roled.tensor.dtype == "bool" and declared in ("sdpa", "mha", "megatron"):
-        convention = declared
-    if declared == "additive" and values.dtype.kind == "f":
+    if declared is not None and CONVENTIONS[declared].values.kind == values.dtype.kind:
         convention = declared
     return attended(values, convention, min(float(np.min(values)) / 2, -TINY))
 
@@ -148,7 +167,7 @@ def by_weights(given: Given, weights: Tensor, shape: Shape) -> Given:
     if not rows.any() or not np.isfinite(mass["keep"][rows]).any():
         return given
     if np.nanmean(mass["inverse"][rows]) < OBEYED and np.nanmean(mass["keep"][rows]) > DISOBEYED:
-        return dataclasses.replace(given, convention="mha", reason="weights", keep=~given.keep)
+        return dataclasses.replace(given, convention=TRUE_IGNORES, reason="weights", keep=~given.keep)
     return given
 
 
@@ -237,11 +256,15 @@ def _reading(
     if declared is not None:
         return declared, "declared"
     if tensor.dtype == "bool":
-        return ("mha", "name") if _says_padding(tensor) else ("sdpa", "assumed")
-    if tensor.dtype in LOWEST or tensor.dtype.startswith("float8"):
+        return (TRUE_IGNORES, "name") if _says_padding(tensor) else (TRUE_ATTENDS, "assumed")
+    if _is_float(tensor.dtype):
         binary = seen is not None and not minus_inf and set(seen) <= {0.0, 1.0} and 1.0 in seen
-        return ("binary", "values") if binary else ("additive", "values")
-    return "hf", "values"
+        return (ZERO_ONE if binary else ADDED), "values"
+    return TOKENS, "values"
+
+
+def _is_float(dtype: str) -> bool:
+    return dtype in LOWEST or dtype.startswith("float8")
 
 
 def _threshold(seen: tuple[float, ...] | None, minus_inf: bool) -> float:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from maskcli.masks.arguments import arguments, causal_flag
-from maskcli.masks.conventions import CONVENTIONS, attended, checked_fill, target, written
+from maskcli.masks.conventions import CONVENTIONS, attended, checked_fill, written
 from maskcli.masks.kinds import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.naming import name_of
@@ -228,7 +228,7 @@ def test_writing_and_reading_is_the_identity(dense, convention, dtype):
     )
     mask = given.keep.compact()
     b, h, q, k = dense.shape
-    laid = target(mask.stored, k, convention, b, h, q)
+    laid = CONVENTIONS[convention].target(mask.stored, mask.shape, False)
     again = np.concatenate([mask.dense(item, head, (0, laid.rows)) for item, head in laid.planes]).reshape(
         laid.shape
     )

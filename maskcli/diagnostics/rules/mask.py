@@ -122,7 +122,7 @@ def binary_float_mask(scene: Scene) -> Iterator[Found]:
         if not binary or given.minus_inf or given.nan:
             continue
         verdict = shown.get(id(given))
-        declared = given.reason == "declared" and given.convention == "additive"
+        declared = given.reason == "declared" and given.added
         obeyed = saved.attention is not None and saved.attention.keep is not None and verdict is None
         if (obeyed and not declared) or (given.reason == "declared" and not declared):
             continue
@@ -158,13 +158,7 @@ def weak_fill(scene: Scene) -> Iterator[Found]:
     for saved in scene.masks:
         given = saved.given
         values = given.values
-        if (
-            given.convention != "additive"
-            or values is None
-            or given.minus_inf
-            or len(values) != 2
-            or values[1] != 0.0
-        ):
+        if not given.added or values is None or given.minus_inf or len(values) != 2 or values[1] != 0.0:
             continue
         fill = values[0]
         ten_thousand = TEN_THOUSAND[0] <= fill <= TEN_THOUSAND[1]
@@ -194,12 +188,10 @@ def overflowed_fill(scene: Scene) -> Iterator[Found]:
 
     Fix: combine masks as booleans first, and fill once, in the dtype of the scores.
     """
-    finite = [
-        saved.given for saved in scene.masks if saved.given.convention == "additive" and _finite_fill(saved)
-    ]
+    finite = [saved.given for saved in scene.masks if saved.given.added and _finite_fill(saved)]
     for saved in scene.masks:
         given = saved.given
-        if given.convention != "additive" or not given.minus_inf or given.values is None:
+        if not given.added or not given.minus_inf or given.values is None:
             continue
         lowest = LOWEST.get(given.tensor.dtype)
         twin = next((each for each in finite if each.keep == given.keep), None)

@@ -94,10 +94,8 @@ def judge(attention: Attention) -> list[Verdict]:
 
 def is_binary(attention: Attention) -> bool:
     """Whether the saved mask is floats of 0 and 1, which is right only when it is not added."""
-    return attention.given is not None and (attention.given.convention, attention.given.reason) == (
-        "binary",
-        "values",
-    )
+    given = attention.given
+    return given is not None and given.reason == "values" and given.is_float and not given.added
 
 
 def leaks(attention: Attention, probe: str, agreed: bool = True) -> Array:
