@@ -40,39 +40,46 @@ def row_sums(raw: Array, dtype: str, cuts: Sequence[Span]) -> RowSums:
     bits = raw.view(known.unsigned)
     tops = [bits[:, :, span.start : span.stop].max(axis=2) for span in cuts]
     top = reduce(np.maximum, tops)
-    plain = int(top.max()) < known.infinity
-    live = [span for span, each in zip(cuts, tops, strict=True) if not plain or each.any()]
+    if int(top.max()) >= known.infinity:
+        return _of_any(raw, dtype, cuts)
+    live = [span for span, highest in zip(cuts, tops, strict=True) if highest.any()]
+    bottom = bits.min(axis=2) if len(live) == len(cuts) else np.zeros_like(top)
+    total = np.zeros(raw.shape[:2])
+    outside: dict[str, Array] = {}
+    for span in live:
+        values = _widened(raw[:, :, span.start : span.stop], dtype)
+        mass = _sum(values) * known.scale
+        total += mass
+        _add(outside, span.outside, mass)
+        for names, start, stop, cells in span.mixed:
+            some = values[:, :, start - span.start : stop - span.start]
+            _add(outside, names, _sum(some, cells) * known.scale)
+    high, low = (_decoded(ends.view(raw.dtype), dtype).copy() for ends in (top, bottom))
+    return RowSums(total, high, low, outside)
+
+
+def _of_any(raw: Array, dtype: str, cuts: Sequence[Span]) -> RowSums:
+    """The same of elements with signs, infinities or NaN among them."""
     total = np.zeros(raw.shape[:2])
     outside: dict[str, Array] = {}
     highs, lows = [], []
-
-    def add(names: tuple[str, ...], mass: Array) -> None:
-        for name in names:
-            outside[name] = outside[name] + mass if name in outside else mass
-
-    for span in live:
-        part = raw[:, :, span.start : span.stop]
-        values = _widened(part, dtype) if plain else _decoded(part, dtype)
-        scale = known.scale if plain else 1.0
-        mass = _sum(values) * scale
+    for span in cuts:
+        values = _decoded(raw[:, :, span.start : span.stop], dtype)
+        mass = _sum(values)
         total += mass
-        add(span.outside, mass)
+        _add(outside, span.outside, mass)
         for names, start, stop, cells in span.mixed:
             some = values[:, :, start - span.start : stop - span.start]
             # 0 times NaN or infinity would be NaN.
-            add(names, _sum(some, cells) * scale if plain else _sum(np.where(cells > 0, some, 0)))
-        if not plain:
-            highs.append(values.max(axis=2))
-            lows.append(values.min(axis=2))
-    if not plain:
-        return RowSums(total, reduce(np.maximum, highs), reduce(np.minimum, lows), outside)
-    bottom = bits.min(axis=2) if len(live) == len(cuts) else np.zeros_like(top)
-    return RowSums(
-        total,
-        _decoded(top.view(raw.dtype), dtype).copy(),
-        _decoded(bottom.view(raw.dtype), dtype).copy(),
-        outside,
-    )
+            _add(outside, names, _sum(np.where(cells > 0, some, 0)))
+        highs.append(values.max(axis=2))
+        lows.append(values.min(axis=2))
+    return RowSums(total, reduce(np.maximum, highs), reduce(np.minimum, lows), outside)
+
+
+def _add(outside: dict[str, Array], names: Sequence[str], mass: Array) -> None:
+    for name in names:
+        outside[name] = outside[name] + mass if name in outside else mass
 
 
 def _sum(values: Array, cells: Array | None = None) -> Array:
@@ -86,9 +93,8 @@ def _sum(values: Array, cells: Array | None = None) -> Array:
         if cells is None:
             total += np.einsum("hqk->hq", part)
         else:
-            total += np.einsum(
-                "hqk,qk->hq", part, np.broadcast_to(cells[:, start : start + EXACT_KEYS], part.shape[1:])
-            )
+            held = np.broadcast_to(cells[:, start : start + EXACT_KEYS], part.shape[1:])
+            total += np.einsum("hqk,qk->hq", part, held)
     return total
 
 

@@ -33,14 +33,11 @@ class Sample:
         """What a mask lets the sampled rows attend, bool [items, heads, n, K]."""
         b, h, q = mask.stored
         rows = [0] if q == 1 else self.queries.tolist()
-        seen = [
-            [
-                np.concatenate([mask.dense(item, head, (row, row + 1)) for row in rows])
-                for head in range(min(h, self.heads))
-            ]
-            for item in range(min(b, self.items))
-        ]
-        return np.broadcast_to(np.array(seen), self.values.shape)
+        windows = []
+        for item, head in np.ndindex(min(b, self.items), min(h, self.heads)):
+            windows += [mask.dense(item, head, (row, row + 1)) for row in rows]
+        seen = np.concatenate(windows).reshape(min(b, self.items), min(h, self.heads), len(rows), -1)
+        return np.broadcast_to(seen, self.values.shape)
 
 
 def sample(tensor: Tensor, shape: Shape, real: Array) -> Sample:
@@ -53,9 +50,7 @@ def sample(tensor: Tensor, shape: Shape, real: Array) -> Sample:
     items = max(1, min(batch, CELLS // max(keys * len(chosen), 1)))
     heads = max(1, min(heads, CELLS // max(items * keys * len(chosen), 1)))
     values = np.empty((items, heads, len(chosen), keys), tensor.row_dtype)
-    for item in range(items):
-        for head in range(heads):
-            start = (item * shape[1] + head) * queries
-            for at, query in enumerate(chosen.tolist()):
-                values[item, head, at] = tensor.rows(start + query, start + query + 1)[0]
+    for item, head, at in np.ndindex(values.shape[:3]):
+        row = (item * shape[1] + head) * queries + int(chosen[at])
+        values[item, head, at] = tensor.rows(row, row + 1)[0]
     return Sample(items, heads, chosen, values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,9 +15,16 @@ from maskcli.masks.mask import Mask
 MAX_SPANS = 32
 
 
+# Keys `start` to `stop` that some rows ignore; None where all of them do, else bool [rows, stop - start]. See Mask.ignored.
+Part = tuple[int, int, Array | None]
+
+
 class Mixed(NamedTuple):
-    """Keys `start` to `stop` that masks ignore in some cells only: names of equal masks, and float32 [rows, stop - start],
-    1 where the cell is ignored and 0 elsewhere (one row when all rows are alike)."""
+    """Keys `start` to `stop` that masks ignore in some cells only.
+
+    Names of equal masks, and float32 [rows, stop - start], 1 where the cell is ignored and 0 elsewhere (one row when all
+    rows are alike).
+    """
 
     names: tuple[str, ...]
     start: int
@@ -37,37 +44,48 @@ class Span(NamedTuple):
 def spans(masks: Mapping[str, Mask], keys: int, batch: int, head: int, rows: tuple[int, int]) -> list[Span]:
     """Spans that cover all keys in order, for these rows of one batch item and head."""
     ignored = {name: mask.ignored(rows, batch, head) for name, mask in masks.items()}
-    borders = _apart(
-        {
-            0,
-            keys,
-            *(border for parts in ignored.values() for start, stop, _ in parts for border in (start, stop)),
-        }
-    )
-    found: list[Span] = []
-    for start, stop in pairwise(borders):
-        outside = []
-        mixed: dict[bytes, tuple[list[str], Array]] = {}
-        for name, parts in ignored.items():
-            touching = [part for part in parts if part[0] < stop and start < part[1]]
-            if any(low <= start and stop <= high and who is None for low, high, who in touching):
-                outside.append(name)
-            elif touching:
-                low, high, who = touching[0]
-                if who is None or (low, high) != (start, stop):
-                    who = ~masks[name].dense(
-                        batch, head, rows if masks[name].stored[2] > 1 else (0, 1), (start, stop)
-                    )
-                mixed.setdefault(who.tobytes(), ([], who))[0].append(name)
-        some = tuple(
-            Mixed(tuple(names), start, stop, who.astype(np.float32)) for names, who in mixed.values()
-        )
-        if found and found[-1].outside == tuple(outside):
+    borders = {0, keys}
+    for parts in ignored.values():
+        for start, stop, _ in parts:
+            borders.update((start, stop))
+
+    def cells(name: str, start: int, stop: int) -> Array:
+        held = rows if masks[name].stored[2] > 1 else (0, 1)
+        return ~masks[name].dense(batch, head, held, (start, stop))
+
+    cut: list[Span] = []
+    for start, stop in pairwise(_apart(borders)):
+        span = _span(ignored, start, stop, cells)
+        if cut and cut[-1].outside == span.outside:
             # One call for both is cheaper.
-            first = found.pop()
-            start, some = first.start, first.mixed + some
-        found.append(Span(start, stop, tuple(outside), some))
-    return found
+            before = cut.pop()
+            span = Span(before.start, stop, span.outside, before.mixed + span.mixed)
+        cut.append(span)
+    return cut
+
+
+def _span(
+    ignored: Mapping[str, list[Part]], start: int, stop: int, cells: Callable[[str, int, int], Array]
+) -> Span:
+    """One span: `cells` reads what a mask ignores of it where that is not known yet."""
+    outside = []
+    mixed: dict[bytes, tuple[list[str], Array]] = {}
+    for name, parts in ignored.items():
+        touching = [part for part in parts if part[0] < stop and start < part[1]]
+        if _cover(touching, start, stop):
+            outside.append(name)
+        elif touching:
+            low, high, who = touching[0]
+            if who is None or (low, high) != (start, stop):
+                who = cells(name, start, stop)
+            mixed.setdefault(who.tobytes(), ([], who))[0].append(name)
+    parts_of = (Mixed(tuple(names), start, stop, who.astype(np.float32)) for names, who in mixed.values())
+    return Span(start, stop, tuple(outside), tuple(parts_of))
+
+
+def _cover(parts: list[Part], start: int, stop: int) -> bool:
+    """Whether every row ignores all keys from `start` to `stop`."""
+    return any(who is None and low <= start and stop <= high for low, high, who in parts)
 
 
 def _apart(borders: set[int]) -> list[int]:

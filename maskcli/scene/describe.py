@@ -9,7 +9,7 @@ import numpy as np
 from maskcli.arrays import Array, Shape
 from maskcli.errors import MaskcliError
 from maskcli.masks.naming import Name, name_of
-from maskcli.measure.passes import row_chunks
+from maskcli.measure.questions import row_chunks
 from maskcli.scene.saved_mask import Given, read_named
 from maskcli.tensors import Roled, Tensor, View, Zoom, place
 

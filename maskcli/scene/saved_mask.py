@@ -21,7 +21,8 @@ from maskcli.masks.conventions import (
 )
 from maskcli.masks.kinds import Layout, causal
 from maskcli.masks.mask import Mask
-from maskcli.measure.passes import column_mass, first_bad, last_key, measure, row_chunks
+from maskcli.measure.passes import measure
+from maskcli.measure.questions import column_mass, first_bad, last_key, row_chunks
 from maskcli.tensors import Roled, Tensor
 
 # A mask tensor with more distinct values than this is a bias, not a mask.

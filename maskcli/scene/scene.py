@@ -15,7 +15,8 @@ from maskcli.masks.kinds import documents as same_document
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Named, conjuncts, kinds_in, write
 from maskcli.meant.facts import Declared, Meant
-from maskcli.measure.passes import Measured, measure, nan_rows, uniform_rows
+from maskcli.measure.passes import Measured, measure
+from maskcli.measure.questions import nan_rows, uniform_rows
 from maskcli.measure.sample import Sample, sample
 from maskcli.scene.placement import Placement
 from maskcli.scene.saved_mask import Given

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from maskcli.masks import kinds
 from maskcli.masks.mask import Mask
 from maskcli.measure import passes as evidence
+from maskcli.measure import questions, spans
 from maskcli.measure import row_sums as rowsums
-from maskcli.measure import spans
 from maskcli.tensors import from_array, open_tensors
 
 DTYPES = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
@@ -346,7 +346,7 @@ def test_equal_masks_are_added_up_once():
 def test_nan_rows_counts_them(values, dtype, cuts):
     tensor, right = stored(values, dtype)
     with cut(*cuts):
-        found = evidence.nan_rows(from_array("weights", tensor), values.shape)
+        found = questions.nan_rows(from_array("weights", tensor), values.shape)
     np.testing.assert_array_equal(found, np.isnan(right).sum(axis=3))
 
 
@@ -356,7 +356,7 @@ def test_uniform_rows_counts_the_keys_that_share_a_row(values, dtype, cuts):
     tensor, right = stored(values, dtype)
     with cut(*cuts), np.errstate(invalid="ignore"):
         lazy = from_array("weights", tensor)
-        found = evidence.uniform_rows(lazy, values.shape, evidence.measure(lazy, values.shape, {}).high)
+        found = questions.uniform_rows(lazy, values.shape, evidence.measure(lazy, values.shape, {}).high)
     np.testing.assert_array_equal(found, plain_support(right))
 
 
@@ -366,7 +366,7 @@ def test_column_mass_adds_up_flagged_rows(data, values, dtype, cuts):
     tensor, right = stored(np.where(np.isinf(values), 0, values), dtype)
     rows = np.random.default_rng(data.draw(st.integers(0, 99))).random(values.shape[:3]) < 0.6
     with cut(*cuts):
-        found = evidence.column_mass(from_array("weights", tensor), values.shape, rows)
+        found = questions.column_mass(from_array("weights", tensor), values.shape, rows)
     kept = np.nan_to_num(np.where(np.isfinite(right), right, 0)) * rows[..., None]
     if np.isfinite(right[~np.isnan(right)]).all():
         assert (np.abs(found - kept.sum(axis=(1, 2))) <= 1e-12 * np.abs(kept).sum(axis=(1, 2))).all()
@@ -378,8 +378,8 @@ def test_axis_sums_are_those_of_each_axis(values, dtype, cuts):
     tensor, right = stored(values, dtype)
     with cut(*cuts):
         weights = from_array("weights", tensor)
-        queries = np.array(list(evidence.query_sums(weights, values.shape)))
-        heads, batch = evidence.first_sums(weights, values.shape)
+        queries = np.array(list(questions.query_sums(weights, values.shape)))
+        heads, batch = questions.first_sums(weights, values.shape)
     np.testing.assert_allclose(queries.reshape(right.sum(axis=2).shape), right.sum(axis=2), atol=1e-5)
     shown = heads.shape[1]
     assert 1 <= shown <= values.shape[2]
@@ -392,7 +392,7 @@ def test_axis_sums_are_those_of_each_axis(values, dtype, cuts):
 def test_last_key_is_the_last_one_weighed_by_a_row_that_is_not_uniform(values, dtype, cuts):
     tensor, right = stored(values, dtype)
     with cut(*cuts):
-        assert evidence.last_key(from_array("weights", tensor), values.shape) == plain_last_key(right)
+        assert questions.last_key(from_array("weights", tensor), values.shape) == plain_last_key(right)
 
 
 def test_last_key_reads_no_more_than_it_must():
@@ -403,7 +403,7 @@ def test_last_key_reads_no_more_than_it_must():
         cut(60 * 10, 3, 32, 4096),
         mock.patch.object(type(lazy), "rows", lambda self, *at: read.append(at[:2]) or _rows(self, *at)),
     ):
-        assert evidence.last_key(lazy, shape) == 59
+        assert questions.last_key(lazy, shape) == 59
     assert sum(stop - start for start, stop in read) <= 10
 
 

@@ -10,7 +10,7 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Where
 from maskcli.diagnostics.rules.common import Hit, fold, found, listed, told_places
 from maskcli.masks.kinds import Layout, padding
-from maskcli.measure.passes import bad_cells, first_bad
+from maskcli.measure.questions import bad_cells, first_bad
 from maskcli.scene.scene import Attention, Scene, once
 from maskcli.tensors import Tensor
 from maskcli.tensors.roles import Roled

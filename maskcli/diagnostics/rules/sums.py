@@ -9,7 +9,7 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rules.common import FEW, MOSTLY, Hit, fold, found, listed, told_places
-from maskcli.measure.passes import first_sums, query_sums
+from maskcli.measure.questions import first_sums, query_sums
 from maskcli.scene.scene import Attention, Scene, once
 
 

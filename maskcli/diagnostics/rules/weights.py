@@ -12,7 +12,8 @@ from maskcli.diagnostics.rules.common import FEW, MOSTLY, Hit, fold, found, told
 from maskcli.diagnostics.verdicts.causes import of_sample
 from maskcli.diagnostics.verdicts.judge import is_binary, verdicts
 from maskcli.masks.mask import Mask
-from maskcli.measure.passes import column_mass, measure
+from maskcli.measure.passes import measure
+from maskcli.measure.questions import column_mass
 from maskcli.scene.scene import Attention, Scene
 
 # Masked after the softmax: nearly all rows with forbidden keys lack something, on average more than a faint sink takes.

@@ -9,7 +9,8 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Joined, Named, Spec, build, conjuncts, names_files
-from maskcli.measure.passes import measure, read_chunks
+from maskcli.measure.passes import measure
+from maskcli.measure.questions import column_mass_by_head
 from maskcli.scene.scene import LOCAL, Attention, once
 
 # Above this share of a row an ignored key is attended; below the floor it is rounding. A guard against 0 / 0.
@@ -165,7 +166,8 @@ def another(attention: Attention) -> str:
     ):
         return ""
     real = attention.keys.real
-    mass = _column_mass(attention)
+    rows = np.broadcast_to(attention.real_rows, attention.shape[:3]) & ~attention.looks_empty
+    mass = column_mass_by_head(attention.tensor, attention.shape, rows)
     total = np.maximum(mass.sum(axis=2), TINY)
     outside = (mass @ (~real).T.astype(np.float64)) / total[..., None]
     unweighed = (mass > 0) @ (~real).T.astype(np.float64) == 0
@@ -188,18 +190,6 @@ def another(attention: Attention) -> str:
         if obeyed.all() and tells.any() and (outside[b, h, b] > LEAK).any():
             return label
     return ""
-
-
-def _column_mass(attention: Attention) -> Array:
-    """The mass that the real rows of each head give each key, [B, H, K]; rows that no key was left to do not count."""
-    mass = np.zeros((attention.shape[0], attention.shape[1], attention.shape[3]))
-    rows = np.broadcast_to(attention.real_rows, attention.shape[:3]) & ~attention.looks_empty
-    for chunk in read_chunks(attention.tensor, attention.shape):
-        flagged = rows[chunk.batch, slice(*chunk.heads), slice(*chunk.rows)]
-        mass[chunk.batch, slice(*chunk.heads)] += (np.nan_to_num(chunk.values) * flagged[..., None]).sum(
-            axis=1
-        )
-    return mass
 
 
 def _soft(attention: Attention, rows: Array, share: Array) -> Verdict | None:
