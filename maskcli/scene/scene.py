@@ -24,15 +24,12 @@ from maskcli.scene.tokens import Tokens, several
 from maskcli.scene.witnesses import Padding
 from maskcli.tensors import Tensor
 from maskcli.tensors.roles import Roled
+from maskcli.tensors.tolerances import tolerances
 
 Answer = TypeVar("Answer")
 
 # Kinds of masks that let a query see its neighbourhood only.
 LOCAL = {"sliding", "chunked", "window"}
-# Row sums of healthy weights err by at most 1.1e-6, 3.4e-4 and 2.9e-3 (measured); beyond these a row is not a
-# softmax.
-SUM_TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-3, "bfloat16": 1e-2}
-SUM_ROUNDING = {"float64": 1e-5, "float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +97,12 @@ class Attention:
     @property
     def tolerance(self) -> float:
         """How far a healthy row sum may lie from 1."""
-        return SUM_TOLERANCE.get(self.tensor.dtype, 0.1)
+        return tolerances(self.tensor.dtype).sums
 
     @property
     def rounding(self) -> float:
         """How far rounding alone takes the row sums of healthy weights from 1."""
-        return SUM_ROUNDING.get(self.tensor.dtype, 0.05)
+        return tolerances(self.tensor.dtype).rounding
 
     @property
     def window(self) -> int | None:

@@ -8,9 +8,7 @@ import numpy as np
 
 from maskcli.arrays import Array, Real
 from maskcli.meant.facts import Declared
-
-# Up to here every whole number has a value of its own: 8 and 11 significant bits.
-EXACT = {"bfloat16": 2**8, "float16": 2**11}
+from maskcli.tensors.tolerances import EXACT
 
 
 @dataclass(frozen=True, eq=False)

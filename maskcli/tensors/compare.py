@@ -6,10 +6,8 @@ import numpy as np
 
 from maskcli.errors import MaskcliError
 from maskcli.tensors.tensor import Tensor
+from maskcli.tensors.tolerances import tolerances
 
-# Two kernels that compute the same attention agree to about the resolution of the type they store: 2^-23, 2^-10 and 2^-7 of a
-# weight near 1, a few times over.
-TOLERANCE = {"float64": 1e-6, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 CHUNK_ELEMENTS = 2**20
 
 
@@ -32,7 +30,7 @@ class Difference(NamedTuple):
 
 def tolerance_of(a: Tensor, b: Tensor) -> float:
     """The tolerance of the coarser of two types; 0 for integers and booleans."""
-    return max(TOLERANCE.get(a.dtype, 0.0), TOLERANCE.get(b.dtype, 0.0))
+    return max(tolerances(a.dtype).cells, tolerances(b.dtype).cells)
 
 
 def difference(a: Tensor, b: Tensor, tolerance: float | None = None) -> Difference:

@@ -15,13 +15,12 @@ from maskcli.masks.spec import kinds_in
 from maskcli.measure.passes import measure
 from maskcli.scene.saved_mask import small_rows
 from maskcli.scene.scene import Attention, Saved, Scene
-from maskcli.scene.tokens import EXACT, Tokens, real_tokens, restarts
+from maskcli.scene.tokens import Tokens, real_tokens, restarts
 from maskcli.tensors.roles import Roled
+from maskcli.tensors.tolerances import EXACT, SIGNIFICANT_BITS
 
 # Weights past a document's border that are more than rounding: those of isolated documents are exactly 0.
 CROSSES = 1e-3
-# Significant bits of the types that round positions.
-BITS = {"bfloat16": 8, "float16": 11}
 # Fewer positions past the exact ones, or fewer that rounding changed, can be a coincidence.
 FEWEST, FEWEST_CHANGED = 4, 2
 
@@ -291,7 +290,7 @@ def _lossy(positions: Array, dtype: str) -> tuple[str, Array] | None:
     if dtype in EXACT:
         past = np.any(positions > EXACT[dtype], axis=1)
         return (dtype, (positions >= EXACT[dtype]) & past[:, None]) if past.any() else None
-    for kind in BITS:
+    for kind in SIGNIFICANT_BITS:
         rounded = np.stack(
             [
                 _rounded_texts(row, text, kind)
@@ -312,7 +311,7 @@ def _rounded_texts(row: Array, texts: Array, kind: str) -> Array:
     for start, stop in zip([0, *borders], [*borders, len(row)], strict=True):
         values = row[start:stop].astype(np.float64)
         past = values >= EXACT[kind]
-        if past.sum() >= FEWEST and _is_rounded_run(values, BITS[kind]):
+        if past.sum() >= FEWEST and _is_rounded_run(values, SIGNIFICANT_BITS[kind]):
             flags[start:stop] = past
     return flags
 
