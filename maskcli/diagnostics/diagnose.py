@@ -8,8 +8,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from maskcli.diagnostics.catalogue import RULES
-from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Rule, Skipped, Undecided, Where
+from maskcli.diagnostics import catalogue
+from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Skipped, Undecided, Where
+from maskcli.diagnostics.needs import NEEDS, met_by
+from maskcli.diagnostics.rule import Rule
 from maskcli.masks.mask import Runs
 from maskcli.masks.spec import Resolve
 from maskcli.meant.facts import Declared, from_metadata
@@ -115,7 +117,7 @@ def diagnose(
     needs = {code: said for _, outcome in outcomes for code, said in outcome.needs.items()}
     skipped = (
         rule
-        for rule in RULES
+        for rule in catalogue.RULES
         if rule.code in needs.keys() - decided and (rules is None or rule.code in rules)
     )
     unfit = {name: why for scene in scenes for name, why in scene.unfit.items()}
@@ -159,9 +161,12 @@ class _Outcome(NamedTuple):
 def _check(scene: Scene) -> _Outcome:
     outcome = _Outcome([], {}, set())
     maps = {attention.name for attention in scene.attentions}
-    for rule in RULES:
-        if missing := [group for group in rule.needs if not set(group) & scene.has]:
-            outcome.needs[rule.code] = tuple(" or ".join(_asked(name) for name in group) for group in missing)
+    met = met_by(scene)
+    for rule in catalogue.RULES:
+        if missing := [group for group in rule.needs if not set(group) & met]:
+            outcome.needs[rule.code] = tuple(
+                " or ".join(NEEDS[name].asked for name in group) for group in missing
+            )
             continue
         earlier = [found for other, found in outcome.found if other.code in rule.explained_by]
         said = list(rule.check(scene))
@@ -204,29 +209,6 @@ def _finding(rule: Rule, found: Found, scene: Scene, token: Callable[[int], str]
         found.places,
         _quoted(scene, found.places[0] if found.places else found.where, token),
     )
-
-
-def _asked(need: str) -> str:
-    """A need as the user would meet it: the tensor to save or the option to pass."""
-    return {
-        "padding": "attention_mask (or input_ids with --pad-id)",
-        "padding_mask": "attention_mask",
-        "expectation": "--expect",
-        "causal expectation": "--expect causal (or a causal mask)",
-        "convention": "--from",
-        "pad_id": "--pad-id",
-        "eos_id": "--eos-id",
-        "prompt_length": "--prompt-length",
-        "vocab_size": "--vocab-size",
-        "purpose": "--for",
-        "mask window": "--expect with sliding:W, or --model",
-        "window": "--expect with sliding:W, or --model",
-        "past": "position_ids, a padding mask over the whole cache, or --past",
-        "full expectation": "--expect full (an encoder)",
-        "cross weights": "cross_attentions",
-        "source and target padding": "attention_mask and decoder_attention_mask",
-        "documents": "position_ids, segment_ids or cu_seqlens that show packed documents",
-    }.get(need, need)
 
 
 def _checked(scene: Scene) -> list[tuple[str, str]]:

@@ -1,19 +1,14 @@
-"""What diagnose says: findings, where they are, and the rules that make them."""
+"""What diagnose says: findings, and where they are."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.masks.mask import Runs
-
-if TYPE_CHECKING:
-    from maskcli.scene.scene import Scene
 
 # From worst to mildest; the order of reports and of --fail-on.
 SEVERITIES = ("error", "warning", "note")
@@ -94,32 +89,6 @@ class Skipped:
     name: str
     file: str
     needs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A row of the catalogue.
-
-    `needs` holds groups of alternatives: one of each group must be there (names as in `Scene.has`). A finding is dropped
-    when one of `explained_by`, looked for earlier, was found at the same place. The docstring of `check` documents the rule.
-    """
-
-    code: str
-    name: str
-    severity: str
-    needs: tuple[tuple[str, ...], ...]
-    check: Callable[[Scene], Iterable[Found | Undecided]]
-    explained_by: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """What it means, why it matters, how it looks in code and how to fix it."""
-        return inspect.cleandoc(self.check.__doc__ or "")
-
-    @property
-    def summary(self) -> str:
-        """The first line of the documentation."""
-        return self.text.partition("\n")[0]
 
 
 def items_of(flags: Array) -> tuple[int, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from maskcli.diagnostics.finding import Rule
+from maskcli.diagnostics.rule import Rule
 from maskcli.report.terminal import STYLES
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from maskcli.arrays import Array, Shape
 from maskcli.masks.kinds import Layout, causal, padding
 from maskcli.masks.kinds import documents as same_document
 from maskcli.masks.mask import Mask
-from maskcli.masks.spec import Named, conjuncts, kinds_in, write
+from maskcli.masks.spec import Named, conjuncts, write
 from maskcli.meant.facts import Declared, Meant
 from maskcli.measure.passes import Measured, measure
 from maskcli.measure.questions import nan_rows, uniform_rows
@@ -295,50 +295,6 @@ class Scene:
     masks: tuple[Saved, ...]
     tokens: tuple[Tokens, ...]
     unfit: dict[str, str]
-
-    @cached_property
-    def has(self) -> set[str]:
-        """The tensors and facts that are there, by the names that rules' `needs` use."""
-        found: set[str] = {roled.role for roled in self.tensors if roled.role}
-        found -= {"weights", "mask"}
-        checks = {
-            "weights": bool(self.attentions),
-            "mask": bool(self.masks),
-            "padding": any(a.keys for a in self.attentions) or any(saved.keys for saved in self.masks),
-            "expectation": any(a.expected is not None for a in self.attentions),
-            "causal expectation": any(a.future_expected for a in self.attentions),
-            "convention": self.declared.convention is not None,
-            "pad_id": self.declared.pad_id is not None,
-            "eos_id": bool(self.declared.eos_ids),
-            "prompt_length": self.declared.prompt_length is not None,
-            "vocab_size": self.declared.vocab_size is not None,
-            "purpose": self.declared.purpose is not None,
-            "window": any(
-                a.declared and (a.declared.particular or kinds_in(a.declared.spec) & LOCAL)
-                for a in self.attentions
-            ),
-            "mask window": any(saved.window for saved in self.masks),
-            "documents": self._packed,
-            "past": any(a.past_known and a.past > 0 for a in self.attentions),
-            "full expectation": any(
-                a.expected is not None and not a.future_expected for a in self.attentions
-            ),
-            "cross weights": any(a.roled.kind == "cross" for a in self.attentions),
-            "source and target padding": any(
-                a.roled.kind == "cross" and a.keys and a.queries for a in self.attentions
-            ),
-        }
-        return found | {name for name, true in checks.items() if true}
-
-    @property
-    def _packed(self) -> bool:
-        """Whether anything shows, or a declared spec says, that several documents share a row."""
-        shown = any(t.documents is not None for t in self.tokens) or any(
-            several(saved.documents) for saved in self.masks
-        )
-        declared = (*(a.declared for a in self.attentions), *(saved.declared for saved in self.masks))
-        said = any(each and "documents" in kinds_in(each.spec) for each in declared)
-        return shown or said or any(a.same_document for a in self.attentions)
 
 
 def window_of(declared: Meant | None) -> int | None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found
+from maskcli.diagnostics.rule import NOT_WEIGHTS, rule
 from maskcli.diagnostics.rules.common import listed
 from maskcli.diagnostics.verdicts.causes import LEAK
 from maskcli.diagnostics.verdicts.judge import verdicts
@@ -20,6 +21,13 @@ from maskcli.scene.scene import Attention, Saved, Scene
 MOST_CELLS = 2**26
 
 
+@rule(
+    "MSK112",
+    "ambiguous-broadcast",
+    "warning",
+    needs=("mask", ("weights", "input_ids")),
+    explained_by=("MSK211",),
+)
 def ambiguous_broadcast(scene: Scene) -> Iterator[Found]:
     """The mask fits two axes of the scores, and nothing says which one was meant.
 
@@ -66,6 +74,13 @@ def ambiguous_broadcast(scene: Scene) -> Iterator[Found]:
             )
 
 
+@rule(
+    "MSK113",
+    "mask-length",
+    "error",
+    needs=("weights", ("padding_mask", "mask")),
+    explained_by=(*NOT_WEIGHTS, "MSK219"),
+)
 def mask_length(scene: Scene) -> Iterator[Found]:
     """The mask covers another number of keys than the weights have, and laid on neither end does it agree with them.
 

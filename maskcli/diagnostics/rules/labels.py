@@ -8,6 +8,8 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided, Where, items_of
+from maskcli.diagnostics.needs import TEXT
+from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.common import LISTED, place, places, told_items, told_places
 from maskcli.diagnostics.supervision import (
     DUE,
@@ -28,6 +30,7 @@ FEW = 0.5
 ACCUSED = 3
 
 
+@rule("MSK501", "eos-not-supervised", "error", needs=(*TEXT, "eos_id"), explained_by=("MSK102",))
 def eos_not_supervised(scene: Scene) -> Iterator[Found | Undecided]:
     """The token that ends a supervised answer has an ignored label.
 
@@ -59,6 +62,7 @@ def eos_not_supervised(scene: Scene) -> Iterator[Found | Undecided]:
         )
 
 
+@rule("MSK502", "nothing-supervised", "error", needs=("labels",))
 def nothing_supervised(scene: Scene) -> Iterator[Found]:
     """A sample has no label that the loss counts.
 
@@ -89,6 +93,13 @@ def nothing_supervised(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule(
+    "MSK503",
+    "padding-supervised",
+    "error",
+    needs=("labels", ("padding_mask", "pad_id")),
+    explained_by=("MSK102", "MSK402"),
+)
 def padding_supervised(scene: Scene) -> Iterator[Found | Undecided]:
     """Labels on padding are not the ignore index.
 
@@ -118,6 +129,7 @@ def padding_supervised(scene: Scene) -> Iterator[Found | Undecided]:
         )
 
 
+@rule("MSK504", "prompt-supervised", "warning", needs=(*TEXT, "prompt_length"))
 def prompt_supervised(scene: Scene) -> Iterator[Found | Undecided]:
     """Tokens of the prompt are supervised, though a prompt length was declared.
 
@@ -150,6 +162,7 @@ def prompt_supervised(scene: Scene) -> Iterator[Found | Undecided]:
         )
 
 
+@rule("MSK505", "shifted-labels", "error", needs=TEXT)
 def shifted_labels(scene: Scene) -> Iterator[Found | Undecided]:
     """The labels are moved against the ids by another number of places than the loss expects.
 
@@ -209,6 +222,9 @@ _SHIFTED = {
 }
 
 
+@rule(
+    "MSK506", "label-border", "warning", needs=(*TEXT, ("eos_id", "prompt_length")), explained_by=("MSK102",)
+)
 def label_border(scene: Scene) -> Iterator[Found | Undecided]:
     """The supervised answer starts one token late or ends one token early.
 
@@ -235,6 +251,13 @@ def label_border(scene: Scene) -> Iterator[Found | Undecided]:
             yield _found(text, ("labels", "input_ids"), early, message, fix, {"early_ends": int(early.sum())})
 
 
+@rule(
+    "MSK507",
+    "eos-missing",
+    "warning",
+    needs=(*TEXT, "eos_id"),
+    explained_by=("MSK102", "MSK402", "MSK501", "MSK506"),
+)
 def eos_missing(scene: Scene) -> Iterator[Found | Undecided]:
     """No sample has a supervised end token.
 
@@ -287,6 +310,7 @@ def eos_missing(scene: Scene) -> Iterator[Found | Undecided]:
         )
 
 
+@rule("MSK508", "invalid-label", "error", needs=(("labels", "input_ids"),))
 def invalid_label(scene: Scene) -> Iterator[Found]:
     """A label or an id is not one of the vocabulary, nor the ignore index.
 

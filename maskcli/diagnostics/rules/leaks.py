@@ -8,6 +8,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found
+from maskcli.diagnostics.rule import LEAKS, NOT_WEIGHTS, rule
 from maskcli.diagnostics.rules.common import (
     Hit,
     fold,
@@ -26,6 +27,13 @@ from maskcli.masks.spec import kinds_in
 from maskcli.scene.scene import Attention, Saved, Scene
 
 
+@rule(
+    "MSK201",
+    "inverted-polarity",
+    "error",
+    needs=("weights", ("padding", "mask", "expectation")),
+    explained_by=("MSK102", "MSK407"),
+)
 def inverted_polarity(scene: Scene) -> Iterator[Found]:
     """The weights obey the opposite of the mask: real tokens attend to what they should ignore.
 
@@ -58,6 +66,13 @@ def inverted_polarity(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule(
+    "MSK202",
+    "padding-attended",
+    "error",
+    needs=("weights", "padding"),
+    explained_by=(*LEAKS, "MSK108", "MSK407"),
+)
 def padding_attended(scene: Scene) -> Iterator[Found]:
     """Real tokens give padding a share of their attention, as if nothing masked it.
 
@@ -87,6 +102,7 @@ def padding_attended(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule("MSK203", "future-attended", "error", needs=("weights", "causal expectation"), explained_by=LEAKS)
 def future_attended(scene: Scene) -> Iterator[Found]:
     """Tokens attend to tokens that come after them, although attention was meant to be causal.
 
@@ -114,6 +130,13 @@ def future_attended(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule(
+    "MSK204",
+    "mask-not-applied",
+    "error",
+    needs=("weights", ("mask", "expectation")),
+    explained_by=(*LEAKS, "MSK110"),
+)
 def mask_not_applied(scene: Scene) -> Iterator[Found]:
     """The weights are not 0 where the mask forbids them: another mask was used, or none.
 
@@ -149,6 +172,13 @@ def mask_not_applied(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule(
+    "MSK210",
+    "soft-masking",
+    "error",
+    needs=("weights", ("padding", "mask", "expectation")),
+    explained_by=(*NOT_WEIGHTS, "MSK103", "MSK104", "MSK107"),
+)
 def soft_masking(scene: Scene) -> Iterator[Found]:
     """The mask only softens: forbidden keys keep a small, constant or evenly shifted part of their weight.
 
@@ -182,6 +212,7 @@ def soft_masking(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule("MSK211", "another-samples-mask", "error", needs=("weights", "padding"), explained_by=NOT_WEIGHTS)
 def another_samples_mask(scene: Scene) -> Iterator[Found]:
     """Samples were masked with the padding of other samples of the batch.
 
@@ -206,6 +237,13 @@ def another_samples_mask(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule(
+    "MSK217",
+    "document-leak",
+    "error",
+    needs=(("weights", "mask"), "documents"),
+    explained_by=(*LEAKS, "MSK405"),
+)
 def document_leak(scene: Scene) -> Iterator[Found]:
     """Attention crosses the border between packed documents.
 
@@ -250,6 +288,7 @@ def document_leak(scene: Scene) -> Iterator[Found]:
             )
 
 
+@rule("MSK219", "empty-cache-slots", "error", needs=("weights", "key"), explained_by=NOT_WEIGHTS)
 def empty_cache_slots(scene: Scene) -> Iterator[Found]:
     """Queries attend to the empty slots of a key/value cache.
 
@@ -274,6 +313,13 @@ def empty_cache_slots(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule(
+    "MSK220",
+    "cross-mask-swapped",
+    "error",
+    needs=("cross weights", "source and target padding"),
+    explained_by=NOT_WEIGHTS,
+)
 def cross_mask_swapped(scene: Scene) -> Iterator[Found]:
     """Cross-attention does not use the padding of the source.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Where, items_of
+from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.common import Hit, fold, found, told_places
 from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.masks.conventions import LOWEST, WEAKEST
@@ -19,6 +20,24 @@ from maskcli.scene.tokens import real_tokens
 TEN_THOUSAND = (-1.05e4, -9e3)
 
 
+@rule(
+    "MSK101",
+    "empty-row",
+    "error",
+    needs=("mask",),
+    explained_by=(
+        "MSK107",
+        "MSK108",
+        "MSK102",
+        "MSK301",
+        "MSK205",
+        "MSK206",
+        "MSK201",
+        "MSK106",
+        "MSK109",
+        "MSK110",
+    ),
+)
 def empty_row(scene: Scene) -> Iterator[Found]:
     """The mask leaves a query no key at all.
 
@@ -60,6 +79,13 @@ def empty_row(scene: Scene) -> Iterator[Found]:
             )
 
 
+@rule(
+    "MSK102",
+    "inverted-mask",
+    "error",
+    needs=(("mask", "padding_mask"), ("padding_mask", "pad_id", "convention")),
+    explained_by=("MSK407",),
+)
 def inverted_mask(scene: Scene) -> Iterator[Found]:
     """The mask says the opposite of what it should: it keeps the padding, or only the future.
 
@@ -105,6 +131,7 @@ def inverted_mask(scene: Scene) -> Iterator[Found]:
             )
 
 
+@rule("MSK103", "binary-float-mask", "error", needs=("mask",))
 def binary_float_mask(scene: Scene) -> Iterator[Found]:
     """A float mask holds only 0 and 1: added to the scores it masks nothing.
 
@@ -144,6 +171,7 @@ def binary_float_mask(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule("MSK104", "weak-fill", "error", needs=("mask",))
 def weak_fill(scene: Scene) -> Iterator[Found]:
     """The fill is too small to silence a key.
 
@@ -178,6 +206,7 @@ def weak_fill(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule("MSK105", "overflowed-fill", "warning", needs=("mask",))
 def overflowed_fill(scene: Scene) -> Iterator[Found]:
     """-inf stands beside the lowest finite number, or where another copy of the mask has a finite fill.
 
@@ -215,6 +244,7 @@ def overflowed_fill(scene: Scene) -> Iterator[Found]:
             )
 
 
+@rule("MSK106", "nan-mask", "error", needs=("mask",))
 def nan_mask(scene: Scene) -> Iterator[Found]:
     """The mask itself holds NaN.
 
@@ -237,6 +267,7 @@ def nan_mask(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule("MSK107", "negated-integer-mask", "error", needs=("mask",))
 def negated_integer_mask(scene: Scene) -> Iterator[Found]:
     """An integer mask was negated with ~, which gives -1 and -2 (or 255 and 254), all of them true.
 
@@ -266,6 +297,7 @@ def negated_integer_mask(scene: Scene) -> Iterator[Found]:
             )
 
 
+@rule("MSK108", "query-axis-mask", "error", needs=("mask",))
 def query_axis_mask(scene: Scene) -> Iterator[Found]:
     """Padding is masked along queries instead of keys: whole rows are hidden, and every real token still sees the padding.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided
+from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.common import Hit, fold, found, told
 from maskcli.masks.kinds import Layout
 from maskcli.masks.kinds import causal as causal_over
@@ -23,6 +24,7 @@ CAUSAL, DOCUMENTS = Named("causal"), Named("documents")
 LOOKS_BACK = (CAUSAL, Named("combined"))
 
 
+@rule("MSK110", "misaligned-causal", "error", needs=("mask",))
 def misaligned_causal(scene: Scene) -> Iterator[Found]:
     """A causal mask over a cache begins at its first key: query q sees keys 0 to q instead of 0 to past + q.
 
@@ -67,6 +69,7 @@ def _is_top_left(saved: Saved, spec: Spec) -> bool:
     return meant is not None and shifted is not None and _is_causal(saved, meant) and _fits(saved, shifted)
 
 
+@rule("MSK109", "shifted-diagonal", "error", needs=("mask",), explained_by=("MSK110",))
 def shifted_diagonal(scene: Scene) -> Iterator[Found]:
     """The causal mask is off by one: no token sees itself, or every token sees the one behind it.
 
@@ -152,6 +155,7 @@ def _feeds_all(saved: Saved) -> bool:
     return not (_real(saved) - _with_keys(keep)).attended
 
 
+@rule("MSK111", "wrong-window", "error", needs=("mask", "mask window"), explained_by=("MSK110", "MSK109"))
 def wrong_window(scene: Scene) -> Iterator[Found | Undecided]:
     """The mask's sliding window is not the one that the layer was trained with.
 

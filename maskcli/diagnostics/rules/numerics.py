@@ -8,6 +8,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Where
+from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.common import Hit, fold, found, listed, told_places
 from maskcli.masks.kinds import Layout, padding
 from maskcli.measure.questions import bad_cells, first_bad
@@ -21,6 +22,13 @@ HALF_MAX = 65504.0
 TILE = 256
 
 
+@rule(
+    "MSK301",
+    "nan-from-empty-row",
+    "error",
+    needs=("weights",),
+    explained_by=("MSK201", "MSK106", "MSK109", "MSK214"),
+)
 def nan_from_empty_row(scene: Scene) -> Iterator[Found]:
     """Whole rows of the weights are NaN, and the mask left those rows no key.
 
@@ -73,6 +81,7 @@ def nan_from_empty_row(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule("MSK302", "nan-from-input", "error", needs=(("scores", "query", "key"),), explained_by=("MSK303",))
 def nan_from_input(scene: Scene) -> Iterator[Found]:
     """NaN came in from an earlier tensor: scores, query or key already hold NaN or infinity.
 
@@ -102,6 +111,7 @@ def nan_from_input(scene: Scene) -> Iterator[Found]:
                 return
 
 
+@rule("MSK303", "score-overflow", "error", needs=(("scores", "query"),))
 def score_overflow(scene: Scene) -> Iterator[Found]:
     """Scores overflowed to +inf: the row becomes NaN. This is not a mask bug.
 
@@ -142,6 +152,7 @@ def score_overflow(scene: Scene) -> Iterator[Found]:
             )
 
 
+@rule("MSK304", "nan-through-value", "error", needs=(("value", "key"), ("padding", "mask")))
 def nan_through_value(scene: Scene) -> Iterator[Found]:
     """Values or keys hold NaN at ignored positions, and 0 * NaN is NaN.
 
@@ -175,6 +186,13 @@ def nan_through_value(scene: Scene) -> Iterator[Found]:
                 return
 
 
+@rule(
+    "MSK305",
+    "unexplained-nan",
+    "error",
+    needs=("weights",),
+    explained_by=("MSK201", "MSK106", "MSK109", "MSK302", "MSK303", "MSK214"),
+)
 def unexplained_nan(scene: Scene) -> Iterator[Found]:
     """The weights hold NaN that nothing in the file explains.
 
@@ -186,7 +204,7 @@ def unexplained_nan(scene: Scene) -> Iterator[Found]:
     Fix: save the mask, the scores, query and key of this layer too and run the check again.
     """
     first = _first_nan(scene)
-    if first is None or _sources(scene, first) or any(True for _ in nan_from_empty_row(scene)):
+    if first is None or _sources(scene, first) or any(True for _ in nan_from_empty_row.check(scene)):
         return
     counts = first.nan_counts
     assert counts is not None

@@ -8,6 +8,8 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided, Where, items_of
+from maskcli.diagnostics.needs import PADDED
+from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.common import told, told_items
 from maskcli.masks.kinds import Layout, documents
 from maskcli.masks.mask import runs_of
@@ -25,6 +27,13 @@ CROSSES = 1e-3
 FEWEST, FEWEST_CHANGED = 4, 2
 
 
+@rule(
+    "MSK404",
+    "left-padding-positions",
+    "error",
+    needs=(*PADDED, "position_ids"),
+    explained_by=("MSK102", "MSK407"),
+)
 def left_padding_positions(scene: Scene) -> Iterator[Found | Undecided]:
     """Position ids count the padding on the left, so a text's first token does not stand at the first position.
 
@@ -90,6 +99,7 @@ def _counts_padding(positions: Array, real: Array) -> Array | None:
     return straight if certain or not straight.any() else None
 
 
+@rule("MSK405", "packed-without-block-mask", "error", needs=("position_ids", ("mask", "padding_mask")))
 def packed_without_block_mask(scene: Scene) -> Iterator[Found]:
     """Texts are packed into one row, and the mask lets them see each other.
 
@@ -183,6 +193,7 @@ def _numbers_texts(scene: Scene, tokens: Tokens) -> bool:
     return bool((tensor.read() > 1).any())
 
 
+@rule("MSK406", "bad-cu-seqlens", "error", needs=("cu_seqlens",))
 def bad_cu_seqlens(scene: Scene) -> Iterator[Found]:
     """The cumulative lengths of packed texts do not start at 0, fall, or do not end at the number of tokens.
 
@@ -249,6 +260,7 @@ def _token_counts(scene: Scene, roled: Roled) -> set[int]:
     }
 
 
+@rule("MSK408", "imprecise-positions", "error", needs=("position_ids",))
 def imprecise_positions(scene: Scene) -> Iterator[Found]:
     """Positions went through bfloat16 or float16, which cannot hold every whole number past 256 or 2048.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided
+from maskcli.diagnostics.rule import NOT_WEIGHTS, rule
 from maskcli.diagnostics.rules.common import Hit, fold, found
 from maskcli.scene.scene import Attention, Scene
 from maskcli.tensors import Tensor
@@ -21,6 +22,7 @@ PRODUCT = {"float64": 1e-3, "float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2}
 FEW_KEYS = 4
 
 
+@rule("MSK221", "grouped-heads-order", "error", needs=("weights", "query", "key"), explained_by=NOT_WEIGHTS)
 def grouped_heads_order(scene: Scene) -> Iterator[Found]:
     """Query heads share key heads in the wrong order: head h uses key head h % G instead of h // (H / G).
 
@@ -55,6 +57,7 @@ def grouped_heads_order(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule("MSK306", "weights-not-used", "warning", needs=("weights", "value", "output"), explained_by=NOT_WEIGHTS)
 def weights_not_used(scene: Scene) -> Iterator[Found | Undecided]:
     """The saved weights times the saved values do not give the saved output.
 

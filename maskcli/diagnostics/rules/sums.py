@@ -8,11 +8,15 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found
+from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.common import FEW, MOSTLY, Hit, fold, found, listed, told_places
 from maskcli.measure.questions import first_sums, query_sums
 from maskcli.scene.scene import Attention, Scene, once
 
 
+@rule(
+    "MSK207", "unnormalised-rows", "warning", needs=("weights",), explained_by=("MSK216", "MSK208", "MSK209")
+)
 def unnormalised_rows(scene: Scene) -> Iterator[Found]:
     """Rows sum to one number other than 1, or only some rows do not sum to 1.
 
@@ -55,6 +59,7 @@ def unnormalised_rows(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule("MSK208", "softmax-axis", "error", needs=("weights",), explained_by=("MSK216",))
 def softmax_axis(scene: Scene) -> Iterator[Found]:
     """The weights sum to 1 over queries, heads or the batch, and not over keys: the softmax ran over another axis.
 
@@ -86,6 +91,7 @@ def softmax_axis(scene: Scene) -> Iterator[Found]:
             )
 
 
+@rule("MSK216", "invalid-weights", "error", needs=("weights",))
 def invalid_weights(scene: Scene) -> Iterator[Found]:
     """Weights are negative, infinite or greater than 1: these are not attention weights.
 

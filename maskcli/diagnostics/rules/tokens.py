@@ -8,6 +8,8 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided, Where, items_of
+from maskcli.diagnostics.needs import PADDED
+from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.common import told, told_items
 from maskcli.diagnostics.supervision import ignored_labels
 from maskcli.masks.mask import runs_of
@@ -15,6 +17,13 @@ from maskcli.scene.scene import Scene
 from maskcli.scene.tokens import Tokens, edge_padding, real_tokens
 
 
+@rule(
+    "MSK401",
+    "padding-not-masked",
+    "error",
+    needs=("input_ids", "padding_mask", "pad_id"),
+    explained_by=("MSK407",),
+)
 def padding_not_masked(scene: Scene) -> Iterator[Found]:
     """The attention mask is 1 over padding tokens.
 
@@ -50,6 +59,7 @@ def padding_not_masked(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule("MSK402", "real-token-masked", "warning", needs=("input_ids", "padding_mask"), explained_by=("MSK407",))
 def real_token_masked(scene: Scene) -> Iterator[Found]:
     """The attention mask hides tokens that are not padding, or has holes inside a sequence.
 
@@ -90,6 +100,13 @@ def real_token_masked(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule(
+    "MSK403",
+    "right-padding-for-generation",
+    "error",
+    needs=(*PADDED, "purpose"),
+    explained_by=("MSK102", "MSK407"),
+)
 def right_padding_for_generation(scene: Scene) -> Iterator[Found]:
     """A batch that is to be continued is padded on the right.
 
@@ -127,6 +144,7 @@ def right_padding_for_generation(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule("MSK407", "swapped-token-types", "error", needs=("padding_mask", ("token_type_ids", "input_ids")))
 def swapped_token_types(scene: Scene) -> Iterator[Found | Undecided]:
     """The attention mask and the token types are swapped: the mask is 0 on the whole first sentence.
 

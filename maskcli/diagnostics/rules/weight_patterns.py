@@ -8,6 +8,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided
+from maskcli.diagnostics.rule import NOT_WEIGHTS, rule
 from maskcli.diagnostics.rules.common import Hit, fold, found, ignored_keys, percent, spread, told_places
 from maskcli.diagnostics.verdicts.causes import without
 from maskcli.diagnostics.verdicts.judge import verdicts
@@ -20,6 +21,13 @@ from maskcli.scene.scene import Attention, Scene
 ROWS = 3
 
 
+@rule(
+    "MSK213",
+    "window-mismatch",
+    "error",
+    needs=("weights", "window"),
+    explained_by=(*NOT_WEIGHTS, "MSK110", "MSK111", "MSK215"),
+)
 def window_mismatch(scene: Scene) -> Iterator[Found | Undecided]:
     """The weights reach further back than the layer's window, or never as far.
 
@@ -72,6 +80,13 @@ def window_mismatch(scene: Scene) -> Iterator[Found | Undecided]:
         )
 
 
+@rule(
+    "MSK214",
+    "shifted-causal",
+    "error",
+    needs=("weights",),
+    explained_by=("MSK216", "MSK106", "MSK109", "MSK201"),
+)
 def shifted_causal(scene: Scene) -> Iterator[Found]:
     """The causal diagonal is off by one: tokens see the next one, or do not see themselves.
 
@@ -109,6 +124,13 @@ def shifted_causal(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule(
+    "MSK215",
+    "misaligned-causal-weights",
+    "error",
+    needs=("weights", "past"),
+    explained_by=(*NOT_WEIGHTS, "MSK110"),
+)
 def misaligned_causal_weights(scene: Scene) -> Iterator[Found]:
     """With a KV cache, row q sees keys 0 to q instead of everything up to its own position.
 
@@ -143,6 +165,7 @@ def misaligned_causal_weights(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule("MSK218", "causal-encoder", "warning", needs=("weights", "full expectation"), explained_by=NOT_WEIGHTS)
 def causal_encoder(scene: Scene) -> Iterator[Found]:
     """No head of an encoder ever looks ahead, although its attention was meant to be full.
 

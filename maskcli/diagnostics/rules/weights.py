@@ -8,6 +8,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided
+from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.common import FEW, MOSTLY, Hit, fold, found, told_places
 from maskcli.diagnostics.verdicts.causes import of_sample
 from maskcli.diagnostics.verdicts.judge import is_binary, verdicts
@@ -20,6 +21,7 @@ from maskcli.scene.scene import Attention, Scene
 CUT_ROWS, CUT = 0.9, 0.02
 
 
+@rule("MSK205", "uniform-masked-row", "error", needs=("weights",), explained_by=("MSK109", "MSK214"))
 def uniform_masked_row(scene: Scene) -> Iterator[Found]:
     """A row weighs every key exactly the same, forbidden ones too: it was fully masked with a finite fill.
 
@@ -63,6 +65,7 @@ def uniform_masked_row(scene: Scene) -> Iterator[Found]:
             )
 
 
+@rule("MSK206", "uniform-attention", "error", needs=("weights",))
 def uniform_attention(scene: Scene) -> Iterator[Found]:
     """Every row is exactly uniform: the scores are all equal, or everything was masked with a finite fill.
 
@@ -88,6 +91,7 @@ def uniform_attention(scene: Scene) -> Iterator[Found]:
         )
 
 
+@rule("MSK209", "mask-after-softmax", "error", needs=("weights",), explained_by=("MSK216", "MSK208"))
 def mask_after_softmax(scene: Scene) -> Iterator[Found | Undecided]:
     """The mask was multiplied into the weights after the softmax: forbidden keys weigh 0, and what they took is lost.
 
@@ -130,6 +134,7 @@ def mask_after_softmax(scene: Scene) -> Iterator[Found | Undecided]:
         )
 
 
+@rule("MSK212", "double-softmax", "warning", needs=("weights",), explained_by=("MSK216",))
 def double_softmax(scene: Scene) -> Iterator[Found]:
     """The weights are the softmax of a softmax.
 

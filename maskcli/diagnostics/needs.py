@@ -1,0 +1,111 @@
+"""NEEDS: the tensors and facts that rules need, how a user is asked for each, and whether a scene has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from maskcli.masks.spec import kinds_in
+from maskcli.meant.facts import Meant
+from maskcli.scene.scene import LOCAL, Attention, Saved, Scene
+from maskcli.scene.tokens import several
+from maskcli.tensors.roles import ROLES
+
+
+class Need(NamedTuple):
+    """The tensor to save or the option to pass, in words a user can act on, and whether a scene has it."""
+
+    asked: str
+    there: Callable[[Scene], bool]
+
+
+def needed(words: tuple[str | tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+    """Needs as groups of alternatives, where a word alone is a group of one; KeyError for a word that is none of NEEDS."""
+    groups = tuple((word,) if isinstance(word, str) else word for word in words)
+    unknown = [word for group in groups for word in group if word not in NEEDS]
+    if unknown:
+        raise KeyError(f"no need is called {unknown[0]!r}; needs.NEEDS lists them")
+    return groups
+
+
+def met_by(scene: Scene) -> frozenset[str]:
+    """The needs that a scene meets."""
+    return frozenset(word for word, need in NEEDS.items() if need.there(scene))
+
+
+def _tensor(role: str, scene: Scene) -> bool:
+    return any(roled.role == role for roled in scene.tensors)
+
+
+def _maps_and_masks(scene: Scene) -> tuple[Attention | Saved, ...]:
+    return (*scene.attentions, *scene.masks)
+
+
+def _padding(scene: Scene) -> bool:
+    return any(placed.keys is not None for placed in _maps_and_masks(scene))
+
+
+def _window(scene: Scene) -> bool:
+    """Whether a local kind was declared for a map, or something for its layer alone."""
+    declared = (a.declared for a in scene.attentions if a.declared is not None)
+    return any(meant.particular or kinds_in(meant.spec) & LOCAL for meant in declared)
+
+
+def _packed(scene: Scene) -> bool:
+    """Whether anything shows, or a declared spec says, that several documents share a row."""
+    shown = any(tokens.documents is not None for tokens in scene.tokens)
+    held = any(several(saved.documents) for saved in scene.masks)
+    said = any(_speaks_of_documents(placed.declared) for placed in _maps_and_masks(scene))
+    return shown or held or said or any(a.same_document is not None for a in scene.attentions)
+
+
+def _speaks_of_documents(meant: Meant | None) -> bool:
+    return meant is not None and "documents" in kinds_in(meant.spec)
+
+
+def _full(scene: Scene) -> bool:
+    return any(a.expected is not None and not a.future_expected for a in scene.attentions)
+
+
+def _past(scene: Scene) -> bool:
+    return any(a.past_known and a.past > 0 for a in scene.attentions)
+
+
+def _cross(scene: Scene) -> bool:
+    return any(a.roled.kind == "cross" for a in scene.attentions)
+
+
+def _both_sides(scene: Scene) -> bool:
+    return any(a.roled.kind == "cross" and a.keys and a.queries for a in scene.attentions)
+
+
+NEEDS: dict[str, Need] = {
+    **{role: Need(role, partial(_tensor, role)) for role in ROLES},
+    "weights": Need("weights", lambda scene: bool(scene.attentions)),
+    "mask": Need("mask", lambda scene: bool(scene.masks)),
+    "padding_mask": Need("attention_mask", partial(_tensor, "padding_mask")),
+    "padding": Need("attention_mask (or input_ids with --pad-id)", _padding),
+    "documents": Need("position_ids, segment_ids or cu_seqlens that show packed documents", _packed),
+    "past": Need("position_ids, a padding mask over the whole cache, or --past", _past),
+    "cross weights": Need("cross_attentions", _cross),
+    "source and target padding": Need("attention_mask and decoder_attention_mask", _both_sides),
+    "expectation": Need("--expect", lambda scene: any(a.expected is not None for a in scene.attentions)),
+    "causal expectation": Need(
+        "--expect causal (or a causal mask)", lambda scene: any(a.future_expected for a in scene.attentions)
+    ),
+    "full expectation": Need("--expect full (an encoder)", _full),
+    "window": Need("--expect with sliding:W, or --model", _window),
+    "mask window": Need(
+        "--expect with sliding:W, or --model", lambda scene: any(saved.window for saved in scene.masks)
+    ),
+    "convention": Need("--from", lambda scene: scene.declared.convention is not None),
+    "pad_id": Need("--pad-id", lambda scene: scene.declared.pad_id is not None),
+    "eos_id": Need("--eos-id", lambda scene: bool(scene.declared.eos_ids)),
+    "prompt_length": Need("--prompt-length", lambda scene: scene.declared.prompt_length is not None),
+    "purpose": Need("--for", lambda scene: scene.declared.purpose is not None),
+}
+
+# Needs that several rules share: ids and labels; what shows which tokens are padding.
+TEXT = ("input_ids", "labels")
+PADDED = (("padding_mask", "input_ids"), ("padding_mask", "pad_id"))

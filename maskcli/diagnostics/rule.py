@@ -1,0 +1,98 @@
+"""A rule: what identifies it, what it needs, and the function that checks a scene; made by decorating that function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+from typing import TypeVar
+
+from maskcli.diagnostics.finding import Found, Undecided
+from maskcli.diagnostics.needs import needed
+from maskcli.scene.scene import Saved, Scene
+from maskcli.scene.tokens import Tokens
+
+Item = TypeVar("Item")
+Answer = Found | Undecided
+Check = Callable[[Scene], Iterable[Answer]]
+
+# Rules whose findings say that the numbers are no weights of a softmax over keys: they say nothing about a mask.
+NOT_WEIGHTS = ("MSK216", "MSK208", "MSK106")
+# Causes of leaks that need no second word on where they go.
+LEAKS = (*NOT_WEIGHTS, "MSK107", "MSK109", "MSK113", "MSK219")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A row of the catalogue.
+
+    `needs` holds groups of alternatives: one of each group must be there (the words of needs.NEEDS). A finding is dropped
+    when one of `explained_by`, looked for earlier, was found at the same place. The docstring of `check` documents the rule.
+    """
+
+    code: str
+    name: str
+    severity: str
+    needs: tuple[tuple[str, ...], ...]
+    check: Check
+    explained_by: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """What it means, why it matters, how it looks in code and how to fix it."""
+        return inspect.cleandoc(self.check.__doc__ or "")
+
+    @property
+    def summary(self) -> str:
+        """The first line of the documentation."""
+        return self.text.partition("\n")[0]
+
+
+def rule(
+    code: str,
+    name: str,
+    severity: str,
+    needs: tuple[str | tuple[str, ...], ...],
+    explained_by: tuple[str, ...] = (),
+) -> Callable[[Check], Rule]:
+    """Make a function the check of a rule. Each of `needs` is a word of needs.NEEDS, or a tuple of which one will do.
+
+    Example::
+
+        @rule("MSK106", "nan-mask", "error", needs=("mask",))
+        def nan_mask(scene: Scene) -> Iterator[Found]: ...
+    """
+    groups = needed(needs)
+    return lambda check: Rule(code, name, severity, groups, check, explained_by)
+
+
+def for_each(
+    items: Callable[[Scene], Iterable[Item | Undecided]],
+) -> Callable[[Callable[[Item, Scene], Answer | None]], Check]:
+    """Make a function of one mask, map or text (and its scene) a check of all in the scene; it answers None to be silent.
+
+    An item that already is Undecided is passed on.
+    """
+
+    def over_all(check: Callable[[Item, Scene], Answer | None]) -> Check:
+        @wraps(check)
+        def checked(scene: Scene) -> Iterator[Answer]:
+            for item in items(scene):
+                answer = item if isinstance(item, Undecided) else check(item, scene)
+                if answer is not None:
+                    yield answer
+
+        return checked
+
+    return over_all
+
+
+def masks(scene: Scene) -> tuple[Saved, ...]:
+    """The saved masks, for `for_each`."""
+    return scene.masks
+
+
+def texts(scene: Scene) -> tuple[Tokens, ...]:
+    """The token tensors of each side of the batch, for `for_each`."""
+    return scene.tokens

@@ -1,0 +1,136 @@
+"""What rules make findings of: flagged rows and tokens, folded over the tensors in which they are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from maskcli.arrays import Array
+from maskcli.diagnostics.finding import Found, Where, items_of
+from maskcli.diagnostics.words import percent, told_places
+from maskcli.masks.mask import Mask, Runs, runs_of
+
+Extra = TypeVar("Extra")
+
+
+class Hit(NamedTuple):
+    """One tensor with flagged rows [B, H, Q], the keys they concern [B, K] (None: all), and a number for each row."""
+
+    tensor: str
+    rows: Array
+    keys: Array | None = None
+    share: Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Group(Generic[Extra]):
+    """Hits of one place: one finding. `extras` are what the rule knows of each; `places` say it by samples when they differ."""
+
+    hits: tuple[Hit, ...]
+    extras: tuple[Extra, ...]
+    where: Where
+    places: tuple[Where, ...]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of the tensors."""
+        return tuple(hit.tensor for hit in self.hits)
+
+    @property
+    def extra(self) -> Extra:
+        """What the rule knows of the first tensor, and of all where hits were folded by it."""
+        return self.extras[0]
+
+    @property
+    def rows(self) -> int:
+        """How many rows are flagged in all."""
+        return sum(int(hit.rows.sum()) for hit in self.hits)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The lowest and highest mean share, each over the flagged rows of one tensor."""
+        means = [float(hit.share[hit.rows].mean()) for hit in self.hits if hit.share is not None]
+        return min(means), max(means)
+
+    @property
+    def percent(self) -> str:
+        """The spread in words: "15 to 47 %"."""
+        return percent(*self.spread)
+
+    def layers(self, name: str) -> dict[str, float]:
+        """The spread as evidence: `name`_lowest_layer and `name`_highest_layer."""
+        low, high = self.spread
+        return {f"{name}_lowest_layer": low, f"{name}_highest_layer": high}
+
+    def told(self, many: str = "keys") -> str:
+        """The place in words: "keys 12..26 of sample 0, keys 8..26 of sample 1"; also of "queries" or "tokens"."""
+        return told_places(self.where, self.places, many)
+
+    def found(
+        self, message: str, fix: str, *, severity: str | None = None, **evidence: float | int | str
+    ) -> Found:
+        """The finding."""
+        return Found(self.tensors, message, fix, self.where, evidence, severity, self.places)
+
+
+def fold(hits: Iterable[Hit]) -> list[Group[None]]:
+    """Hits of equal place together."""
+    return fold_by((hit, None) for hit in hits)
+
+
+def fold_by(
+    hits: Iterable[tuple[Hit, Extra]], alike: Callable[[Extra], Hashable] | None = None
+) -> list[Group[Extra]]:
+    """Hits of equal place and equal extra together; with `alike`, of extras for which that is equal."""
+    groups: dict[tuple[Where, tuple[Where, ...], Hashable], list[tuple[Hit, Extra]]] = {}
+    for hit, extra in hits:
+        key: Hashable = extra if alike is None else alike(extra)
+        groups.setdefault((place(hit.rows, hit.keys), places(hit.rows, hit.keys), key), []).append(
+            (hit, extra)
+        )
+    return [
+        Group(tuple(hit for hit, _ in members), tuple(extra for _, extra in members), where, spots)
+        for (where, spots, _), members in groups.items()
+    ]
+
+
+def place(rows: Array, keys: Array | None) -> Where:
+    """The smallest place that covers all flagged rows and their keys."""
+    items = np.any(rows, axis=(1, 2))
+    concerned = None if keys is None else runs_of(np.any(keys[items], axis=0))
+    heads, queries = items_of(np.any(rows, axis=(0, 2))), runs_of(np.any(rows, axis=(0, 1)))
+    return Where(items_of(items), heads, queries, concerned)
+
+
+def places(rows: Array, keys: Array | None) -> tuple[Where, ...]:
+    """One place for each set of batch items whose queries and keys are the same; empty when one place says it all."""
+    groups: dict[tuple[Runs, Runs | None], list[int]] = {}
+    for item in np.flatnonzero(np.any(rows, axis=(1, 2))):
+        concerned = None if keys is None else runs_of(keys[item])
+        groups.setdefault((runs_of(np.any(rows[item], axis=0)), concerned), []).append(int(item))
+    if len(groups) < 2:
+        return ()
+    return tuple(
+        Where(tuple(items), None, queries, concerned) for (queries, concerned), items in groups.items()
+    )
+
+
+def at_keys(flags: Array) -> Where:
+    """The place of flagged keys [B, K]."""
+    return Where(items_of(np.any(flags, axis=1)), keys=runs_of(np.any(flags, axis=0)))
+
+
+def at_queries(flags: Array) -> Where:
+    """The place of flagged queries [B, Q]."""
+    return Where(items_of(np.any(flags, axis=1)), queries=runs_of(np.any(flags, axis=0)))
+
+
+def ignored_keys(mask: Mask, rows: Array) -> Array:
+    """Keys that at least one flagged row [B, H, Q] has to ignore under `mask`, bool [B, K]."""
+    flagged = np.any(rows, axis=1)[:, None]
+    chosen = Mask.from_intervals(mask.shape, np.zeros(1, np.int64), np.where(flagged, mask.shape[3], 0))
+    seen = (~mask & chosen).seen.any(axis=1)
+    return np.broadcast_to(seen, (mask.shape[0], mask.shape[3]))

@@ -1,0 +1,57 @@
+"""Places, samples, tensors and shares in words, for messages and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from maskcli.arrays import Array
+from maskcli.diagnostics.finding import Where
+from maskcli.masks.mask import Runs
+from maskcli.masks.words import first, items_in_words, runs_in_words
+
+# Names, values and groups of samples beyond this many are counted, not listed.
+LISTED = 4
+
+_ONE = {"keys": "key", "queries": "query", "tokens": "token"}
+
+
+def told(runs: Runs | None, many: str) -> str:
+    """Runs of "keys", "queries" or "tokens": "key 4", "keys 12..16, 20..26" (stop not included), or "all keys"."""
+    return runs_in_words(runs, _ONE[many], many, rest=" and {} more runs") if runs else f"all {many}"
+
+
+def told_items(batch: tuple[int, ...] | None) -> str:
+    """Batch items: "every sample", "sample 3" or "samples 0, 2, 5"."""
+    return "every sample" if batch is None else items_in_words(batch, rest=" and {} more")
+
+
+def told_places(where: Where, places: tuple[Where, ...], many: str = "keys") -> str:
+    """Which keys (or queries, or tokens) of which samples: "keys 12..26 of sample 0, keys 8..26 of sample 1"."""
+    spots = places or (where,)
+    runs = (spot.keys if many == "keys" else spot.queries for spot in spots)
+    parts = (f"{told(run, many)} of {told_items(spot.batch)}" for run, spot in zip(runs, spots, strict=True))
+    return first(parts, LISTED, rest=" and {} more groups of samples")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Tensor names: all of a few, else the first, the last and how many."""
+    if len(names) <= LISTED:
+        return ", ".join(names)
+    return f"{names[0]} to {names[-1]} ({len(names)} tensors)"
+
+
+def few(values: Array) -> str:
+    """Different whole numbers: the first few."""
+    return first((str(int(value)) for value in np.unique(values)), LISTED, rest=", …")
+
+
+def percent(low: float, high: float) -> str:
+    """A range of shares: "15 to 47 %"."""
+    least, most = _digits(low), _digits(high)
+    return f"{most} %" if least == most else f"{least} to {most} %"
+
+
+def _digits(share: float) -> str:
+    return f"{share * 100:.0f}" if share >= 0.095 else f"{share * 100:.2g}"
