@@ -14,3 +14,13 @@ Real = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.bool_]
 # [B, H, Q, K]: batch items, heads, queries, keys.
 Shape = tuple[int, int, int, int]
+
+
+def pixel_edges(length: int, pixels: int) -> Array:
+    """Edges, int64 [min(length, pixels) + 1], that share `length` cells out among pixels as evenly as whole cells allow.
+
+    >>> pixel_edges(10, 3).tolist()
+    [0, 3, 6, 10]
+    """
+    count = max(1, min(length, pixels))
+    return np.arange(count + 1) * length // count

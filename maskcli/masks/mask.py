@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,25 +22,8 @@ Runs = tuple[tuple[int, int], ...]
 MAX_RUNS = 2**25
 # The longest key axis that 32-bit runs can address with room for a stop behind the last key.
 MAX_KEYS = 2**31 - 2
-# Past this many spans, one dense look is cheaper than a slice for each.
-MAX_SPANS = 32
 # Cells of a dense chunk that are looked at in one go: large enough to amortise numpy calls, small enough for the cache.
 CHUNK_CELLS = 2**22
-# Rows, or runs, that views of the whole mask look at in one go: some MiB of temporary arrays.
-CHUNK_ROWS = 2**18
-
-
-class Blocks(NamedTuple):
-    """How many tiles of the attention matrix are full, partial and empty, over all batch items and heads."""
-
-    full: int
-    partial: int
-    empty: int
-
-    @property
-    def total(self) -> int:
-        """All tiles."""
-        return self.full + self.partial + self.empty
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +53,7 @@ class Mask:
         """Runs in row order, `counts` [rows] of them in each stored row; they must already be sorted and apart."""
         _check_shape(shape)
         _check_count(starts.size, "this mask")
-        return cls(shape, stored, _pointer(counts), starts.astype(np.int32), stops.astype(np.int32))
+        return cls(shape, stored, pointer_of(counts), starts.astype(np.int32), stops.astype(np.int32))
 
     @classmethod
     def from_dense(cls, dense: Array) -> Mask:
@@ -97,7 +79,7 @@ class Mask:
             counts.append(count)
             starts.append(start)
             stops.append(stop)
-        return cls(shape, shape[:3], _pointer(_joined(counts)), _joined(starts), _joined(stops))
+        return cls(shape, shape[:3], pointer_of(_joined(counts)), _joined(starts), _joined(stops))
 
     @classmethod
     def full(cls, shape: Shape) -> Mask:
@@ -135,7 +117,7 @@ class Mask:
         stops[run + row] = self.starts
         kept = stops > starts
         counts = np.diff(np.concatenate([[0], np.cumsum(kept)])[self.pointer + np.arange(rows + 1)])
-        return Mask(self.shape, self.stored, _pointer(counts), starts[kept], stops[kept])
+        return Mask(self.shape, self.stored, pointer_of(counts), starts[kept], stops[kept])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mask):
@@ -179,7 +161,7 @@ class Mask:
         """The mask of `shape` whose stored row at [b, h, q] is this mask's stored row `index[b, h, q]`."""
         flat = index.ravel()
         counts = np.diff(self.pointer)[flat]
-        pointer = _pointer(counts)
+        pointer = pointer_of(counts)
         _check_count(int(pointer[-1]), "this mask")
         run = np.repeat(self.pointer[:-1][flat] - pointer[:-1], counts) + np.arange(pointer[-1])
         stored = (index.shape[0], index.shape[1], index.shape[2])
@@ -230,7 +212,7 @@ class Mask:
         kept = stops > starts
         counts = np.diff(np.concatenate([[0], np.cumsum(kept)])[part.pointer])
         shape = (sizes[0], sizes[1], sizes[2], max(high - low, 0))
-        return Mask(shape, part.stored, _pointer(counts), starts[kept] - low, stops[kept] - low)
+        return Mask(shape, part.stored, pointer_of(counts), starts[kept] - low, stops[kept] - low)
 
     def runs(self, batch: int = 0, head: int = 0) -> Iterator[list[list[int]]]:
         """For one batch item and head, the runs [[start, stop], ...] of every query in turn."""
@@ -253,7 +235,7 @@ class Mask:
         """How many keys each stored row attends to, int64 [b, h, q]."""
         if (intervals := self.intervals()) is not None:
             return np.subtract(intervals[1], intervals[0], dtype=np.int64)
-        total = _pointer(self.stops - self.starts)
+        total = pointer_of(self.stops - self.starts)
         counts: Array = total[self.pointer[1:]] - total[self.pointer[:-1]]
         return counts.reshape(self.stored)
 
@@ -289,46 +271,21 @@ class Mask:
         covered: Array = np.cumsum(change.reshape(planes, keys + 1), axis=1)[:, :-1] > 0
         return covered.reshape(*self.stored[:2], keys)
 
-    def blocks(self, query_block: int = 128, key_block: int = 128) -> Blocks:
-        """Tiles of query_block x key_block cells (smaller at the far edges) that are full, partial and empty.
+    # Parts
 
-        A tile is not empty when the union of its rows' runs touches it, and full when their intersection covers it.
-        """
-        queries, keys = self.shape[2], self.shape[3]
-        across, down = -(-keys // key_block), -(-queries // query_block)
-        copies = (
-            (down if self.stored[2] == 1 else 1)
-            * (self.shape[0] // self.stored[0])
-            * (self.shape[1] // self.stored[1])
-        )
-        touched = full = 0
-        for union, gaps in self._row_groups(query_block):
-            touched += _tiles(union, key_block)
-            full += across * union.rows - _tiles(gaps, key_block)
-        total = self.shape[0] * self.shape[1] * across * down
-        return Blocks(full * copies, (touched - full) * copies, total - touched * copies)
-
-    def _row_groups(self, size: int) -> Iterator[tuple[Mask, Mask]]:
-        """For pieces of the mask: the union of every `size` rows, and the union of their complements."""
-        size = size if self.stored[2] > 1 else 1
-        b, h, q = self.stored
-        groups = -(-q // size)
-        piece = max(1, CHUNK_ROWS // size)
-        for plane in range(b * h):
-            for first in range(0, groups, piece):
-                last = min(first + piece, groups)
-                low, high = plane * q + first * size, plane * q + min(last * size, q)
-                part = self._row_range(low, high)
-                group = np.arange(high - low) // size
-                yield _unite(part, group, last - first), _unite(~part, group, last - first)
-
-    def _row_range(self, low: int, high: int) -> Mask:
+    def row_range(self, low: int, high: int) -> Mask:
+        """These of the stored rows, as a mask [1, 1, high - low, K]."""
         first, last = self.pointer[low], self.pointer[high]
         shape = (1, 1, high - low, self.shape[3])
         pointer = self.pointer[low : high + 1] - first
         return Mask(shape, shape[:3], pointer, self.starts[first:last], self.stops[first:last])
 
-    # Views
+    def plane(self, batch: int = 0, head: int = 0, rows: tuple[int, int] | None = None) -> Mask:
+        """The rows of one batch item and head, as a mask [1, 1, n, K]; a single one when all queries share it."""
+        b, h, q = self.stored
+        low, high = rows if rows and q > 1 else (0, q)
+        first = ((batch if b > 1 else 0) * h + (head if h > 1 else 0)) * q
+        return self.row_range(first + low, first + high)
 
     def dense(
         self,
@@ -340,8 +297,7 @@ class Mask:
         """The boolean window [rows, keys] of one batch item and head; both ranges are (start, stop)."""
         r0, r1 = rows or (0, self.shape[2])
         k0, k1 = keys or (0, self.shape[3])
-        rows_stored = (0, 1) if self.stored[2] == 1 else (r0, r1)
-        part = self._row_range(*self._flat(batch, head, rows_stored))
+        part = self.plane(batch, head, (r0, r1))
         starts, stops = np.maximum(part.starts, k0), np.minimum(part.stops, k1)
         kept = stops > starts
         row = part.row_of_run()[kept]
@@ -352,64 +308,6 @@ class Mask:
         window = np.cumsum(border[:, :-1], axis=1, dtype=np.int8).view(bool)
         return np.broadcast_to(window, (r1 - r0, k1 - k0))
 
-    def ignored(
-        self, rows: tuple[int, int], batch: int = 0, head: int = 0
-    ) -> list[tuple[int, int, Array | None]]:
-        """Spans of keys that some of these rows ignore: (start, stop, who).
-
-        `who` is None where every row ignores the whole span, else a boolean array [rows, stop - start], True = ignored
-        (one row only, when all rows are the same).
-        """
-        held = (0, 1) if self.stored[2] == 1 else rows
-        part = self._row_range(*self._flat(batch, head, held))
-        if (intervals := part.intervals()) is not None:
-            return _around(intervals[0].ravel(), intervals[1].ravel(), self.shape[3])
-        one = np.zeros(part.rows, np.int64)
-        union, gaps = _unite(part, one, 1), _unite(~part, one, 1)
-        all_ignore = ~union
-        some = gaps & union
-        if all_ignore.starts.size + some.starts.size > MAX_SPANS:
-            return [(0, self.shape[3], ~self.dense(batch, head, held if self.stored[2] > 1 else (0, 1)))]
-        spans: list[tuple[int, int, Array | None]] = [(a, b, None) for a, b in _pairs(all_ignore)]
-        return spans + [(a, b, ~self.dense(batch, head, held, (a, b))) for a, b in _pairs(some)]
-
-    def reduced(self, row_edges: Array, key_edges: Array, batch: int = 0, head: int = 0) -> Array:
-        """Attended cells of each pixel, int64 [len(row_edges) - 1, len(key_edges) - 1]; edges rise from 0 to Q and K."""
-        tall, wide = len(row_edges) - 1, len(key_edges) - 1
-        whole = self.stored[2] == 1
-        part = self._row_range(*self._flat(batch, head, (0, 1) if whole else (0, self.shape[2])))
-        counts = np.zeros((1 if whole else tall) * (wide + 1), np.int64)
-        covered = np.zeros_like(counts)
-        step = CHUNK_ROWS
-        for at in range(0, part.starts.size, step):
-            last = min(at + step, part.starts.size)
-            if whole:
-                line = np.zeros(last - at, np.int64)
-            else:
-                # Runs lie in the order of rows, so that each pixel's are found by their ends.
-                ends = part.pointer[row_edges].clip(at, last)
-                line = np.repeat(np.arange(tall), np.diff(ends))
-            # A run adds the width of every pixel from its start's to its stop's, less what it lacks at both ends.
-            for border, sign in ((part.starts[at : at + step], 1), (part.stops[at : at + step], -1)):
-                pixel = np.searchsorted(key_edges, border, "right") - 1
-                spot = line * (wide + 1) + pixel
-                covered += sign * np.bincount(spot, minlength=counts.size)
-                lack = np.bincount(spot, weights=border - key_edges[pixel], minlength=counts.size)
-                counts -= sign * lack.astype(np.int64)
-        covered = np.cumsum(covered.reshape(-1, wide + 1), axis=1)[:, :-1]
-        pixels: Array = covered * np.diff(key_edges) + counts.reshape(-1, wide + 1)[:, :-1]
-        return pixels * np.diff(row_edges)[:, None] if whole else pixels
-
-    def picture(self, tall: int, wide: int, batch: int = 0, head: int = 0) -> tuple[Array, Array]:
-        """A picture of at most tall x wide pixels: the share attended float64, and the cells of each pixel int64.
-
-        A share of exactly 1.0 is a full pixel and exactly 0.0 an empty one; anything else is mixed.
-        """
-        row_edges = pixel_edges(self.shape[2], tall)
-        key_edges = pixel_edges(self.shape[3], wide)
-        cells = np.outer(np.diff(row_edges), np.diff(key_edges))
-        return self.reduced(row_edges, key_edges, batch, head) / np.maximum(cells, 1), cells
-
     # Small helpers
 
     def _held(self) -> Array:
@@ -419,11 +317,6 @@ class Mask:
 
     def _row_index(self) -> Array:
         return np.arange(self.rows).reshape(self.stored)
-
-    def _flat(self, batch: int, head: int, rows: tuple[int, int]) -> tuple[int, int]:
-        b, h, q = self.stored
-        plane = (batch if b > 1 else 0) * h + (head if h > 1 else 0)
-        return plane * q + rows[0], plane * q + rows[1]
 
     def _copies(self) -> int:
         b, h, q = self.stored
@@ -459,12 +352,6 @@ def runs_of(flags: Array) -> Runs:
     return tuple((int(a), int(b)) for a, b in zip(borders[::2], borders[1::2], strict=True))
 
 
-def pixel_edges(length: int, pixels: int) -> Array:
-    """Edges, int64 [min(length, pixels) + 1], that share `length` cells out among pixels as evenly as whole cells allow."""
-    count = max(1, min(length, pixels))
-    return np.arange(count + 1) * length // count
-
-
 def _intervals(shape: Shape, starts: Array, stops: Array) -> Mask:
     """One run a row where it is not empty: `starts` and `stops` broadcast to [b, h, q] and lie in 0..K."""
     starts, stops = np.broadcast_arrays(starts, stops)
@@ -474,7 +361,7 @@ def _intervals(shape: Shape, starts: Array, stops: Array) -> Mask:
     kept = stops > starts
     if kept.all():
         return Mask(shape, stored, np.arange(starts.size + 1), starts, stops)
-    return Mask(shape, stored, _pointer(kept), starts[kept], stops[kept])
+    return Mask(shape, stored, pointer_of(kept), starts[kept], stops[kept])
 
 
 def _intersect(a: Mask, b: Mask) -> Mask:
@@ -486,7 +373,7 @@ def _intersect(a: Mask, b: Mask) -> Mask:
     first = np.searchsorted(b.stops + b_base, a.starts + a_base, "right")
     last = np.searchsorted(b.starts + b_base, a.stops + a_base, "left")
     overlaps = last - first
-    pointer = _pointer(overlaps)
+    pointer = pointer_of(overlaps)
     _check_count(int(pointer[-1]), "the combination of these masks")
     of_a = np.repeat(np.arange(row.size), overlaps)
     of_b = np.repeat(first - pointer[:-1], overlaps) + np.arange(pointer[-1])
@@ -494,54 +381,8 @@ def _intersect(a: Mask, b: Mask) -> Mask:
     return Mask(a.shape, a.stored, pointer[a.pointer], starts, stops)
 
 
-def _unite(mask: Mask, group: Array, groups: int) -> Mask:
-    """One row for each group of rows (`group` [rows] rises): the union of their runs."""
-    span = mask.shape[3] + 1
-    base = group[mask.row_of_run()] * span
-    starts, stops = mask.starts + base, mask.stops + base
-    if starts.size and (np.diff(starts) < 0).any():
-        order = np.argsort(starts, kind="stable")
-        starts, stops = starts[order], stops[order]
-    reach = np.maximum.accumulate(stops)
-    # A run opens a new stretch when everything before it ends before it starts (touching runs stay together).
-    opens = np.ones(starts.size, bool)
-    opens[1:] = starts[1:] > reach[:-1]
-    closes = np.roll(opens, -1)
-    first, last = starts[opens], reach[closes]
-    row = first // span
-    shape = (1, 1, groups, mask.shape[3])
-    pointer = _pointer(np.bincount(row, minlength=groups))
-    return Mask(shape, shape[:3], pointer, first - row * span, last - row * span)
-
-
-def _around(starts: Array, stops: Array, keys: int) -> list[tuple[int, int, Array | None]]:
-    """`Mask.ignored` for rows of one interval each: before the first start, behind the last stop, and where they differ."""
-    low, high = int(starts.min()), int(stops.max())
-    inner = int(starts.max()), int(stops.min())
-    edges = [(low, inner[0]), (inner[1], high)] if inner[0] < inner[1] else [(low, high)]
-    spans: list[tuple[int, int, Array | None]] = [(a, b, None) for a, b in ((0, low), (high, keys)) if a < b]
-    for a, b in edges:
-        if a < b:
-            key = np.arange(a, b, dtype=np.int32)
-            spans.append((a, b, (key < starts[:, None]) | (key >= stops[:, None])))
-    return spans
-
-
-def _pairs(mask: Mask) -> list[tuple[int, int]]:
-    return list(zip(mask.starts.tolist(), mask.stops.tolist(), strict=True))
-
-
-def _tiles(mask: Mask, size: int) -> int:
-    """How many (row, key tile) pairs the runs touch; two runs of a row in one tile count once."""
-    if not mask.starts.size:
-        return 0
-    first, last = mask.starts // size, (mask.stops - 1) // size
-    row = mask.row_of_run()
-    shared = (row[1:] == row[:-1]) & (first[1:] == last[:-1])
-    return int((last - first + 1).sum()) - int(shared.sum())
-
-
-def _pointer(counts: Array) -> Array:
+def pointer_of(counts: Array) -> Array:
+    """Where the runs of each row begin and end, int64 [rows + 1], from how many it has."""
     pointer = np.zeros(counts.size + 1, np.int64)
     np.cumsum(counts, out=pointer[1:])
     return pointer

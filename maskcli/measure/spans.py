@@ -9,14 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array
+from maskcli.masks import views
 from maskcli.masks.mask import Mask
 
 # Spans narrower than an equal share of the keys among this many are joined: each costs calls, however few keys it has.
 MAX_SPANS = 32
-
-
-# Keys `start` to `stop` that some rows ignore; None where all of them do, else bool [rows, stop - start]. See Mask.ignored.
-Part = tuple[int, int, Array | None]
 
 
 class Mixed(NamedTuple):
@@ -43,7 +40,7 @@ class Span(NamedTuple):
 
 def spans(masks: Mapping[str, Mask], keys: int, batch: int, head: int, rows: tuple[int, int]) -> list[Span]:
     """Spans that cover all keys in order, for these rows of one batch item and head."""
-    ignored = {name: mask.ignored(rows, batch, head) for name, mask in masks.items()}
+    ignored = {name: views.ignored(mask, rows, batch, head) for name, mask in masks.items()}
     borders = {0, keys}
     for parts in ignored.values():
         for start, stop, _ in parts:
@@ -65,7 +62,7 @@ def spans(masks: Mapping[str, Mask], keys: int, batch: int, head: int, rows: tup
 
 
 def _span(
-    ignored: Mapping[str, list[Part]], start: int, stop: int, cells: Callable[[str, int, int], Array]
+    ignored: Mapping[str, list[views.Ignored]], start: int, stop: int, cells: Callable[[str, int, int], Array]
 ) -> Span:
     """One span: `cells` reads what a mask ignores of it where that is not known yet."""
     outside = []
@@ -83,7 +80,7 @@ def _span(
     return Span(start, stop, tuple(outside), tuple(parts_of))
 
 
-def _cover(parts: list[Part], start: int, stop: int) -> bool:
+def _cover(parts: list[views.Ignored], start: int, stop: int) -> bool:
     """Whether every row ignores all keys from `start` to `stop`."""
     return any(who is None and low <= start and stop <= high for low, high, who in parts)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from maskcli.masks.compare import Region
 from maskcli.masks.mask import Mask
+from maskcli.masks.views import picture
 from maskcli.report.shown import SCHEMA_VERSION
 from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text
 from maskcli.tensors import Difference
@@ -138,9 +139,9 @@ def _print_map(found: Masks, console: Console) -> None:
     item = found.regions[0].batch[0] if found.regions[0].batch else 0
     head = found.regions[0].heads[0] if found.regions[0].heads else 0
     width = min(console.width, MAP_WIDTH) if console.width != PIPE_WIDTH else MAP_WIDTH
-    only_a = (a - b).picture(MAP_HEIGHT, width - 8, item, head)[0] > 0
-    only_b = (b - a).picture(MAP_HEIGHT, width - 8, item, head)[0] > 0
-    both = (a & b).picture(MAP_HEIGHT, width - 8, item, head)[0] > 0
+    only_a = picture(a - b, MAP_HEIGHT, width - 8, item, head)[0] > 0
+    only_b = picture(b - a, MAP_HEIGHT, width - 8, item, head)[0] > 0
+    both = picture(a & b, MAP_HEIGHT, width - 8, item, head)[0] > 0
     glyphs = np.where(
         only_a & only_b, "X", np.where(only_a, "A", np.where(only_b, "B", np.where(both, "■", "·")))
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from maskcli.masks.views import picture
 from maskcli.report.shown import Shown
 from maskcli.report.terminal import clean
 from maskcli.tensors import replacing
@@ -42,7 +43,7 @@ def save_heatmap(shown: Shown, path: str) -> None:
     colours = LinearSegmentedColormap.from_list("attend", [IGNORE_COLOUR, ATTEND_COLOUR])
     note = ""
     for item, axes in enumerate(np.atleast_1d(figure.subplots(1, panels, squeeze=False)[0])):
-        share, cells = shown.mask.picture(pixels, pixels, item)
+        share, cells = picture(shown.mask, pixels, pixels, item)
         queries, keys = shown.mask.shape[2:]
         axes.imshow(
             share,

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maskcli.arrays import pixel_edges
 from maskcli.masks.conventions import CONVENTIONS
-from maskcli.masks.mask import Mask, pixel_edges
+from maskcli.masks.mask import Mask
+from maskcli.masks.views import blocks, picture
 from maskcli.report.shown import Shown, token_facts
 from maskcli.report.terminal import PIPE_WIDTH, clean
 
@@ -185,7 +187,7 @@ def _print_map(shown: Shown, console: Console, item: int, width: int) -> None:
             "each character is one key and two queries: █ both attend, ▀ the upper, ▄ the lower",
         )
     else:
-        share, _cells = shown.mask.picture(MAP_HEIGHT, room, item)
+        share, _cells = picture(shown.mask, MAP_HEIGHT, room, item)
         shade = np.ceil(share * len(SHADES)).astype(int).clip(0, len(SHADES))
         glyphs = np.array(list(" " + SHADES))[shade]
         glyphs[share == 1.0] = "█"
@@ -219,7 +221,7 @@ def _print_numbers(shown: Shown, console: Console, block: int) -> None:
         + (": these queries have no key at all" if mask.empty_rows else ""),
     ]
     if keys > block and queries > 1:
-        full, partial, empty = (count // copies for count in mask.blocks(block, block))
+        full, partial, empty = (count // copies for count in blocks(mask, block, block))
         lines.append(f"blocks of {block} x {block}: {full:,} full, {partial:,} partial, {empty:,} empty")
     for line in lines:
         console.print(Text(line))

@@ -9,6 +9,7 @@ import numpy as np
 from maskcli.arrays import Array, Shape
 from maskcli.errors import MaskcliError
 from maskcli.masks.naming import Name, name_of
+from maskcli.masks.views import picture
 from maskcli.measure.questions import row_chunks
 from maskcli.scene.saved_mask import Given, read_named
 from maskcli.tensors import Roled, Tensor, View, Zoom, place
@@ -56,12 +57,13 @@ def shares(each: Described, zoom: Zoom, tall: int, wide: int) -> View | None:
     if len(each.roled.tensor.shape) <= 2 and shape[2] == 1:
         # A padding mask [B, K]: what stands in its rows are batch items.
         lines = [
-            keep.select(slice(item, item + 1), keys=slice(*keys)).picture(1, wide)[0] for item in range(*rows)
+            picture(keep.select(slice(item, item + 1), keys=slice(*keys)), 1, wide)[0]
+            for item in range(*rows)
         ]
         return View(np.concatenate(lines), rows, keys, leading) if len(lines) <= tall else None
     batch, head = (*leading, 0, 0)[:2]
     part = keep.select(slice(batch, batch + 1), slice(head, head + 1), slice(*rows), slice(*keys))
-    return View(part.picture(tall, wide)[0], rows, keys, leading)
+    return View(picture(part, tall, wide)[0], rows, keys, leading)
 
 
 def mask_shape(shape: tuple[int, ...], role: str | None) -> Shape | None:

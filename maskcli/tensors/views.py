@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Array, pixel_edges
 from maskcli.errors import MaskcliError
 from maskcli.tensors.tensor import Tensor
 
@@ -59,7 +59,8 @@ def view(tensor: Tensor, zoom: Zoom, tall: int, wide: int) -> View:
     """The maximum over every pixel of a part of a tensor; at most tall x wide pixels."""
     axes = len(tensor.shape)
     leading, rows, keys = place(tensor, zoom)
-    row_edges, key_edges = _edges(rows, tall), _edges(keys, wide)
+    row_edges = rows[0] + pixel_edges(rows[1] - rows[0], tall)
+    key_edges = keys[0] + pixel_edges(keys[1] - keys[0], wide)
     pixels = np.empty((len(row_edges) - 1, len(key_edges) - 1))
     step = max(1, CHUNK_ELEMENTS // (keys[1] - keys[0]))
     for line, (low, high) in enumerate(zip(row_edges[:-1].tolist(), row_edges[1:].tolist(), strict=True)):
@@ -105,10 +106,3 @@ def _within(asked: tuple[int, int] | None, size: int, option: str, tensor: Tenso
             f"{option} {asked[0]}:{asked[1]} lies outside {tensor.name!r} of shape {list(tensor.shape)}; pass a part of 0:{size}"
         )
     return asked[0], min(asked[1], size)
-
-
-def _edges(part: tuple[int, int], pixels: int) -> Array:
-    length = part[1] - part[0]
-    count = max(1, min(length, pixels))
-    edges: Array = part[0] + np.arange(count + 1) * length // count
-    return edges

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maskcli.masks import views
 from maskcli.masks.compare import regions
 from maskcli.masks.kinds import KINDS, Layout
 from maskcli.masks.naming import name_of
@@ -49,10 +50,10 @@ OPERATORS = {
     "keys_per_query": lambda mask, *_: mask.keys_per_query,
     "numbers": lambda mask, *_: (mask.attended, mask.density, mask.empty_rows),
     "seen": lambda mask, *_: mask.seen,
-    "blocks": lambda mask, *_: mask.blocks(),
-    "picture": lambda mask, *_: mask.picture(200, 200),
+    "blocks": lambda mask, *_: views.blocks(mask),
+    "picture": lambda mask, *_: views.picture(mask, 200, 200),
     "dense": lambda mask, *_: mask.dense(rows=(100, 164), keys=(0, 200)),
-    "ignored": lambda mask, *_: mask.ignored((100, 164)),
+    "ignored": lambda mask, *_: views.ignored(mask, (100, 164)),
     "runs": lambda mask, *_: collections.deque(mask.runs(), maxlen=0),
     "name_of": lambda mask, *_: name_of(mask),
     "regions": regions,

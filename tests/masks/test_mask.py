@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskcli.arrays import pixel_edges
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import Layout, causal
-from maskcli.masks.mask import MAX_KEYS, Mask, pixel_edges
+from maskcli.masks.mask import MAX_KEYS, Mask
 from maskcli.masks.spec import build, parse
+from maskcli.masks.views import blocks, picture
 from tests.masks.strategies import dense_masks
 
 
@@ -83,7 +85,7 @@ def test_blocks_equal_numpy(drawn, tall, wide):
                     partial + (tile.any() and not tile.all()),
                     empty + (not tile.any()),
                 )
-    assert of(array, shape).blocks(tall, wide) == (full, partial, empty)
+    assert blocks(of(array, shape), tall, wide) == (full, partial, empty)
 
 
 @given(dense_masks(1), st.data())
@@ -102,7 +104,7 @@ def test_windows_selections_and_pictures_equal_numpy(drawn, data):
         array[b.start, h.start, rows, keys],
     )
     tall, wide = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
-    share, cells = mask.picture(tall, wide, b.start, h.start)
+    share, cells = picture(mask, tall, wide, b.start, h.start)
     row_edges, key_edges = pixel_edges(shape[2], tall), pixel_edges(shape[3], wide)
     for i, j in np.ndindex(share.shape):
         pixel = array[b.start, h.start, row_edges[i] : row_edges[i + 1], key_edges[j] : key_edges[j + 1]]
@@ -134,14 +136,15 @@ def peak():
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 from maskcli.masks.kinds import Layout
 from maskcli.masks.spec import build, parse
+from maskcli.masks.views import blocks, picture
 n = 2**20
 base = peak()
 lengths = np.full(2000, n // 2000); lengths[-1] += n - lengths.sum()
 documents = np.repeat(np.arange(2000), lengths)[None]
 mask = build(parse("causal & sliding:4096 & documents"), Layout(1, n, n, documents=documents))
 assert mask.attended == sum(int(c) * (int(c) + 1) // 2 for c in lengths)
-assert mask.blocks().total == (n // 128) ** 2
-assert mask.picture(800, 800)[0].shape == (800, 800)
+assert blocks(mask).total == (n // 128) ** 2
+assert picture(mask, 800, 800)[0].shape == (800, 800)
 assert (~mask & mask).attended == 0 and mask | ~mask == build(parse("full"), Layout(1, n, n))
 real = np.ones((8, n), bool)
 for i in range(8):
