@@ -28,14 +28,15 @@ TOKEN_ROLES = ("input_ids", "labels", "padding_mask", "position_ids", "token_typ
 # What a spec may need to know of the input, and what would tell it.
 INPUT_FACTS = {
     "padding": "which keys are padding: save attention_mask beside it, or input_ids and pass --pad-id",
-    "documents": "where documents begin: save position_ids, segment_ids or cu_seqlens, or write documents:5,3,7",
+    "documents": "where documents begin: save position_ids, segment_ids or cu_seqlens, or write "
+    "documents:5,3,7",
 }
 
 
 def build_scenes(
     file: str, roled: tuple[Roled, ...], declared: Declared, resolve: Resolve | None = None
 ) -> tuple[Scene, ...]:
-    """One scene for each group of tensors (`left.`, `step3.`, …); a group lacks nothing that the file has for all."""
+    """One scene for each group of tensors (`left.`, `step3.`, …); what the file has for all is in each."""
     groups = list(dict.fromkeys(each.group for each in roled if each.role)) or [""]
     named = [group for group in groups if group]
     common_maps = any(each.role == "weights" and each.group == "" for each in roled)
@@ -69,7 +70,7 @@ def _scene(
 
 @dataclass(frozen=True, eq=False)
 class _Room:
-    """One scene while it is put together. `unfit` says of tensors that are passed over why, `givens` are masks read once."""
+    """One scene while it is put together: why tensors are `unfit`, and the masks that were read."""
 
     file: str
     declared: Declared
@@ -113,7 +114,7 @@ class _Room:
         return shape
 
     def _mask_of(self, roled: Roled, placement: Placement) -> Given | None:
-        """The saved mask of a map; one of a polarity that nothing else tells is read as its weights obey it."""
+        """The saved mask of a map; an assumed polarity is turned as the weights obey it."""
         kinds = (roled.kind, *self.witnesses.kinds(roled.kind))
         mask = self.witnesses.find("mask", kinds, roled.layer)
         given = self._given(mask.tensor, placement, like=placement.shape) if mask else None
@@ -128,7 +129,7 @@ class _Room:
         return {role: part.tensor for role, part in found.items() if part}
 
     def is_other_layout(self, attention: Attention, maps: list[Attention]) -> bool:
-        """Whether a tensor among the maps is none: negative values in a size that no other map has (a linear layer's state)."""
+        """Whether negative values in a size that no other map has show a linear layer's state, and no map."""
         size = attention.shape[2:]
         peers = [
             other for other in maps if other is not attention and other.roled.kind == attention.roled.kind
@@ -174,7 +175,7 @@ class _Room:
         return self.givens[tensor.name]
 
     def _mask_shape(self, tensor: Tensor, like: Shape | None) -> Shape | None:
-        """[b, h, q, K] of a saved mask; the first of three axes is batch x heads when it is as long as a map's are."""
+        """[b, h, q, K] of a saved mask; the first of three axes is batch x heads where `like` is."""
         shape = tensor.shape
         if len(shape) < 2 or len(shape) > 4 or 0 in shape:
             self.unfit[tensor.name] = f"its shape {list(shape)} is no mask over queries and keys"
@@ -183,7 +184,7 @@ class _Room:
         return mask_shape(shape, heads=like[1] if like and flat else 1)
 
     def _expected(self, meant: Meant, roled: Roled, placement: Placement) -> Mask | None:
-        """The declared mask over a map, always with the input's padding; None when nothing says where its chunks begin."""
+        """The declared mask with the input's padding; None when nothing says where its chunks begin."""
         beginning_unknown = placement.keys is None and placement.past > 0 and placement.origin is None
         if beginning_unknown and "chunked" in kinds_in(meant.spec):
             return None
@@ -192,8 +193,8 @@ class _Room:
         missing = sorted(fact for fact in needs(meant.spec) if fact in told and told[fact] is None)
         if missing:
             raise MaskcliError(
-                f"{meant.source} {write(meant.spec)!r} for {roled.tensor.name!r} of {self.file!r} needs to know "
-                f"{INPUT_FACTS[missing[0]]}"
+                f"{meant.source} {write(meant.spec)!r} for {roled.tensor.name!r} of {self.file!r} "
+                f"needs to know {INPUT_FACTS[missing[0]]}"
             )
 
         layout = placement.layout
@@ -212,7 +213,7 @@ class _Room:
                 yield from self._tokens(side, rows, names)
 
     def _tokens(self, side: str, rows: dict[str, Array], names: dict[str, str]) -> Iterable[Tokens]:
-        """What is said of the tokens of one side; labels of another text than the ids stand alone, as a seq2seq model has them."""
+        """The tokens of one side; labels of another text than the ids stand alone, as in a seq2seq model."""
         batch, length = next(rows[role] for role in TOKEN_ROLES if role in rows).shape
         fit = {role: values for role, values in rows.items() if values.shape == (batch, length)}
         positions = rows.get("position_ids")
@@ -234,7 +235,7 @@ class _Room:
             yield Tokens(side, {"labels": names["labels"]}, labels=rows["labels"])
 
     def _of_side(self, role: str, side: str) -> Roled | None:
-        """The tensor of a role on one side; what is named for no side speaks of the encoder's, but for the labels."""
+        """The tensor of a role on one side; what names no side is the encoder's, but labels the decoder's."""
         plain = "decoder" if role == "labels" else "encoder"
         both = self.witnesses.encoder_decoder and side == plain
         roled = self.witnesses.find(role, (side, "self") if both else (side,))

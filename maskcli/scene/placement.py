@@ -1,4 +1,4 @@
-"""Where the queries of a tensor stand among its keys, and what is known of either side: one value, made in one place."""
+"""Where the queries of a tensor stand among its keys, and what is known of either side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEIGHTS = "the weights"
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where a tensor stands: its axes [B, H, Q, K], the queries among the keys, and what is known of either side.
+    """Where a tensor stands: its axes [B, H, Q, K], the queries among the keys, and what either side is.
 
     Query q stands at key `past` + q; `told_by` names the witness of that, None for K - Q alone. `keys` and
     `queries` say which tokens are real, None when nothing tells; `misfit` is a padding mask of another length
@@ -38,7 +38,7 @@ class Placement:
 
     @property
     def past_known(self) -> bool:
-        """Whether a declaration or the input gave `past`; weights under test are no witness against themselves."""
+        """Whether a declaration or the input gave `past`; weights are no witness against themselves."""
         return self.told_by not in (None, WEIGHTS)
 
     @property
@@ -50,7 +50,7 @@ class Placement:
 
 
 class _Case(NamedTuple):
-    """What the witnesses of the past are asked about: a tensor, what is said of it, and its weights if it has some."""
+    """What the witnesses of the past are asked about: a tensor, what is said of it, its weights."""
 
     shape: Shape
     declared: int | None
@@ -65,7 +65,7 @@ class _Case(NamedTuple):
 
 
 def place(witnesses: Witnesses, kind: str, shape: Shape, weights: Tensor | None = None) -> Placement:
-    """Where a tensor [B, H, Q, K] of this kind of attention stands: for its past, the first witness that knows is believed."""
+    """Where a tensor [B, H, Q, K] of this kind of attention stands; the first witness of its past wins."""
     batch, _, queries, keys = shape
     said = witnesses.padding(kind)
     if kind == "cross":
@@ -143,7 +143,7 @@ def _by_padding(case: _Case) -> int | None:
 
 
 def _by_weights(case: _Case) -> int | None:
-    """Nothing is said of the padding: behind the last key that anybody weighs are the empty slots of a static cache."""
+    """Without padding, what lies behind the last key that anybody weighs are empty slots of a cache."""
     queries, keys = case.shape[2:]
     if case.weights is None or case.said is not None or queries >= keys:
         return None
@@ -160,7 +160,7 @@ WITNESSES: dict[str, Callable[[_Case], int | None]] = {
 
 
 def _over_the_cache(said: Padding | None, shape: Shape, weights: Tensor | None) -> Padding | None:
-    """A padding mask of the filled part of a static cache as one of the whole, when the weights show the rest to be empty."""
+    """Padding of the filled part of a static cache as one of the whole, where weights show the rest empty."""
     if said is None or weights is None or len(said.real) not in (1, shape[0]):
         return said
     length = said.real.shape[1]
@@ -175,7 +175,7 @@ def _misfit(said: Padding | None, keys: int) -> Padding | None:
 
 
 def _origin(case: _Case, past: int) -> Array | None:
-    """The position of key 0 counted from the first real token, int [B], by the position ids of the queries."""
+    """The position of key 0 counted from the first real token, int [B], by the queries' position ids."""
     if case.positions is None or past == 0:
         return None
     return np.broadcast_to(case.positions[:, 0].astype(np.int64) - past, case.shape[:1])

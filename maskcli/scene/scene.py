@@ -1,4 +1,4 @@
-"""Which tensors belong together: each attention map with its mask, its padding, its inputs, and what was meant for it."""
+"""Which tensors belong together: each attention map with its mask, its place, and what was meant for it."""
 
 from __future__ import annotations
 
@@ -127,12 +127,12 @@ class Attention:
 
     @cached_property
     def keep(self) -> Mask | None:
-        """What the saved mask lets attend, in this map's shape; None without one or when its shape does not fit."""
+        """What the saved mask lets attend, in this map's shape; None without one that fits."""
         return self.given.keep.broadcast_to(self.shape) if self.given else None
 
     @cached_property
     def meant(self) -> Mask | None:
-        """What the weights have to obey: the declared mask, else the saved one with the padding, else the padding."""
+        """What the weights have to obey: the declared mask, else the saved one and the padding."""
         if self.expected is not None:
             return self.expected
         if self.keep is None or self.padding is None:
@@ -141,7 +141,7 @@ class Attention:
 
     @cached_property
     def future_expected(self) -> str | None:
-        """Why nothing behind a query may be seen; None when nothing says so, and for cross-attention, which knows no order."""
+        """Why nothing behind a query may be seen; None when nothing says so, and for cross-attention."""
         if self.roled.kind == "cross":
             return None
         if self.expected is not None:
@@ -196,14 +196,14 @@ class Attention:
 
     @cached_property
     def looks_empty(self) -> Array:
-        """Rows as a fully masked row leaves them, bool [B, H, Q]: NaN, all zeros, or the same weight for every key."""
+        """Rows as a fully masked row is left, bool [B, H, Q]: NaN, all zeros, or one weight for every key."""
         zeros = (self.measured.high == 0) & (self.measured.low == 0)
         empty: Array = np.isnan(self.measured.total) | zeros | self.uniform
         return empty
 
     @cached_property
     def support(self) -> Array:
-        """How many keys share a row's weight equally while all others weigh 0, int64 [B, H, Q]; 0 for other rows.
+        """How many keys share a row's weight equally while others weigh 0, int64 [B, H, Q]; else 0.
 
         One more pass: only a map in which every row may be like that pays for it.
         """
@@ -217,7 +217,7 @@ def _sample_of(attention: Attention) -> Sample:
 
 
 def once(judge: Callable[[Attention], Answer]) -> Callable[[Attention], Answer]:
-    """A function of one map that is asked by several rules: its answer is kept with the map, and goes with it."""
+    """A function of one map that several rules ask: its answer is kept with the map, and goes with it."""
 
     @wraps(judge)
     def kept(attention: Attention) -> Answer:
@@ -232,7 +232,7 @@ def once(judge: Callable[[Attention], Answer]) -> Callable[[Attention], Answer]:
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """A saved mask tensor: how it reads, where it stands, what was declared for it, and a map it belongs to."""
+    """A saved mask: how it reads, where it stands, what was declared for it, and a map it belongs to."""
 
     roled: Roled
     given: Given
@@ -272,7 +272,7 @@ class Saved:
 
     @cached_property
     def pad_rows(self) -> Array:
-        """Which rows are padding tokens, bool [b, 1, q], by the input's padding or else by the mask itself."""
+        """Which rows are padding tokens, bool [b, 1, q], by the input's padding, else by the mask itself."""
         queries, keys = self.given.shape[2:]
         if self.keys is not None and queries == 1:
             # One row speaks for every query of a sample, or for the last: padding only where all of it is.
@@ -308,7 +308,7 @@ def window_of(declared: Meant | None) -> int | None:
 
 
 def pad_rows(keep: Mask, past: int) -> Array:
-    """Rows that the mask itself shows to be padding, bool [b, 1, q]: empty, and their own key is seen by no query."""
+    """Rows that a mask shows to be padding, bool [b, 1, q]: empty, and no query sees their own key."""
     empty: Array = np.all(keep.keys_per_query == 0, axis=1, keepdims=True)
     if not empty.any():
         return empty

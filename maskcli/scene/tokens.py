@@ -58,7 +58,7 @@ def real_tokens(ids: Array, declared: Declared) -> Real | None:
 
 
 def restarts(positions: Array, real: Array | None) -> Array:
-    """Which packed document each token belongs to, int [B, L]: positions that fall, or stay at their lowest, begin one.
+    """Packed documents, int [B, L]: positions that fall, or stay at their lowest, begin one.
 
     Padding begins none: it goes with the document before it. Past 256 equal neighbours are the rounding of
     bfloat16.

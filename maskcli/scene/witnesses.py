@@ -1,4 +1,4 @@
-"""The tensors of a file as witnesses of the input: which tokens are real, which positions they have, which documents.
+"""The tensors of a file as witnesses of the input: its padding, its positions, its documents.
 
 A mask under test is none of them: one that forgot its padding would otherwise pass.
 """
@@ -37,7 +37,7 @@ class Padding:
     source: str
 
     def fitting(self, batch: int, length: int) -> Padding | None:
-        """The same for `batch` items of `length` tokens; None when its shape says that it speaks of something else."""
+        """The same for `batch` items of `length` tokens; None when it speaks of something else."""
         if self.real.shape[1] != length or len(self.real) not in (1, batch):
             return None
         return Padding(np.broadcast_to(self.real, (batch, length)), self.source)
@@ -58,7 +58,7 @@ class Witnesses:
         return maps or any(roled.kind == "decoder" for roled in inputs)
 
     def find(self, role: str, kinds: Iterable[str], layer: int | None = None) -> Roled | None:
-        """The tensor of a role: of this group before the common ones, of this layer before those of all layers."""
+        """The tensor of a role: of this group before common ones, of this layer before those of all."""
 
         def distance(roled: Roled) -> tuple[bool, bool, bool]:
             return roled.group != self.group, roled.layer is None, are_slots(roled)
@@ -79,7 +79,7 @@ class Witnesses:
         return _KEYS[kind]
 
     def padding(self, kind: str) -> Padding | None:
-        """Which keys of this kind of attention are real: by the padding mask, else by the ids and the pad id."""
+        """Which keys of this kind of attention are real: by the padding mask, else by ids and pad id."""
         kinds = self.kinds(kind)
         if kinds not in self._paddings:
             self._paddings[kinds] = self._read_padding(kinds)
@@ -105,18 +105,18 @@ class Witnesses:
 
     @cached_property
     def positions(self) -> Array | None:
-        """The position ids [B, L] of the text that attends to itself; None when they are not saved as such."""
+        """The position ids [B, L] of the text that attends to itself; None when they are not saved."""
         return self._rows("position_ids")
 
     def consecutive_positions(self, batch: int, queries: int) -> Array | None:
-        """Position ids [b, Q] of these queries, when they count up by one in every item; b is 1 or the batch."""
+        """Position ids [b, Q] of these queries, when they count up by one in every item; b is 1 or B."""
         rows = self.positions
         if rows is None or rows.shape[1] != queries or len(rows) not in (1, batch):
             return None
         return rows if (np.diff(rows, axis=1) == 1).all() else None
 
     def documents(self, batch: int, keys: int) -> Array | None:
-        """Which packed document each key belongs to, int [b, K], from segment ids, position ids or cu_seqlens."""
+        """The packed document of each key, int [b, K], from segment ids, position ids or cu_seqlens."""
         fits = ((1, keys), (batch, keys))
         segments = self._rows("segment_ids")
         if segments is not None:
@@ -138,7 +138,7 @@ class Witnesses:
 
 
 def are_slots(roled: Roled) -> bool:
-    """Whether positions are places in a cache, which count the padding as they should, and not positions of tokens."""
+    """Whether positions are places in a cache, which count the padding, and no positions of tokens."""
     return roled.role == "position_ids" and roled.tensor.name.lower().endswith("cache_position")
 
 
