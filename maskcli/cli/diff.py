@@ -164,12 +164,12 @@ def _masks(sides: tuple[_Side, _Side], options: _Options) -> Masks:
 
 def _shape(side: _Side) -> Shape | None:
     """[b, h, q, K] of a file's mask; None for a spec."""
-    from maskcli.scene.describe import mask_shape
+    from maskcli.scene.describe import shape_of
 
     tensor = _tensor(side)
     if tensor is None:
         return None
-    shape = mask_shape(tensor.tensor.shape, tensor.role)
+    shape = shape_of(tensor)
     if shape is None:
         raise MaskcliError(
             f"{side.text!r} has the shape {list(tensor.tensor.shape)}, expected [Q, K], [B, Q, K] or [B, H, Q, K]"

@@ -1,14 +1,17 @@
-"""A Hugging Face config.json, read as plain JSON: which mask each layer of a model uses, its positions and its special ids."""
+"""A Hugging Face config.json, read as plain JSON: the mask of each layer, positions, special ids."""
 
 from __future__ import annotations
 
 import os
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskcli.errors import MaskcliError
 from maskcli.untrusted import json_object, read_bytes
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeGuard
 
 # A config is a page of text; a larger file is something else.
 MAX_BYTES = 2**24
@@ -16,15 +19,14 @@ MAX_BYTES = 2**24
 TOO_LARGE = 10**15
 # Layers beyond this are no model; the number comes from a file that nobody has checked.
 MAX_LAYERS = 100_000
-# BERT's relatives have causal variants: `is_decoder` says which one this is, whatever the architecture is
-# called.
+# BERT's relatives have causal variants: `is_decoder` says which one this is, whatever its architecture.
 EITHER = frozenset(
-    "bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta roberta-prelayernorm "
-    "roc_bert roformer xlm-roberta xlm-roberta-xl xmod".split()
+    """bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta
+    roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod""".split()
 )
 ENCODERS = frozenset(
-    "albert convbert deberta deberta-v2 distilbert esm eurobert ibert layoutlm layoutlmv3 luke mobilebert modernbert mpnet mra "
-    "nomic_bert nystromformer squeezebert vit deit beit clip_text_model".split()
+    """albert convbert deberta deberta-v2 distilbert esm eurobert ibert layoutlm layoutlmv3 luke mobilebert
+    modernbert mpnet mra nomic_bert nystromformer squeezebert vit deit beit clip_text_model""".split()
 )
 # Called causal, yet some tokens see what lies behind them: permutations, prefixes, image blocks.
 PECULIAR = frozenset(
@@ -32,18 +34,15 @@ PECULIAR = frozenset(
 )
 # Learned or sinusoidal positions that are added to the embeddings: where a text stands changes what it is.
 ABSOLUTE = frozenset(
-    "gpt2 gpt-sw3 gpt_neo gpt_bigcode openai-gpt imagegpt ctrl opt xglm biogpt bart mbart plbart marian pegasus blenderbot "
-    "blenderbot-small led m2m_100 whisper trocr distilbert albert electra mpnet convbert squeezebert mobilebert layoutlm".split()
+    """gpt2 gpt-sw3 gpt_neo gpt_bigcode openai-gpt imagegpt ctrl opt xglm biogpt bart mbart plbart marian
+    pegasus blenderbot blenderbot-small led m2m_100 whisper trocr distilbert albert electra mpnet convbert
+    squeezebert mobilebert layoutlm""".split()
 )
-ROTARY = (
-    "rope_theta",
-    "rope_parameters",
-    "rope_scaling",
-    "rotary_dim",
-    "rotary_pct",
-    "rotary_emb_base",
-    "partial_rotary_factor",
-)
+ROTARY = """rope_theta rope_parameters rope_scaling rotary_dim rotary_pct rotary_emb_base
+    partial_rotary_factor""".split()
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+# Any of these says that some layer may see less than the whole text.
+LOCAL = ("layer_types", "sliding_window", "local_attention", "attention_window")
 # Every layer of these slides when `sliding_window` is set; others say so layer by layer, or not at all.
 ALWAYS_SLIDING = frozenset("mistral mixtral phi3 phimoe starcoder2 ministral minimax".split())
 
@@ -66,7 +65,7 @@ class Config:
     vocab_size: int | None
 
     def mask(self, layer: int | None, name: str) -> str | None:
-        """The spec of one layer; of a tensor without a layer number, the one its name speaks of or that all layers share."""
+        """The spec of one layer; without a number, the one that the name speaks of or that all share."""
         if layer is not None:
             return self.layers[layer] if layer < len(self.layers) else None
         known = set(self.layers)
@@ -80,7 +79,7 @@ class Config:
 
 
 def read_config(path: str) -> Config:
-    """The config of a model folder (or a config.json itself); ids of a generation_config.json beside it count too."""
+    """The config of a model folder or file; ids of a generation_config.json beside it count too."""
     file = os.path.join(path, "config.json") if os.path.isdir(path) else path
     whole = _json(file, path)
     beside = os.path.join(os.path.dirname(file), "generation_config.json")
@@ -91,14 +90,14 @@ def read_config(path: str) -> Config:
     eos = _ids(said.get("eos_token_id")) + _ids(generation.get("eos_token_id"))
     pads = _ids(said.get("pad_token_id")) or _ids(generation.get("pad_token_id"))
     return Config(
-        file,
-        spec,
-        _layers(said, spec),
-        _absolute(said),
-        pads[0] if pads else None,
-        _ids(said.get("bos_token_id")),
-        tuple(dict.fromkeys(eos)),
-        _count(said.get("vocab_size")),
+        path=file,
+        spec=spec,
+        layers=_layers(said, spec),
+        absolute=_absolute(said),
+        pad_id=pads[0] if pads else None,
+        bos_ids=_ids(said.get("bos_token_id")),
+        eos_ids=tuple(dict.fromkeys(eos)),
+        vocab_size=_count(said.get("vocab_size")),
     )
 
 
@@ -115,15 +114,16 @@ def _json(file: str, asked: str) -> dict[str, Any]:
 
 def _ids(value: object) -> tuple[int, ...]:
     values = value if isinstance(value, list) else [value]
-    return tuple(
-        each
-        for each in values
-        if isinstance(each, int) and not isinstance(each, bool) and 0 <= each < TOO_LARGE
-    )
+    return tuple(number for number in values if _is_whole(number))
 
 
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < TOO_LARGE else None
+def _count(value: Any) -> int | None:
+    """A size; 0 says as little as nothing does."""
+    return int(value) if _is_whole(value) and value > 0 else None
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < TOO_LARGE
 
 
 def _list(value: object) -> list[Any]:
@@ -131,14 +131,10 @@ def _list(value: object) -> list[Any]:
 
 
 def _spec(said: dict[str, Any], whole: dict[str, Any]) -> str | None:
-    """`causal` or `full`: what all self-attention layers (of the decoder, where there are two sides) have in common."""
+    """`causal` or `full`: what all self-attention layers (of the decoder) have in common."""
     kind = str(said.get("model_type", ""))
-    names = [str(name) for name in _list(said.get("architectures")) or _list(whole.get("architectures"))]
-    if (
-        kind in PECULIAR
-        or said.get("use_bidirectional_attention")
-        or any(f"{side}_config" in whole for side in ("vision", "audio"))
-    ):
+    several_inputs = "vision_config" in whole or "audio_config" in whole
+    if kind in PECULIAR or several_inputs or said.get("use_bidirectional_attention"):
         return None
     if said.get("is_causal") is False:
         return "full"
@@ -146,56 +142,61 @@ def _spec(said: dict[str, Any], whole: dict[str, Any]) -> str | None:
         return "causal"
     if kind in ENCODERS or kind in EITHER:
         return "full"
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+    names = _list(said.get("architectures")) or _list(whole.get("architectures"))
+    return _spec_by_name([str(name) for name in names], cached=said.get("use_cache") is True)
+
+
+def _spec_by_name(architectures: list[str], cached: bool) -> str | None:
+    """By what classes are called; `LlamaModel` names no task, but decoders keep a cache, encoders none."""
+    causal = ("ForCausalLM", "LMHeadModel", "Model") if cached else ("ForCausalLM", "LMHeadModel")
+    if any(name.endswith(causal) for name in architectures):
         return "causal"
-    # A bare `LlamaModel` names no task, but rotary or absolute decoders keep a cache and encoders do not.
-    if any(name.endswith("Model") for name in names) and said.get("use_cache") is True:
-        return "causal"
-    return "full" if any(name.endswith("ForMaskedLM") for name in names) else None
+    return "full" if any(name.endswith("ForMaskedLM") for name in architectures) else None
 
 
 def _layers(said: dict[str, Any], spec: str | None) -> tuple[str | None, ...]:
     """The mask of each layer, by `layer_types` or the older ways of saying the same."""
-    count = min(
-        next(
-            (
-                n
-                for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-                if (n := _count(said.get(key)))
-            ),
-            0,
-        ),
-        MAX_LAYERS,
-    )
-    kind = str(said.get("model_type", ""))
+    counts = (_count(said.get(key)) for key in LAYER_COUNTS)
+    count = min(next(filter(None, counts), 0), MAX_LAYERS)
     if said.get("is_encoder_decoder") is True:
         count = _count(said.get("decoder_layers")) or _count(said.get("num_decoder_layers")) or count
         return (spec,) * count
     if spec != "causal":
-        local = any(
-            said.get(key) for key in ("layer_types", "sliding_window", "local_attention", "attention_window")
-        )
+        local = any(said.get(key) for key in LOCAL)
         return (None if local else spec,) * count
-    window, chunk = _count(said.get("sliding_window")), _count(said.get("attention_chunk_size"))
-    sliding = None if window is None else f"sliding:{window}"
+
     types = said.get("layer_types")
     if isinstance(types, list):
-        by_type = {
-            "full_attention": "causal",
-            "sliding_attention": sliding,
-            "chunked_attention": f"chunked:{chunk}" if chunk else None,
-        }
-        return tuple(by_type.get(str(each)) for each in types[:MAX_LAYERS])
-    if kind == "gpt_neo":
+        by_type = _specs_by_type(said)
+        return tuple(by_type.get(str(layer)) for layer in types[:MAX_LAYERS])
+    if said.get("model_type") == "gpt_neo":
         return _gpt_neo(said)
-    if window is None and chunk is None and not {"local_attention", "attention_window_size"} & said.keys():
-        return ("causal",) * count
-    if chunk is None and (
-        said.get("use_sliding_window") is False
-        or (kind.startswith(("qwen2", "qwen3")) and not said.get("use_sliding_window"))
-    ):
-        return ("causal",) * count
-    return ((sliding,) if kind in ALWAYS_SLIDING else (None,)) * count
+    return (_common_spec(said),) * count
+
+
+def _specs_by_type(said: dict[str, Any]) -> dict[str, str | None]:
+    window, chunk = _count(said.get("sliding_window")), _count(said.get("attention_chunk_size"))
+    return {
+        "full_attention": "causal",
+        "sliding_attention": f"sliding:{window}" if window else None,
+        "chunked_attention": f"chunked:{chunk}" if chunk else None,
+    }
+
+
+def _common_spec(said: dict[str, Any]) -> str | None:
+    """The mask of all layers of a decoder that does not list them; None where some may differ."""
+    kind = str(said.get("model_type", ""))
+    window, chunk = _count(said.get("sliding_window")), _count(said.get("attention_chunk_size"))
+    local = {"local_attention", "attention_window_size"} & said.keys()
+    if window is None and chunk is None and not local:
+        return "causal"
+
+    # Qwen writes a window down that its layers do not use unless they are told to.
+    switched_off = said.get("use_sliding_window") is False
+    never_on = kind.startswith(("qwen2", "qwen3")) and not said.get("use_sliding_window")
+    if chunk is None and (switched_off or never_on):
+        return "causal"
+    return f"sliding:{window}" if window and kind in ALWAYS_SLIDING else None
 
 
 def _gpt_neo(said: dict[str, Any]) -> tuple[str | None, ...]:
@@ -203,16 +204,17 @@ def _gpt_neo(said: dict[str, Any]) -> tuple[str | None, ...]:
     window = _count(said.get("window_size")) or 256
     layers: list[str | None] = []
     for group in _list(said.get("attention_types")):
-        if not (
-            isinstance(group, list)
-            and len(group) == 2
-            and isinstance(group[0], list)
-            and isinstance(group[1], int)
-        ):
+        if not _is_layer_group(group):
             return ()
         names = [f"sliding:{window}" if name == "local" else "causal" for name in group[0]]
         layers += names * min(group[1], MAX_LAYERS // max(len(names), 1))
     return tuple(layers[:MAX_LAYERS])
+
+
+def _is_layer_group(group: Any) -> bool:
+    """Whether this is [names of layers, how often they come]."""
+    pair = isinstance(group, list) and len(group) == 2
+    return pair and isinstance(group[0], list) and isinstance(group[1], int)
 
 
 def _absolute(said: dict[str, Any]) -> bool | None:

@@ -8,15 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.measure.passes import row_chunks
+from maskcli.measure.questions import row_chunks
 from maskcli.tensors import Tensor
 
 
 class Survey(NamedTuple):
     """The finite values (low > high where there are none), and how many cells hold NaN or infinities.
 
-    `distinct` are the values in order, None when they are more than were asked for. `sums` are the least and largest sum of a
-    row, None unless asked for and finite.
+    `distinct` are the values in order, None when they are more than were asked for. `sums` are the least and
+    largest sum of a row, None unless asked for and finite.
     """
 
     distinct: tuple[float, ...] | None

@@ -13,8 +13,9 @@ from maskcli.masks.kinds import Layout, causal, padding
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Resolve, build, kinds_in, needs, write
 from maskcli.meant.facts import Declared, Meant
+from maskcli.scene.by_weights import by_weights, left_padding
 from maskcli.scene.placement import WEIGHTS, Placement, place
-from maskcli.scene.saved_mask import Given, by_weights, left_padding, read_mask, read_padding
+from maskcli.scene.saved_mask import Given, read_mask, read_padding
 from maskcli.scene.scene import Attention, Saved, Scene
 from maskcli.scene.tokens import Tokens, several
 from maskcli.scene.witnesses import Padding, Witnesses, are_slots
@@ -38,10 +39,9 @@ def build_scenes(
 ) -> tuple[Scene, ...]:
     """One scene for each group of tensors (`left.`, `step3.`, …); what the file has for all is in each."""
     groups = list(dict.fromkeys(each.group for each in roled if each.role)) or [""]
-    named = [group for group in groups if group]
-    common_maps = any(each.role == "weights" and each.group == "" for each in roled)
-    if named and not common_maps:
-        groups = named
+    common_maps = any(each.role == "weights" and not each.group for each in roled)
+    if any(groups) and not common_maps:
+        groups = [group for group in groups if group]
     return tuple(_scene(file, roled, group, declared, resolve) for group in groups)
 
 
@@ -60,10 +60,8 @@ def _scene(
     tensors = tuple(each for each in roled if each.group in (group, ""))
     room = _Room(file, declared, resolve, Witnesses(tensors, group, declared))
 
-    weights = (each for each in tensors if each.role == "weights" and each.group == group)
-    found = [attention for each in weights if (attention := room.attention(each))]
-    attentions = tuple(attention for attention in found if not room.is_other_layout(attention, found))
-    saved = (room.saved(each, attentions) for each in tensors if each.role == "mask")
+    attentions = room.attentions([each for each in tensors if each.role == "weights" and each.group == group])
+    saved = [room.saved(each, attentions) for each in tensors if each.role == "mask"]
     masks = tuple(mask for mask in saved if mask)
     return Scene(file, declared, tensors, attentions, masks, tuple(room.token_sets()), room.unfit)
 
@@ -78,6 +76,12 @@ class _Room:
     witnesses: Witnesses
     unfit: dict[str, str] = field(default_factory=dict)
     givens: dict[str, Given | None] = field(default_factory=dict)
+
+    def attentions(self, weights: list[Roled]) -> tuple[Attention, ...]:
+        """The attention maps among tensors of weights; the others are in `unfit`, each with a reason."""
+        found = [self.attention(roled) for roled in weights]
+        maps = [attention for attention in found if attention]
+        return tuple(attention for attention in maps if not self.is_other_layout(attention, maps))
 
     def attention(self, roled: Roled) -> Attention | None:
         """The attention map of one weights tensor, or None (with a reason in `unfit`) when it is none."""
@@ -145,14 +149,10 @@ class _Room:
     def saved(self, roled: Roled, attentions: tuple[Attention, ...]) -> Saved | None:
         """A saved mask with the attention map it belongs to, if there is one."""
         users = [map_ for map_ in attentions if map_.given and map_.given.tensor is roled.tensor]
-        meant = self.declared.meant(roled.tensor.name, roled.kind, roled.layer)
-        if users and (meant is None or not meant.particular):
-            # One mask of several maps is meant as they are, when all of them are meant alike.
-            alike = all(user.declared == users[0].declared for user in users)
-            meant = users[0].declared if alike else None
+        meant = self._meant_for_mask(roled, users)
         if users and users[0].given:
-            owner, given = users[0], users[0].given
-            return Saved(roled, given, _of_owner(owner.placement, given.shape), meant, owner)
+            given = users[0].given
+            return Saved(roled, given, _of_owner(users[0].placement, given.shape), meant, users[0])
 
         shape = self._mask_shape(roled.tensor, None)
         if shape is None:
@@ -163,6 +163,14 @@ class _Room:
             placement = replace(placement, past=max(shape[3] - 1, 0))
         lone = self._given(roled.tensor, placement, like=None)
         return Saved(roled, lone, placement, meant, None) if lone else None
+
+    def _meant_for_mask(self, roled: Roled, users: list[Attention]) -> Meant | None:
+        """What was declared for a mask by name, else for its maps where all of them are meant alike."""
+        meant = self.declared.meant(roled.tensor.name, roled.kind, roled.layer)
+        if not users or (meant is not None and meant.particular):
+            return meant
+        first = users[0].declared
+        return first if all(user.declared == first for user in users) else None
 
     def _given(self, tensor: Tensor, placement: Placement, like: Shape | None) -> Given | None:
         """A saved mask, read once."""
@@ -185,12 +193,12 @@ class _Room:
 
     def _expected(self, meant: Meant, roled: Roled, placement: Placement) -> Mask | None:
         """The declared mask with the input's padding; None when nothing says where its chunks begin."""
-        beginning_unknown = placement.keys is None and placement.past > 0 and placement.origin is None
-        if beginning_unknown and "chunked" in kinds_in(meant.spec):
+        if not placement.beginning_known and "chunked" in kinds_in(meant.spec):
             return None
 
         told = {"padding": placement.keys, "documents": placement.documents}
-        missing = sorted(fact for fact in needs(meant.spec) if fact in told and told[fact] is None)
+        unknown = {fact for fact, known in told.items() if known is None}
+        missing = sorted(unknown & needs(meant.spec))
         if missing:
             raise MaskcliError(
                 f"{meant.source} {write(meant.spec)!r} for {roled.tensor.name!r} of {self.file!r} "

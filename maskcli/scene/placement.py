@@ -10,7 +10,7 @@ import numpy as np
 
 from maskcli.arrays import Array, Shape
 from maskcli.masks.kinds import Layout
-from maskcli.scene.saved_mask import fills_only, last_weighed
+from maskcli.scene.by_weights import fills_only, last_weighed
 from maskcli.scene.witnesses import Padding, Witnesses
 from maskcli.tensors import Tensor
 
@@ -40,6 +40,11 @@ class Placement:
     def past_known(self) -> bool:
         """Whether a declaration or the input gave `past`; weights are no witness against themselves."""
         return self.told_by not in (None, WEIGHTS)
+
+    @property
+    def beginning_known(self) -> bool:
+        """Whether something tells which key is the first real token of each item."""
+        return self.keys is not None or self.past == 0 or self.origin is not None
 
     @property
     def layout(self) -> Layout:

@@ -15,9 +15,9 @@ from maskcli.masks.kinds import Layout, documents
 from maskcli.masks.mask import runs_of
 from maskcli.masks.spec import kinds_in
 from maskcli.measure.passes import measure
-from maskcli.scene.saved_mask import small_rows
 from maskcli.scene.scene import Attention, Saved, Scene
 from maskcli.scene.tokens import Tokens, real_tokens, restarts
+from maskcli.tensors.axes import token_rows
 from maskcli.tensors.roles import Roled
 from maskcli.tensors.tolerances import EXACT, SIGNIFICANT_BITS
 
@@ -205,7 +205,7 @@ def bad_cu_seqlens(scene: Scene) -> Iterator[Found]:
     Fix: `torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)`, over the tokens that are really passed.
     """
     for roled in scene.tensors:
-        rows = small_rows(roled.tensor) if roled.role == "cu_seqlens" else None
+        rows = token_rows(roled.tensor) if roled.role == "cu_seqlens" else None
         if rows is None or rows.shape[1] < 1:
             continue
         totals = _token_counts(scene, roled) if len(rows) == 1 else set()

@@ -1,0 +1,88 @@
+"""What the weights tell of their own input, where nothing else does."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from maskcli.arrays import Array, Shape
+from maskcli.masks.conventions import TRUE_IGNORES
+from maskcli.masks.mask import Mask
+from maskcli.measure.passes import measure
+from maskcli.measure.questions import column_mass, last_key
+from maskcli.scene.saved_mask import Given
+from maskcli.tensors import Tensor
+
+# Weights that obey a mask put less than rounding outside of it, and those that obey its inverse more than
+# half.
+OBEYED, DISOBEYED = 1e-6, 0.5
+# Rows that are looked at before a pass over all of them is paid for.
+FIRST_LOOK = 32
+
+
+def by_weights(given: Given, weights: Tensor, shape: Shape) -> Given:
+    """A bool mask of an assumed polarity, turned around when the weights obey its inverse and not itself."""
+    keep = given.keep.broadcast_to(shape)
+    if given.reason != "assumed" or keep is None or _obeyed(keep, weights):
+        return given
+    mass = measure(weights, shape, {"keep": keep, "inverse": ~keep}).mass
+    rows = np.broadcast_to((keep.keys_per_query > 0) & (keep.keys_per_query < shape[3]), shape[:3])
+    if not rows.any() or not np.isfinite(mass["keep"][rows]).any():
+        return given
+    if np.nanmean(mass["inverse"][rows]) < OBEYED and np.nanmean(mass["keep"][rows]) > DISOBEYED:
+        return dataclasses.replace(given, convention=TRUE_IGNORES, reason="weights", keep=~given.keep)
+    return given
+
+
+def _obeyed(keep: Mask, weights: Tensor) -> bool:
+    """Whether some rows, evenly chosen, show already that the weights do not obey the inverse of a mask."""
+    batch, heads, queries, _ = keep.shape
+    inside = []
+    for row in np.unique(np.linspace(0, batch * heads * queries - 1, FIRST_LOOK).astype(int)).tolist():
+        item, head, query = row // (heads * queries), row // queries % heads, row % queries
+        seen = keep.dense(item, head, (query, query + 1))[0]
+        values = weights.rows(row, row + 1)[0]
+        if seen.any() and not seen.all() and not np.isnan(values).any():
+            inside.append(float(values[seen].sum()))
+    return bool(inside and np.mean(inside) > DISOBEYED)
+
+
+def fills_only(weights: Tensor, shape: Shape, keys: int) -> bool:
+    """Whether only exactly uniform rows weigh keys from `keys` on: the empty slots of a static cache."""
+    last = last_key(weights, shape)
+    return last is not None and last < keys
+
+
+def left_padding(weights: Tensor, shape: Shape, allowed: Mask) -> Array | None:
+    """Real tokens, bool [B, K], where the weights alone show leading ones to be padding; else None.
+
+    A fully masked row whose fill is finite falls through to keys that `allowed` forbids: to real ones when
+    those have a weaker fill (-1e4 beside finfo.min), to a few levels of weight in float16. Leading rows that
+    all do so in all heads are padding when no row behind them looks at their keys or at any forbidden one. An
+    inverted mask leaves only one such row.
+    """
+    batch, heads, queries, keys = shape
+    # Only where the first row falls through is the rest worth a pass.
+    first = np.array([weights.rows(row, row + 1)[0] for row in range(0, batch * heads * queries, queries)])
+    hidden = ~allowed.select(rows=slice(0, 1)).seen
+    falls = np.any((first.reshape(batch, heads, keys) > 0) & hidden, axis=2)
+    if not np.all(falls, axis=1).any():
+        return None
+    through = measure(weights, shape, {"forbidden": allowed}).mass["forbidden"] > 0
+    whole = np.all(through, axis=1)
+    leading = np.where(np.all(whole, axis=1), queries, np.argmin(whole, axis=1))
+    behind = np.arange(queries) >= leading[:, None]
+    mass = column_mass(weights, shape, np.broadcast_to(behind[:, None], through.shape))
+    front = np.arange(keys) < leading[:, None]
+    obeyed = (
+        ~(through & behind[:, None]).any(axis=(1, 2)) & ~(mass * front).any(axis=1) & (leading < queries - 1)
+    )
+    real: Array = ~(front & obeyed[:, None])
+    return None if real.all() else real
+
+
+def last_weighed(weights: Tensor, shape: Shape) -> int:
+    """The last key that a row weighs, exactly uniform (fully masked) rows aside; K - 1 when there is none."""
+    last = last_key(weights, shape)
+    return shape[3] - 1 if last is None else last

@@ -1,0 +1,109 @@
+"""Where queries stand among keys: each witness alone, and who is believed before whom."""
+
+import numpy as np
+import pytest
+
+from maskcli.meant.facts import Declared
+from maskcli.scene.placement import WITNESSES, place
+from maskcli.scene.witnesses import Witnesses
+from maskcli.tensors import from_array, from_arrays, roles_of
+
+
+def placed(shape, weights=None, declared=None, kind="self", **arrays):
+    file = from_arrays({name: np.asarray(values) for name, values in arrays.items()})
+    witnesses = Witnesses(roles_of(file), "", declared or Declared())
+    tensor = None if weights is None else from_array("attentions.0", weights.astype(np.float32))
+    return place(witnesses, kind, shape, tensor)
+
+
+def causal_weights(queries, keys, past):
+    """Causal rows that grow, so that none of them is uniform; nothing behind the last query's own key."""
+    rows = np.tril(np.arange(1, keys + 1) * np.ones((queries, keys)), past)
+    return (rows / rows.sum(axis=1, keepdims=True))[None, None]
+
+
+def test_with_nothing_said_queries_are_the_last_keys():
+    place_ = placed((2, 1, 3, 8))
+    assert (place_.past, place_.told_by, place_.past_known) == (5, None, False)
+    assert place_.keys is None
+    assert place_.queries is None
+
+
+def test_a_declaration_is_believed_first():
+    padding = np.ones((1, 8), int)
+    place_ = placed((1, 1, 2, 8), declared=Declared(past=1), position_ids=[[4, 5]], attention_mask=padding)
+    assert (place_.past, place_.told_by, place_.past_known) == (1, "--past", True)
+
+
+@pytest.mark.parametrize(("left", "past"), [(0, 4), (2, 6)])
+def test_positions_skip_the_left_padding(left, past):
+    padding = np.ones((1, 8), int)
+    padding[:, :left] = 0
+    place_ = placed((1, 1, 2, 8), position_ids=[[4, 5]], attention_mask=padding)
+    assert (place_.past, place_.told_by) == (past, "position_ids")
+
+
+def test_positions_that_differ_between_items_tell_nothing():
+    assert placed((2, 1, 2, 8), position_ids=[[4, 5], [3, 4]]).told_by is None
+
+
+def test_weights_behind_the_last_query_refute_positions():
+    weights = causal_weights(2, 8, past=6)
+    place_ = placed((1, 1, 2, 8), weights, position_ids=[[1, 2]])
+    assert place_.told_by == "the weights"
+    assert place_.past == 6
+
+
+def test_padding_over_a_cache_ends_with_the_last_query():
+    padding = np.array([[1, 1, 1, 1, 1, 0, 0, 0]])
+    place_ = placed((1, 1, 2, 8), attention_mask=padding)
+    assert (place_.past, place_.told_by) == (3, "the padding")
+    assert place_.queries.real.tolist() == [[True, True]]
+
+
+def test_padding_of_a_first_step_says_that_nothing_came_before():
+    place_ = placed((1, 1, 3, 8), attention_mask=[[1, 1, 1, 0, 0, 0, 0, 0]])
+    assert (place_.past, place_.told_by) == (0, None)
+
+
+def test_padding_shorter_than_a_cache_with_empty_slots_is_laid_over_its_beginning():
+    weights = causal_weights(1, 8, past=4)
+    place_ = placed((1, 1, 1, 8), weights, attention_mask=np.ones((1, 5), int))
+    assert place_.past == 4
+    assert place_.misfit is None
+    assert place_.keys.real.tolist() == [[True] * 5 + [False] * 3]
+
+
+def test_padding_of_another_length_is_a_misfit():
+    weights = causal_weights(1, 8, past=7)
+    place_ = placed((1, 1, 1, 8), weights, attention_mask=np.ones((1, 5), int))
+    assert place_.keys is None
+    assert place_.misfit.real.shape == (1, 5)
+
+
+def test_weights_alone_show_empty_slots_and_are_no_witness_to_rules():
+    place_ = placed((1, 1, 2, 8), causal_weights(2, 8, past=3))
+    assert (place_.past, place_.told_by, place_.past_known) == (3, "the weights", False)
+
+
+def test_cross_attention_has_no_past_and_two_paddings():
+    place_ = placed(
+        (1, 1, 3, 5),
+        kind="cross",
+        encoder_attention_mask=[[1, 1, 1, 0, 0]],
+        decoder_attention_mask=[[1, 1, 0]],
+    )
+    assert (place_.past, place_.told_by) == (0, None)
+    assert place_.keys.real.tolist() == [[True, True, True, False, False]]
+    assert place_.queries.real.tolist() == [[True, True, False]]
+
+
+def test_positions_of_a_rolled_cache_tell_where_key_0_stands():
+    place_ = placed((1, 1, 1, 4), position_ids=[[9]])
+    assert place_.told_by is None
+    assert place_.origin.tolist() == [6]
+    assert place_.beginning_known
+
+
+def test_witnesses_are_asked_in_the_stated_order():
+    assert list(WITNESSES) == ["--past", "position_ids", "the padding", "the weights"]
