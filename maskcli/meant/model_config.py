@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeGuard
 
 from maskcli.errors import MaskcliError
 from maskcli.untrusted import json_object, read_bytes
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeGuard
 
 # A config is a page of text; a larger file is something else.
 MAX_BYTES = 2**24
