@@ -1,17 +1,17 @@
-"""Masks as the arguments of libraries that need no dense tensor: flash-attn, FlexAttention, xFormers and JAX, and SDPA's flag."""
+"""Masks as arguments of libraries that need no tensor: flash-attn, FlexAttention, xFormers, JAX, SDPA's flag."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskcli.masks.kinds import Layout
+from maskcli.masks.kinds import KINDS, Layout, Numbers
+from maskcli.masks.mask import runs_of
 from maskcli.masks.naming import Name
-from maskcli.masks.spec import Joined, Named, Not, Spec, parse
-
-TARGETS = ("flash-attn", "flex", "xformers", "jax")
+from maskcli.masks.spec import Joined, Named, Not, Spec, conjuncts, parse
 
 
 @dataclass(frozen=True)
@@ -25,272 +25,292 @@ class Arguments:
     why: str | None = None
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """A named mask taken apart: how far queries look, and what is set apart from what."""
+class Call(NamedTuple):
+    """Arguments as values, and the code that passes them."""
 
-    band: str
-    size: int
-    lengths: tuple[tuple[int, ...], ...] | None
+    arguments: dict[str, Any]
+    code: str
+
+
+class Parts(NamedTuple):
+    """A conjunction taken apart: how far queries look, and the lengths of what is set apart in each item."""
+
+    layout: Layout
+    band: str = "full"
+    size: int = 0
+    lengths: tuple[Numbers, ...] | None = None
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """How many keys are seen to the left and to the right, for bands of a size."""
+        return {"sliding": (self.size - 1, 0), "window": (self.size, self.size)}.get(self.band)
+
+    @property
+    def square(self) -> bool:
+        """Whether there are as many keys as queries."""
+        return self.layout.queries == self.layout.keys
+
+    @property
+    def flat(self) -> list[int]:
+        """The lengths of all items in a row."""
+        return [length for row in self.lengths or () for length in row]
+
+    @property
+    def note(self) -> str:
+        """What to do to the tensors before such a call."""
+        return "# q, k and v without their padding tokens\n" if self.layout.real is not None else ""
 
 
 def arguments(name: Name, to: str) -> Arguments:
     """What `to` needs to make this mask, or why it cannot."""
-    if not name.exact:
-        return Arguments(
-            to,
-            name.spec,
-            why=f"no short name rebuilds this mask (the nearest, {name.spec}, is wrong in {name.wrong:,} cells)",
-        )
-    spec = parse(name.spec)
-    if to == "flex":
-        return _flex(name, spec)
-    terms = spec.operands if isinstance(spec, Joined) and spec.sign == "&" else (spec,)
-    if not all(isinstance(term, Named) for term in terms):
-        return Arguments(
-            to,
-            name.spec,
-            why=f"{to} has no arguments for a union or complement of masks; use flex, or a dense mask",
-        )
-    shape = _taken_apart([term for term in terms if isinstance(term, Named)], name.layout)
-    if isinstance(shape, str):
-        return Arguments(to, name.spec, why=f"{to} has no argument for {shape}; use flex, or a dense mask")
-    return {"flash-attn": _flash, "xformers": _xformers, "jax": _jax}[to](name, shape)
+    call = _call(name, to)
+    if isinstance(call, str):
+        return Arguments(to, name.spec, why=call)
+    return Arguments(to, name.spec, call.arguments, call.code)
 
 
 def causal_flag(name: Name) -> bool:
     """Whether SDPA's is_causal=True (k <= q, from the first key) is this mask, so that it needs no tensor."""
-    return name.exact and (
-        name.spec == "causal-top-left" or (name.spec == "causal" and name.layout.past == 0)
-    )
+    from_first = name.spec == "causal-top-left" or (name.spec == "causal" and name.layout.past == 0)
+    return name.exact and from_first
 
 
-def _taken_apart(terms: list[Named], layout: Layout) -> _Parts | str:
-    """The band and the sets of a conjunction; the kind that has no place in them otherwise."""
-    band, size, lengths = "full", 0, None
+def _call(name: Name, to: str) -> Call | str:
+    if not name.exact:
+        nearest = f"the nearest, {name.spec}, is wrong in {name.wrong:,} cells"
+        return f"no short name rebuilds this mask ({nearest})"
+    spec, form = parse(name.spec), TARGETS[to]
+    if form.of_spec is not None:
+        return form.of_spec(spec, name.layout)
+
+    terms = [term for term in conjuncts(spec) if isinstance(term, Named)]
+    if len(terms) < len(conjuncts(spec)):
+        return f"{to} has no arguments for a union or complement of masks; use flex, or a dense mask"
+    parts = _taken_apart(terms, name.layout)
+    if isinstance(parts, str):
+        return f"{to} has no argument for {parts}; use flex, or a dense mask"
+    assert form.of_parts is not None
+    return form.of_parts(parts)
+
+
+# Taking a conjunction apart
+
+
+def _taken_apart(terms: Sequence[Named], layout: Layout) -> Parts | str:
+    """The band and the sets of a conjunction; in words, what has no place in them."""
+    parts = Parts(layout)
     for term in terms:
-        if term.name in ("causal", "sliding", "window", "causal-top-left"):
-            if band != "full":
-                return f"{band} together with {term.name}"
-            band, size = term.name, term.numbers[0] if term.numbers else 0
-        elif term.name in ("documents", "blocks", "chunked") and lengths is not None:
-            return f"{term.name} together with another set of blocks"
-        elif term.name == "documents":
-            rest = layout.keys - sum(term.numbers)
-            lengths = (tuple(n for n in (*term.numbers, rest) if n),)
-        elif term.name == "blocks":
-            whole, rest = divmod(layout.keys, term.numbers[0])
-            lengths = ((term.numbers[0],) * whole + ((rest,) if rest else ()),)
-        elif term.name == "chunked" and layout.real is None and band in ("full", "causal"):
-            whole, rest = divmod(layout.keys, term.numbers[0])
-            band, lengths = "causal", ((term.numbers[0],) * whole + ((rest,) if rest else ()),)
-        elif term.name != "padding" and term.name != "full":
-            return str(term.name)
+        more = _with(parts, term)
+        if isinstance(more, str):
+            return more
+        parts = more
     if any(term.name == "padding" for term in terms):
-        assert layout.real is not None
-        runs = [np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]]))) for row in layout.real]
-        if any(len(row) != 2 for row in runs):
-            return "padding with holes"
-        if lengths is not None:
-            return "documents together with padding"
-        return _Parts(band, size, tuple((int(stop - start),) for start, stop in runs))
-    return _Parts(band, size, lengths)
+        return _with_padding(parts)
+    return parts
 
 
-def _window(shape: _Parts) -> tuple[int, int] | None:
-    return {"sliding": (shape.size - 1, 0), "window": (shape.size, shape.size)}.get(shape.band)
+def _with(parts: Parts, term: Named) -> Parts | str:
+    if term.name in ("full", "padding"):
+        return parts
+    if term.name in BANDS:
+        if parts.band != "full":
+            return f"{parts.band} together with {term.name}"
+        return parts._replace(band=term.name, size=sum(term.numbers))
+    if term.name not in SETS:
+        return term.name
+
+    if parts.lengths is not None:
+        return f"{term.name} together with another set of blocks"
+    if term.name == "chunked":
+        if parts.layout.real is not None or parts.band not in ("full", "causal"):
+            return term.name
+        parts = parts._replace(band="causal")
+    lengths = SETS[term.name](parts.layout.keys, term.numbers)
+    return parts._replace(lengths=(tuple(length for length in lengths if length),))
 
 
-def _cumulative(lengths: tuple[tuple[int, ...], ...]) -> list[int]:
-    return [0, *np.cumsum([n for row in lengths for n in row]).tolist()]
+def _with_padding(parts: Parts) -> Parts | str:
+    """The real tokens of each item as its only set."""
+    assert parts.layout.real is not None
+    runs = [runs_of(row) for row in parts.layout.real]
+    if any(len(row) != 1 for row in runs):
+        return "padding with holes"
+    if parts.lengths is not None:
+        return "documents together with padding"
+    return parts._replace(lengths=tuple((stop - start,) for ((start, stop),) in runs))
 
 
-def _not_at_the_end(name: Name, shape: _Parts) -> str | None:
-    """Why a band cannot be aligned to the last key: queries that do not stand at the end of the keys (a static cache)."""
-    layout = name.layout
-    if shape.band in ("full", "causal-top-left") or layout.past == layout.keys - layout.queries:
+def _blocks(keys: int, numbers: Numbers) -> Numbers:
+    whole, rest = divmod(keys, numbers[0])
+    return (numbers[0],) * whole + (rest,)
+
+
+def _documents(keys: int, numbers: Numbers) -> Numbers:
+    return (*numbers, keys - sum(numbers))
+
+
+BANDS = ("causal", "causal-top-left", "sliding", "window")
+# The lengths of what a kind sets apart, from how many keys there are and its numbers.
+SETS: dict[str, Callable[[int, Numbers], Numbers]] = {
+    "documents": _documents,
+    "blocks": _blocks,
+    "chunked": _blocks,
+}
+
+
+# The libraries
+
+
+def _not_at_the_end(parts: Parts) -> str | None:
+    """Why a band cannot be aligned to the last key: queries not at the end of the keys (a static cache)."""
+    layout = parts.layout
+    if parts.band in ("full", "causal-top-left") or layout.past == layout.keys - layout.queries:
         return None
-    return f"it aligns the last query to the last key, and here it stands at key {layout.past + layout.queries - 1} of {layout.keys}"
+    last = layout.past + layout.queries - 1
+    return f"it aligns the last query to the last key, and here it stands at key {last} of {layout.keys}"
 
 
-def _flash(name: Name, shape: _Parts) -> Arguments:
+def _flash(parts: Parts) -> Call | str:
     """flash-attn >= 2.1: causal is aligned to the last key, windows are inclusive on both sides."""
-    if (why := _not_at_the_end(name, shape)) is not None:
-        return Arguments("flash-attn", name.spec, why=why)
-    if shape.band == "causal-top-left":
-        return Arguments(
-            "flash-attn",
-            name.spec,
-            why="flash-attn aligns causal to the last key since 2.1, and this mask to the first",
+    why = _not_at_the_end(parts)
+    if why is not None:
+        return why
+    if parts.band == "causal-top-left":
+        return "flash-attn aligns causal to the last key since 2.1, and this mask to the first"
+
+    given: dict[str, Any] = {"causal": True} if parts.band in ("causal", "sliding") else {}
+    if parts.window is not None:
+        given["window_size"] = list(parts.window)
+    if parts.lengths is None:
+        return Call(given, parts.note + _code("flash_attn_func", given))
+    if not parts.square:
+        return (
+            "packed or padded keys of another length than the queries need cu_seqlens of both sides; "
+            "pass those of your batch"
         )
-    found: dict[str, Any] = {}
-    if shape.band in ("causal", "sliding"):
-        found["causal"] = True
-    if (window := _window(shape)) is not None:
-        found["window_size"] = list(window)
-    call = "flash_attn_func"
-    if shape.lengths is not None:
-        if name.layout.queries != name.layout.keys:
-            return Arguments(
-                "flash-attn",
-                name.spec,
-                why="packed or padded keys of another length than the queries need cu_seqlens of both sides; pass those of your batch",
-            )
-        cumulative = _cumulative(shape.lengths)
-        longest = max(n for row in shape.lengths for n in row)
-        found |= {
-            "cu_seqlens_q": cumulative,
-            "cu_seqlens_k": cumulative,
-            "max_seqlen_q": longest,
-            "max_seqlen_k": longest,
-        }
-        call = "flash_attn_varlen_func"
-    shown = ", ".join(f"{key}={_code(key, value)}" for key, value in found.items())
-    note = "# q, k and v without their padding tokens\n" if name.layout.real is not None else ""
-    return Arguments("flash-attn", name.spec, found, f"{note}{call}(q, k, v{', ' if shown else ''}{shown})")
+    cumulative, longest = [0, *np.cumsum(parts.flat).tolist()], max(parts.flat)
+    given |= {"cu_seqlens_q": cumulative, "cu_seqlens_k": cumulative}
+    given |= {"max_seqlen_q": longest, "max_seqlen_k": longest}
+    return Call(given, parts.note + _code("flash_attn_varlen_func", given))
 
 
-def _code(key: str, value: Any) -> str:
-    if key.startswith("cu_seqlens"):
-        return f'torch.tensor({value}, dtype=torch.int32, device="cuda")'
-    return str(tuple(value) if key == "window_size" else value)
-
-
-def _xformers(name: Name, shape: _Parts) -> Arguments:
+def _xformers(parts: Parts) -> Call | str:
     """xFormers: a bias class for each band; sequences of their own are a block diagonal."""
-    if (why := _not_at_the_end(name, shape)) is not None:
-        return Arguments("xformers", name.spec, why=why)
-    square = name.layout.queries == name.layout.keys
-    if shape.lengths is not None:
-        if not square:
-            return Arguments(
-                "xformers",
-                name.spec,
-                why="packed or padded keys of another length than the queries need both seqlens; pass those of your batch",
-            )
-        seqlens = [n for row in shape.lengths for n in row]
-        made = {
-            "causal": ".make_causal()",
-            "causal-top-left": ".make_causal()",
-            "sliding": f".make_local_attention({shape.size})",
-            "full": "",
-        }
-        if shape.band not in made:
-            return Arguments(
-                "xformers",
-                name.spec,
-                why=f"xformers has no block-diagonal bias with {shape.band}; use flex, or a dense mask",
-            )
-        note = "# q, k and v without their padding tokens\n" if name.layout.real is not None else ""
-        code = (
-            f"{note}xformers.ops.fmha.attn_bias.BlockDiagonalMask.from_seqlens({seqlens}){made[shape.band]}"
-        )
-        return Arguments(
-            "xformers", name.spec, {"seqlens": seqlens, "band": shape.band, "size": shape.size or None}, code
-        )
-    window = _window(shape)
-    if window is not None:
-        left, right = window
-        code = f"xformers.ops.fmha.attn_bias.LocalAttentionFromBottomRightMask(window_left={left}, window_right={right})"
-        return Arguments("xformers", name.spec, {"window_left": left, "window_right": right}, code)
-    if shape.band == "full":
-        return Arguments("xformers", name.spec, {"attn_bias": None}, "None")
-    top_left = shape.band == "causal-top-left" or name.layout.past == 0
-    bias = "LowerTriangularMask" if top_left else "LowerTriangularFromBottomRightMask"
-    return Arguments("xformers", name.spec, {"attn_bias": bias}, f"xformers.ops.fmha.attn_bias.{bias}()")
+    why = _not_at_the_end(parts)
+    if why is not None:
+        return why
+    if parts.lengths is not None:
+        return _block_diagonal(parts)
+    if parts.window is not None:
+        left, right = parts.window
+        bias = f"LocalAttentionFromBottomRightMask(window_left={left}, window_right={right})"
+        return Call({"window_left": left, "window_right": right}, BIAS + bias)
+    if parts.band == "full":
+        return Call({"attn_bias": None}, "None")
+
+    from_first = parts.band == "causal-top-left" or parts.layout.past == 0
+    bias = "LowerTriangularMask" if from_first else "LowerTriangularFromBottomRightMask"
+    return Call({"attn_bias": bias}, f"{BIAS}{bias}()")
 
 
-def _jax(name: Name, shape: _Parts) -> Arguments:
-    """jax.nn.dot_product_attention: causal is aligned to the first key, lengths count from the first token."""
-    found: dict[str, Any] = {}
-    if shape.band == "causal" and name.layout.past:
-        return Arguments(
-            "jax",
-            name.spec,
-            why="JAX aligns is_causal to the first key, and this mask to the last; pass a dense mask",
+def _block_diagonal(parts: Parts) -> Call | str:
+    if not parts.square:
+        return (
+            "packed or padded keys of another length than the queries need both seqlens; "
+            "pass those of your batch"
         )
-    if shape.band in ("causal", "causal-top-left"):
-        found["is_causal"] = True
-    if (window := _window(shape)) is not None:
-        if name.layout.past:
-            return Arguments(
-                "jax",
-                name.spec,
-                why="JAX counts windows from the first key, and this mask from the last; pass a dense mask",
-            )
-        found["local_window_size"] = list(window)
-    if shape.lengths is not None:
-        real = name.layout.real
+    made = {
+        "full": "",
+        "causal": ".make_causal()",
+        "causal-top-left": ".make_causal()",
+        "sliding": f".make_local_attention({parts.size})",
+    }
+    if parts.band not in made:
+        return f"xformers has no block-diagonal bias with {parts.band}; use flex, or a dense mask"
+    given = {"seqlens": parts.flat, "band": parts.band, "size": parts.size or None}
+    code = f"{BIAS}BlockDiagonalMask.from_seqlens({parts.flat}){made[parts.band]}"
+    return Call(given, parts.note + code)
+
+
+def _jax(parts: Parts) -> Call | str:
+    """jax.nn.dot_product_attention: causal is aligned to the first key, lengths count from the first."""
+    past, real = parts.layout.past, parts.layout.real
+    given: dict[str, Any] = {}
+    if parts.band == "causal" and past:
+        return "JAX aligns is_causal to the first key, and this mask to the last; pass a dense mask"
+    if parts.band in ("causal", "causal-top-left"):
+        given["is_causal"] = True
+    if parts.window is not None:
+        if past:
+            return "JAX counts windows from the first key, and this mask from the last; pass a dense mask"
+        given["local_window_size"] = list(parts.window)
+    if parts.lengths is not None:
         if real is None:
-            return Arguments(
-                "jax", name.spec, why="JAX has no argument for packed documents; pass a dense mask"
-            )
+            return "JAX has no argument for packed documents; pass a dense mask"
         if not real[:, 0].all():
-            return Arguments(
-                "jax",
-                name.spec,
-                why="JAX's sequence lengths count from the first token, and this padding is on the left; pass a dense mask",
+            return (
+                "JAX's sequence lengths count from the first token, and this padding is on the left; "
+                "pass a dense mask"
             )
-        found["key_value_seq_lengths"] = [n for row in shape.lengths for n in row]
-    shown = ", ".join(f"{key}={_jax_code(key, value)}" for key, value in found.items())
-    return Arguments(
-        "jax", name.spec, found, f"jax.nn.dot_product_attention(q, k, v{', ' if shown else ''}{shown})"
-    )
+        given["key_value_seq_lengths"] = parts.flat
+    return Call(given, _code("jax.nn.dot_product_attention", given))
 
 
-def _jax_code(key: str, value: Any) -> str:
-    if key == "key_value_seq_lengths":
-        return f"jnp.array({value})"
-    return str(tuple(value) if key == "local_window_size" else value)
+BIAS = "xformers.ops.fmha.attn_bias."
+# How lists are written in code, by the argument that takes them.
+WRITTEN = {
+    "cu_seqlens_q": 'torch.tensor({}, dtype=torch.int32, device="cuda")',
+    "cu_seqlens_k": 'torch.tensor({}, dtype=torch.int32, device="cuda")',
+    "key_value_seq_lengths": "jnp.array({})",
+    "window_size": "({0[0]}, {0[1]})",
+    "local_window_size": "({0[0]}, {0[1]})",
+}
 
 
-def _flex(name: Name, spec: Spec) -> Arguments:
+def _code(function: str, given: dict[str, Any]) -> str:
+    shown = [f"{key}={WRITTEN.get(key, '{}').format(value)}" for key, value in given.items()]
+    return f"{function}({', '.join(['q, k, v', *shown])})"
+
+
+def _flex(spec: Spec, layout: Layout) -> Call:
     """FlexAttention: the spec as the expression of a mask_mod, and the tensors that it reads."""
     tensors: dict[str, Any] = {}
-    body = _expression(spec, name.layout, tensors)
+    condition = _condition(spec, layout, tensors)
     lines = ["import torch"]
     lines += [f"{key} = torch.tensor({value})" for key, value in tensors.items()]
-    # P_ stands for the query's key position.
-    body = body.replace("P_", f"(q_idx + {name.layout.past})" if name.layout.past else "q_idx")
-    lines += ["def mask_mod(b, h, q_idx, kv_idx):", f"    return {body}"]
-    return Arguments("flex", name.spec, {"tensors": tensors, "mask_mod": body}, "\n".join(lines))
+    lines += ["def mask_mod(b, h, q_idx, kv_idx):", f"    return {condition}"]
+    return Call({"tensors": tensors, "mask_mod": condition}, "\n".join(lines))
 
 
-def _expression(spec: Spec, layout: Layout, tensors: dict[str, Any]) -> str:
-    """The condition of a spec over q_idx, kv_idx and P_, which stands for the query's key position."""
+def _condition(spec: Spec, layout: Layout, tensors: dict[str, Any]) -> str:
+    """The condition of a spec over q_idx and kv_idx; the tensors that it reads are added to `tensors`."""
     if isinstance(spec, Not):
-        return f"~({_expression(spec.operand, layout, tensors)})"
+        return f"~({_condition(spec.operand, layout, tensors)})"
     if isinstance(spec, Joined):
-        return f" {spec.sign} ".join(
-            f"({_expression(operand, layout, tensors)})" for operand in spec.operands
-        )
+        operands = [_condition(operand, layout, tensors) for operand in spec.operands]
+        return f" {spec.sign} ".join(f"({operand})" for operand in operands)
+
     assert isinstance(spec, Named)
-    n = spec.numbers
-    if spec.name == "documents":
-        lengths = (*n, layout.keys - sum(n))
-        tensors["document"] = np.repeat(np.arange(len(lengths)), lengths).tolist()
-        return "document[P_] == document[kv_idx]"
-    if spec.name in ("padding", "chunked", "combined") and layout.real is not None:
-        if spec.name == "chunked":
-            tensors["left"] = layout.real.argmax(axis=1).tolist()
-            left = "left[b]" if len(layout.real) > 1 else "left[0]"
-            return f"(kv_idx <= P_) & ((P_ - {left}) // {n[0]} == (kv_idx - {left}) // {n[0]})"
-        # One row is the same for every batch item, however many there will be.
-        one = len(layout.real) == 1
-        tensors["real"] = layout.real[0].tolist() if one else layout.real.tolist()
-        return ("real[kv_idx]" if one else "real[b, kv_idx]") + (
-            " & (kv_idx <= P_)" if spec.name == "combined" else ""
-        )
-    return {
-        "full": "kv_idx >= 0",
-        "causal": "kv_idx <= P_",
-        "causal-top-left": "kv_idx <= q_idx",
-        "prefix": "kv_idx < {0}",
-        "prefix-lm": "(kv_idx < {0}) | (kv_idx <= P_)",
-        "window": "(P_ - kv_idx).abs() <= {0}",
-        "sliding": "(kv_idx <= P_) & (P_ - kv_idx < {0})",
-        "blocks": "P_ // {0} == kv_idx // {0}",
-        "chunked": "(kv_idx <= P_) & (P_ // {0} == kv_idx // {0})",
-        "dilated": "((P_ - kv_idx).abs() <= {0}) & ((P_ - kv_idx) % {1} == 0)",
-        "global": "(kv_idx < {0}) | (P_ < {0})",
-    }[spec.name].format(*n)
+    kind = KINDS[spec.name]
+    condition = kind.flex
+    if not isinstance(condition, str):
+        condition, read = condition(layout, *spec.numbers)
+        tensors |= read
+    position = f"(q_idx + {layout.past})" if layout.past else "q_idx"
+    numbers = dict(zip(kind.numbers, spec.numbers, strict=False))
+    return condition.format(p=position, **numbers)
+
+
+class Form(NamedTuple):
+    """How a library is given a mask: of the parts of a conjunction, or of any spec."""
+
+    of_parts: Callable[[Parts], Call | str] | None = None
+    of_spec: Callable[[Spec, Layout], Call | str] | None = None
+
+
+TARGETS = {
+    "flash-attn": Form(_flash),
+    "flex": Form(of_spec=_flex),
+    "xformers": Form(_xformers),
+    "jax": Form(_jax),
+}

@@ -16,8 +16,8 @@ from maskcli.masks.words import items_in_words, runs_in_words
 class Region:
     """Cells in which one mask attends and the other does not.
 
-    `batch` and `heads` are indices, None for all; `queries` and `keys` are runs [start, stop) that cover the cells; `cells`
-    counts them; `wider` is the mask that attends, "A" or "B"; `meaning` says it in a sentence.
+    `batch` and `heads` are indices, None for all; `queries` and `keys` are runs [start, stop) that cover the
+    cells; `cells` counts them; `wider` is the mask that attends, "A" or "B"; `meaning` says it in a sentence.
     """
 
     batch: tuple[int, ...] | None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,14 +15,23 @@ from maskcli.arrays import Array, Shape
 from maskcli.errors import MaskcliError
 from maskcli.masks.mask import MAX_RUNS, Mask, dense_runs
 
+if TYPE_CHECKING:
+    from maskcli.masks.edges import Edges
+
+# The numbers behind a kind's colon.
+Numbers = tuple[int, ...]
+# The condition of a mask_mod, and the tensors that it reads.
+Condition = tuple[str, dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Layout:
     """What a kind may know about the input.
 
-    `real` bool [B, K] says which keys are real tokens, `documents` int [B, K] which packed document each key belongs to;
-    None when nothing tells. `cross` says that keys come from another sequence than queries. `origin` int [B] is the position
-    of key 0 counted from the first real token, for a cache that no longer holds that token; None: `real` tells.
+    `real` bool [B, K] says which keys are real tokens, `documents` int [B, K] which packed document each key
+    belongs to; None when nothing tells. `cross` says that keys come from another sequence than queries.
+    `origin` int [B] is the position of key 0 counted from the first real token, for a cache that no longer
+    holds that token; None: `real` tells.
     """
 
     batch: int
@@ -46,15 +55,39 @@ class Layout:
         return (np.arange(self.queries) + self.past).reshape(1, 1, -1)
 
 
-class Kind(NamedTuple):
-    """A row of the registry: what follows the colon, which facts it needs, which axes it varies along, and how to build it."""
+class Fit(NamedTuple):
+    """How naming finds a kind in a mask.
 
-    numbers: tuple[str, ...]
-    lowest: int
-    needs: str | None
-    axes: str
+    Kinds are tried, and written in a name, by `rank`. Those for whose edges `when` holds contain the mask
+    with the `numbers` that these give, as tightly as they can. `usual`: the nearest name is also sought with
+    the numbers that most rows show. `under_causal`: and with causal beside it.
+    """
+
+    rank: int
+    when: Callable[[Edges], bool]
+    numbers: Callable[[Edges], list[Numbers]]
+    usual: bool = False
+    under_causal: bool = False
+
+
+class Kind(NamedTuple):
+    """All there is to a kind of mask: a new one is a row of KINDS and nothing else.
+
+    `build` makes the mask from a layout and `numbers`, each at least `lowest`, which are called so in specs
+    and in `flex`. It varies along `axes`, of "b" and "q". `flex` is the condition of a FlexAttention mask_mod
+    over q_idx, kv_idx and {p}, the query's key position, or makes it from the layout and the numbers, with
+    the tensors that it reads. `needs` is a fact about the input. `fit` finds it in a mask; one that `grows`
+    is also sought inside of masks, with the largest number.
+    """
+
     build: Callable[..., Mask]
-    meaning: str
+    numbers: tuple[str, ...]
+    axes: str
+    flex: str | Callable[..., Condition]
+    fit: Fit | None = None
+    lowest: int = 0
+    needs: str | None = None
+    grows: bool = False
 
 
 def full(layout: Layout) -> Mask:
@@ -131,8 +164,8 @@ def documents(layout: Layout, *lengths: int) -> Mask:
     if lengths:
         if sum(lengths) > layout.keys:
             raise MaskcliError(
-                f"documents:{','.join(map(str, lengths))} covers {sum(lengths)} tokens, but there are only {layout.keys} "
-                f"keys; pass lengths that sum to at most {layout.keys}"
+                f"documents:{','.join(map(str, lengths))} covers {sum(lengths)} tokens, but there are only "
+                f"{layout.keys} keys; pass lengths that sum to at most {layout.keys}"
             )
         rest = layout.keys - sum(lengths)
         ids = np.repeat(np.arange(len(lengths) + 1), [*lengths, rest])[None]
@@ -141,8 +174,8 @@ def documents(layout: Layout, *lengths: int) -> Mask:
         ids = layout.documents
     if layout.queries + layout.past > layout.keys:
         raise MaskcliError(
-            f"the last query stands at position {layout.queries + layout.past - 1}, behind the last of {layout.keys} keys, "
-            "so its document is unknown; pass a smaller past"
+            f"the last query stands at position {layout.queries + layout.past - 1}, behind the last of "
+            f"{layout.keys} keys, so its document is unknown; pass a smaller past"
         )
     return _same_label(layout, ids)
 
@@ -152,15 +185,16 @@ def dilated(layout: Layout, reach: int, step: int) -> Mask:
     if step == 1:
         return window(layout, reach)
     position = layout.positions.ravel()
-    # How many steps fit before and behind each query; both can be negative when it stands outside of the keys.
+    # How many steps fit before and behind each query; both can be negative when it stands outside of the
+    # keys.
     before = np.minimum(reach // step, position // step)
     behind = np.minimum(reach // step, (layout.keys - 1 - position) // step)
     counts = np.maximum(before + behind + 1, 0)
     total = int(counts.sum())
     if total > MAX_RUNS:
         raise MaskcliError(
-            f"dilated:{reach},{step} over {layout.queries:,} queries needs {total:,} runs of one key, more than the limit of "
-            f"{MAX_RUNS:,}; ask for fewer tokens or a smaller reach"
+            f"dilated:{reach},{step} over {layout.queries:,} queries needs {total:,} runs of one key, more than "
+            f"the limit of {MAX_RUNS:,}; ask for fewer tokens or a smaller reach"
         )
     starts = np.empty(total, np.int32)
     at = 0
@@ -182,7 +216,8 @@ def global_(layout: Layout, size: int) -> Mask:
 def _same_label(layout: Layout, ids: Array) -> Mask:
     """Keys whose label [b, K] equals that of the query's position."""
     items, keys = ids.shape
-    # One table row for each label of each item: the runs of keys that carry it. Queries then take their label's row.
+    # One table row for each label of each item: the runs of keys that carry it. Queries then take their
+    # label's row.
     change = np.ones((items, keys), bool)
     change[:, 1:] = ids[:, 1:] != ids[:, :-1]
     starts = np.flatnonzero(change)
@@ -202,25 +237,118 @@ def _same_label(layout: Layout, ids: Array) -> Mask:
     return table.take(layout.shape, of_key[:, None, layout.past : layout.past + layout.queries])
 
 
-# Every kind of the spec language, in the order in which help lists them.
+def _real_condition(layout: Layout) -> Condition:
+    assert layout.real is not None
+    if len(layout.real) == 1:
+        # One row is the same for every batch item, however many there will be.
+        return "real[kv_idx]", {"real": layout.real[0].tolist()}
+    return "real[b, kv_idx]", {"real": layout.real.tolist()}
+
+
+def _combined_condition(layout: Layout) -> Condition:
+    condition, tensors = _real_condition(layout)
+    return f"{condition} & (kv_idx <= {{p}})", tensors
+
+
+def _chunked_condition(layout: Layout, size: int) -> Condition:
+    if layout.real is None:
+        return "(kv_idx <= {p}) & ({p} // {C} == kv_idx // {C})", {}
+    left = "left[b]" if len(layout.real) > 1 else "left[0]"
+    condition = f"(kv_idx <= {{p}}) & (({{p}} - {left}) // {{C}} == (kv_idx - {left}) // {{C}})"
+    return condition, {"left": layout.real.argmax(axis=1).tolist()}
+
+
+def _documents_condition(layout: Layout, *lengths: int) -> Condition:
+    whole = (*lengths, layout.keys - sum(lengths))
+    return "document[{p}] == document[kv_idx]", {"document": np.repeat(np.arange(len(whole)), whole).tolist()}
+
+
+def _looks_back(edges: Edges) -> bool:
+    return edges.ahead <= 0
+
+
+def _looks_ahead(edges: Edges) -> bool:
+    return edges.ahead > 0
+
+
+def _always(_: Edges) -> bool:
+    return True
+
+
+def _reach(edges: Edges) -> int:
+    return max(edges.ahead, edges.behind, 0)
+
+
+# Every kind of the spec language, in the order in which it is listed.
 KINDS: dict[str, Kind] = {
-    "full": Kind((), 0, None, "", full, "every key"),
-    "causal": Kind((), 0, None, "q", causal, "keys up to itself: k <= p"),
+    "full": Kind(full, (), "", "kv_idx >= 0"),
+    "causal": Kind(causal, (), "q", "kv_idx <= {p}", Fit(1, _looks_back, lambda _: [()], usual=True)),
     "causal-top-left": Kind(
-        (), 0, None, "q", causal_top_left, "k <= q, ignoring any past (torch SDPA is_causal)"
+        causal_top_left,
+        (),
+        "q",
+        "kv_idx <= q_idx",
+        Fit(3, lambda edges: edges.layout.past > 0 and edges.top_left <= 0, lambda _: [()], usual=True),
     ),
-    "padding": Kind((), 0, "padding", "b", padding, "keys that are real tokens"),
-    "combined": Kind((), 0, "padding", "bq", combined, "causal & padding"),
-    "cross": Kind((), 0, "source", "b", padding, "real tokens of the source"),
-    "prefix": Kind(("N",), 0, None, "", prefix, "the first N keys"),
-    "prefix-lm": Kind(("N",), 0, None, "q", prefix_lm, "the first N keys, and keys up to itself"),
-    "window": Kind(("R",), 0, None, "q", window, "at most R keys away, on both sides"),
-    "sliding": Kind(("W",), 1, None, "q", sliding, "the last W keys, itself included"),
-    "blocks": Kind(("B",), 1, None, "q", blocks, "the same block of B keys"),
+    "padding": Kind(padding, (), "b", _real_condition, needs="padding"),
+    "combined": Kind(combined, (), "bq", _combined_condition, needs="padding"),
+    "cross": Kind(padding, (), "b", _real_condition, needs="source"),
+    "prefix": Kind(
+        prefix,
+        ("N",),
+        "",
+        "kv_idx < {N}",
+        Fit(6, _looks_ahead, lambda edges: [(edges.last,)], usual=True),
+        grows=True,
+    ),
+    "prefix-lm": Kind(
+        prefix_lm,
+        ("N",),
+        "q",
+        "(kv_idx < {N}) | (kv_idx <= {p})",
+        Fit(5, _looks_ahead, lambda edges: edges.prefix_lm()),
+    ),
+    "window": Kind(
+        window,
+        ("R",),
+        "q",
+        "({p} - kv_idx).abs() <= {R}",
+        Fit(4, _looks_ahead, lambda edges: [(_reach(edges),)], usual=True, under_causal=True),
+    ),
+    "sliding": Kind(
+        sliding,
+        ("W",),
+        "q",
+        "(kv_idx <= {p}) & ({p} - kv_idx < {W})",
+        Fit(2, _looks_back, lambda edges: [(max(edges.behind + 1, 1),)], usual=True),
+        lowest=1,
+    ),
+    "blocks": Kind(
+        blocks,
+        ("B",),
+        "q",
+        "{p} // {B} == kv_idx // {B}",
+        Fit(7, _always, lambda edges: edges.blocks(), under_causal=True),
+        lowest=1,
+    ),
     "chunked": Kind(
-        ("C",), 1, None, "bq", chunked, "up to itself in the same chunk of C, from the first real token"
+        chunked, ("C",), "bq", _chunked_condition, Fit(8, _looks_back, lambda edges: edges.chunks()), lowest=1
     ),
-    "documents": Kind(("...",), 0, "documents", "bq", documents, "the same packed document"),
-    "dilated": Kind(("R", "D"), 1, None, "q", dilated, "at most R away, every D-th key"),
-    "global": Kind(("N",), 0, None, "q", global_, "the first N keys, and every key for the first N queries"),
+    "documents": Kind(
+        documents,
+        ("...",),
+        "bq",
+        _documents_condition,
+        Fit(9, _always, lambda edges: edges.documents(), under_causal=True),
+        needs="documents",
+    ),
+    "dilated": Kind(
+        dilated,
+        ("R", "D"),
+        "q",
+        "(({p} - kv_idx).abs() <= {R}) & (({p} - kv_idx) % {D} == 0)",
+        Fit(10, lambda edges: edges.step > 1, lambda edges: [(_reach(edges), edges.step)]),
+        lowest=1,
+    ),
+    "global": Kind(global_, ("N",), "q", "(kv_idx < {N}) | ({p} < {N})", grows=True),
 }

@@ -1,7 +1,7 @@
 """Mask: for each query, the keys it may attend to, stored as runs [start, stop).
 
-Causal is one run a row, a sliding window one, packed documents one; a padding mask is one row for a whole sample. Everything
-here works on the runs, so its cost grows with their number and never with queries x keys.
+Causal is one run a row, a sliding window one, packed documents one; a padding mask is one row for a whole
+sample. Everything here works on the runs, so its cost grows with their number and never with queries x keys.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Runs = tuple[tuple[int, int], ...]
 MAX_RUNS = 2**25
 # The longest key axis that 32-bit runs can address with room for a stop behind the last key.
 MAX_KEYS = 2**31 - 2
-# Cells of a dense chunk that are looked at in one go: large enough to amortise numpy calls, small enough for the cache.
+# Cells of a dense chunk that are looked at in one go: large enough to amortise numpy calls, small enough for
+# the cache.
 CHUNK_CELLS = 2**22
 
 
@@ -30,8 +31,9 @@ CHUNK_CELLS = 2**22
 class Mask:
     """A boolean mask [B, H, Q, K], True = attend, as runs of keys.
 
-    `stored` is (b, h, q): the size of each axis that is held, 1 where the axis broadcasts. `pointer` int64 [b*h*q + 1] says
-    which runs belong to a stored row; `starts` and `stops` int32 are those runs: sorted, disjoint, not touching, not empty.
+    `stored` is (b, h, q): the size of each axis that is held, 1 where the axis broadcasts. `pointer` int64
+    [b*h*q + 1] says which runs belong to a stored row; `starts` and `stops` int32 are those runs: sorted,
+    disjoint, not touching, not empty.
     """
 
     shape: Shape
@@ -44,13 +46,13 @@ class Mask:
 
     @classmethod
     def from_intervals(cls, shape: Shape, starts: Array, stops: Array) -> Mask:
-        """One interval a row: `starts` and `stops` broadcast to [b, h, q]; they are clipped to 0..K, and may be empty."""
+        """One interval a row, clipped to 0..K and maybe empty: `starts` and `stops` broadcast to [b, h, q]."""
         _check_shape(shape)
         return _intervals(shape, np.clip(starts, 0, shape[3]), np.clip(stops, 0, shape[3]))
 
     @classmethod
     def from_runs(cls, shape: Shape, stored: Stored, counts: Array, starts: Array, stops: Array) -> Mask:
-        """Runs in row order, `counts` [rows] of them in each stored row; they must already be sorted and apart."""
+        """Runs in row order, `counts` [rows] of them in each stored row; they must be sorted and apart."""
         _check_shape(shape)
         _check_count(starts.size, "this mask")
         return cls(shape, stored, pointer_of(counts), starts.astype(np.int32), stops.astype(np.int32))
@@ -146,7 +148,7 @@ class Mask:
         return np.repeat(np.arange(self.rows), np.diff(self.pointer))
 
     def intervals(self) -> tuple[Array, Array] | None:
-        """Starts and stops [b, h, q] when no row has more than one run (0, 0 where it has none), else None."""
+        """Starts and stops [b, h, q] when no row has more than one run (0, 0 for none), else None."""
         held = self._held()
         # As many runs as rows that hold any: one in each.
         if self.starts.size != np.count_nonzero(held):
@@ -281,7 +283,7 @@ class Mask:
         return Mask(shape, shape[:3], pointer, self.starts[first:last], self.stops[first:last])
 
     def plane(self, batch: int = 0, head: int = 0, rows: tuple[int, int] | None = None) -> Mask:
-        """The rows of one batch item and head, as a mask [1, 1, n, K]; a single one when all queries share it."""
+        """The rows of one batch item and head, as a mask [1, 1, n, K]; a single one that all queries share."""
         b, h, q = self.stored
         low, high = rows if rows and q > 1 else (0, q)
         first = ((batch if b > 1 else 0) * h + (head if h > 1 else 0)) * q
@@ -335,7 +337,7 @@ class Mask:
 
 
 def dense_runs(rows: Array) -> tuple[Array, Array, Array]:
-    """Runs of True in each row of a boolean array [n, K]: how many a row [n], their starts and their stops."""
+    """Runs of True in each row of booleans [n, K]: how many a row [n], their starts and their stops."""
     n, keys = rows.shape
     padded = np.zeros((n, keys + 2), bool)
     padded[:, 1:-1] = rows

@@ -1,40 +1,44 @@
 """Mask to spec: the shortest text that rebuilds a mask, or the nearest one and how far off it is.
 
-Every kind contains the mask from some size on. Those tightest kinds, intersected, are the smallest mask the language can
-write around it; when that is the mask itself, the terms that do not matter are dropped until the text is shortest. Everything
-works on runs: the work grows with them and not with queries x keys.
+Every kind contains the mask from some size on. Those tightest kinds, intersected, are the smallest mask the
+language can write around it; when that is the mask itself, the terms that do not matter are dropped until the
+text is shortest. Everything works on runs: the work grows with them and not with queries x keys.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.masks.kinds import Layout
+from maskcli.masks.edges import edges_of
+from maskcli.masks.kinds import KINDS, Fit, Layout
 from maskcli.masks.mask import Mask
-from maskcli.masks.spec import Joined, Named, Not, Spec, build, kinds_in, write
+from maskcli.masks.spec import Joined, Named, Not, Spec, build, joined, kinds_in, write
 
 # A conjunction of more kinds than this is no name any more.
 MOST_TERMS = 4
-# Lengths of packed documents written out at most; more make a longer text than the mask deserves.
-MOST_DOCUMENTS = 4096
 # Two names for one mask that are worth telling: no more than this.
 MOST_ALIASES = 2
-# Sizes of blocks that are tried, and those of them that become terms: two can overlap (chunked:2 & chunked:3), more are nobody's.
-TRIED, MOST_SIZES = 64, 2
+# A conjunction of one term more than the shortest is a name as well up to this many characters.
+LONG = 64
+
+# A kind with its numbers, and its mask.
+Term = tuple[Named, Mask]
 
 
 @dataclass(frozen=True, eq=False)
 class Name:
     """What a mask is called.
 
-    `spec` rebuilds it over `layout` when `exact`; else it is the nearest name, wrong in the cells of `extra` (the name
-    attends, the mask does not) and `missing`. `aliases` are other names that mean the same at this length. `layout` holds the
-    padding that the mask shows (None when it shows none).
+    `spec` rebuilds it over `layout` when `exact`; else it is the nearest name, wrong in the cells of `extra`
+    (the name attends, the mask does not) and `missing`. `aliases` are other names that mean the same at this
+    length. `layout` holds the padding that the mask shows (None when it shows none).
     """
 
     spec: str
@@ -103,121 +107,102 @@ def _exact(mask: Mask, layout: Layout) -> Iterator[Spec]:
     if not mask.attended:
         yield Named("prefix", (0,))
         return
-    yield from _conjunctions(mask, layout, mask)
-    for union in _unions(mask, layout):
-        # X | union: X has to cover only what the union does not.
-        rest = mask - build(union, layout)
-        if not rest.attended and build(union, layout) == mask:
+    yield from _conjunctions(mask, layout)
+    for union in _inside(mask, layout):
+        yield from _with_union(mask, layout, union)
+
+
+def _with_union(mask: Mask, layout: Layout, union: Named) -> Iterator[Spec]:
+    """X | union, under causal and padding where they hold: X has to cover only what the union does not."""
+    part = build(union, layout)
+    rest = mask - part
+    if not rest.attended:
+        if part == mask:
             yield union
-        for causal in (False, True):
-            if causal and (mask - build(Named("causal"), layout)).attended:
-                continue
-            if not rest.attended:
-                continue
-            for inner in _conjunctions(rest, layout, None, limit=2):
-                terms = [
-                    term for term in _terms(inner) if not (causal and term.name in ("causal", "padding"))
-                ]
-                for spec in _joined(terms, union, causal, layout):
-                    if build(spec, layout) == mask:
-                        yield spec
-
-
-def _joined(terms: list[Named], union: Named, causal: bool, layout: Layout) -> Iterator[Spec]:
-    """(terms | union), under causal and padding where asked."""
-    if not terms:
         return
-    inner: Spec = terms[0] if len(terms) == 1 else Joined("&", tuple(terms))
-    either = Joined("|", (inner, union))
-    outer = ([Named("causal")] if causal else []) + ([Named("padding")] if layout.real is not None else [])
-    yield Joined("&", (*outer, either)) if outer else either
 
-
-def _terms(spec: Spec) -> list[Named]:
-    if isinstance(spec, Named):
-        return [spec]
-    return (
-        [operand for operand in spec.operands if isinstance(operand, Named)]
-        if isinstance(spec, Joined)
-        else []
-    )
-
-
-def _conjunctions(mask: Mask, layout: Layout, target: Mask | None, limit: int = MOST_TERMS) -> Iterator[Spec]:
-    """Conjunctions of kinds that contain `mask` as tightly as they can.
-
-    With a target, those that equal it, shortest combinations first; without one, all up to `limit` terms.
-    """
-    hull = [(term, build(term, layout)) for term in _supersets(mask, layout)]
-    if target is None:
-        for size in range(1, limit + 1):
-            for chosen in itertools.combinations(hull, size):
-                terms = tuple(term for term, _ in chosen)
-                yield terms[0] if size == 1 else Joined("&", terms)
-        return
-    whole = Mask.full(mask.shape)
-    for _, part in hull:
-        whole = whole & part
-    if whole != target:
-        return
-    if target.attended == target.cells:
-        yield Named("full")
-    best = None
-    for size in range(1, limit + 1):
-        for chosen in itertools.combinations(hull, size):
-            terms = tuple(term for term, _ in chosen)
-            spec = terms[0] if size == 1 else Joined("&", terms)
-            if best is not None and size > best and _length(spec) > 64:
+    padding = [Named("padding")] if layout.real is not None else []
+    causal = (mask - build(Named("causal"), layout)).attended == 0
+    chosen = [[term for term, _ in terms] for terms in _choices(_hull(rest, layout), 2)]
+    outsides = [padding, [Named("causal"), *padding]] if causal else [padding]
+    for outside in outsides:
+        # What holds outside of the union need not be said within.
+        said = {"causal", "padding"} if len(outside) > len(padding) else set()
+        for terms in chosen:
+            inner = [term for term in terms if term.name not in said]
+            if not inner:
                 continue
-            product = chosen[0][1]
-            for _, part in chosen[1:]:
-                product = product & part
-            if product == target:
+            either = Joined("|", (joined(inner), union))
+            spec = joined([*outside, either])
+            if build(spec, layout) == mask:
                 yield spec
-                best = size if best is None else best
-        if best is not None and size > best:
+
+
+def _conjunctions(mask: Mask, layout: Layout) -> Iterator[Spec]:
+    """Conjunctions of kinds that equal the mask: the shortest, and short ones of one term more."""
+    hull = _hull(mask, layout)
+    if _product(hull, mask) != mask:
+        return
+    if mask.attended == mask.cells:
+        yield Named("full")
+    found = False
+    for size in range(1, MOST_TERMS + 1):
+        longer = found
+        for chosen in itertools.combinations(hull, size):
+            spec = joined([term for term, _ in chosen])
+            if longer and _length(spec) > LONG:
+                continue
+            if _product(chosen, mask) == mask:
+                yield spec
+                found = True
+        if longer:
             return
 
 
-def _supersets(mask: Mask, layout: Layout) -> list[Named]:
-    """Of each kind, the tightest one that contains the mask; kinds that contain everything are left out."""
-    edges = _Edges(mask, layout)
-    terms = []
-    if edges.ahead <= 0:
-        terms.append(Named("causal"))
-        terms.append(Named("sliding", (max(edges.behind + 1, 1),)))
-    if layout.past and edges.top_left <= 0:
-        terms.append(Named("causal-top-left"))
-    if edges.ahead > 0:
-        terms.append(Named("window", (max(edges.ahead, edges.behind, 0),)))
-        if edges.prefix_lm is not None:
-            terms.append(Named("prefix-lm", (edges.prefix_lm,)))
-        terms.append(Named("prefix", (edges.last,)))
-    terms += [Named("blocks", (size,)) for size in edges.blocks()]
-    if edges.ahead <= 0:
-        terms += [Named("chunked", (size,)) for size in edges.chunks()]
-    if lengths := edges.documents():
-        terms.append(Named("documents", lengths))
-    if (step := edges.step()) is not None and step > 1:
-        terms.append(Named("dilated", (max(edges.ahead, edges.behind, 0), step)))
-    terms = [term for term in terms if build(term, layout).attended < mask.cells]
-    return [*terms, Named("padding")] if layout.real is not None else terms
+def _choices(hull: list[Term], most: int) -> Iterator[tuple[Term, ...]]:
+    """Up to so many terms, in all combinations, the shortest first."""
+    for size in range(1, most + 1):
+        yield from itertools.combinations(hull, size)
 
 
-def _unions(mask: Mask, layout: Layout) -> Iterator[Named]:
-    """global:N and prefix:N that lie inside the mask (but for the future and the padding), largest N."""
-    real = build(Named("padding"), layout) if layout.real is not None else Mask.full(mask.shape)
+def _product(terms: Sequence[Term], mask: Mask) -> Mask:
+    """The intersection of the terms; everything, without any."""
+    return functools.reduce(operator.and_, [part for _, part in terms] or [Mask.full(mask.shape)])
+
+
+def _hull(mask: Mask, layout: Layout) -> list[Term]:
+    """Of each kind, the tightest that contain the mask, with their masks; none that contain everything."""
+    edges = edges_of(mask, layout)
+    terms = [
+        Named(name, numbers) for name, fit in _fits() if fit.when(edges) for numbers in fit.numbers(edges)
+    ]
+    hull = [(term, build(term, layout)) for term in terms]
+    hull = [(term, part) for term, part in hull if part.attended < mask.cells]
+    if layout.real is not None:
+        hull.append((Named("padding"), build(Named("padding"), layout)))
+    return hull
+
+
+def _fits() -> list[tuple[str, Fit]]:
+    """The kinds that can be found in a mask, in the order in which a name says them."""
+    fits = [(name, kind.fit) for name, kind in KINDS.items() if kind.fit is not None]
+    return sorted(fits, key=lambda item: item[1].rank)
+
+
+def _inside(mask: Mask, layout: Layout) -> Iterator[Named]:
+    """prefix:N and its like, with the largest N that lies inside the mask but for future and padding."""
+    inside = build(Named("padding"), layout) if layout.real is not None else Mask.full(mask.shape)
     past = build(Named("causal"), layout)
-    causal = (mask - past).attended == 0
-    inside = real & past if causal else real
-    for kind in ("prefix", "global"):
-        size = _largest(mask, layout, kind, inside)
-        if size and size < mask.shape[3]:
-            yield Named(kind, (size,))
+    if not (mask - past).attended:
+        inside = inside & past
+    for name, kind in KINDS.items():
+        size = _largest(mask, layout, name, inside) if kind.grows else 0
+        if 0 < size < mask.shape[3]:
+            yield Named(name, (size,))
 
 
 def _largest(mask: Mask, layout: Layout, kind: str, inside: Mask) -> int:
-    """The largest N for which kind:N, as far as it may count, lies in the mask: mostly 0, so the search starts there."""
+    """The largest N for which kind:N lies in the mask, as far as it may count: mostly 0, where we start."""
 
     def fits(size: int) -> bool:
         return not ((build(Named(kind, (size,)), layout) & inside) - mask).attended
@@ -232,144 +217,26 @@ def _largest(mask: Mask, layout: Layout, kind: str, inside: Mask) -> int:
     return low
 
 
-class _Edges:
-    """Where the runs of a mask begin and end, seen from each query's own position."""
-
-    def __init__(self, mask: Mask, layout: Layout) -> None:
-        self.mask, self.layout = mask, layout
-        per = np.diff(mask.pointer)
-        rows = np.flatnonzero(per)
-        query = rows % mask.stored[2]
-        if mask.stored[2] == 1:
-            # One row for every query: the first and the last position bound it on both sides.
-            rows, query = np.repeat(rows, 2), np.tile([0, layout.queries - 1], rows.size)
-        self.item = rows // (mask.stored[1] * mask.stored[2])
-        self.position = query + layout.past
-        self.query = query
-        self.first = mask.starts[mask.pointer[:-1][rows]].astype(np.int64)
-        self.stop = mask.stops[mask.pointer[1:][rows] - 1].astype(np.int64)
-        self.rows = rows
-
-    @property
-    def ahead(self) -> int:
-        """How far the furthest key lies behind its query's position (0: itself)."""
-        return int((self.stop - 1 - self.position).max())
-
-    @property
-    def behind(self) -> int:
-        """How far the earliest key lies before its query's position."""
-        return int((self.position - self.first).max())
-
-    @property
-    def top_left(self) -> int:
-        """`ahead`, counted from the first key whatever the past."""
-        return int((self.stop - 1 - self.query).max())
-
-    @property
-    def last(self) -> int:
-        """The end of the furthest run."""
-        return int(self.stop.max())
-
-    @property
-    def prefix_lm(self) -> int | None:
-        """The N of a prefix-LM: where rows that look ahead end; None when they do not end together."""
-        ahead = self.stop - 1 > self.position
-        ends = self.stop[ahead]
-        return int(ends.max()) if ends.size and self.position.max() + 1 > ends.max() else None
-
-    def blocks(self) -> list[int]:
-        """Sizes B for which every run stays in its query's block, smallest first."""
-        return self._grid(np.zeros_like(self.position))
-
-    def chunks(self) -> list[int]:
-        """The same, counted from the first real token of each item."""
-        real = self.layout.real
-        left = (
-            np.zeros_like(self.position)
-            if real is None
-            else real.argmax(axis=1)[np.minimum(self.item, len(real) - 1)]
-        )
-        return self._grid(left)
-
-    def _grid(self, left: Array) -> list[int]:
-        first, last, position = self.first - left, self.stop - 1 - left, self.position - left
-        # A block has to reach from each query to its furthest key on both sides; borders lie where no run crosses.
-        need = int(max((position - first).max(), (last - position).max())) + 1
-        keys = self.layout.keys
-        crossed = np.zeros(keys + 1, np.int64)
-        low, high = np.minimum(first, position), np.maximum(last, position)
-        np.add.at(crossed, np.clip(low + 1, 0, keys), 1)
-        np.add.at(crossed, np.clip(high + 1, 0, keys), -1)
-        free = np.cumsum(crossed)[:keys] == 0
-        borders = np.flatnonzero(free)
-        sizes = borders[(borders >= max(need, 1)) & (borders < keys)][:TRIED].tolist()
-        return [size for size in sizes if free[size::size].all()][:MOST_SIZES]
-
-    def documents(self) -> tuple[int, ...]:
-        """Lengths between the borders that no query looks across; empty for one document, or when items differ."""
-        keys = self.layout.keys
-        if self.layout.queries + self.layout.past > keys:
-            return ()
-        low, high = np.minimum(self.first, self.position), np.maximum(self.stop - 1, self.position)
-        items = int(self.item.max()) + 1
-        crossed = np.zeros((items, keys + 1), np.int64)
-        np.add.at(crossed, (self.item, low + 1), 1)
-        np.add.at(crossed, (self.item, high + 1), -1)
-        free = (np.cumsum(crossed, axis=1)[:, :keys] == 0).all(axis=0)
-        free[0] = True
-        borders = np.flatnonzero(free)
-        if not 2 <= borders.size <= MOST_DOCUMENTS:
-            return ()
-        lengths = np.diff(np.append(borders, keys)).tolist()
-        # What is left over is a document of its own, so the last length need not be written.
-        return tuple(lengths[:-1])
-
-    def step(self) -> int | None:
-        """The D of a dilated mask: the greatest number that divides the distance of every attended key."""
-        mask = self.mask
-        if mask.stored[2] == 1 or mask.starts.size == 0 or (mask.stops - mask.starts > 1).any():
-            return None
-        position = mask.row_of_run() % mask.stored[2] + self.layout.past
-        distance = np.abs(mask.starts - position)
-        divisor = int(np.gcd.reduce(distance))
-        return divisor or None
-
-
 def _nearest(mask: Mask, layouts: list[Layout]) -> Name:
-    """The spec that differs in the fewest cells, among common masks of the sizes that most rows show."""
-    best: tuple[int, int, Spec, Layout] | None = None
+    """The spec that differs in the fewest cells, the shorter of two, among common masks."""
+    tried = []
     for layout in layouts:
         for spec in _common(mask, layout):
             wrong = (build(spec, layout) ^ mask).attended
-            if best is None or (wrong, _length(spec)) < best[:2]:
-                best = (wrong, _length(spec), spec, layout)
-    assert best is not None
-    _, _, spec, layout = best
+            tried.append((wrong, _length(spec), spec, layout))
+    _, _, spec, layout = min(tried, key=lambda item: item[:2])
     named = build(spec, layout)
     return Name(write(spec), named == mask, layout, (), named - mask, mask - named)
 
 
 def _common(mask: Mask, layout: Layout) -> Iterator[Spec]:
-    tail: tuple[Spec, ...] = (Named("padding"),) if layout.real is not None else ()
-    bases: list[tuple[Spec, ...]] = [(), (Named("causal"),), (Named("causal-top-left"),)]
-    if mask.attended:
-        edges = _Edges(mask, layout)
-        behind, ahead = _usual(edges.position - edges.first), _usual(edges.stop - 1 - edges.position)
-        bases.append((Named("sliding", (max(behind + 1, 1),)),))
-        bases.append((Named("window", (max(behind, ahead, 0),)),))
-        bases.append((Named("prefix", (_usual(edges.stop),)),))
-        bases += [(term,) for term in _supersets(mask, layout) if term.name != "padding"]
-        bases += [
-            (Named("causal"), term[0])
-            for term in bases[3:]
-            if isinstance(term[0], Named) and term[0].name in ("blocks", "documents", "window")
-        ]
+    """What the mask may have been meant to be: kinds of the sizes that most rows show, and those around it."""
+    edges = edges_of(mask, layout).usual()
+    terms = [Named(name, numbers) for name, fit in _fits() if fit.usual for numbers in fit.numbers(edges)]
+    terms += [term for term, _ in _hull(mask, layout) if term.name != "padding"]
+    under_causal = {name for name, fit in _fits() if fit.under_causal}
+    bases = [[], *([term] for term in terms)]
+    bases += [[Named("causal"), term] for term in terms if term.name in under_causal]
+    tail = [Named("padding")] if layout.real is not None else []
     for base in bases:
-        terms = (*base, *tail)
-        yield Named("full") if not terms else terms[0] if len(terms) == 1 else Joined("&", terms)
-
-
-def _usual(values: Array) -> int:
-    """The most frequent value."""
-    found, counts = np.unique(values, return_counts=True)
-    return int(found[counts.argmax()])
+        yield joined([*base, *tail] or [Named("full")])

@@ -1,13 +1,14 @@
 """Mask specs: the text "causal & sliding:4" to a Mask.
 
-spec := kind | spec & spec | spec "|" spec | ~spec | (spec), with ~ before & before |; `not`, `and`, `or` are the same.
+spec := kind | spec & spec | spec "|" spec | ~spec | (spec), with ~ before & before |; `not`, `and`, `or` are
+the same.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from maskcli.errors import MaskcliError
@@ -113,6 +114,11 @@ def write(spec: Spec) -> str:
         for operand in spec.operands
     )
     return f" {spec.sign} ".join(parts)
+
+
+def joined(specs: Sequence[Spec], sign: str = "&") -> Spec:
+    """Specs joined by a sign; a single one as it is."""
+    return specs[0] if len(specs) == 1 else Joined(sign, tuple(specs))
 
 
 def conjuncts(spec: Spec) -> tuple[Spec, ...]:
@@ -268,6 +274,7 @@ def _numbers(name: str, kind: Kind, colon: str, rest: str) -> tuple[int, ...]:
     for part in parts:
         if not (part.isascii() and part.isdigit() and len(part) < 16 and int(part) >= kind.lowest):
             raise MaskcliError(
-                f"{name}:{rest} has {part!r} where a whole number of at least {kind.lowest} belongs; write {example}"
+                f"{name}:{rest} has {part!r} where a whole number of at least {kind.lowest} belongs; "
+                f"write {example}"
             )
     return tuple(map(int, parts))

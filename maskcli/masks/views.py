@@ -1,4 +1,4 @@
-"""Views of a mask: tiles, pictures, and the spans of keys that some rows ignore. All of them work on the runs."""
+"""Views of a mask: tiles, pictures, and the spans of keys that some rows ignore, all from its runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Blocks(NamedTuple):
 def blocks(mask: Mask, query_block: int = 128, key_block: int = 128) -> Blocks:
     """Tiles of query_block x key_block cells (smaller at the far edges) that are full, partial and empty.
 
-    A tile is not empty when the union of its rows' runs touches it, and full when their intersection covers it.
+    A tile is not empty when the union of its rows' runs touches it, and full when their intersection covers
+    it.
     """
     batch, heads, queries, keys = mask.shape
     b, h, q = mask.stored
@@ -55,8 +56,8 @@ def blocks(mask: Mask, query_block: int = 128, key_block: int = 128) -> Blocks:
 def ignored(mask: Mask, rows: tuple[int, int], batch: int = 0, head: int = 0) -> list[Ignored]:
     """Spans of keys that some of these rows ignore: (start, stop, who).
 
-    `who` is None where every row ignores the whole span, else a boolean array [rows, stop - start], True = ignored
-    (one row only, when all rows are the same).
+    `who` is None where every row ignores the whole span, else a boolean array [rows, stop - start], True =
+    ignored (one row only, when all rows are the same).
     """
     part = mask.plane(batch, head, rows)
     intervals = part.intervals()
@@ -148,7 +149,7 @@ def _unite(mask: Mask, group: Array, groups: int) -> Mask:
 
 
 def _around(starts: Array, stops: Array, keys: int) -> list[Ignored]:
-    """`ignored` for rows of one interval each: before the first start, behind the last stop, and where they differ."""
+    """`ignored` for rows of one interval each: before the first, behind the last, and where they differ."""
     low, high = int(starts.min()), int(stops.max())
     inner_low, inner_high = int(starts.max()), int(stops.min())
     outside = [(0, low), (high, keys)]

@@ -1,0 +1,80 @@
+"""What the room is built for: a new kind of mask is one row of KINDS, and everything else follows from it."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention.flex_attention import create_mask
+
+from maskcli.errors import MaskcliError
+from maskcli.masks.arguments import arguments
+from maskcli.masks.kinds import KINDS, Fit, Kind, Layout
+from maskcli.masks.mask import Mask
+from maskcli.masks.naming import name_of
+from maskcli.masks.spec import axes, build, parse, write
+
+
+def stripes(layout, size):
+    """k % N == p % N."""
+    equal = np.arange(layout.keys) % size == layout.positions.reshape(-1, 1) % size
+    return Mask.from_dense(np.broadcast_to(equal, layout.shape))
+
+
+ROW = Kind(
+    stripes,
+    ("N",),
+    "q",
+    "kv_idx % {N} == {p} % {N}",
+    Fit(11, lambda edges: edges.step > 1, lambda edges: [(edges.step,)]),
+    lowest=1,
+)
+
+
+@pytest.fixture(autouse=True)
+def _row(monkeypatch):
+    monkeypatch.setitem(KINDS, "stripes", ROW)
+
+
+def oracle(size, queries, keys, past):
+    return np.array([[k % size == (q + past) % size for k in range(keys)] for q in range(queries)])
+
+
+def test_its_specs_are_read_and_written():
+    assert write(parse("CAUSAL & Stripes:3")) == "causal & stripes:3"
+    assert axes(parse("stripes:3")) == "q"
+    with pytest.raises(MaskcliError, match="stripes needs a size: stripes:4"):
+        parse("stripes")
+    with pytest.raises(MaskcliError, match="at least 1"):
+        parse("stripes:0")
+    with pytest.raises(MaskcliError, match="did you mean 'stripes'"):
+        parse("stripe:3")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize(("queries", "keys", "past"), [(12, 12, 0), (5, 12, 7), (1, 9, 8)])
+def test_its_masks_are_what_an_oracle_says(size, queries, keys, past):
+    layout = Layout(1, queries, keys, past=past)
+    expected = oracle(size, queries, keys, past)
+    assert np.array_equal(build(parse(f"stripes:{size}"), layout).dense(), expected)
+    assert np.array_equal(
+        build(parse(f"~stripes:{size} | prefix:2"), layout).dense()[:, 2:], ~expected[:, 2:]
+    )
+
+
+@pytest.mark.parametrize("past", [0, 6])
+def test_dense_masks_of_it_are_named(past):
+    dense = oracle(3, 12, 12 + past, past)
+    name = name_of(Mask.from_dense(dense))
+    assert (name.spec, name.exact) == ("stripes:3", True)
+    below = dense & (np.arange(12 + past) <= np.arange(12)[:, None] + past)
+    assert name_of(Mask.from_dense(below)).spec == "causal & stripes:3"
+
+
+@pytest.mark.parametrize("past", [0, 6])
+def test_flex_attention_gets_its_condition(past):
+    dense = oracle(3, 12, 12 + past, past)
+    name = name_of(Mask.from_dense(dense))
+    scope = {}
+    exec(arguments(name, "flex").code, scope)
+    made = create_mask(scope["mask_mod"], 1, 1, *dense.shape, device="cpu")
+    assert torch.equal(made[0, 0], torch.from_numpy(dense))
+    assert arguments(name, "jax").why == "jax has no argument for stripes; use flex, or a dense mask"
