@@ -88,8 +88,10 @@ def convert(
     stored = row.stored(given.keep)
     conventions.fitting(stored, to, source)
     if output is None:
+        from maskcli.tensors import writable
+
         raise MaskcliError(
-            f"--to {to} makes a tensor; say where to write it with -o FILE (.safetensors, .npy, .npz or .pt)"
+            f"--to {to} makes a tensor; say where to write it with -o FILE ({', '.join(writable())})"
         )
     differs = stored[0] > 1 and stored[1] == 1 and stored[2] > 1
     if row.folds_heads and heads is None and differs:

@@ -31,7 +31,6 @@ class ShowForm(str, enum.Enum):
 
 _FORMS = {".json": "json", ".jsonl": "json-lines", ".csv": "csv", ".txt": "text"}
 _PICTURES = (".png", ".svg", ".pdf")
-_TENSORS = (".safetensors", ".npy", ".npz", ".pt")
 
 
 @app.command(epilog='Example:  maskcli show "The cat sat" "Hello" -m "causal & padding"')
@@ -156,16 +155,15 @@ def show(
 
         save_heatmap(shown, output or "")
         return Exit.OK
-    if form is None and suffix in _TENSORS:
+    others = (*_PICTURES, *_tensor_suffixes()) if output else ()
+    if form is None and suffix in others:
         _save_tensor(shown, output or "")
         return Exit.OK
-    if form is not None and suffix in _PICTURES + _TENSORS:
+    if form is not None and suffix in others:
         raise MaskcliError(
             f"--format {form.value} does not fit {output!r}, whose suffix names another form; leave one of them out"
         )
-    chosen = form_of(
-        output, form.value if form else None, {**_FORMS, **dict.fromkeys(_PICTURES + _TENSORS, "")}, "table"
-    )
+    chosen = form_of(output, form.value if form else None, {**_FORMS, **dict.fromkeys(others, "")}, "table")
     with result(output) as stream:
         if chosen == ShowForm.table.value:
             from maskcli.report.tables import print_shown
@@ -383,6 +381,12 @@ def _layout(batch: Batch, source: Batch | None, past: int, cache_length: int | N
     if batch.documents is not None and batch.segments is not None:
         documents = np.pad(batch.segments, slots, mode="edge")
     return Layout(items, queries, keys, heads, past, real, documents)
+
+
+def _tensor_suffixes() -> tuple[str, ...]:
+    from maskcli.tensors import writable
+
+    return tuple(writable())
 
 
 def _save_tensor(shown: Shown, path: str) -> None:

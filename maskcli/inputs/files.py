@@ -8,7 +8,7 @@ from glob import has_magic
 from pathlib import Path, PurePath
 
 from maskcli.errors import MaskcliError
-from maskcli.tensors import READERS, split_target
+from maskcli.tensors import readable, split_target, suffix_of
 
 
 def expand(targets: Iterable[str]) -> list[str]:
@@ -34,7 +34,7 @@ def _files(path: str) -> list[str]:
         return [path]
     if not within:
         what = "is a folder without" if os.path.isdir(path) else "matches no"
-        raise MaskcliError(f"{path!r} {what} files of the types {', '.join(READERS)}: check the path")
+        raise MaskcliError(f"{path!r} {what} files of the types {', '.join(readable())}: check the path")
     return within
 
 
@@ -68,7 +68,7 @@ def _matching(pattern: str) -> Iterator[str]:
 
 
 def _known(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in READERS
+    return suffix_of(name) in readable()
 
 
 def _parts(path: str) -> tuple[str, ...]:

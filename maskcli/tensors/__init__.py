@@ -2,18 +2,18 @@
 
 from maskcli.tensors.atomic import replacing
 from maskcli.tensors.compare import Difference, difference
+from maskcli.tensors.formats import readable, suffix_of, writable
 from maskcli.tensors.memory import from_array, from_arrays
-from maskcli.tensors.open import READERS, open_tensors
+from maskcli.tensors.open import open_tensors
 from maskcli.tensors.roles import ROLES, Kind, Roled, parse_role, role_by_name, role_of, roles_of
+from maskcli.tensors.sources import Source, source_from, source_of
 from maskcli.tensors.storage import Computed, on_a_page
 from maskcli.tensors.tensor import Tensor, TensorFile, find_tensor, split_target
 from maskcli.tensors.views import View, Zoom, parse_range, place, view
-from maskcli.tensors.write import WRITERS, Source, source_from, source_of, write_tensors
+from maskcli.tensors.write import write_tensors
 
 __all__ = [
-    "READERS",
     "ROLES",
-    "WRITERS",
     "Computed",
     "Difference",
     "Kind",
@@ -32,6 +32,7 @@ __all__ = [
     "parse_range",
     "parse_role",
     "place",
+    "readable",
     "replacing",
     "role_by_name",
     "role_of",
@@ -39,6 +40,8 @@ __all__ = [
     "source_from",
     "source_of",
     "split_target",
+    "suffix_of",
     "view",
+    "writable",
     "write_tensors",
 ]

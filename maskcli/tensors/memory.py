@@ -1,13 +1,16 @@
 """Arrays in memory as tensors: numpy arrays, torch tensors, anything with `__array__`."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from maskcli.arrays import Array
+from maskcli.tensors.dtypes import numpy_dtype, unreadable
 from maskcli.tensors.storage import InMemory, Refused
-from maskcli.tensors.tensor import Tensor, TensorFile, numpy_dtype, unreadable
+from maskcli.tensors.tensor import Tensor, TensorFile
 
 
 def from_arrays(arrays: Mapping[str, Any], path: str = "") -> TensorFile:

@@ -1,37 +1,62 @@
-"""Read .npy and .npz without ever unpickling."""
+"""Read and write .npy and .npz, without ever unpickling."""
+
+from __future__ import annotations
 
 import io
 import math
 import os
 import warnings
 import zipfile
-import zlib
+from collections.abc import Mapping
 from tokenize import TokenError
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.tensors.safetensors_file import MAX_ELEMENTS, MAX_RANK
+from maskcli.tensors.dtypes import numpy_dtype, unreadable
+from maskcli.tensors.limits import MAX_INFLATED, MAX_NPY_HEADER, POSSIBLE, is_possible
+from maskcli.tensors.sources import Source, Writer, pour
 from maskcli.tensors.storage import Handle, InMemory, Refused, in_file
-from maskcli.tensors.tensor import Tensor, TensorFile, numpy_dtype, unreadable
-from maskcli.tensors.zipped import archive, data_offset
+from maskcli.tensors.tensor import Tensor, TensorFile
+from maskcli.tensors.zipped import DAMAGES, archive, data_offset, names_in_zip
 
-MAX_INFLATED = 2 * 1024**3
-"""Bytes that one compressed member may expand to, and all of them together: it is expanded in memory when read."""
-MAX_NPY_HEADER = 10_000
-"""Characters of an array header, numpy's own limit: it is parsed as Python literals."""
+# Bytes in which a header ends: its magic, its length, its text.
+HEAD = MAX_NPY_HEADER + 64
+# Bytes of a compressed member that are expanded at a time.
+INFLATED_AT_ONCE = 1 << 20
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# What numpy raises for a header that is none.
+NO_HEADER = (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError, TokenError)
+
+
+class _Header(NamedTuple):
+    """What the header of an array says, and where in its bytes the elements begin; `raw` is None for no numbers."""
+
+    dtype: str
+    raw: np.dtype[Any] | None
+    shape: tuple[int, ...]
+    fortran: bool
+    begin: int
+    why_not: str
+
+
+def holds_npy(handle: Handle, head: bytes) -> bool:
+    """Whether the magic bytes of an array come first."""
+    return head.startswith(b"\x93NUMPY")
+
+
+def holds_npz(handle: Handle, head: bytes) -> bool:
+    """Whether this is an archive of .npy members."""
+    names = names_in_zip(handle, head)
+    return bool(names) and all(name.endswith(".npy") for name in names)
 
 
 def read_npy(handle: Handle) -> TensorFile:
-    """The one array of a .npy file, named after the file.
-
-    A `<V2` is read as bfloat16: that is what np.save makes of one, and no other type of two anonymous bytes is in use.
-    """
+    """The one array of a .npy file, named after the file."""
     name = os.path.splitext(os.path.basename(handle.path))[0]
-    head = io.BytesIO(handle.bytes(0, MAX_NPY_HEADER + 64))
-    tensor = _stored(handle, name, head, 0, handle.size)
+    tensor = _stored(handle, name, 0, handle.size)
     if isinstance(tensor.storage, Refused):
         raise MaskcliError(tensor.storage.reason)
     return TensorFile(handle.path, (tensor,))
@@ -43,9 +68,9 @@ def read_npz(handle: Handle) -> TensorFile:
         members = opened.infolist()
         inflated = sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED)
         if inflated > MAX_INFLATED:
-            raise MaskcliError(
-                f"{handle.path!r} would expand to {inflated} bytes, expected at most {MAX_INFLATED}: "
-                "save it with np.savez (not compressed) or as .safetensors."
+            raise handle.error(
+                f"would expand to {inflated} bytes and at most {MAX_INFLATED} are expanded; "
+                "save it with np.savez (not compressed) or as .safetensors"
             )
         return TensorFile(handle.path, tuple(_member(handle, opened, member) for member in members))
 
@@ -54,30 +79,29 @@ def _member(handle: Handle, opened: zipfile.ZipFile, member: zipfile.ZipInfo) ->
     name = member.filename.removesuffix(".npy")
     start = data_offset(handle, member)
     if member.compress_type == zipfile.ZIP_STORED:
-        head = io.BytesIO(handle.bytes(start, min(member.file_size, MAX_NPY_HEADER + 64)))
-        return _stored(handle, name, head, start, min(member.file_size, handle.size - start))
+        return _stored(handle, name, start, min(member.file_size, handle.size - start))
     if member.compress_type != zipfile.ZIP_DEFLATED:
-        raise MaskcliError(
-            f"{handle.path!r} packs {name[:80]!r} in a way numpy never does: save it with np.savez."
-        )
+        raise handle.error(f"packs {name[:80]!r} in a way numpy never does; save it with np.savez")
     try:
         with opened.open(member) as stream:
-            head = io.BytesIO(stream.read(MAX_NPY_HEADER + 64))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            head = stream.read(HEAD)
+    except DAMAGES as error:
         raise _torn(handle, name) from error
-    shape, fortran, dtype = _array_header(handle, name, head)
-    known, raw = numpy_dtype(dtype)
+    return _packed(handle, member, name, _header(handle, name, head))
+
+
+def _packed(handle: Handle, member: zipfile.ZipInfo, name: str, header: _Header) -> Tensor:
+    """The array of a compressed member."""
+    raw, shape = header.raw, header.shape
     if raw is None:
-        return Tensor(name, known, shape, Refused(_why_not(name, dtype)))
-    skip, size = head.tell(), math.prod(shape) * raw.itemsize
-    _check_size(handle, name, shape, raw, member.file_size - skip)
-    order: Literal["F", "C"] = "F" if fortran else "C"
-    return Tensor(
-        name,
-        known,
-        shape,
-        InMemory(lambda: _inflated(handle, member, skip, size).view(raw).reshape(shape, order=order)),
-    )
+        return Tensor(name, header.dtype, shape, Refused(header.why_not))
+    needed = _bytes_of(handle, name, header, raw, member.file_size)
+    order: Literal["F", "C"] = "F" if header.fortran else "C"
+
+    def load() -> Array:
+        return _inflated(handle, member, header.begin, needed).view(raw).reshape(shape, order=order)
+
+    return Tensor(name, header.dtype, shape, InMemory(load))
 
 
 def _inflated(handle: Handle, member: zipfile.ZipInfo, skip: int, size: int) -> Array:
@@ -87,85 +111,111 @@ def _inflated(handle: Handle, member: zipfile.ZipInfo, skip: int, size: int) -> 
     try:
         with archive(handle) as opened, opened.open(member) as stream:
             stream.read(skip)
-            while at < size and (block := stream.read(min(1 << 20, size - at))):
+            while at < size and (block := stream.read(min(INFLATED_AT_ONCE, size - at))):
                 flat[at : at + len(block)] = np.frombuffer(block, np.uint8)
                 at += len(block)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except DAMAGES as error:
         raise _torn(handle, member.filename) from error
     if at < size:
         raise _torn(handle, member.filename)
     return flat
 
 
-def _stored(handle: Handle, name: str, head: io.BytesIO, start: int, size: int) -> Tensor:
-    """The array whose bytes lie in the file as they are."""
-    shape, fortran, dtype = _array_header(handle, name, head)
-    known, raw = numpy_dtype(dtype)
+def _stored(handle: Handle, name: str, start: int, size: int) -> Tensor:
+    """The array whose bytes, `size` with its header, lie in the file as they are."""
+    header = _header(handle, name, handle.bytes(start, min(size, HEAD)))
+    raw, shape = header.raw, header.shape
     if raw is None:
-        return Tensor(name, known, shape, Refused(_why_not(name, dtype)))
-    _check_size(handle, name, shape, raw, size - head.tell())
-    strides = [math.prod(shape[:axis] if fortran else shape[axis + 1 :]) for axis in range(len(shape))]
-    return Tensor(
-        name, known, shape, in_file(handle, start + head.tell(), math.prod(shape), raw, shape, tuple(strides))
-    )
+        return Tensor(name, header.dtype, shape, Refused(header.why_not))
+    _bytes_of(handle, name, header, raw, size)
+    faster = (shape[:axis] if header.fortran else shape[axis + 1 :] for axis in range(len(shape)))
+    strides = tuple(math.prod(sizes) for sizes in faster)
+    storage = in_file(handle, start + header.begin, math.prod(shape), raw, shape, strides)
+    return Tensor(name, header.dtype, shape, storage)
 
 
-def _check_size(handle: Handle, name: str, shape: tuple[int, ...], raw: np.dtype[Any], found: int) -> None:
-    expected = math.prod(shape) * raw.itemsize
-    if found < expected:
-        raise MaskcliError(
-            f"{handle.path!r} holds {found} bytes for the array {name[:80]!r} where its shape {list(shape)} "
-            f"needs {expected}, so it was cut short: save or copy it again."
+def _bytes_of(handle: Handle, name: str, header: _Header, raw: np.dtype[Any], size: int) -> int:
+    """Bytes of the elements; refuses an array of `size` bytes that has no room for them."""
+    needed, present = math.prod(header.shape) * raw.itemsize, size - header.begin
+    if present < needed:
+        raise handle.error(
+            f"holds {present} bytes for the array {name[:80]!r} where its shape {list(header.shape)} "
+            f"needs {needed}, so it was cut short; save or copy it again"
         )
+    return needed
 
 
-def _array_header(handle: Handle, name: str, head: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, Fortran order and type from an array header; `head` then stands at the first element."""
+def _header(handle: Handle, name: str, head: bytes) -> _Header:
+    """The header that the first bytes of an array hold."""
+    stream = io.BytesIO(head)
     try:
-        version = np.lib.format.read_magic(head)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
-            version
-        ]
+        version = np.lib.format.read_magic(stream)
+        if version not in HEADERS:
+            raise handle.error(
+                f"holds {name[:80]!r} in version {version[0]} of the .npy format, expected 1 or 2; "
+                "save a plain array of numbers"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            shape, fortran, dtype = read(head, max_header_size=MAX_NPY_HEADER)
-    except KeyError:
-        raise MaskcliError(
-            f"{handle.path!r} holds {name[:80]!r} in version {version[0]} of the .npy format, expected 1 or 2: "
-            "save a plain array of numbers."
-        ) from None
-    except (
-        ValueError,
-        TypeError,
-        SyntaxError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-        TokenError,
-    ) as error:
+            shape, fortran, dtype = HEADERS[version](stream, max_header_size=MAX_NPY_HEADER)
+    except NO_HEADER as error:
         raise _torn(handle, name) from error
-    if (
-        len(shape) > MAX_RANK
-        or min(shape, default=0) < 0
-        or math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS
-    ):
-        raise MaskcliError(
-            f"{handle.path!r} gives {name[:80]!r} the shape {str(shape)[:80]}, "
-            f"expected at most {MAX_RANK} sizes of at most 2^48 elements: the file is damaged."
-        )
-    return tuple(int(size) for size in shape), bool(fortran), dtype
+
+    if not is_possible(shape):
+        said = f"{name[:80]!r} the shape {str(shape)[:80]}"
+        raise handle.error(f"gives {said}, expected {POSSIBLE}; save or copy it again")
+    sizes = tuple(int(size) for size in shape)
+    return _Header(*numpy_dtype(dtype), sizes, bool(fortran), stream.tell(), _why_not(name[:80], dtype))
 
 
 def _why_not(name: str, dtype: np.dtype[Any]) -> str:
     """The sentence for an array that is no array of numbers."""
     if dtype.hasobject:
-        return f"Array {name[:80]!r} holds pickled Python objects, which are never opened here: save plain numbers."
+        return f"array {name!r} holds pickled Python objects, which are never opened here; save plain numbers"
     if dtype.names:
-        return f"Array {name[:80]!r} has fields, {str(dtype.names)[:80]}, expected plain numbers: save each by itself."
-    return unreadable(name[:80], dtype.name)
+        fields = str(dtype.names)[:80]
+        return f"array {name!r} has fields, {fields}, expected plain numbers; save each by itself"
+    return unreadable(name, dtype.name)
 
 
 def _torn(handle: Handle, name: str) -> MaskcliError:
-    return MaskcliError(
-        f"{handle.path!r} holds no sound array {name[:80]!r}, as when a save was cut short: save or copy it again."
-    )
+    what = f"holds no sound array {name[:80]!r}, as when a save was cut short"
+    return handle.error(f"{what}; save or copy it again")
+
+
+def _no_bfloat16(tensors: Mapping[str, Source]) -> str | None:
+    for name, source in tensors.items():
+        if source.dtype == "bfloat16":
+            return f"cannot hold {name!r}, numpy has no bfloat16; use .safetensors or --dtype float32"
+    return None
+
+
+def _not_one(tensors: Mapping[str, Source]) -> str | None:
+    if len(tensors) != 1:
+        return f"can hold one tensor, not {len(tensors)}; use .npz or .safetensors"
+    return _no_bfloat16(tensors)
+
+
+def _write_npy(path: str, tensors: Mapping[str, Source], metadata: Mapping[str, str]) -> None:
+    with open(path, "wb") as file:
+        for name, source in tensors.items():
+            _write_array(file, name, source)
+
+
+def _write_npz(path: str, tensors: Mapping[str, Source], metadata: Mapping[str, str]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as opened:
+        for name, source in tensors.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            with opened.open(member, "w", force_zip64=True) as file:
+                _write_array(cast(BinaryIO, file), name, source)
+
+
+def _write_array(file: BinaryIO, name: str, source: Source) -> None:
+    descr = np.lib.format.dtype_to_descr(np.dtype(source.dtype).newbyteorder("<"))
+    header = {"descr": descr, "fortran_order": False, "shape": source.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    pour(name, source, file)
+
+
+NPY = Writer(_write_npy, _not_one)
+NPZ = Writer(_write_npz, _no_bfloat16)

@@ -1,49 +1,33 @@
 """A path to its tensors: the file is checked before anything believes it."""
 
+from __future__ import annotations
+
 import difflib
 import os
 import stat
-from collections.abc import Callable
 
 from maskcli.errors import MaskcliError
-from maskcli.tensors.numpy_file import read_npy, read_npz
-from maskcli.tensors.safetensors_file import read_safetensors
+from maskcli.tensors.formats import Format, readable, suffix_of
 from maskcli.tensors.storage import Handle
 from maskcli.tensors.tensor import TensorFile
-from maskcli.tensors.torch_file import read_torch
-from maskcli.tensors.zipped import holds_numpy, holds_torch
 
-READERS: dict[str, Callable[[Handle], TensorFile]] = {
-    ".safetensors": read_safetensors,
-    ".npy": read_npy,
-    ".npz": read_npz,
-    ".pt": read_torch,
-    ".pth": read_torch,
-    ".bin": read_torch,
-}
-
-_FORMATS = {
-    ".safetensors": "safetensors",
-    ".npy": "npy",
-    ".npz": "npz",
-    ".pt": "torch",
-    ".pth": "torch",
-    ".bin": "torch",
-}
-_SUFFIXES = {"safetensors": ".safetensors", "npy": ".npy", "npz": ".npz", "torch": ".pt"}
-_MAGIC = {
-    b"\x93NUMPY": "npy",
-    b"GGUF": "GGUF",
-    b"\x89HDF\r\n\x1a\n": "HDF5",
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstandard",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"7z\xbc\xaf": "7-zip",
-    b"%PDF": "PDF",
-    b"\x89PNG": "PNG",
-}
-_PLACES = (
+# What people rename or download by mistake: the bytes at a place in the file, and what they are of.
+FOREIGN = (
+    (0, b"GGUF", "GGUF"),
+    (0, b"\x89HDF\r\n\x1a\n", "HDF5"),
+    (0, b"\x1f\x8b", "gzip"),
+    (0, b"\x28\xb5\x2f\xfd", "zstandard"),
+    (0, b"BZh", "bzip2"),
+    (0, b"\xfd7zXZ", "xz"),
+    (0, b"7z\xbc\xaf", "7-zip"),
+    (0, b"%PDF", "PDF"),
+    (0, b"\x89PNG", "PNG"),
+    (0, b"PK", "zip"),
+    (257, b"ustar", "tar"),
+)
+WEB_PAGES = (b"<!doctype", b"<html", b"<?xml")
+# What is never opened, so that no pipe or device can make us wait.
+PLACES = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -53,53 +37,43 @@ _PLACES = (
 
 
 def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
-    """The tensors of a .safetensors, .npy, .npz, .pt, .pth or .bin file; their elements are read when asked for.
+    """The tensors of a file in any of the formats of formats.py; their elements are read when asked for.
 
     Raises MaskcliError when the file is missing, is no such file, is damaged, or would not be safe to read.
     """
-    path = os.fspath(path)
-    suffix = os.path.splitext(path)[1].lower()
-    handle = _opened(path, suffix)
-    if suffix not in READERS:
-        raise MaskcliError(
-            f"{path!r} ends in {suffix!r}, expected one of {', '.join(READERS)}: save it in one of these formats."
-        )
-    found = _format_of(handle)
-    if found in _SUFFIXES and found != _FORMATS[suffix]:
-        raise MaskcliError(
-            f"{path!r} holds {found} data, expected what {suffix} promises: rename it to end in {_SUFFIXES[found]}."
-        )
-    if found not in (None, *_SUFFIXES):
-        raise MaskcliError(
-            f"{path!r} holds {found} data, expected {_FORMATS[suffix]}: save the tensors as .safetensors."
-        )
-    return READERS[suffix](handle)
+    path, suffix = os.fspath(path), suffix_of(path)
+    promised = readable().get(suffix)
+    handle = _opened(path)
+    if promised is None:
+        raise handle.error(f"ends in {suffix!r}; save it as one of {', '.join(readable())}")
+    if handle.size == 0:
+        raise handle.error("is empty and holds no tensors; write or download it again")
+
+    head = handle.bytes(0, 512)
+    if not promised.holds(handle, head):
+        _refuse_another(handle, head, promised, suffix)
+    return promised.read(handle)
 
 
-def _opened(path: str, suffix: str) -> Handle:
-    """The file, open; nothing but a regular file is ever opened, so no pipe or device can make us wait."""
+def _opened(path: str) -> Handle:
+    """The file, open; nothing but a regular file is."""
     try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode) and not os.access(path, os.R_OK | os.X_OK):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode) and not os.access(path, os.R_OK | os.X_OK):
             raise PermissionError
-        for test, what in _PLACES:
-            if test(status.st_mode):
-                raise MaskcliError(
-                    f"{path!r} is {what}, expected a file of one of the types {', '.join(READERS)}."
-                )
-        if suffix in READERS and status.st_size == 0:
-            raise MaskcliError(f"{path!r} is empty, expected tensors: write or download it again.")
+        for is_such, what in PLACES:
+            if is_such(mode):
+                raise MaskcliError(f"{path!r} is {what}; pass a file of the types {', '.join(readable())}")
         return Handle(path)
     except (FileNotFoundError, NotADirectoryError):
         raise MaskcliError(f"{path!r} does not exist{_nearest(path)}") from None
     except PermissionError:
-        raise MaskcliError(
-            f"{path!r} may not be read by this user: change its permissions (chmod +r) or copy it."
-        ) from None
+        why = "may not be read by this user; change its permissions (chmod +r) or copy it"
+        raise MaskcliError(f"{path!r} {why}") from None
     except ValueError:
-        raise MaskcliError(f"{path!r} is not a path, expected one without null characters.") from None
+        raise MaskcliError(f"{path!r} is not a path; write one without null characters") from None
     except OSError as error:
-        raise MaskcliError(f"{path!r} cannot be opened ({error.strerror}): check the path.") from error
+        raise MaskcliError(f"{path!r} cannot be opened ({error.strerror}); check the path") from error
 
 
 def _nearest(path: str) -> str:
@@ -108,31 +82,22 @@ def _nearest(path: str) -> str:
     try:
         names = os.listdir(folder or ".")[:10_000]
     except OSError:
-        return f", nor does its folder {folder!r}: check the path."
+        return f", nor does its folder {folder!r}; check the path"
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f": did you mean {os.path.join(folder, near[0])!r}?" if near else ": check the path."
+    return f"; did you mean {os.path.join(folder, near[0])!r}?" if near else "; check the path"
 
 
-def _format_of(handle: Handle) -> str | None:
-    """What the first bytes say the file is: the name of a format, or None when they say nothing."""
-    head = handle.bytes(0, 512)
+def _refuse_another(handle: Handle, head: bytes, promised: Format, suffix: str) -> None:
+    """Refuse what is plainly no file of the promised format; where nothing is plain, its reader says what is wrong."""
     if head.startswith(b"version https://git-lfs"):
-        raise MaskcliError(
-            f"{handle.path!r} is a Git LFS pointer, expected the file it stands for: run `git lfs pull`."
-        )
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise MaskcliError(
-            f"{handle.path!r} is a web page, expected tensors: download the file itself (the raw link)."
-        )
-    for magic, name in _MAGIC.items():
-        if head.startswith(magic):
-            return name
-    if head.startswith(b"PK"):
-        return "npz" if holds_numpy(handle) else "torch" if holds_torch(handle) else "zip"
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= handle.size - 8:
-        return "safetensors"
-    if head[257:262] == b"ustar":
-        return "tar"
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "torch"
-    return None
+        raise handle.error("is a Git LFS pointer; run `git lfs pull` to get the file it stands for")
+    if head.lstrip().lower().startswith(WEB_PAGES):
+        raise handle.error("is a web page and holds no tensors; download the file itself (the raw link)")
+
+    for file_format in readable().values():
+        if file_format.holds(handle, head):
+            holds = f"holds {file_format.name} data, not what {suffix} promises"
+            raise handle.error(f"{holds}; rename it to end in {file_format.suffixes[0]}")
+    for at, magic, name in FOREIGN:
+        if head[at:].startswith(magic):
+            raise handle.error(f"holds {name} data, not {promised.name}; save the tensors as .safetensors")

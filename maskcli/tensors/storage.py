@@ -1,12 +1,13 @@
 """Where the elements of a tensor lie, and how a part of them is fetched without the rest."""
 
+from __future__ import annotations
+
 import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,15 +16,18 @@ from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.tensors.dtypes import Decoder
 
+# Bytes decoded at a time: small enough for the cache, large enough that two threads seldom wait for each other.
 BLOCK = 1024 * 1024
-"""Bytes decoded at a time: small enough for the cache, large enough that two threads seldom wait for each other."""
+# Bytes read at once to pick elements from: more would show in the memory, less would be many small reads.
 SPAN = 8 * 1024 * 1024
-"""Bytes read at once to pick elements from: more would show in the memory, less would be many small reads."""
+# Bytes between two wanted elements from which on reading each by itself is faster than reading all between.
 SPARSE = 16 * 1024
-"""Bytes between two wanted elements from which on reading each by itself is faster than reading all between."""
+# The same, as the share of an axis's elements that are wanted.
+FEW = 0.25
+# Bytes of a page of memory, as most systems have them.
 PAGE = 4096
-"""Bytes of a page of memory, as most systems have them."""
 
+# The positions that are wanted of each axis, none of them negative.
 Ranges = Sequence[range]
 
 
@@ -65,21 +69,15 @@ class InMemory:
 
     def gather(self, ranges: Ranges) -> Array:
         """A view on the raw elements at these positions."""
-        return self.array[tuple(_as_slice(each) for each in ranges)]
+        return self.array[_slices(ranges)]
 
     def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
-        """Decode rows into `out`, block by block where the strides ask for a copy."""
+        """Decode rows into `out`."""
         array = self.array
         if array.ndim < 2 or array.flags.c_contiguous:
             array = array.reshape(-1, out.shape[1])
-        at = 0
-        for box in _boxes(array.shape[:-1], start, stop):
-            part = array[tuple(_as_slice(each) for each in box)].reshape(-1, out.shape[1])
-            step = max(1, BLOCK // max(1, part.shape[1] * part.itemsize))
-            for low in range(0, len(part), step):
-                piece = part[low : low + step]
-                decode(np.ascontiguousarray(piece), out[at + low : at + low + len(piece)])
-            at += len(part)
+        boxes = _boxes(array.shape[:-1], start, stop)
+        _decode_planes((array[_slices(box)] for box in boxes), out, decode)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +93,9 @@ class Computed:
 
     def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
         """Compute rows into `out`, as many at a time as lie beside each other."""
-        at = 0
-        for box in _boxes(self.shape[:-1], start, stop):
-            part = self.compute([*box, range(self.shape[-1])]).reshape(-1, out.shape[1])
-            decode(np.ascontiguousarray(part), out[at : at + len(part)])
-            at += len(part)
+        keys = range(self.shape[-1])
+        boxes = _boxes(self.shape[:-1], start, stop)
+        _decode_planes((self.compute([*box, keys]) for box in boxes), out, decode)
 
 
 def _boxes(leading: tuple[int, ...], start: int, stop: int) -> Iterator[list[range]]:
@@ -107,11 +103,24 @@ def _boxes(leading: tuple[int, ...], start: int, stop: int) -> Iterator[list[ran
     if len(leading) < 2:
         yield [range(start, stop)][: len(leading)]
         return
-    each = math.prod(leading[1:])
-    for index in range(start // each, -(-stop // each)):
-        low = index * each
-        for box in _boxes(leading[1:], max(start - low, 0), min(stop - low, each)):
+
+    inner = math.prod(leading[1:])
+    for index in range(start // inner, -(-stop // inner)):
+        low = index * inner
+        for box in _boxes(leading[1:], max(start - low, 0), min(stop - low, inner)):
             yield [range(index, index + 1), *box]
+
+
+def _decode_planes(planes: Iterator[Array], out: Array, decode: Decoder) -> None:
+    """Decode rows, plane by plane and in blocks, so that what strides make a copy of stays small."""
+    at = 0
+    for plane in planes:
+        rows = plane.reshape(-1, out.shape[1])
+        step = max(1, BLOCK // max(1, rows.shape[1] * rows.itemsize))
+        for low in range(0, len(rows), step):
+            piece = np.ascontiguousarray(rows[low : low + step])
+            decode(piece, out[at : at + len(piece)])
+            at += len(piece)
 
 
 class Handle:
@@ -119,9 +128,8 @@ class Handle:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.descriptor = os.open(
-            path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-        )
+        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+        self.descriptor = os.open(path, flags)
         self._lock = threading.Lock()
 
     def __del__(self) -> None:
@@ -133,6 +141,10 @@ class Handle:
         """Bytes in the file."""
         return os.fstat(self.descriptor).st_size
 
+    def error(self, what: str) -> MaskcliError:
+        """What is wrong with this file, as a sentence that begins with its path."""
+        return MaskcliError(f"{self.path!r} {what}")
+
     def bytes(self, offset: int, count: int) -> bytes:
         """`count` bytes from `offset`, fewer where the file ends."""
         buffer = bytearray(max(0, min(count, self.size - offset)))
@@ -140,11 +152,11 @@ class Handle:
 
     def fill(self, out: Array, offset: int) -> None:
         """Fill a contiguous array with the bytes from `offset` on."""
-        view = memoryview(out.reshape(-1).view(np.uint8)) if out.size else memoryview(b"")  # type: ignore[arg-type]
+        if not out.size:
+            return
+        view = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         if self._read(view, offset) < len(view):
-            raise MaskcliError(
-                f"{self.path!r} became shorter while it was read, expected it to stay as it is: run again."
-            )
+            raise self.error("became shorter while it was read; leave it as it is and run again")
 
     def _read(self, view: memoryview, offset: int) -> int:
         done = 0
@@ -155,9 +167,8 @@ class Handle:
                     break
                 done += count
         except OSError as error:
-            raise MaskcliError(
-                f"{self.path!r} cannot be read ({error.strerror}): check the disk or copy the file again."
-            ) from error
+            why = f"cannot be read ({error.strerror}); check the disk or copy the file again"
+            raise self.error(why) from error
         return done
 
     def _read_once(self, view: memoryview, offset: int) -> int:
@@ -173,8 +184,9 @@ class Handle:
 def on_a_page(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
     """An array to read into, whose bytes begin where a page of memory does.
 
-    Large arrays of numpy begin 16 bytes behind. Tensors often begin with a page of their file, and with both, the kernel's
-    copy was 4 times slower (2.2 instead of 9 GB/s on a Zen 3, wherever an array began 1 to 31 bytes behind its source).
+    Large arrays of numpy begin 16 bytes behind. Tensors often begin with a page of their file, and with both, the
+    kernel's copy was 4 times slower (2.2 instead of 9 GB/s on a Zen 3, wherever an array began 1 to 31 bytes behind
+    its source).
     """
     count = math.prod(shape) * dtype.itemsize
     room = np.empty(count + PAGE, np.uint8)
@@ -208,47 +220,66 @@ class InFile:
 
     def gather(self, ranges: Ranges) -> Array:
         """The raw elements at these positions, from reads of bounded size."""
-        out: Array = np.empty([len(each) for each in ranges], self.raw)
+        out: Array = np.empty([len(positions) for positions in ranges], self.raw)
         if out.size:
             self._gather(list(ranges), self.offset, out)
         return out
 
     def _gather(self, ranges: list[range], offset: int, out: Array) -> None:
-        axis = len(self.shape) - len(ranges)
-        inner = list(zip(ranges, self.shape[axis:], strict=True))[1:]
-        if not ranges or (abs(ranges[0].step) == 1 and all(each == range(size) for each, size in inner)):
-            low = min(ranges[0][0], ranges[0][-1]) if ranges else 0
-            self.handle.fill(out, offset + low * (self.strides[axis] if ranges else 0))
-            if ranges and ranges[0].step < 0:
+        """Fill `out` with these positions of the last axes, in the part of the array that begins at byte `offset`."""
+        if not ranges:
+            self.handle.fill(out, offset)
+            return
+
+        first, stride = ranges[0], self.strides[-len(ranges)]
+        if self._is_one_piece(ranges):
+            self.handle.fill(out, offset + min(first[0], first[-1]) * stride)
+            if first.step < 0:
                 out[:] = out[::-1].copy()
             return
-        first, stride = ranges[0], self.strides[axis]
-        group = SPAN // (stride * abs(first.step))
-        wanted = (
-            math.prod(len(each) for each, _ in inner) / math.prod(size for _, size in inner) / abs(first.step)
-        )
-        if group == 0 or (stride * abs(first.step) > SPARSE and wanted < 0.25):
+
+        apart = stride * abs(first.step)
+        sparse = apart > SPARSE and self._wanted(ranges) < FEW
+        if apart > SPAN or sparse:
             for at, index in enumerate(first):
-                self._gather(ranges[1:], offset + index * stride, out[at : at + 1].reshape(out.shape[1:]))
+                inner = out[at : at + 1].reshape(out.shape[1:])
+                self._gather(ranges[1:], offset + index * stride, inner)
             return
+
+        group = SPAN // apart
         for low in range(0, len(first), group):
             part = first[low : low + group]
-            base, top = min(part[0], part[-1]), max(part[0], part[-1])
-            span: Array = np.empty((top - base + 1, *self.shape[axis + 1 :]), self.raw)
-            self.handle.fill(span, offset + base * stride)
-            steps = [
-                range(part[0] - base, part[-1] - base + (1 if part.step > 0 else -1), part.step),
-                *ranges[1:],
-            ]
-            out[low : low + len(part)] = span[tuple(_as_slice(each) for each in steps)]
+            self._pick([part, *ranges[1:]], offset, out[low : low + len(part)])
+
+    def _is_one_piece(self, ranges: list[range]) -> bool:
+        """Whether these positions of the last axes lie one after the other."""
+        if abs(ranges[0].step) != 1:
+            return False
+        inner = zip(ranges[1:], self.shape[len(self.shape) - len(ranges) + 1 :], strict=True)
+        return all(positions == range(size) for positions, size in inner)
+
+    def _wanted(self, ranges: list[range]) -> float:
+        """The share of elements that is wanted of those from the first to the last."""
+        inner = math.prod(self.shape[len(self.shape) - len(ranges) + 1 :])
+        return math.prod(len(positions) for positions in ranges[1:]) / inner / abs(ranges[0].step)
+
+    def _pick(self, ranges: list[range], offset: int, out: Array) -> None:
+        """Read from the lowest to the highest position of the first axis, and pick from what was read."""
+        first, axis = ranges[0], len(self.shape) - len(ranges)
+        base, top = min(first[0], first[-1]), max(first[0], first[-1])
+        span: Array = np.empty((top - base + 1, *self.shape[axis + 1 :]), self.raw)
+        self.handle.fill(span, offset + base * self.strides[axis])
+        within = range(first.start - base, first.stop - base, first.step)
+        out[:] = span[_slices([within, *ranges[1:]])]
 
     def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
-        """Read rows into `out`: directly when nothing is to be decoded, else through a block of scratch per thread."""
+        """Read rows: directly when nothing is to be decoded, else through a block of scratch per thread."""
         length = out.shape[1]
         offset = self.offset + start * length * self.raw.itemsize
         if out.dtype == self.raw:
             self.handle.fill(out, offset)
             return
+
         flat = out.reshape(-1)
         scratch = _SCRATCH.block.view(self.raw)
         for low in range(0, flat.size, scratch.size):
@@ -260,10 +291,10 @@ class InFile:
 
 @dataclass(frozen=True, eq=False)
 class Strided:
-    """Elements of a file whose axes are in another order, or that are part of a larger array, or one of them for many.
+    """Elements of a file whose axes are in another order, or part of a larger array, or one of them for many.
 
-    `base` is an array in the order of the file. For each axis of `shape`, `axes` has the axis of `base` that it runs along,
-    None where one element stands for all; on each axis of `base`, indices begin at `start` and go on by `step`.
+    `base` is an array in the order of the file. For each axis of `shape`, `axes` has the axis of `base` that it runs
+    along, None where one element stands for all; on each axis of `base`, indices begin at `start` and go on by `step`.
     """
 
     base: InFile
@@ -275,21 +306,22 @@ class Strided:
     def gather(self, ranges: Ranges) -> Array:
         """The raw elements at these positions."""
         wanted = [range(0)] * len(self.start)
-        for axis, each in zip(self.axes, ranges, strict=True):
-            if axis is not None:
-                first, step = self.start[axis], self.step[axis]
-                wanted[axis] = range(first + each.start * step, first + each.stop * step, each.step * step)
-        found = self.base.gather(wanted).transpose([axis for axis in self.axes if axis is not None])
-        found = found[tuple(None if axis is None else slice(None) for axis in self.axes)]
-        return np.broadcast_to(found, [len(each) for each in ranges])
+        for axis, positions in zip(self.axes, ranges, strict=True):
+            if axis is None:
+                continue
+            first, step = self.start[axis], self.step[axis]
+            low, high = first + positions.start * step, first + positions.stop * step
+            wanted[axis] = range(low, high, positions.step * step)
+
+        read = self.base.gather(wanted).transpose([axis for axis in self.axes if axis is not None])
+        read = read[tuple(None if axis is None else slice(None) for axis in self.axes)]
+        return np.broadcast_to(read, [len(positions) for positions in ranges])
 
     def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
         """Decode rows into `out`, those of one plane at a time."""
-        at = 0
-        for box in _boxes(self.shape[:-1], start, stop):
-            part = self.gather([*box, range(out.shape[1])]).reshape(-1, out.shape[1])
-            decode(np.ascontiguousarray(part), out[at : at + len(part)])
-            at += len(part)
+        keys = range(out.shape[1])
+        boxes = _boxes(self.shape[:-1], start, stop)
+        _decode_planes((self.gather([*box, keys]) for box in boxes), out, decode)
 
 
 def in_file(
@@ -301,36 +333,52 @@ def in_file(
     strides: tuple[int, ...],
     offset: int = 0,
 ) -> InFile | Strided:
-    """The elements at `offset` + index x `strides` (in elements) of the `count` ones that lie at byte `begin` of a file.
+    """The elements at `offset` + index x `strides` (in elements) of the `count` that lie at byte `begin` of a file.
 
     Raises ValueError where they are no part of an array, as those of windows that overlap are not.
     """
-    along = [axis for axis, size in enumerate(shape) if size > 1 and strides[axis]]
-    along.sort(key=lambda axis: -strides[axis])
-    if 0 in shape or all(
-        strides[axis] == math.prod(shape[axis + 1 :]) for axis, size in enumerate(shape) if size > 1
-    ):
+    if _is_dense(shape, strides):
         return InFile(handle, begin + offset * raw.itemsize, shape, raw)
-    # Elements from one index of an axis of the base to its next; a step over its last axis is taken in reading.
-    widths = [*(strides[axis] for axis in along[:-1]), *([1] if along else [])]
-    sizes = [whole // width for whole, width in zip([count, *widths], widths, strict=False)]
-    start, rest = [], offset
-    for width in widths:
+
+    order = [axis for axis, size in enumerate(shape) if size > 1 and strides[axis]]
+    order.sort(key=lambda axis: -strides[axis])
+    sizes, start, steps = list[int](), list[int](), list[int]()
+    outer, rest = count, offset
+    for axis in order:
+        # Elements from one index of an axis of the base to its next; a step over its last axis is taken in reading.
+        width, step = (1, strides[axis]) if axis == order[-1] else (strides[axis], 1)
         first, rest = divmod(rest, width)
+        size, uneven = divmod(outer, width)
+        overlaps = uneven and axis != order[0]
+        if overlaps or first + (shape[axis] - 1) * step >= size:
+            raise ValueError(
+                f"strides {strides} of shape {shape} are no part of an array of {count} elements"
+            )
+        sizes.append(size)
         start.append(first)
-    step = [*(1 for _ in along[1:]), *(strides[axis] for axis in along[-1:])]
-    last = [first + (shape[axis] - 1) * each for first, axis, each in zip(start, along, step, strict=True)]
-    if any(at >= size for at, size in zip(last, sizes, strict=True)) or any(
-        a % b for a, b in pairwise(widths)
-    ):
-        raise ValueError(f"strides {strides} of shape {shape} are no part of an array of {count} elements")
+        steps.append(step)
+        outer = width
+
     base = InFile(handle, begin + rest * raw.itemsize, tuple(sizes), raw)
-    axes = tuple(along.index(axis) if axis in along else None for axis in range(len(shape)))
-    return Strided(base, shape, axes, tuple(start), tuple(step))
+    axes = tuple(order.index(axis) if axis in order else None for axis in range(len(shape)))
+    return Strided(base, shape, axes, tuple(start), tuple(steps))
 
 
-def _as_slice(each: range) -> slice:
+def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether elements of these strides lie one after the other, last axis fastest."""
+    dense = (math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return 0 in shape or all(
+        size == 1 or stride == width for size, stride, width in zip(shape, strides, dense, strict=True)
+    )
+
+
+def _slices(ranges: Ranges) -> tuple[slice, ...]:
+    return tuple(map(_as_slice, ranges))
+
+
+def _as_slice(positions: range) -> slice:
     """A range of positions, none negative, as a slice."""
-    if len(each) == 0:
+    if len(positions) == 0:
         return slice(0, 0)
-    return slice(each.start, None if each.stop < 0 else each.stop, each.step)
+    stop = None if positions.stop < 0 else positions.stop
+    return slice(positions.start, stop, positions.step)

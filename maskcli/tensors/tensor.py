@@ -1,5 +1,7 @@
 """A named lazy array, and a file full of them."""
 
+from __future__ import annotations
+
 import difflib
 import math
 import operator
@@ -13,9 +15,10 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.tensors.dtypes import DTYPES, READABLE, Decoder, DType, copy, decoded, decoder
+from maskcli.tensors.dtypes import DTYPES, Decoder, DType, copy, decoded, decoder, unreadable
 from maskcli.tensors.storage import Refused, Storage
 
+# One integer or slice for each leading axis, as in numpy.
 Index = tuple[SupportsIndex | slice, ...]
 
 
@@ -23,7 +26,7 @@ Index = tuple[SupportsIndex | slice, ...]
 class Tensor:
     """A named array of which only the asked-for part is read.
 
-    `dtype` is a canonical name (`float32`, `bfloat16`, `float8_e4m3fn`, …); `shape` is known before anything is read.
+    `dtype` is a name such as `float32`, `bfloat16`, `float8_e4m3fn`; `shape` is known before anything is read.
     """
 
     name: str
@@ -34,7 +37,8 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """Bytes of the elements as they are stored."""
-        return math.prod(self.shape) * (DTYPES[self.dtype].bits // 8 if self.dtype in DTYPES else 0)
+        known = DTYPES.get(self.dtype)
+        return 0 if known is None else math.prod(self.shape) * (known.bits // 8)
 
     @property
     def row_count(self) -> int:
@@ -60,8 +64,8 @@ class Tensor:
     def read(self, index: Index = ()) -> Array:
         """The part at `index` (integers and slices, as in numpy, one per leading axis) and nothing else of the file.
 
-        bfloat16 and float8 become the float32 of equal value; every other type stays what it is. Raises MaskcliError
-        for an index outside the shape and for a type that cannot be read.
+        bfloat16 and float8 become the float32 of equal value; every other type stays what it is. Raises
+        MaskcliError for an index outside the shape and for a type that cannot be read.
         """
         ranges, picked = _ranges(self, index)
         raw = self.storage.gather(ranges)
@@ -70,13 +74,13 @@ class Tensor:
     def rows(self, start: int, stop: int, out: Array | None = None) -> Array:
         """Rows `start` to `stop` of the tensor seen as [rows, K], as `row_dtype`; safe from several threads at once.
 
-        `out`, if given, is a C-contiguous array of that type and at least [stop - start, K]; its first rows are filled
-        and returned, so that a caller who passes it again and again needs no more memory than that.
+        `out`, if given, is a C-contiguous array of that type and at least [stop - start, K]; its first rows are
+        filled and returned, so that a caller who passes it again and again needs no more memory than that.
         """
         return self._filled(start, stop, self.row_dtype, decoder(self.dtype), out)
 
     def raw_rows(self, start: int, stop: int, out: Array | None = None) -> Array:
-        """The same rows as they are stored, nothing decoded, as `raw_dtype`: a bfloat16 and a float8 are their bits."""
+        """The same rows as they are stored, as `raw_dtype`: a bfloat16 and a float8 are their bits."""
         return self._filled(start, stop, self.raw_dtype, copy, out)
 
     def _filled(
@@ -84,22 +88,17 @@ class Tensor:
     ) -> Array:
         if not 0 <= start <= stop <= self.row_count:
             raise MaskcliError(
-                f"Rows {start} to {stop} of {self.name!r} were asked for, expected rows within 0 to {self.row_count}."
+                f"rows {start} to {stop} of {self.name!r} lie outside of it; expected rows within 0 to {self.row_count}"
             )
-        shape = (stop - start, self.row_length)
+        count = stop - start
         if out is None:
-            out = np.empty(shape, dtype)
-        if (
-            out.dtype != dtype
-            or out.ndim != 2
-            or out.shape[1] != shape[1]
-            or len(out) < shape[0]
-            or not out.flags.c_contiguous
-        ):
-            raise ValueError(
-                f"out must be a C-contiguous {dtype} array of at least {shape}, not {out.dtype} {out.shape}"
-            )
-        part = out[: shape[0]]
+            out = np.empty((count, self.row_length), dtype)
+        wide_enough = out.ndim == 2 and out.shape[1] == self.row_length and len(out) >= count
+        if not wide_enough or out.dtype != dtype or not out.flags.c_contiguous:
+            wanted = f"a C-contiguous {dtype} array of at least {(count, self.row_length)}"
+            raise ValueError(f"out must be {wanted}, not {out.dtype} {out.shape}")
+
+        part = out[:count]
         if part.size:
             self.storage.rows(start, stop, part, decode)
         return part
@@ -107,7 +106,7 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class TensorFile:
-    """The tensors of one file in its order; `metadata` is the safetensors `__metadata__`, empty for other formats."""
+    """The tensors of one file in its order; `metadata` is that of safetensors, empty for other formats."""
 
     path: str
     tensors: tuple[Tensor, ...]
@@ -120,53 +119,36 @@ def find_tensor(file: TensorFile, name: str) -> Tensor:
         if tensor.name == name:
             return tensor
     names = [tensor.name for tensor in file.tensors]
+    raise MaskcliError(f"{file.path!r} has no tensor {name!r}: {_hint(name, names)}")
+
+
+def _hint(name: str, names: list[str]) -> str:
+    """The nearest of the names, else the first ones."""
+    if not names:
+        return "it has no tensors at all"
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) if len(names) <= 10_000 else []
     if near:
-        hint = "did you mean " + " or ".join(map(repr, near)) + "?"
-    elif names:
-        hint = (
-            "it has "
-            + ", ".join(map(repr, names[:5]))
-            + (f" and {len(names) - 5} more." if len(names) > 5 else ".")
-        )
-    else:
-        hint = "it has no tensors at all."
-    raise MaskcliError(f"{file.path!r} has no tensor {name!r}: {hint}")
+        return "did you mean " + " or ".join(map(repr, near)) + "?"
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return "it has " + ", ".join(map(repr, names[:5])) + more
 
 
 def split_target(target: str) -> tuple[str, str | None]:
     """`FILE[:TENSOR]` as path and tensor name; a path that exists wins over a split, so paths may hold colons."""
     if os.path.exists(target):
         return target, None
-    cuts = [at for at, character in enumerate(target) if character == ":" and not _is_drive(target, at)]
-    for at in reversed(cuts):
-        if os.path.exists(target[:at]):
-            return target[:at], target[at + 1 :] or None
-    for at in cuts:
-        if os.path.splitext(target[:at])[1]:
-            return target[:at], target[at + 1 :] or None
-    return target, None
+
+    cuts = [at for at, letter in enumerate(target) if letter == ":" and not _is_drive(target, at)]
+    existing = (at for at in reversed(cuts) if os.path.exists(target[:at]))
+    with_suffix = (at for at in cuts if os.path.splitext(target[:at])[1])
+    cut = next(existing, next(with_suffix, None))
+    if cut is None:
+        return target, None
+    return target[:cut], target[cut + 1 :] or None
 
 
 def _is_drive(target: str, at: int) -> bool:
     return at == 1 and target[0].isalpha() and target[2:3] in ("\\", "/")
-
-
-def numpy_dtype(dtype: np.dtype[Any]) -> tuple[str, np.dtype[Any] | None]:
-    """The canonical name of a numpy type and the type to read its elements as; None where they cannot be read."""
-    name = "bfloat16" if dtype.str[1:] == "V2" and dtype.names is None else dtype.name
-    known = DTYPES.get(name)
-    if known is None or known.raw is None:
-        return name, None
-    native = np.dtype(known.raw).newbyteorder("=")
-    if dtype.kind in "iuf":
-        return name, dtype
-    return name, native if dtype.kind != "b" else np.dtype(np.uint8)
-
-
-def unreadable(name: str, dtype: str) -> str:
-    """The sentence for a tensor whose type has no reader."""
-    return f"Tensor {name!r} is of type {dtype[:80]}, expected one of {', '.join(READABLE)}: convert it before saving."
 
 
 def _known(tensor: Tensor) -> DType:
@@ -183,19 +165,19 @@ def _ranges(tensor: Tensor, index: Index) -> tuple[list[range], tuple[int, ...]]
     shape = tensor.shape
     if len(index) > len(shape):
         raise MaskcliError(
-            f"{tensor.name!r} has the shape {list(shape)}, expected at most {len(shape)} indices, not {len(index)}."
+            f"{tensor.name!r} has the shape {list(shape)}; pass at most {len(shape)} indices, not {len(index)}"
         )
-    ranges, picked = [], []
-    for axis, size in enumerate(shape):
-        each = index[axis] if axis < len(index) else slice(None)
-        if isinstance(each, slice):
-            ranges.append(range(size)[each])
+    ranges, picked = list[range](), list[int]()
+    rest = (slice(None),) * (len(shape) - len(index))
+    for axis, (size, part) in enumerate(zip(shape, (*index, *rest), strict=True)):
+        if isinstance(part, slice):
+            ranges.append(range(size)[part])
             picked.append(len(ranges[-1]))
             continue
-        at = operator.index(each)
+        at = operator.index(part)
         if not -size <= at < size:
             raise MaskcliError(
-                f"Index {at} lies outside axis {axis} of {tensor.name!r}, expected {-size} to {size - 1}."
+                f"index {at} lies outside axis {axis} of {tensor.name!r}; pass {-size} to {size - 1}"
             )
         ranges.append(range(at % size, at % size + 1))
     return ranges, tuple(picked)

@@ -1,35 +1,49 @@
 """Read .pt, .pth and .bin, and take torch tensors from memory: the one place of this room that imports torch."""
 
+from __future__ import annotations
+
 import math
 import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
 from maskcli.errors import MaskcliError
-from maskcli.tensors.dtypes import DTYPES
-from maskcli.tensors.safetensors_file import MAX_ELEMENTS, MAX_NAME, MAX_RANK, MAX_TENSORS
+from maskcli.tensors.dtypes import DTYPES, unreadable
+from maskcli.tensors.limits import (
+    MAX_DEPTH,
+    MAX_ELEMENTS,
+    MAX_LEGACY,
+    MAX_NAME,
+    MAX_PICKLE,
+    MAX_RANK,
+    MAX_TENSORS,
+    MAX_VISITED,
+)
+from maskcli.tensors.sources import Source, Writer, blocks
 from maskcli.tensors.storage import Handle, InMemory, Refused, in_file
-from maskcli.tensors.tensor import Tensor, TensorFile, unreadable
+from maskcli.tensors.tensor import Tensor, TensorFile
 from maskcli.tensors.torch_pickle import SavedTensor, UnfamiliarError, described
-from maskcli.tensors.zipped import archive, data_offset
+from maskcli.tensors.zipped import archive, data_offset, names_in_zip
 
-MAX_LEGACY = 1024**3
-"""Bytes of a file in torch's format from before 1.6: it cannot be mapped, so all of it is read into memory."""
-MAX_PICKLE = 16 * 1024**2
-"""Bytes of the pickle that describes the tensors: some 100 bytes per tensor, unpickled in Python."""
-MAX_VISITED = 200_000
-"""Objects looked at in a nest of containers: lists that share lists can describe 2^30 in a few hundred bytes."""
-MAX_DEPTH = 64
-"""Containers within containers."""
+# From here on weights_only=True is safe against hostile files (CVE-2025-32434).
 SAFE_TORCH = (2, 6)
-"""From here on weights_only=True is safe against hostile files (CVE-2025-32434)."""
+# Bytes written as .pt: torch.save wants all of them in memory at once.
+MAX_WRITTEN = 4 * 1024**3
+# Opcodes that a pickle by any protocol from 2 to 5 begins with.
+PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 Leaf = TypeVar("Leaf")
+
+
+def holds_torch(handle: Handle, head: bytes) -> bool:
+    """Whether this is what torch.save writes: an archive with a pickle, or before torch 1.6 a pickle alone."""
+    names = names_in_zip(handle, head)
+    return head.startswith(PICKLES) or any(f"/{name}".endswith("/data.pkl") for name in names)
 
 
 def read_torch(handle: Handle) -> TensorFile:
@@ -45,13 +59,13 @@ def read_torch(handle: Handle) -> TensorFile:
         except UnfamiliarError:
             pass
     elif handle.bytes(0, 1) != b"\x80":
-        raise MaskcliError(
-            f"{handle.path!r} is no file by torch.save: save the tensors again or rename the file to what it is."
+        raise handle.error(
+            "is no file by torch.save; save the tensors again or rename the file to what it is"
         )
     elif handle.size > MAX_LEGACY:
-        raise MaskcliError(
-            f"{handle.path!r} has {handle.size} bytes in torch's old format, expected at most {MAX_LEGACY}: "
-            "load it and torch.save it with any torch from 1.6 on."
+        raise handle.error(
+            f"has {handle.size} bytes in torch's old format and at most {MAX_LEGACY} are read; "
+            "load it and torch.save it with any torch from 1.6 on"
         )
     loaded = _load(handle.path, zipped)
     import torch
@@ -65,50 +79,57 @@ def _checked(handle: Handle) -> dict[str, tuple[int, int]]:
         members = opened.infolist()
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED:
-            raise MaskcliError(
-                f"{handle.path!r} holds the compressed member {member.filename[:80]!r}, which torch.save never writes, "
-                "expected plain ones: save it again with torch.save."
+            raise handle.error(
+                f"holds the compressed member {member.filename[:80]!r}, which torch.save never writes; "
+                "save it again with torch.save"
             )
         inner = member.filename.rpartition("/")[2]
         if inner == "data.pkl" and member.file_size > MAX_PICKLE:
-            raise MaskcliError(
-                f"{handle.path!r} describes its tensors in {member.file_size} bytes, expected at most {MAX_PICKLE}."
-            )
+            said = f"describes its tensors in {member.file_size} bytes"
+            raise handle.error(f"{said} and at most {MAX_PICKLE} are read; save fewer in a file")
         if inner == "constants.pkl":
-            raise MaskcliError(
-                f"{handle.path!r} is a TorchScript program, expected tensors: torch.save(module.state_dict(), path)."
+            raise handle.error(
+                "is a TorchScript program and holds no tensors alone; torch.save(module.state_dict(), path)"
             )
-    return {each.filename: (data_offset(handle, each), each.file_size) for each in members}
+    return {member.filename: (data_offset(handle, member), member.file_size) for member in members}
 
 
 def _described(handle: Handle, members: dict[str, tuple[int, int]]) -> tuple[Tensor, ...]:
-    """The tensors as the pickle alone tells of them; UnfamiliarError when it tells more than that, or nothing sound."""
+    """The tensors as the pickle alone tells of them; UnfamiliarError when it tells more, or nothing sound."""
     folders = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
     if len(folders) != 1:
         raise UnfamiliarError
+    folder = folders[0]
     # Files from before torch 2.1 do not name their byte order.
-    order = members.get(f"{folders[0]}byteorder")
-    if sys.byteorder != "little" or (order is not None and handle.bytes(order[0], 6) != b"little"):
+    order = members.get(f"{folder}byteorder")
+    swapped = order is not None and handle.bytes(order[0], 6) != b"little"
+    if sys.byteorder != "little" or swapped:
         raise UnfamiliarError
-    saved = described(handle.bytes(*members[f"{folders[0]}data.pkl"]))
+    saved = described(handle.bytes(*members[f"{folder}data.pkl"]))
 
     def tensor(name: str, leaf: SavedTensor) -> Tensor:
-        if (refused := _refused(name, leaf.dtype, leaf.shape)) is not None:
-            return Tensor(name, leaf.dtype, leaf.shape, refused)
-        raw = np.dtype(DTYPES[leaf.dtype].raw)
-        last = leaf.offset + sum(
-            (size - 1) * stride for size, stride in zip(leaf.shape, leaf.strides, strict=True)
-        )
-        begin, size = members.get(f"{folders[0]}data/{leaf.storage}", (0, 0))
-        if math.prod(leaf.shape) > MAX_ELEMENTS or (0 not in leaf.shape and last >= size // raw.itemsize):
-            raise UnfamiliarError
-        try:
-            place = in_file(handle, begin, size // raw.itemsize, raw, leaf.shape, leaf.strides, leaf.offset)
-        except ValueError as error:
-            raise UnfamiliarError from error
-        return Tensor(name, leaf.dtype, leaf.shape, place)
+        return _in_storage(handle, name, leaf, *members.get(f"{folder}data/{leaf.storage}", (0, 0)))
 
     return _named(handle.path, saved, SavedTensor, tensor)
+
+
+def _in_storage(handle: Handle, name: str, leaf: SavedTensor, begin: int, size: int) -> Tensor:
+    """A tensor whose storage are the `size` bytes from `begin` on."""
+    why = _why_not(name, leaf.dtype, leaf.shape)
+    if why is not None:
+        return Tensor(name, leaf.dtype, leaf.shape, Refused(why))
+
+    raw = np.dtype(DTYPES[leaf.dtype].raw)
+    count = size // raw.itemsize
+    steps = ((length - 1) * stride for length, stride in zip(leaf.shape, leaf.strides, strict=True))
+    outside = 0 not in leaf.shape and leaf.offset + sum(steps) >= count
+    if outside or math.prod(leaf.shape) > MAX_ELEMENTS:
+        raise UnfamiliarError
+    try:
+        storage = in_file(handle, begin, count, raw, leaf.shape, leaf.strides, leaf.offset)
+    except ValueError as error:
+        raise UnfamiliarError from error
+    return Tensor(name, leaf.dtype, leaf.shape, storage)
 
 
 def _load(path: str, zipped: bool) -> Any:
@@ -118,26 +139,24 @@ def _load(path: str, zipped: bool) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise MaskcliError(
-            f"{path!r} needs torch to be read: pip install torch, or save it as .safetensors."
-        ) from error
+        how = "pip install torch, or save it as .safetensors"
+        raise MaskcliError(f"{path!r} needs torch to be read; {how}") from error
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_TORCH:
         raise MaskcliError(
-            f"torch {torch.__version__} cannot read {path!r} safely (CVE-2025-32434), expected 2.6 or later: upgrade it."
+            f"torch {torch.__version__} cannot read {path!r} safely (CVE-2025-32434); upgrade it to 2.6 or later"
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        raise MaskcliError(_refusal(path, zipped)) from error
+        raise MaskcliError(f"{path!r} {_refused(path, zipped)}") from error
     except (Exception, RecursionError, MemoryError) as error:
-        raise MaskcliError(
-            f"{path!r} is damaged or of a kind torch itself cannot load safely: save its tensors again or copy it again."
-        ) from error
+        what = "is damaged or of a kind torch itself cannot load safely"
+        raise MaskcliError(f"{path!r} {what}; save its tensors again or copy it again") from error
 
 
-def _refusal(path: str, zipped: bool) -> str:
+def _refused(path: str, zipped: bool) -> str:
     """Which classes the unpickler refused, and the line that saves the same tensors without them."""
     import torch
 
@@ -146,60 +165,74 @@ def _refusal(path: str, zipped: bool) -> str:
     except Exception:
         classes = []
     if not classes:
-        return f"{path!r} holds a pickle that torch refuses to load safely: save a plain dict of tensors with torch.save."
-    named = ", ".join(str(each)[:80] for each in sorted(classes)[:3])
+        return (
+            "holds a pickle that torch refuses to load safely; save a plain dict of tensors with torch.save"
+        )
+    named = ", ".join(str(refused)[:80] for refused in sorted(classes)[:3])
     line = 'torch.save({name: value for name, value in obj.items()}, "dump.pt")'
-    return f"{path!r} holds Python objects ({named!r}), expected tensors in dicts and lists: save it with `{line}`."
+    return f"holds Python objects ({named!r}), expected tensors in dicts and lists; save it with `{line}`"
 
 
 def _named(
     path: str, loaded: Any, kind: type[Leaf], tensor: Callable[[str, Leaf], Tensor]
 ) -> tuple[Tensor, ...]:
-    """Every leaf in a nest of containers as a tensor with its dotted name, in order; a lone one is named after the file."""
+    """Every leaf in a nest of containers as a tensor with its dotted name, in order; a lone one has the file's."""
     stem = os.path.splitext(os.path.basename(path))[0]
     waiting: list[tuple[str, Any, int]] = [("", loaded, 0)]
     visited = 0
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     while waiting:
-        name, each, depth = waiting.pop()
+        name, value, depth = waiting.pop()
         visited += 1
-        if isinstance(each, kind):
+        if isinstance(value, kind):
             name = name or stem
-            if name in found:
-                raise MaskcliError(
-                    f"{path!r} gives two tensors the name {name[:80]!r}, expected each name once: rename one."
-                )
-            found[name] = tensor(name, each)
-        elif isinstance(each, Mapping):
-            pairs = [
-                (str(key), value) for key, value in each.items() if isinstance(key, str | int | float | tuple)
-            ]
-            waiting += [
-                (f"{name}.{key}" if name else key, value, depth + 1) for key, value in reversed(pairs)
-            ]
-        elif isinstance(each, list | tuple):
-            pairs = [(str(key), value) for key, value in enumerate(each)]
-            waiting += [
-                (f"{name}.{key}" if name else key, value, depth + 1) for key, value in reversed(pairs)
-            ]
-        if (
-            visited + len(waiting) > MAX_VISITED
-            or depth > MAX_DEPTH
-            or len(found) > MAX_TENSORS
-            or len(name) > MAX_NAME
-        ):
+            if name in tensors:
+                twice = f"gives two tensors the name {name[:80]!r}, expected each name once"
+                raise MaskcliError(f"{path!r} {twice}; rename one")
+            tensors[name] = tensor(name, value)
+        else:
+            inner = [(f"{name}.{key}" if name else key, part, depth + 1) for key, part in _parts(value)]
+            waiting += reversed(inner)
+
+        too_often = visited + len(waiting) > MAX_VISITED or len(tensors) > MAX_TENSORS
+        if too_often or depth > MAX_DEPTH or len(name) > MAX_NAME:
             raise MaskcliError(
-                f"{path!r} nests its tensors too deep or too often, expected a plain dict of them: save it flat."
+                f"{path!r} nests its tensors too deep or too often, expected a plain dict of them; save it flat"
             )
-    return tuple(found.values())
+    return tuple(tensors.values())
 
 
-def _refused(name: str, dtype: str, shape: tuple[int, ...]) -> Refused | None:
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a container holds, each with its name in it; nothing of what is no container."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if isinstance(key, str | int | float | tuple):
+                yield str(key), part
+    elif isinstance(value, list | tuple):
+        for place, part in enumerate(value):
+            yield str(place), part
+
+
+def _why_not(name: str, dtype: str, shape: tuple[int, ...]) -> str | None:
     """Why a tensor of plain numbers cannot be read, None when it can."""
     if dtype not in DTYPES or DTYPES[dtype].raw is None:
-        return Refused(unreadable(name, dtype))
+        return unreadable(name, dtype)
     if len(shape) > MAX_RANK:
-        return Refused(f"Tensor {name!r} has {len(shape)} axes, expected at most {MAX_RANK}.")
+        return f"tensor {name!r} has {len(shape)} axes and at most {MAX_RANK} are read; flatten some of them"
+    return None
+
+
+def _not_plain(name: str, tensor: Any) -> str | None:
+    """Why a tensor has no plain elements, None when it has."""
+    import torch
+
+    if tensor.layout != torch.strided:
+        layout = str(tensor.layout).removeprefix("torch.")
+        return f"tensor {name!r} is {layout}, expected a dense one; save tensor.to_dense()"
+    if tensor.is_meta:
+        return f"tensor {name!r} is on the meta device and has no data; save a real one"
+    if tensor.is_quantized:
+        return f"tensor {name!r} is quantized, expected plain numbers; save tensor.dequantize()"
     return None
 
 
@@ -211,36 +244,12 @@ def from_torch(name: str, tensor: Any) -> Tensor:
     try:
         shape = tuple(int(size) for size in tensor.shape)
     except RuntimeError:
-        return Tensor(
-            name,
-            dtype,
-            (),
-            Refused(f"Tensor {name!r} is nested, expected one with a shape: pad it before saving."),
-        )
-    if tensor.layout != torch.strided:
-        kind = str(tensor.layout).removeprefix("torch.")
-        return Tensor(
-            name,
-            dtype,
-            shape,
-            Refused(f"Tensor {name!r} is {kind}, expected a dense one: save tensor.to_dense()."),
-        )
-    if tensor.is_meta:
-        return Tensor(
-            name,
-            dtype,
-            shape,
-            Refused(f"Tensor {name!r} is on the meta device and has no data: save a real one."),
-        )
-    if tensor.is_quantized:
-        return Tensor(
-            name,
-            dtype,
-            shape,
-            Refused(f"Tensor {name!r} is quantized, expected plain numbers: save tensor.dequantize()."),
-        )
-    if (refused := _refused(name, dtype, shape)) is not None:
-        return Tensor(name, dtype, shape, refused)
+        nested = f"tensor {name!r} is nested, expected one with a shape; pad it before saving"
+        return Tensor(name, dtype, (), Refused(nested))
+    why = _not_plain(name, tensor) or _why_not(name, dtype, shape)
+    if why is not None:
+        return Tensor(name, dtype, shape, Refused(why))
+
     plain = tensor.detach().cpu().resolve_neg()
     bits = {8: torch.uint8, 16: torch.int16}.get(DTYPES[dtype].bits)
     if dtype in ("bool", "bfloat16") or dtype.startswith("float8"):
@@ -248,3 +257,32 @@ def from_torch(name: str, tensor: Any) -> Tensor:
     array = plain.numpy()
     raw = array.view("<u2") if dtype == "bfloat16" else array
     return Tensor(name, dtype, shape, InMemory(lambda: raw))
+
+
+def _too_large(tensors: Mapping[str, Source]) -> str | None:
+    total = sum(source.nbytes for source in tensors.values())
+    if total <= MAX_WRITTEN:
+        return None
+    return (
+        f"would hold {total} bytes, and torch.save at most {MAX_WRITTEN} in memory at once; use .safetensors"
+    )
+
+
+def _write(path: str, tensors: Mapping[str, Source], metadata: Mapping[str, str]) -> None:
+    import torch
+
+    loaded = {}
+    for name, source in tensors.items():
+        raw = np.empty(source.nbytes, np.uint8)
+        at = 0
+        for block in blocks(name, source):
+            raw[at : at + block.nbytes] = block.view(np.uint8)
+            at += block.nbytes
+        dtype = getattr(torch, source.dtype)
+        flat = torch.from_numpy(raw).view(dtype) if raw.size else torch.empty(0, dtype=dtype)
+        loaded[name] = flat.reshape(source.shape)
+    with open(path, "wb") as file:
+        torch.save(loaded, file)
+
+
+TORCH = Writer(_write, _too_large)

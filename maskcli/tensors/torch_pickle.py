@@ -1,37 +1,22 @@
 """What a file by torch.save says of its tensors, read without torch and without running anything.
 
-torch.save writes dicts, lists and tuples of tensors with few of pickle's opcodes. They are followed here one by one; the first
-that is none of them leaves the file to torch's own loader, which knows more and takes two seconds to start.
+torch.save writes dicts, lists and tuples of tensors with few of pickle's opcodes. They are followed here one by one;
+the first that is none of them leaves the file to torch's own loader, which knows more and takes two seconds to start.
 """
+
+from __future__ import annotations
 
 import pickletools
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
 from maskcli.tensors.dtypes import DTYPES
+from maskcli.tensors.limits import MAX_ARGUMENTS, MAX_OPCODES
 
-STORAGES = {
-    "BoolStorage": "bool",
-    "ByteStorage": "uint8",
-    "CharStorage": "int8",
-    "ShortStorage": "int16",
-    "IntStorage": "int32",
-    "LongStorage": "int64",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "FloatStorage": "float32",
-    "DoubleStorage": "float64",
-    "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128",
-}
-"""The element types of torch's typed storages, which stand for the storage of every type that torch had before 2.0."""
-CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-MAX_OPCODES = 2_000_000
-"""Opcodes that are followed: some 40 tell of one tensor, and each can make an object of 64 bytes."""
-MAX_ARGUMENTS = 8
-"""Of a call, which torch's _rebuild_tensor_v3 has."""
-VALUES = frozenset(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"))
+# The element types of torch's typed storages.
+STORAGES = {f"{dtype.storage}Storage": dtype.name for dtype in DTYPES.values() if dtype.storage}
 
 
 class UnfamiliarError(Exception):
@@ -39,7 +24,7 @@ class UnfamiliarError(Exception):
 
 
 class SavedTensor(NamedTuple):
-    """A tensor as the pickle describes it: which storage it looks at, and from where; sizes and strides in elements."""
+    """A tensor as the pickle describes it: which storage it looks at, and from where; sizes, strides in elements."""
 
     storage: str
     dtype: str
@@ -51,6 +36,15 @@ class SavedTensor(NamedTuple):
 class _Storage(NamedTuple):
     key: str
     dtype: str | None
+
+
+@dataclass
+class _State:
+    """Where the pickle stands: a stack of lists, one for every mark that is open, and what it asked to remember."""
+
+    stack: list[Any] = field(default_factory=list)
+    below: list[list[Any]] = field(default_factory=list)
+    memo: dict[int, Any] = field(default_factory=dict)
 
 
 def described(pickled: bytes) -> Any:
@@ -68,61 +62,107 @@ def described(pickled: bytes) -> Any:
 
 
 def _followed(pickled: bytes) -> Any:
-    """The object on top when the pickle stops; a stack of lists, one for every mark that is open."""
-    stack: list[Any] = []
-    below: list[list[Any]] = []
-    memo: dict[int, Any] = {}
-    argument: Any
+    """The object on top when the pickle stops."""
+    state = _State()
     for opcode, argument, _ in islice(pickletools.genops(pickled), MAX_OPCODES):
-        name = opcode.name
-        if name in VALUES:
-            stack.append(argument)
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            memo[argument] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif name == "MARK":
-            below.append(stack)
-            stack = []
-        elif name == "TUPLE":
-            made = tuple(stack)
-            stack = below.pop()
-            stack.append(made)
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            count = int(name[-1])
-            stack[-count:] = [tuple(stack[-count:])]
-        elif name in CONSTANTS:
-            stack.append(CONSTANTS[name])
-        elif name == "GLOBAL":
-            stack.append(_known(argument))
-        elif name == "BINPERSID":
-            stack.append(_called(_storage, stack.pop()))
-        elif name == "REDUCE":
-            arguments = stack.pop()
-            stack.append(_called(stack.pop(), arguments))
-        elif name == "EMPTY_TUPLE":
-            stack.append(())
-        elif name == "EMPTY_LIST":
-            stack.append([])
-        elif name == "EMPTY_DICT":
-            stack.append({})
-        elif name in ("APPEND", "APPENDS"):
-            items = [stack.pop()] if name == "APPEND" else stack
-            stack = stack if name == "APPEND" else below.pop()
-            stack[-1].extend(items)
-        elif name in ("SETITEM", "SETITEMS"):
-            items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else stack
-            stack = stack if name == "SETITEM" else below.pop()
-            _set(stack[-1], items)
-        elif name == "BUILD":
-            # What a state_dict says of its modules' versions.
-            if not (isinstance(stack.pop(), dict) and isinstance(stack[-1], dict)):
-                raise UnfamiliarError
-        elif name == "STOP":
-            return stack.pop()
-        elif name != "PROTO":
-            raise UnfamiliarError(name)
+        if opcode.name == "STOP":
+            return state.stack.pop()
+        step = OPCODES.get(opcode.name)
+        if step is None:
+            raise UnfamiliarError(opcode.name)
+        step(state, argument)
     raise UnfamiliarError
+
+
+# Opcodes
+
+
+def _push(state: _State, argument: Any) -> None:
+    state.stack.append(argument)
+
+
+def _pushing(value: Callable[[], Any]) -> Callable[[_State, Any], None]:
+    return lambda state, _: state.stack.append(value())
+
+
+def _remember(state: _State, argument: Any) -> None:
+    state.memo[argument] = state.stack[-1]
+
+
+def _recall(state: _State, argument: Any) -> None:
+    state.stack.append(state.memo[argument])
+
+
+def _open_mark(state: _State, argument: Any) -> None:
+    state.below.append(state.stack)
+    state.stack = []
+
+
+def _since_mark(state: _State) -> list[Any]:
+    """What was pushed since the last mark, taken from the stack."""
+    items = state.stack
+    state.stack = state.below.pop()
+    return items
+
+
+def _last(count: int) -> Callable[[_State], list[Any]]:
+    """The same of so many objects."""
+    return lambda state: [state.stack.pop() for _ in range(count)][::-1]
+
+
+def _tuple_of(taken: Callable[[_State], list[Any]]) -> Callable[[_State, Any], None]:
+    def step(state: _State, argument: Any) -> None:
+        items = tuple(taken(state))
+        state.stack.append(items)
+
+    return step
+
+
+def _extending(taken: Callable[[_State], list[Any]]) -> Callable[[_State, Any], None]:
+    def step(state: _State, argument: Any) -> None:
+        items = taken(state)
+        state.stack[-1].extend(items)
+
+    return step
+
+
+def _setting(taken: Callable[[_State], list[Any]]) -> Callable[[_State, Any], None]:
+    """Keys and values in turn; a key of tuples could take for ever to hash."""
+
+    def step(state: _State, argument: Any) -> None:
+        items = taken(state)
+        keys = items[::2]
+        if not all(isinstance(key, str | int | float) for key in keys):
+            raise UnfamiliarError
+        state.stack[-1].update(zip(keys, items[1::2], strict=True))
+
+    return step
+
+
+def _build(state: _State, argument: Any) -> None:
+    """What a state_dict says of its modules' versions."""
+    if not (isinstance(state.stack.pop(), dict) and isinstance(state.stack[-1], dict)):
+        raise UnfamiliarError
+
+
+def _global(state: _State, name: str) -> None:
+    """What stands for a name of the pickle: a type's name, or a function of this module."""
+    module, _, what = name.partition(" ")
+    if module == "torch" and (what in STORAGES or what in DTYPES):
+        state.stack.append(STORAGES.get(what, what))
+    elif name in FUNCTIONS:
+        state.stack.append(FUNCTIONS[name])
+    else:
+        raise UnfamiliarError(name)
+
+
+def _reduce(state: _State, argument: Any) -> None:
+    arguments = state.stack.pop()
+    state.stack.append(_called(state.stack.pop(), arguments))
+
+
+def _persistent(state: _State, argument: Any) -> None:
+    state.stack.append(_called(_storage, state.stack.pop()))
 
 
 def _called(function: Any, arguments: Any) -> Any:
@@ -132,24 +172,34 @@ def _called(function: Any, arguments: Any) -> Any:
     return function(*arguments)
 
 
-def _set(target: dict[Any, Any], items: list[Any]) -> None:
-    """Keys and values in turn; a key of tuples could take for ever to hash."""
-    keys = items[::2]
-    if not all(isinstance(key, str | int | float) for key in keys):
-        raise UnfamiliarError
-    target.update(zip(keys, items[1::2], strict=True))
+OPCODES: dict[str, Callable[[_State, Any], None]] = {
+    "PROTO": lambda state, argument: None,
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"), _push),
+    "NONE": _pushing(lambda: None),
+    "NEWTRUE": _pushing(lambda: True),
+    "NEWFALSE": _pushing(lambda: False),
+    "EMPTY_TUPLE": _pushing(tuple),
+    "EMPTY_LIST": _pushing(list),
+    "EMPTY_DICT": _pushing(dict),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _remember),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), _recall),
+    "MARK": _open_mark,
+    "TUPLE": _tuple_of(_since_mark),
+    "TUPLE1": _tuple_of(_last(1)),
+    "TUPLE2": _tuple_of(_last(2)),
+    "TUPLE3": _tuple_of(_last(3)),
+    "APPEND": _extending(_last(1)),
+    "APPENDS": _extending(_since_mark),
+    "SETITEM": _setting(_last(2)),
+    "SETITEMS": _setting(_since_mark),
+    "BUILD": _build,
+    "GLOBAL": _global,
+    "REDUCE": _reduce,
+    "BINPERSID": _persistent,
+}
 
 
-def _known(name: str) -> Any:
-    """What stands for a name of the pickle: a type's name, or a function of this module."""
-    module, _, what = name.partition(" ")
-    if module == "torch" and what in STORAGES:
-        return STORAGES[what]
-    if module == "torch" and what in DTYPES:
-        return what
-    if name in FUNCTIONS:
-        return FUNCTIONS[name]
-    raise UnfamiliarError(name)
+# What the pickle may call
 
 
 def _storage(kind: str, dtype: Any, key: str, device: str, count: int) -> _Storage:
@@ -162,17 +212,16 @@ def _storage(kind: str, dtype: Any, key: str, device: str, count: int) -> _Stora
 def _tensor(
     storage: _Storage, offset: int, shape: Any, strides: Any, grad: bool, hooks: Any, *more: Any
 ) -> SavedTensor:
-    """torch._utils._rebuild_tensor_v2; or _v3, which names the type where the storage has none. Both may say that elements are
-    conjugate or negative, which is not followed."""
+    """torch._utils._rebuild_tensor_v2; or _v3, which names the type where the storage has none.
+
+    Both may say that elements are conjugate or negative, which is not followed.
+    """
     if storage.dtype is None:
         dtype, *more = more  # type: ignore[assignment]
     else:
         dtype = storage.dtype
-    if (
-        not all(type(each) is int and each >= 0 for each in (offset, *shape, *strides))
-        or len(shape) != len(strides)
-        or any(more)
-    ):
+    are_sizes = all(type(size) is int and size >= 0 for size in (offset, *shape, *strides))
+    if not are_sizes or len(shape) != len(strides) or any(more):
         raise UnfamiliarError
     return SavedTensor(storage.key, DTYPES[dtype].name, offset, tuple(shape), tuple(strides))
 

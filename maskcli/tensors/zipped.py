@@ -1,17 +1,19 @@
 """The directory of a zip file, checked before anything in it is believed."""
 
+from __future__ import annotations
+
 import io
 import zipfile
 import zlib
 from typing import BinaryIO, cast
 
-from maskcli.errors import MaskcliError
+from maskcli.tensors.limits import MAX_DIRECTORY, MAX_MEMBERS
 from maskcli.tensors.storage import Handle
 
-MAX_MEMBERS = 100_000
-"""Files in one archive: a dump has some hundred, and each costs memory before it is looked at."""
-MAX_DIRECTORY = 32 * 1024 * 1024
-"""Bytes of the directory itself: MAX_MEMBERS entries with names of common length."""
+# Bytes at the end of the file that hold the record of the directory, with the longest comment behind it.
+TAIL = 65_557
+# What zipfile raises for a directory or a member that is damaged.
+DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
 
 class _Window(io.RawIOBase):
@@ -43,86 +45,54 @@ class _Window(io.RawIOBase):
         return data
 
 
-def as_file(handle: Handle) -> BinaryIO:
-    """A handle as a readable, seekable binary file."""
-    return cast(BinaryIO, _Window(handle))
-
-
 def archive(handle: Handle) -> zipfile.ZipFile:
     """The zip file with its directory read; nothing is expanded."""
     _check_directory(handle)
     try:
-        opened = zipfile.ZipFile(as_file(handle))
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        OSError,
-        ValueError,
-        NotImplementedError,
-        EOFError,
-        IndexError,
-    ) as error:
-        raise MaskcliError(
-            f"{handle.path!r} is a zip file without a sound directory, as when a save was cut short: get it again."
-        ) from error
-    if len(opened.infolist()) > MAX_MEMBERS:
-        raise MaskcliError(
-            f"{handle.path!r} holds {len(opened.infolist())} members, expected at most {MAX_MEMBERS}."
-        )
-    names = [member.filename for member in opened.infolist()]
+        opened = zipfile.ZipFile(cast(BinaryIO, _Window(handle)))
+    except (*DAMAGES, OSError, ValueError, IndexError) as error:
+        what = "is a zip file without a sound directory, as when a save was cut short; get it again"
+        raise handle.error(what) from error
+
+    members = opened.infolist()
+    if len(members) > MAX_MEMBERS:
+        raise handle.error(f"holds {len(members)} members and at most {MAX_MEMBERS} are read; split the file")
+    names = [member.filename for member in members]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise MaskcliError(
-            f"{handle.path!r} holds the member {twice[:80]!r} twice, expected each name once: save it again."
-        )
-    for member in opened.infolist():
-        if member.flag_bits & 1:
-            raise MaskcliError(
-                f"{handle.path!r} is encrypted, expected plain members: unpack it with its password first."
-            )
+        raise handle.error(f"holds the member {twice[:80]!r} twice, expected each name once; save it again")
+    if any(member.flag_bits & 1 for member in members):
+        raise handle.error("is encrypted, expected plain members; unpack it with its password first")
     return opened
 
 
 def _check_directory(handle: Handle) -> None:
     """Refuse a directory too large to be one, before zipfile reads it whole."""
-    tail = handle.bytes(max(0, handle.size - 65_557), 65_557)
+    tail = handle.bytes(max(0, handle.size - TAIL), TAIL)
     at = tail.rfind(b"PK\x05\x06")
     size = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
     wide = tail.rfind(b"PK\x06\x06")
     if size == 0xFFFFFFFF and wide >= 0:
         size = int.from_bytes(tail[wide + 40 : wide + 48], "little")
     if size > MAX_DIRECTORY:
-        raise MaskcliError(
-            f"{handle.path!r} has a zip directory of {size} bytes, expected at most {MAX_DIRECTORY}: it is damaged."
+        raise handle.error(
+            f"has a zip directory of {size} bytes and at most {MAX_DIRECTORY} are read; save it again"
         )
 
 
 def data_offset(handle: Handle, member: zipfile.ZipInfo) -> int:
     """Where the bytes of a stored member begin."""
     header = handle.bytes(member.header_offset, 30)
+    name = member.filename[:80]
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
-        raise MaskcliError(
-            f"{handle.path!r} has no member {member.filename[:80]!r} where its directory says: get the file again."
-        )
-    start = (
-        member.header_offset
-        + 30
-        + int.from_bytes(header[26:28], "little")
-        + int.from_bytes(header[28:30], "little")
-    )
+        raise handle.error(f"has no member {name!r} where its directory says; get the file again")
+    lengths = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+    start = member.header_offset + 30 + sum(lengths)
     if start + member.compress_size > handle.size:
-        raise MaskcliError(
-            f"{handle.path!r} ends inside the member {member.filename[:80]!r}: get the file again."
-        )
+        raise handle.error(f"ends inside the member {name!r}; get the file again")
     return start
 
 
-def holds_numpy(handle: Handle) -> bool:
-    """Whether the archive is one of .npy members."""
-    names = archive(handle).namelist()
-    return bool(names) and all(name.endswith(".npy") for name in names)
-
-
-def holds_torch(handle: Handle) -> bool:
-    """Whether the archive is what torch.save writes."""
-    return any(name == "data.pkl" or name.endswith("/data.pkl") for name in archive(handle).namelist())
+def names_in_zip(handle: Handle, head: bytes) -> list[str]:
+    """The names of the members; none where the file is no zip file at all."""
+    return archive(handle).namelist() if head.startswith(b"PK") else []
