@@ -1,5 +1,7 @@
 """Which role each tensor plays: by its name, else by its shape, else by a sample of its values."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,31 +17,109 @@ from maskcli.tensors.tensor import Tensor, TensorFile, split_target
 
 Kind = Literal["self", "encoder", "cross", "decoder"]
 
-ROLES = (
-    "weights",
-    "scores",
-    "mask",
-    "padding_mask",
-    "query",
-    "key",
-    "value",
-    "output",
-    "input_ids",
-    "labels",
-    "position_ids",
-    "cu_seqlens",
-    "token_type_ids",
-    "segment_ids",
+# Rows looked at when neither name nor shape tells, spread over the tensor, and elements at most.
+SAMPLE_ROWS = 32
+SAMPLE_ELEMENTS = 4 * 1024 * 1024
+# How far the sum of a row of weights may lie from 1: sixteen-bit types are off by up to 0.03 over thousands of keys.
+SUM_TOLERANCE = 0.05
+# A value at or below this is no score but the fill of an additive mask.
+FILL = -1e3
+UNTOLD = "neither its name nor its shape tells"
+
+
+def _is_float(tensor: Tensor) -> bool:
+    return tensor.dtype.startswith(("float", "bfloat"))
+
+
+def _is_integer(tensor: Tensor) -> bool:
+    return tensor.dtype.startswith(("int", "uint"))
+
+
+class _Fit(NamedTuple):
+    """What a tensor has to be to play a role: a type, and a number of axes."""
+
+    type: Callable[[Tensor], bool]
+    axes: range
+    expected: str
+
+
+_MAPS = _Fit(_is_float, range(2, 6), "floats of two or more axes")
+_VECTORS = _Fit(_is_float, range(3, 6), "floats of three or more axes")
+_MASKS = _Fit(lambda tensor: True, range(1, 6), "one to five axes")
+_INTEGERS = _Fit(_is_integer, range(4), "integers of at most three axes")
+_IDS = _Fit(lambda tensor: tensor.dtype != "bool", range(4), "numbers of at most three axes")
+_PLACES = _Fit(
+    lambda tensor: _is_integer(tensor) or _is_float(tensor), range(4), "numbers of at most three axes"
+)
+_FITS = {
+    "weights": _MAPS,
+    "scores": _MAPS,
+    "mask": _MASKS,
+    "padding_mask": _MASKS,
+    "query": _VECTORS,
+    "key": _VECTORS,
+    "value": _VECTORS,
+    "output": _VECTORS,
+    "input_ids": _IDS,
+    "labels": _INTEGERS,
+    "position_ids": _PLACES,
+    "cu_seqlens": _INTEGERS._replace(expected="integers"),
+    "token_type_ids": _INTEGERS,
+    "segment_ids": _INTEGERS,
+}
+ROLES = tuple(_FITS)
+
+_WORDS = {
+    "weights": "attentions attention attn attns att weights weight attn_weights attention_weights attn_weight "
+    "attention_weight att_weights attn_output_weights attention_probs attn_probs probs attention_probabilities "
+    "attn_probabilities p_attn attn_map attn_maps attention_map attention_maps attn_matrix attention_matrix "
+    "attention_scores_softmax pattern softmax",
+    "scores": "scores score attn_scores attention_scores attn_score attention_score attn_logits attention_logits "
+    "masked_scores raw_scores pre_softmax qk qk_scores",
+    "mask": "mask masks attn_mask attn_masks causal_mask attn_bias attention_bias local_mask sliding_mask "
+    "window_mask sliding_window_mask full_mask combined_mask block_mask additive_mask bool_mask dense_mask mask_4d "
+    "causal causal_attention_mask full_attention_mask sliding_attention_mask extended_attention_mask",
+    "padding_mask": "attention_mask attention_masks key_padding_mask padding_mask padding_masks pad_mask pad_masks "
+    "key_pad_mask input_mask attention_mask_2d kpm",
+    "query": "q query queries query_states query_layer q_proj q_states",
+    "key": "k key keys key_states key_layer k_proj k_states",
+    "value": "v value values value_states value_layer v_proj v_states",
+    "output": "attn_output attn_outputs attn_out attention_output context context_layer output out o z",
+    "input_ids": "input_ids ids tokens token_ids inputs input_tokens source_ids target_ids",
+    "labels": "labels label targets target lm_labels",
+    "position_ids": "position_ids positions position_id pos_ids input_pos cache_position",
+    "cu_seqlens": "cu_seqlens cu_seqlens_q cu_seqlens_k cu_seqlens_kv cu_seq_lens cu_seq_lens_q cu_seq_lens_k "
+    "cu_seq_len",
+    "token_type_ids": "token_type_ids token_types token_type_id",
+    "segment_ids": "segment_ids segments seq_idx document_ids doc_ids documents sequence_ids segment_id",
+}
+_NAMES = {word: role for role, words in _WORDS.items() for word in words.split()}
+# Names of weights that are also what attention modules are called.
+_MODULES = ("attn", "attention", "att")
+_NOT_ATTENTION = re.compile(
+    r"(special_tokens|loss|head|dropout|label|labels|mlm|image|pixel|text|prompt|completion|response|assistant)_masks?"
+    r"|.*(_weight|_bias|_scale|_zero_point|_norm|layernorm|embeddings?|running_mean|running_var|inv_freq|lora_[ab])"
 )
 
-SAMPLE_ROWS = 32
-"""Rows looked at when neither name nor shape tells; spread over the tensor."""
-SAMPLE_ELEMENTS = 4 * 1024 * 1024
-"""Elements looked at for that at most."""
-SUM_TOLERANCE = 0.05
-"""How far the sum of a row of weights may lie from 1: sixteen-bit types are off by up to 0.03 over thousands of keys."""
-FILL = -1e3
-"""A value at or below this is no score but the fill of an additive mask."""
+_STRUCTURE = re.compile(r"layers?|h|blocks?|resblocks|encoder|decoder|transformer|model")
+_LAYERS = re.compile(r"layers?|h|blocks?|resblocks|attentions?")
+_GROUP = re.compile(
+    r"(left|right|before|after|good|bad|ref|reference|expected|actual|train|test|eval|valid|prefill|decode|baseline"
+    r"|masked|unmasked|padded|unpadded|packed|run|step|batch|sample|item|case|example|seq)_?\d*"
+)
+_RUNS = re.compile(r"(run|step|batch|sample|item|case|example|seq)(s|es)?")
+_NEUTRAL = re.compile(
+    r"(model_)?(input|output)s?|encodings?|batch|data|results?|dump|tensors|state|args|kwargs"
+)
+_PREFIX = re.compile(
+    r"(?:(?P<layer>(?:layers?|blocks?|l|h)_?\d+)|(?P<kind>encoder|decoder|cross|self|src|tgt|memory|enc|dec)"
+    rf"|(?P<group>{_GROUP.pattern})|hook)_(?=.)"
+)
+_SUFFIX = re.compile(r"_?(?P<layer>\d+)$|_(?:layer|block|l|h)_?(?P<named>\d+)$")
+_CROSS = re.compile(
+    r"cross|(^|[._])(encoder_attn|encdec|enc_dec|encdecattention|memory|multihead_attn)([._]|$)"
+)
+_SIDES = re.compile(r"(?:^|[._])(encoder|decoder|enc|dec|src|tgt)(?=[._]|$)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,16 +145,16 @@ def roles_of(file: TensorFile) -> tuple[Roled, ...]:
 
 def role_of(tensor: Tensor) -> Roled:
     """The role of one tensor; only when name and shape do not tell are some of its rows read."""
-    place = _placed(tensor.name)
-    role, why = _role(tensor, place)
-    return Roled(tensor, role, why, place.group, place.kind, place.layer)
+    name = _taken_apart(tensor.name)
+    role, why = _role(tensor, name)
+    return Roled(tensor, role, why, name.group, name.kind, name.layer)
 
 
 @lru_cache(maxsize=4096)
 def role_by_name(name: str) -> tuple[str | None, Kind]:
     """The role that a name such as `decoder_input_ids` speaks of, and of which side; None when it speaks of none."""
-    place = _placed(name)
-    return _NAMES.get(place.leaf), place.kind
+    apart = _taken_apart(name)
+    return _NAMES.get(apart.leaf), apart.kind
 
 
 def parse_role(text: str) -> tuple[str, str, str | None]:
@@ -83,7 +163,7 @@ def parse_role(text: str) -> tuple[str, str, str | None]:
     role = role.strip().replace("-", "_")
     if not equals or not target or role not in ROLES:
         raise MaskcliError(
-            f"The role {text!r} was not understood, expected ROLE=FILE[:TENSOR] with one of {', '.join(ROLES)}."
+            f"the role {text!r} was not understood; write ROLE=FILE[:TENSOR] with one of {', '.join(ROLES)}"
         )
     return role, *split_target(target)
 
@@ -91,7 +171,7 @@ def parse_role(text: str) -> tuple[str, str, str | None]:
 # Names
 
 
-class _Place(NamedTuple):
+class _Name(NamedTuple):
     leaf: str
     parents: tuple[str, ...]
     group: str
@@ -99,231 +179,124 @@ class _Place(NamedTuple):
     layer: int | None
 
 
-_STRUCTURE = re.compile(r"layers?|h|blocks?|resblocks|encoder|decoder|transformer|model")
-_GROUP = re.compile(
-    r"(left|right|before|after|good|bad|ref|reference|expected|actual|train|test|eval|valid|prefill|decode|baseline"
-    r"|masked|unmasked|padded|unpadded|packed|run|step|batch|sample|item|case|example|seq)_?\d*"
-)
-_RUNS = re.compile(r"(run|step|batch|sample|item|case|example|seq)(s|es)?")
-_NEUTRAL = re.compile(
-    r"(model_)?(input|output)s?|encodings?|batch|data|results?|dump|tensors|state|args|kwargs"
-)
-_PREFIX = re.compile(
-    r"(?:(?P<layer>(?:layers?|blocks?|l|h)_?\d+)|(?P<kind>encoder|decoder|cross|self|src|tgt|memory|enc|dec)"
-    rf"|(?P<group>{_GROUP.pattern})|hook)_(?=.)"
-)
-_SUFFIX = re.compile(r"_?(?P<layer>\d+)$|_(?:layer|block|l|h)_?(?P<named>\d+)$")
-
-
-def _placed(name: str) -> _Place:
-    """A name such as `step3.decoder.layers.4.self_attn.attn_weights` taken apart."""
+def _taken_apart(name: str) -> _Name:
+    """A name such as `step3.decoder.layers.4.self_attn.attn_weights` in its parts."""
     parts = [part for part in re.split(r"[./]+", name.lower().replace("-", "_")) if part]
     words = [at for at, part in enumerate(parts) if not part.isdigit()]
     if not words:
-        return _Place("", (), "", "self", None)
+        return _Name("", (), "", "self", None)
+
     last = words[-1]
-    leaf, parents, trailing = parts[last], tuple(parts[:last]), parts[last + 1 :]
-    layer = int(trailing[-1][:9]) if trailing else None
-    groups = [trailing[0]] if len(trailing) > 1 else []
-    for part, after in pairwise(parents):
-        if after.isdigit() and re.fullmatch(r"layers?|h|blocks?|resblocks|attentions?", part):
-            layer = int(after[:9])
-    if parents and _is_group(parents):
-        groups.insert(
-            0, parents[0] + (f".{parents[1]}" if _RUNS.fullmatch(parents[0]) and _number(parents, 1) else "")
-        )
-    leaf, inner_layer, inner_group = _bared(leaf)
-    groups += inner_group
-    return _Place(
-        leaf, parents, ".".join(groups), _kind(parts[: last + 1]), layer if layer is not None else inner_layer
-    )
+    parents, numbers = tuple(parts[:last]), parts[last + 1 :]
+    leaf, inner_layers, inner_groups = _bared(parts[last])
+    layers = [*inner_layers, *numbers[-1:], *_layers(parents)]
+    groups = [*_run(parents), *numbers[:-1][:1], *inner_groups]
+    layer = int(layers[-1][:9]) if layers else None
+    return _Name(leaf, parents, ".".join(groups), _kind(".".join(parts[: last + 1])), layer)
 
 
-def _number(parts: tuple[str, ...], at: int) -> bool:
-    return len(parts) > at and parts[at].isdigit()
+def _layers(parents: tuple[str, ...]) -> list[str]:
+    """The numbers that follow a word for layers."""
+    return [number for word, number in pairwise(parents) if number.isdigit() and _LAYERS.fullmatch(word)]
 
 
-def _is_group(parents: tuple[str, ...]) -> bool:
-    """Whether the first word stands for a run: by what it says, or because no module path follows it."""
-    first = parents[0]
-    if _NEUTRAL.fullmatch(first):
-        return False
-    if _GROUP.fullmatch(first) or first.isdigit():
-        return True
-    return not any(_STRUCTURE.fullmatch(part) or "att" in part or "embed" in part for part in parents)
+def _run(parents: tuple[str, ...]) -> list[str]:
+    """The first word, with its number, where it stands for a run: by what it says, or because no module path follows."""
+    if not parents or _NEUTRAL.fullmatch(parents[0]):
+        return []
+    first, second = parents[0], "".join(parents[1:2])
+    told = _GROUP.fullmatch(first) or first.isdigit()
+    if not told and any(_STRUCTURE.fullmatch(part) or "att" in part or "embed" in part for part in parents):
+        return []
+    return [f"{first}.{second}" if _RUNS.fullmatch(first) and second.isdigit() else first]
 
 
-def _bared(leaf: str) -> tuple[str, int | None, list[str]]:
-    """The last word without what stands before and after its meaning: `left_layer3_attn_weights` is `attn_weights`."""
-    layer: int | None = None
-    groups: list[str] = []
+def _bared(leaf: str) -> tuple[str, list[str], list[str]]:
+    """The last word without what stands before and after its meaning, and the layers and groups that stand there.
+
+    `left_layer3_attn_weights` is `attn_weights` of layer 3 in the group `left`.
+    """
+    layers, groups = list[str](), list[str]()
     while leaf not in _NAMES and (match := _PREFIX.match(leaf)):
         if match["layer"]:
-            layer = int(re.sub(r"\D", "", match["layer"])[:9])
+            layers.append(re.sub(r"\D", "", match["layer"]))
         elif match["group"]:
             groups.append(match["group"])
         leaf = leaf[match.end() :]
     if leaf not in _NAMES and (match := _SUFFIX.search(leaf)):
-        layer = int((match["layer"] or match["named"])[:9])
+        layers.append(match["layer"] or match["named"])
         leaf = leaf[: match.start()]
-    return leaf, layer, groups
+    return leaf, layers, groups
 
 
-def _kind(parts: list[str]) -> Kind:
-    text = ".".join(parts)
-    if re.search(
-        r"cross|(^|[._])(encoder_attn|encdec|enc_dec|encdecattention|memory|multihead_attn)([._]|$)", text
-    ):
+def _kind(name: str) -> Kind:
+    if _CROSS.search(name):
         return "cross"
-    found: list[Kind] = [
-        "encoder" if match[1] in ("encoder", "enc", "src") else "decoder" for match in _SIDES.finditer(text)
-    ]
-    return found[-1] if found else "self"
+    sides = _SIDES.findall(name)
+    if not sides:
+        return "self"
+    return "encoder" if sides[-1] in ("encoder", "enc", "src") else "decoder"
 
 
-_SIDES = re.compile(r"(?:^|[._])(encoder|decoder|enc|dec|src|tgt)(?=[._]|$)")
+def _role(tensor: Tensor, name: _Name) -> tuple[str | None, str]:
+    """The role and why; the name speaks first."""
+    leaf = name.leaf
+    if leaf == "bias" or (leaf == "weight" and name.parents):
+        return _parameter(tensor, name)
+    if leaf in _NAMES:
+        return _named_role(tensor, name, _NAMES[leaf])
+    if _NOT_ATTENTION.fullmatch(leaf):
+        return None, f"the name {leaf!r} is not one of attention"
+    return _by_shape(tensor)
 
 
-# Roles by name
-
-_Check = Callable[[Tensor], bool]
-
-
-def _is_float(tensor: Tensor) -> bool:
-    return tensor.dtype.startswith(("float", "bfloat"))
-
-
-def _is_integer(tensor: Tensor) -> bool:
-    return tensor.dtype.startswith(("int", "uint"))
-
-
-def _matrix(tensor: Tensor) -> bool:
-    return _is_float(tensor) and 2 <= len(tensor.shape) <= 5
-
-
-def _vectors(tensor: Tensor) -> bool:
-    return _is_float(tensor) and 3 <= len(tensor.shape) <= 5
-
-
-def _maskable(tensor: Tensor) -> bool:
-    return 1 <= len(tensor.shape) <= 5
-
-
-def _sequence(tensor: Tensor) -> bool:
-    return _is_integer(tensor) and len(tensor.shape) <= 3
-
-
-def _positions(tensor: Tensor) -> bool:
-    return (_is_integer(tensor) or _is_float(tensor)) and len(tensor.shape) <= 3
-
-
-_FITS: dict[str, tuple[_Check, str]] = {
-    "weights": (_matrix, "floats of two or more axes"),
-    "scores": (_matrix, "floats of two or more axes"),
-    "mask": (_maskable, "one to five axes"),
-    "padding_mask": (_maskable, "one to five axes"),
-    "query": (_vectors, "floats of three or more axes"),
-    "key": (_vectors, "floats of three or more axes"),
-    "value": (_vectors, "floats of three or more axes"),
-    "output": (_vectors, "floats of three or more axes"),
-    "input_ids": (
-        lambda tensor: len(tensor.shape) <= 3 and tensor.dtype != "bool",
-        "numbers of at most three axes",
-    ),
-    "labels": (_sequence, "integers of at most three axes"),
-    "position_ids": (_positions, "numbers of at most three axes"),
-    "cu_seqlens": (_sequence, "integers"),
-    "token_type_ids": (_sequence, "integers of at most three axes"),
-    "segment_ids": (_sequence, "integers of at most three axes"),
-}
-
-_WORDS: dict[str, str] = {
-    "weights": "attentions attention attn attns att weights weight attn_weights attention_weights attn_weight attention_weight "
-    "att_weights attn_output_weights attention_probs attn_probs probs attention_probabilities attn_probabilities p_attn "
-    "attn_map attn_maps attention_map attention_maps attn_matrix attention_matrix attention_scores_softmax pattern softmax",
-    "scores": "scores score attn_scores attention_scores attn_score attention_score attn_logits attention_logits "
-    "masked_scores raw_scores pre_softmax qk qk_scores",
-    "mask": "mask masks attn_mask attn_masks causal_mask attn_bias attention_bias local_mask sliding_mask window_mask "
-    "sliding_window_mask full_mask combined_mask block_mask additive_mask bool_mask dense_mask mask_4d causal "
-    "causal_attention_mask full_attention_mask sliding_attention_mask extended_attention_mask",
-    "padding_mask": "attention_mask attention_masks key_padding_mask padding_mask padding_masks pad_mask pad_masks "
-    "key_pad_mask input_mask attention_mask_2d kpm",
-    "query": "q query queries query_states query_layer q_proj q_states",
-    "key": "k key keys key_states key_layer k_proj k_states",
-    "value": "v value values value_states value_layer v_proj v_states",
-    "output": "attn_output attn_outputs attn_out attention_output context context_layer output out o z",
-    "input_ids": "input_ids ids tokens token_ids inputs input_tokens source_ids target_ids",
-    "labels": "labels label targets target lm_labels",
-    "position_ids": "position_ids positions position_id pos_ids input_pos cache_position",
-    "cu_seqlens": "cu_seqlens cu_seqlens_q cu_seqlens_k cu_seqlens_kv cu_seq_lens cu_seq_lens_q cu_seq_lens_k cu_seq_len",
-    "token_type_ids": "token_type_ids token_types token_type_id",
-    "segment_ids": "segment_ids segments seq_idx document_ids doc_ids documents sequence_ids segment_id",
-}
-_NAMES: dict[str, str] = {word: role for role, words in _WORDS.items() for word in words.split()}
-_MODULES = ("attn", "attention", "att")
-"""Names of weights that are also what attention modules are called."""
-_NOT_ATTENTION = re.compile(
-    r"(special_tokens|loss|head|dropout|label|labels|mlm|image|pixel|text|prompt|completion|response|assistant)_masks?"
-    r"|.*(_weight|_bias|_scale|_zero_point|_norm|layernorm|embeddings?|running_mean|running_var|inv_freq|lora_[ab])"
-)
-
-
-def _role(tensor: Tensor, place: _Place) -> tuple[str | None, str]:
-    leaf = place.leaf
-    if leaf == "bias" or (leaf == "weight" and place.parents):
-        return _parameter(tensor, place)
-    role = _NAMES.get(leaf)
-    if role is None:
-        if _NOT_ATTENTION.fullmatch(leaf):
-            return None, f"the name {leaf!r} is not one of attention"
-        return _by_shape(tensor)
-    fits, expected = _FITS[role]
-    if not fits(tensor):
-        if role == "weights" and not _is_float(tensor):
-            return _by_shape(tensor)
-        return None, f"the name says {role}, but that is {expected}, not {tensor.dtype} {list(tensor.shape)}"
-    if role == "position_ids" and "embeddings" in place.parents:
-        return None, "a table of the model, not an input"
-    if role in ("mask", "padding_mask"):
-        return _which_mask(tensor, leaf, role)
-    if leaf in _MODULES and len(tensor.shape) == 3 and _goes_below_zero(tensor):
-        return "output", "name and values"
-    return role, "name"
-
-
-def _parameter(tensor: Tensor, place: _Place) -> tuple[str | None, str]:
-    """What ends in `.weight` or `.bias` is a model's parameter, but for the causal buffer that GPT-2 keeps as `attn.bias`."""
+def _parameter(tensor: Tensor, name: _Name) -> tuple[str | None, str]:
+    """What ends in `.weight` or `.bias` is a parameter, but for the causal buffer that GPT-2 keeps as `attn.bias`."""
     shape = tensor.shape
-    if place.leaf == "bias" and len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]:
-        return "mask", "name and shape"
-    if place.leaf == "bias" and not place.parents and len(shape) >= 2:
+    buffer = len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
+    alone = not name.parents and len(shape) >= 2
+    if name.leaf == "bias" and (buffer or alone):
         return "mask", "name and shape"
     return None, "a parameter of the model"
+
+
+def _named_role(tensor: Tensor, name: _Name, role: str) -> tuple[str | None, str]:
+    """The role that the name speaks of, where type and shape allow it."""
+    fit = _FITS[role]
+    if not fit.type(tensor) or len(tensor.shape) not in fit.axes:
+        if role == "weights" and not _is_float(tensor):
+            return _by_shape(tensor)
+        what = f"{tensor.dtype} {list(tensor.shape)}"
+        return None, f"the name says {role}, but that is {fit.expected}, not {what}"
+    if role == "position_ids" and "embeddings" in name.parents:
+        return None, "a table of the model, not an input"
+    if fit is _MASKS:
+        return _which_mask(tensor, name.leaf, role)
+    if name.leaf in _MODULES and len(tensor.shape) == 3 and _goes_below_zero(tensor):
+        return "output", "name and values"
+    return role, "name"
 
 
 def _which_mask(tensor: Tensor, leaf: str, role: str) -> tuple[str, str]:
     """A mask over (query, key) or over keys alone: the name says so, or the number of axes does."""
     shape = tensor.shape
     if role == "padding_mask" and "attention_mask" in leaf:
-        over_keys = len(shape) <= 2 or all(size == 1 for size in shape[1:-1])
-        if len(shape) == 2:
-            return "padding_mask", "name and shape"
-        return (
-            ("padding_mask", "name and shape")
-            if len(shape) == 1 or (over_keys and _is_integer(tensor))
-            else ("mask", "name and shape")
-        )
-    if role == "mask" and len(shape) == 1:
-        return "padding_mask", "name and shape"
-    if (
-        leaf in ("mask", "masks")
-        and len(shape) == 2
-        and shape[0] != shape[1]
-        and not _is_float(tensor)
-        and not _staircase(tensor)
-    ):
+        one_row = all(size == 1 for size in shape[1:-1])
+        over_keys = len(shape) <= 2 or (one_row and _is_integer(tensor))
+        return "padding_mask" if over_keys else "mask", "name and shape"
+    if role == "mask" and (len(shape) == 1 or _is_oblong(tensor, leaf)):
         return "padding_mask", "name and shape"
     return role, "name"
+
+
+def _is_oblong(tensor: Tensor, leaf: str) -> bool:
+    """Whether a plain `mask` has another number of rows than of keys, and rows that are no causal mask's."""
+    if leaf not in ("mask", "masks") or len(tensor.shape) != 2 or _is_float(tensor):
+        return False
+    return tensor.shape[0] != tensor.shape[1] and not _staircase(tensor)
+
+
+# Shapes and values
 
 
 def _goes_below_zero(tensor: Tensor) -> bool:
@@ -332,32 +305,32 @@ def _goes_below_zero(tensor: Tensor) -> bool:
     return sample is not None and float((sample < 0).any(axis=1).mean()) > 0.5
 
 
-# Roles by shape and values
-
-
 def _by_shape(tensor: Tensor) -> tuple[str | None, str]:
     """The role that shape and type leave no doubt of, else the one that some rows of values speak for."""
-    axes, shape = len(tensor.shape), tensor.shape
-    if tensor.dtype == "bool" and axes >= 2 and 0 not in shape:
-        square = shape[-1] == shape[-2] or _staircase(tensor)
-        return ("mask" if axes > 2 or square else "padding_mask"), "shape"
-    if axes < 2 or axes > 5 or 0 in shape or tensor.row_length < 2 or (_is_float(tensor) and axes < 3):
-        return None, "neither its name nor its shape tells"
+    axes, shape, floating = len(tensor.shape), tensor.shape, _is_float(tensor)
+    if axes < 2 or 0 in shape:
+        return None, UNTOLD
+    if tensor.dtype == "bool":
+        over_queries = axes > 2 or shape[-1] == shape[-2] or _staircase(tensor)
+        return "mask" if over_queries else "padding_mask", "shape"
+
+    fewest = 3 if floating else 2
+    if not fewest <= axes <= 5 or tensor.row_length < 2:
+        return None, UNTOLD
     sample = _sample(tensor)
     if sample is None:
-        return None, "neither its name nor its shape tells"
-    role = _by_values(sample, _is_float(tensor), axes)
+        return None, UNTOLD
+    role = _by_float_values(sample) if floating else _by_integer_values(sample, axes)
     return role, "values" if role else "neither its name, its shape nor its values tell"
 
 
 def _staircase(tensor: Tensor) -> bool:
-    """Whether each row is the one before, shifted by one: a causal or sliding mask over more keys than queries."""
+    """Whether each row is the one before, shifted by one: a causal or sliding mask, of more keys than queries."""
     if len(tensor.shape) != 2 or not 1 < tensor.row_length <= SAMPLE_ELEMENTS // SAMPLE_ROWS:
         return False
     rows = tensor.rows(0, min(tensor.row_count, SAMPLE_ROWS))
-    return (
-        len(rows) > 2 and bool((rows[1:, 1:] == rows[:-1, :-1]).all()) and bool((rows[1:] != rows[:-1]).any())
-    )
+    shifted = (rows[1:, 1:] == rows[:-1, :-1]).all()
+    return len(rows) > 2 and bool(shifted) and bool((rows[1:] != rows[:-1]).any())
 
 
 def _sample(tensor: Tensor) -> Array | None:
@@ -367,16 +340,24 @@ def _sample(tensor: Tensor) -> Array | None:
         return None
     starts = np.linspace(0, tensor.row_count - 1, count).astype(int)
     try:
-        return np.concatenate([tensor.rows(int(low), int(low) + 1) for low in starts])
+        return np.concatenate([tensor.rows(int(start), int(start) + 1) for start in starts])
     except MaskcliError:
         return None
 
 
-def _by_values(rows: Array, floating: bool, axes: int) -> str | None:
+def _is_binary(rows: Array) -> bool:
+    return bool(((rows == 0) | (rows == 1)).all())
+
+
+def _by_integer_values(rows: Array, axes: int) -> str | None:
+    """A mask, when all is 0 and 1."""
+    if not _is_binary(rows) or not rows.any():
+        return None
+    return "padding_mask" if axes == 2 else "mask"
+
+
+def _by_float_values(rows: Array) -> str | None:
     """Weights: nothing below 0, most sums 1; a mask: 0 and 1, or 0 and a fill; scores: numbers among fills."""
-    if not floating:
-        binary = bool(((rows == 0) | (rows == 1)).all()) and bool(rows.any())
-        return ("padding_mask" if axes == 2 else "mask") if binary else None
     rows = rows[~np.isnan(rows).any(axis=1)]
     if rows.size == 0:
         return None
@@ -387,6 +368,4 @@ def _by_values(rows: Array, floating: bool, axes: int) -> str | None:
     sums = rows.astype(np.float64).sum(axis=1)
     if low >= 0 and (np.abs(sums - 1) <= SUM_TOLERANCE).mean() > 0.5:
         return "weights"
-    if bool(((rows == 0) | (rows == 1)).all()) and 0 < float(rows.mean()) < 1:
-        return "mask"
-    return None
+    return "mask" if _is_binary(rows) and 0 < float(rows.mean()) < 1 else None
