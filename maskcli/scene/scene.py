@@ -32,8 +32,42 @@ Answer = TypeVar("Answer")
 LOCAL = {"sliding", "chunked", "window"}
 
 
+class Placed:
+    """What stands somewhere and was declared to be something: a map of weights, or a saved mask."""
+
+    placement: Placement
+    declared: Meant | None
+
+    @property
+    def past(self) -> int:
+        """Keys that come before the first query."""
+        return self.placement.past
+
+    @property
+    def past_known(self) -> bool:
+        """Whether evidence or a declaration gave `past`, and not only the difference of the lengths."""
+        return self.placement.past_known
+
+    @property
+    def keys(self) -> Padding | None:
+        """Which keys are real; None when nothing tells."""
+        return self.placement.keys
+
+    @property
+    def layout(self) -> Layout:
+        """The sizes, past, padding and documents that specs are built over."""
+        return self.placement.layout
+
+    @property
+    def window(self) -> int | None:
+        """The W of a declared `sliding:W`, alone or joined to other masks by &; None when there is none."""
+        parts = conjuncts(self.declared.spec) if self.declared else ()
+        sizes = [part.numbers[0] for part in parts if isinstance(part, Named) and part.name == "sliding"]
+        return min(sizes, default=None)
+
+
 @dataclass(frozen=True, eq=False)
-class Attention:
+class Attention(Placed):
     """One map of attention weights [B, H, Q, K] with what belongs to it.
 
     `declared` is what was meant, `expected` that mask with the input's padding, None without a declaration;
@@ -55,29 +89,9 @@ class Attention:
         return self.placement.shape
 
     @property
-    def past(self) -> int:
-        """Keys that come before the first query."""
-        return self.placement.past
-
-    @property
-    def past_known(self) -> bool:
-        """Whether evidence or a declaration gave `past`, and not only the difference of the lengths."""
-        return self.placement.past_known
-
-    @property
-    def keys(self) -> Padding | None:
-        """Which keys are real; None when nothing tells."""
-        return self.placement.keys
-
-    @property
     def queries(self) -> Padding | None:
         """Which queries are real; None when nothing tells."""
         return self.placement.queries
-
-    @property
-    def layout(self) -> Layout:
-        """The sizes, past, padding and documents that specs are built over."""
-        return self.placement.layout
 
     @property
     def name(self) -> str:
@@ -103,11 +117,6 @@ class Attention:
     def rounding(self) -> float:
         """How far rounding alone takes the row sums of healthy weights from 1."""
         return tolerances(self.tensor.dtype).rounding
-
-    @property
-    def window(self) -> int | None:
-        """How many keys a query sees at most, itself included, by a sliding window that was declared."""
-        return window_of(self.declared)
 
     @cached_property
     def padding(self) -> Mask | None:
@@ -144,13 +153,14 @@ class Attention:
         """Why nothing behind a query may be seen; None when nothing says so, and for cross-attention."""
         if self.roled.kind == "cross":
             return None
-        if self.expected is not None:
-            inside = self.expected.attended > 0 and (self.expected - self.causal).attended == 0
-            return f"{self.declared.source} {self.spec!r}" if inside and self.declared else None
-        if self.keep is not None and self.given is not None:
-            inside = self.keep.attended > 0 and (self.keep - self.causal).attended == 0
-            return f"the mask {self.given.tensor.name!r}" if inside else None
-        return None
+        if self.expected is not None and self.declared is not None:
+            says, mask = f"{self.declared.source} {self.spec!r}", self.expected
+        elif self.keep is not None and self.given is not None:
+            says, mask = f"the mask {self.given.tensor.name!r}", self.keep
+        else:
+            return None
+        looks_back = mask.attended > 0 and (mask - self.causal).attended == 0
+        return says if looks_back else None
 
     @cached_property
     def real_rows(self) -> Array:
@@ -231,7 +241,7 @@ def once(judge: Callable[[Attention], Answer]) -> Callable[[Attention], Answer]:
 
 
 @dataclass(frozen=True, eq=False)
-class Saved:
+class Saved(Placed):
     """A saved mask: how it reads, where it stands, what was declared for it, and a map it belongs to."""
 
     roled: Roled
@@ -241,34 +251,9 @@ class Saved:
     attention: Attention | None
 
     @property
-    def past(self) -> int:
-        """Keys that come before the first query."""
-        return self.placement.past
-
-    @property
-    def past_known(self) -> bool:
-        """Whether evidence or a declaration gave `past`, and not only the difference of the lengths."""
-        return self.placement.past_known
-
-    @property
-    def keys(self) -> Padding | None:
-        """Which keys are real; None when nothing tells."""
-        return self.placement.keys
-
-    @property
     def documents(self) -> Array | None:
         """Which packed document each key belongs to."""
         return self.placement.documents
-
-    @property
-    def window(self) -> int | None:
-        """How many keys a query sees at most, itself included, by a sliding window that was declared."""
-        return window_of(self.declared)
-
-    @property
-    def layout(self) -> Layout:
-        """The sizes, past, padding and documents that specs are built over."""
-        return self.placement.layout
 
     @cached_property
     def pad_rows(self) -> Array:
@@ -295,16 +280,6 @@ class Scene:
     masks: tuple[Saved, ...]
     tokens: tuple[Tokens, ...]
     unfit: dict[str, str]
-
-
-def window_of(declared: Meant | None) -> int | None:
-    """The W of a declared `sliding:W`, alone or joined to other masks by &; None when there is none."""
-    found = (
-        [part for part in conjuncts(declared.spec) if isinstance(part, Named) and part.name == "sliding"]
-        if declared
-        else []
-    )
-    return min(part.numbers[0] for part in found) if found else None
 
 
 def pad_rows(keep: Mask, past: int) -> Array:
