@@ -1,11 +1,11 @@
-"""Act right after the program imports a library, so that the program, and not this package, decides when that is."""
+"""Act right after the program imports a library: the program, and not this package, decides when that is."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -20,11 +20,12 @@ def after_import(name: str, then: Callable[[], None]) -> Callable[[], None]:
     return waiting.leave
 
 
-class _Waiting(MetaPathFinder):
-    """Finds nothing itself: it only looks at the one module that the others find."""
+@dataclass(frozen=True)
+class _Waiting:
+    """A finder that finds nothing itself: it only looks at the one module that the others find."""
 
-    def __init__(self, name: str, then: Callable[[], None]) -> None:
-        self.name, self.then = name, then
+    name: str
+    then: Callable[[], None]
 
     def leave(self) -> None:
         """Look no more."""

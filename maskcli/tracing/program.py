@@ -1,4 +1,4 @@
-"""Run a program as Python itself would: its arguments, its path, its `__main__`, its exit code and its traceback."""
+"""Run a program as Python itself would: its arguments, path, `__main__`, exit code and traceback."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import sys
 import types
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from types import CodeType, TracebackType
 from typing import NamedTuple
 
 from maskcli.errors import MaskcliError
+from maskcli.tracing.lines import HERE
 
-_HERE = str(Path(__file__).resolve().parents[1])
 INTERRUPTED = 130
 
 
 class Program(NamedTuple):
-    """What to run as `__main__`: how its code is had, its file, what `sys.path[0]` is, and the spec of a module (None: a script)."""
+    """What to run as `__main__`: how to get its code, its file, `sys.path[0]`, and the spec of a module."""
 
     name: str
     code: Callable[[], CodeType]
@@ -30,7 +29,7 @@ class Program(NamedTuple):
 
 
 def script(path: str) -> Program:
-    """A Python file. Its code is read and compiled when it runs, so that a syntax error is told as Python tells it."""
+    """A Python file, read and compiled when it runs, so that a syntax error is told as Python tells it."""
     if not os.path.isfile(path):
         raise MaskcliError(f"there is no Python file {path!r}; pass a script, or a module with -m")
     file = os.path.abspath(path)
@@ -61,7 +60,7 @@ def module(name: str) -> Program:
 
 
 def run(program: Program, arguments: list[str]) -> int:
-    """Run a program to its end; its exit code. What it raises is told on standard error as Python tells it."""
+    """Run a program to its end; its exit code. What it raises is told on standard error, as Python does."""
     sys.argv[:] = [program.name, *arguments]
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = program.folder
@@ -96,11 +95,11 @@ def _exit_code(stop: SystemExit) -> int:
 def _tell(error: BaseException) -> None:
     """Print a traceback that begins in the program and leaves out what watches it."""
     seen: set[int] = set()
-    each: BaseException | None = error
-    while each is not None and id(each) not in seen:
-        seen.add(id(each))
-        each.__traceback__ = _own(each.__traceback__)
-        each = each.__cause__ or each.__context__
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        cause.__traceback__ = _own(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
     sys.excepthook(type(error), error, error.__traceback__)
 
 
@@ -109,6 +108,6 @@ def _own(trace: TracebackType | None) -> TracebackType | None:
     if trace is None:
         return None
     rest = _own(trace.tb_next)
-    if trace.tb_frame.f_code.co_filename.startswith(_HERE):
+    if trace.tb_frame.f_code.co_filename.startswith(HERE):
         return rest
     return TracebackType(rest, trace.tb_frame, trace.tb_lasti, trace.tb_lineno)

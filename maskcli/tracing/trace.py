@@ -32,7 +32,7 @@ class Trace:
 
     @property
     def report(self) -> TraceReport:
-        """All that was found so far: findings worst first, what could not be decided, and how much was checked."""
+        """All so far: findings worst first, what could not be decided, and how much was checked."""
         return self._checker.report()
 
     @property
