@@ -11,14 +11,17 @@ import numpy as np
 from maskcli.masks.compare import Region
 from maskcli.masks.mask import Mask
 from maskcli.masks.views import picture
+from maskcli.report.characters import columns, print_map
 from maskcli.report.shown import SCHEMA_VERSION
-from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text
+from maskcli.report.terminal import clean, hang, json_text
 from maskcli.tensors import Difference
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 MAP_WIDTH, MAP_HEIGHT = 100, 32
+# Columns in front of a line of the map, its number and a blank.
+GUTTER = 7
 # Regions printed before the rest is counted.
 LISTED = 20
 
@@ -133,27 +136,18 @@ def _region(region: Region) -> dict[str, Any]:
 
 def _print_map(found: Masks, console: Console) -> None:
     """Where the first differing item differs: A or B alone, both, or neither of a pixel's cells."""
-    from rich.text import Text
-
     a, b = found.masks
     item = found.regions[0].batch[0] if found.regions[0].batch else 0
     head = found.regions[0].heads[0] if found.regions[0].heads else 0
-    width = min(console.width, MAP_WIDTH) if console.width != PIPE_WIDTH else MAP_WIDTH
-    only_a = picture(a - b, MAP_HEIGHT, width - 8, item, head)[0] > 0
-    only_b = picture(b - a, MAP_HEIGHT, width - 8, item, head)[0] > 0
-    both = picture(a & b, MAP_HEIGHT, width - 8, item, head)[0] > 0
+    wide = columns(console, GUTTER + 1, MAP_WIDTH)
+    only_a = picture(a - b, MAP_HEIGHT, wide, item, head)[0] > 0
+    only_b = picture(b - a, MAP_HEIGHT, wide, item, head)[0] > 0
+    both = picture(a & b, MAP_HEIGHT, wide, item, head)[0] > 0
     glyphs = np.where(
         only_a & only_b, "X", np.where(only_a, "A", np.where(only_b, "B", np.where(both, "■", "·")))
     )
-    queries = a.shape[2]
-    console.print()
-    for line, row in enumerate(glyphs):
-        first = line * queries // len(glyphs)
-        console.print(Text(f"{first:>6} ", style="dim") + Text("".join(row)), no_wrap=True)
+    firsts = [line * a.shape[2] // len(glyphs) for line in range(len(glyphs))]
     place = f"item {item}, head {head}: " if a.shape[0] * a.shape[1] > 1 else ""
-    console.print(
-        Text(
-            f"{place}A only A attends, B only B, ■ both, · neither, X both kinds in one character",
-            style="dim",
-        )
-    )
+    note = f"{place}A only A attends, B only B, ■ both, · neither, X both kinds in one character"
+    console.print()
+    print_map(console, firsts, glyphs, note, GUTTER, style="")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maskcli.report.characters import FULL, MAP_HEIGHT, MAP_WIDTH, SHADES, columns, print_map, shaded
 from maskcli.report.shown import SCHEMA_VERSION
 from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text
 from maskcli.scene.describe import Described, shares
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 # A part of at most this many rows and columns is printed as numbers.
 NUMBER_ROWS, NUMBER_WIDTH = 40, 8
-MAP_WIDTH, MAP_HEIGHT = 160, 48
-SHADES = " ░▒▓█"
 # Pixels of a saved picture on a side.
 PIXELS = 800
 # Padding of so many items is listed.
@@ -131,26 +130,18 @@ def print_look(each: Described, zoom: Zoom, console: Console) -> None:
         if finite.size and not attends
         else (0.0, 1.0 if attends else 0.0)
     )
-    span = high - low or 1.0
-    firsts = view.rows[0] + np.arange(tall) * (view.rows[1] - view.rows[0]) // tall
-    for first, values in zip(firsts.tolist(), view.pixels, strict=True):
-        shade = np.clip(np.nan_to_num((values - low) / span, nan=1.0, posinf=1.0, neginf=0.0) * 4, 0, 4)
-        glyphs = np.array(list(SHADES))[np.ceil(shade).astype(int)]
-        glyphs[np.isnan(values)] = "?"
-        console.print(
-            Text(f"{first:>{gutter}} ", style="dim") + Text("".join(glyphs), style="green"), no_wrap=True
-        )
     if attends:
         note = "█ all cells attend, shades some, blank none"
     else:
         note = f"blank {low:.4g}, █ {high:.4g}, ? NaN; each character is the largest value of its cells"
-    console.print(Text(note, style="dim"))
+    firsts = view.rows[0] + np.arange(tall) * (view.rows[1] - view.rows[0]) // tall
+    glyphs = shaded((view.pixels - low) / (high - low or 1.0), SHADES + FULL)
+    print_map(console, firsts.tolist(), glyphs, note, gutter + 1)
 
 
 def map_size(console: Console, rows: int) -> tuple[int, int]:
     """How many pixels a map may have: tall, wide."""
-    width = MAP_WIDTH if console.width == PIPE_WIDTH else min(console.width, MAP_WIDTH)
-    return min(rows, MAP_HEIGHT), max(width - len(str(rows)) - 2, 10)
+    return min(rows, MAP_HEIGHT), columns(console, len(str(rows)) + 2)
 
 
 def _number(value: float) -> str:

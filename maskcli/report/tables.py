@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskcli.arrays import pixel_edges
+from maskcli.arrays import Array, pixel_edges
 from maskcli.masks.conventions import CONVENTIONS
 from maskcli.masks.mask import Mask
 from maskcli.masks.views import blocks, picture
+from maskcli.report.characters import FULL, MAP_HEIGHT, MAP_WIDTH, columns, print_map, shaded
 from maskcli.report.shown import Shown, token_facts
 from maskcli.report.terminal import PIPE_WIDTH, clean
 
@@ -21,14 +22,10 @@ if TYPE_CHECKING:
 
 # Longer token tables show their head and tail: a screen is no place for a thousand rows.
 MOST_TOKENS, HEAD, TAIL = 64, 40, 8
-# A map in a pipe or on a wide screen gets at most this many columns and rows of characters.
-MAP_WIDTH, MAP_HEIGHT = 160, 48
 # Most sequences printed one by one.
 MOST_SEQUENCES = 8
 # The widest a token may be on either axis before it is cut with an ellipsis.
 LABEL = 14
-# Below this share of a pixel, one light shade; above, darker ones; a full block is full.
-SHADES = "░▒▓"
 ATTEND, IGNORE = "■", "·"
 
 
@@ -122,7 +119,7 @@ def _print_mask(shown: Shown, console: Console, item: int, same: bool) -> None:
     console.print(Text(f"{shown.spec}{whose}: queries down, keys across", style="bold"))
     piped = console.width == PIPE_WIDTH
     if not _print_cells(shown, console, item, MAP_WIDTH * 2 if piped else console.width):
-        _print_map(shown, console, item, min(console.width, MAP_WIDTH))
+        _print_map(shown, console, item)
     console.print()
     if shown.mask.stored[1] > 1:
         console.print(
@@ -170,36 +167,30 @@ def _print_cells(shown: Shown, console: Console, item: int, width: int) -> bool:
     return True
 
 
-def _print_map(shown: Shown, console: Console, item: int, width: int) -> None:
+def _print_map(shown: Shown, console: Console, item: int) -> None:
     """Half-block characters, two queries a line, or a reduced map whose characters stand for many cells."""
-    from rich.text import Text
-
-    _, _, queries, keys = shown.mask.shape
+    queries, keys = shown.mask.shape[2:]
     gutter = len(str(queries - 1)) + 1
-    room = max(width - gutter, 10)
+    room = columns(console, gutter)
     if keys <= room and queries <= 2 * MAP_HEIGHT:
-        dense = shown.mask.dense(item)
-        if queries % 2:
-            dense = np.vstack([dense, np.zeros((1, keys), bool)])
-        glyphs = np.array(list(" ▄▀█"))[dense[0::2] * 2 + dense[1::2]]
-        firsts, note = (
-            range(0, queries, 2),
-            "each character is one key and two queries: █ both attend, ▀ the upper, ▄ the lower",
-        )
-    else:
-        share, _cells = picture(shown.mask, MAP_HEIGHT, room, item)
-        shade = np.ceil(share * len(SHADES)).astype(int).clip(0, len(SHADES))
-        glyphs = np.array(list(" " + SHADES))[shade]
-        glyphs[share == 1.0] = "█"
-        firsts = pixel_edges(queries, MAP_HEIGHT)[:-1].tolist()
-        high, wide = -(-queries // share.shape[0]), -(-keys // share.shape[1])
-        note = f"each character covers about {high:,} queries x {wide:,} keys: █ all attend, ▓▒░ some, blank none"
-    for first, line in zip(firsts, glyphs, strict=True):
-        console.print(
-            Text(f"{first:>{gutter - 1}} ", style="dim") + Text("".join(line).rstrip(), style="green"),
-            no_wrap=True,
-        )
-    console.print(Text(note, style="dim"))
+        note = "each character is one key and two queries: █ both attend, ▀ the upper, ▄ the lower"
+        print_map(console, range(0, queries, 2), _half_blocks(shown.mask.dense(item)), note, gutter)
+        return
+
+    share, _cells = picture(shown.mask, MAP_HEIGHT, room, item)
+    glyphs = shaded(share)
+    glyphs[share == 1.0] = FULL
+    high, wide = -(-queries // share.shape[0]), -(-keys // share.shape[1])
+    covers = f"each character covers about {high:,} queries x {wide:,} keys"
+    note = f"{covers}: █ all attend, ▓▒░ some, blank none"
+    print_map(console, pixel_edges(queries, MAP_HEIGHT)[:-1].tolist(), glyphs, note, gutter)
+
+
+def _half_blocks(dense: Array) -> Array:
+    """A character for each two cells [Q, K] above each other."""
+    even = np.pad(dense, [(0, len(dense) % 2), (0, 0)])
+    glyphs: Array = np.array(list(" ▄▀█"))[even[0::2] * 2 + even[1::2]]
+    return glyphs
 
 
 def _print_numbers(shown: Shown, console: Console, block: int) -> None:

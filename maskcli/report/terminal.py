@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -117,7 +116,7 @@ class _Trimmed:
 
     def write(self, text: str) -> int:
         """Write, without blanks before line ends."""
-        return self.stream.write(re.sub(r" +(?=\n|$)", "", text))
+        return self.stream.write("\n".join(line.rstrip(" ") for line in text.split("\n")))
 
     def flush(self) -> None:
         """Flush the stream."""

@@ -160,6 +160,30 @@ def test_a_mask_table_is_whole_or_becomes_a_map(columns, to, length):
         ]
 
 
+def test_blanks_at_line_ends_are_trimmed_in_linear_time():
+    """Of blanks inside a line, as many as a long word makes, each is looked at once."""
+    import io
+    import time
+
+    from maskcli.report.terminal import _Trimmed
+
+    stream = io.StringIO()
+    _Trimmed(stream).write("a  b \n\n   \n c   ")
+    assert stream.getvalue() == "a  b\n\n\n c"
+
+    def seconds(blanks):
+        text = f"a{' ' * blanks}b"
+        taken = []
+        for _ in range(5):
+            start = time.process_time_ns()
+            _Trimmed(io.StringIO()).write(text)
+            taken.append(time.process_time_ns() - start)
+        return min(taken)
+
+    # 32 times the blanks: about 32 times the time if it is linear, 1,024 times if each blank looks at all that follow.
+    assert seconds(2**15) < 200 * max(seconds(2**10), 20_000)
+
+
 def test_text_reaches_the_terminal_clean():
     nasty = "\x1b[31mred [bold] :smile: [/INST] \u202eevil \x9b"
     out = run("show", nasty).stdout

@@ -1,0 +1,45 @@
+"""The one map of characters: pixels as shades, lines behind the number of their first row, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maskcli.arrays import Array
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# A map in a pipe or on a wide screen gets at most this many columns and lines of characters.
+MAP_WIDTH, MAP_HEIGHT = 160, 48
+# From blank to nearly full; a full block follows.
+SHADES = " ░▒▓"
+FULL = "█"
+
+
+def columns(console: Console, gutter: int, most: int = MAP_WIDTH) -> int:
+    """The characters of a line of a map, behind a gutter of so many columns."""
+    return max(min(console.width, most) - gutter, 10)
+
+
+def shaded(share: Array, characters: str = SHADES) -> Array:
+    """A character for each share in 0..1: the first for 0 alone, the others in equal steps, `?` for NaN."""
+    known = np.nan_to_num(share, nan=1.0, posinf=1.0, neginf=0.0).clip(0.0, 1.0)
+    steps = np.ceil(known * (len(characters) - 1)).astype(int)
+    glyphs: Array = np.array(list(characters))[steps]
+    glyphs[np.isnan(share)] = "?"
+    return glyphs
+
+
+def print_map(
+    console: Console, firsts: Iterable[int], glyphs: Array, note: str, gutter: int, style: str = "green"
+) -> None:
+    """Lines of characters behind the number of their first row, in a gutter of so many columns; then the note."""
+    from rich.text import Text
+
+    for first, line in zip(firsts, glyphs, strict=True):
+        number = Text(f"{first:>{gutter - 1}} ", style="dim")
+        console.print(number + Text("".join(line).rstrip(), style=style), no_wrap=True)
+    console.print(Text(note, style="dim"))

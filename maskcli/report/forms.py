@@ -1,0 +1,78 @@
+"""Forms: what results are written as. A command has a table of them; a further form is a row of it and a writer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from maskcli.errors import MaskcliError
+from maskcli.report.terminal import console, output, write
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Result = TypeVar("Result")
+Writer = TypeVar("Writer")
+
+# Suffixes of the forms that no --format names.
+PICTURES = (".png", ".svg", ".pdf")
+TENSORS = (".safetensors", ".npy", ".npz", ".pt")
+
+
+@dataclass(frozen=True)
+class Form(Generic[Writer]):
+    """A form: what --format calls it (None where only a suffix chooses it), its suffixes, and what writes it."""
+
+    name: str | None
+    suffixes: tuple[str, ...]
+    write: Writer
+
+
+def choose(forms: Sequence[Form[Writer]], name: str | None, path: str | None) -> Form[Writer]:
+    """The form that --format names, else the one of the file's suffix; on standard output the first of the table."""
+    to_file = path is not None and path != "-"
+    suffix = os.path.splitext(path or "")[1].lower()
+    by_suffix = next((form for form in forms if suffix in form.suffixes), None)
+    if name is None and not to_file:
+        return forms[0]
+
+    if name is not None:
+        if by_suffix is not None and by_suffix.name is None:
+            raise MaskcliError(
+                f"--format {name} does not fit {path!r}, whose suffix names another form; leave one of them out"
+            )
+        return next(form for form in forms if form.name == name)
+
+    if by_suffix is None:
+        known = ", ".join(suffix for form in forms for suffix in form.suffixes)
+        raise MaskcliError(
+            f"{path!r} ends in {suffix!r}, which names no form; end it in one of {known}, or pass --format"
+        )
+    return by_suffix
+
+
+def names(forms: Iterable[Form[Writer]]) -> list[str]:
+    """What --format takes."""
+    return [form.name for form in forms if form.name is not None]
+
+
+def in_pieces(tell: Callable[[Result], Iterable[str]]) -> Callable[[Result, str | None], None]:
+    """A writer (of a result, to a path or standard output) of text that comes in pieces."""
+
+    def write_pieces(result: Result, path: str | None) -> None:
+        with output(path) as stream:
+            write(tell(result), stream)
+
+    return write_pieces
+
+
+def on_screen(show: Callable[[Result, Console], None]) -> Callable[[Result, str | None], None]:
+    """A writer of what a terminal shows."""
+
+    def write_screen(result: Result, path: str | None) -> None:
+        with output(path) as stream:
+            show(result, console(stream))
+
+    return write_screen
