@@ -24,7 +24,7 @@ ROOMS = [
     {"scene"},
     {"measure", "meant"},
     {"masks", "tensors", "text"},
-    {"untrusted"},
+    {"untrusted", "padding"},
     {"errors", "arrays"},
 ]
 HEAVY = {

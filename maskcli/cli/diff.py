@@ -242,7 +242,7 @@ def _layout(sides: tuple[_Side, _Side], shapes: list[Shape | None], options: _Op
 
 def _real(options: _Options) -> Array | None:
     """Real tokens, bool [B, K], as --ids or --lengths tell."""
-    from maskcli.scene.tokens import edge_padding
+    from maskcli.padding import edge_padding
     from maskcli.text import batch_from_ids, batch_from_lengths
 
     if options.ids is not None and options.lengths is not None:

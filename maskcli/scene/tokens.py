@@ -8,6 +8,7 @@ import numpy as np
 
 from maskcli.arrays import Array, Real
 from maskcli.meant.facts import Declared
+from maskcli.padding import edge_padding
 from maskcli.tensors.tolerances import EXACT
 
 
@@ -31,23 +32,6 @@ class Tokens:
     def name(self, role: str) -> str:
         """The tensor of a role that is there."""
         return self.names[role]
-
-
-def edge_padding(ids: Array, pad_id: int, starts: tuple[int, ...] = (), ends: tuple[int, ...] = ()) -> Real:
-    """Which tokens are real, bool [B, L]: all but the leading and trailing runs of the pad id.
-
-    When the pad token also ends texts (is one of `ends`), the first of a trailing run is the real end; when
-    it also begins them (`starts`), the last of a leading run is the real beginning.
-    """
-    real = np.ones(ids.shape, bool)
-    for row, kept in zip(ids == pad_id, real, strict=True):
-        others = np.flatnonzero(~row)
-        if not others.size:
-            kept[:] = False
-            continue
-        kept[: max(others[0] - (pad_id in starts), 0)] = False
-        kept[others[-1] + 1 + (pad_id in ends) :] = False
-    return real
 
 
 def real_tokens(ids: Array, declared: Declared) -> Real | None:

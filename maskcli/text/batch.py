@@ -9,8 +9,9 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Array, Real
 from maskcli.errors import MaskcliError
+from maskcli.padding import edge_padding
 from maskcli.text.tokenizer import Encoding, Tokenizer, quoted
 
 IGNORE_INDEX = -100
@@ -324,25 +325,15 @@ def _joined(encodings: Sequence[Encoding], length: int) -> Encoding:
     return Encoding(ids, special, type_ids, length)
 
 
-def _real(ids: Array, given: Array, pad_id: int, tokenizer: Tokenizer | None) -> Array:
-    """bool [B, L]: False on padding, by the pad id or, where it also ends or begins sequences, by its runs at the edges."""
-    is_pad = ids == pad_id
-    ends = tokenizer is not None and pad_id == tokenizer.eos_id
-    begins = tokenizer is not None and pad_id == tokenizer.bos_id
-    if not (ends or begins):
-        plain: Array = ~is_pad & given
+def _real(ids: Array, given: Real, pad_id: int, tokenizer: Tokenizer | None) -> Real:
+    """bool [B, L]: False on padding, by the pad id or, where it also ends or begins texts, by its runs at the edges."""
+    if tokenizer is None or pad_id not in (tokenizer.bos_id, tokenizer.eos_id):
+        plain: Real = (ids != pad_id) & given
         return plain
-    leading = np.logical_and.accumulate(is_pad, axis=1)
-    trailing = np.logical_and.accumulate(is_pad[:, ::-1], axis=1)[:, ::-1] & ~leading
-    rows = np.arange(len(ids))
-    if ends:
-        trailing[rows, np.argmax(trailing, axis=1)] = False
-    if begins:
-        leading[rows, np.maximum(leading.sum(axis=1) - 1, 0)] = False
+    real = edge_padding(ids, pad_id, starts=(tokenizer.bos_id,), ends=(tokenizer.eos_id,))
     # A row of nothing but this id is one eos (bos) and padding.
-    leading[is_pad.all(axis=1)] = np.arange(ids.shape[1]) > 0
-    real: Array = ~(leading | trailing) & given
-    return real
+    real[(ids == pad_id).all(axis=1), 0] = True
+    return real & given
 
 
 # Warnings

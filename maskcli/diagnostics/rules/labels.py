@@ -22,6 +22,7 @@ from maskcli.diagnostics.supervision import (
     texts,
 )
 from maskcli.meant.facts import Declared
+from maskcli.padding import edge_runs
 from maskcli.scene.scene import Scene
 
 # Masked language models ask for 15 % of the tokens, seldom for 40 %; labels on more than half are of every token.
@@ -360,7 +361,7 @@ def _few_masked(reading: Reading) -> bool:
 def _supervised_padding(reading: Reading, declared: Declared) -> Array:
     """Labels [B, L] on padding that the loss counts."""
     pads = np.zeros(reading.labels.shape, bool) if reading.real is None else ~reading.real
-    leading, trailing = _edges(pads)
+    leading, trailing = edge_runs(pads)
     pads = leading | trailing
     wrong: Array = pads & reading.supervised
     if reading.shift is None:
@@ -427,13 +428,6 @@ def _untaught_starts(text: Reading, prompt_length: int | None) -> Array:
         rows = np.flatnonzero(text.taught.any(axis=1) & (text.taught.argmax(axis=1) == start + 1))
         missed[rows, start[rows]] = True
     return missed
-
-
-def _edges(pads: Array) -> tuple[Array, Array]:
-    """The leading and the trailing run of padding in each row, bool [B, L]; a row of padding alone is a trailing run."""
-    leading: Array = np.logical_and.accumulate(pads, axis=1)
-    trailing: Array = np.logical_and.accumulate(pads[:, ::-1], axis=1)[:, ::-1]
-    return leading & ~trailing, trailing
 
 
 def _place(flags: Array) -> Where:

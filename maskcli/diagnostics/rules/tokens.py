@@ -13,8 +13,9 @@ from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.common import told, told_items
 from maskcli.diagnostics.supervision import ignored_labels
 from maskcli.masks.mask import runs_of
+from maskcli.padding import edge_padding
 from maskcli.scene.scene import Scene
-from maskcli.scene.tokens import Tokens, edge_padding, real_tokens
+from maskcli.scene.tokens import Tokens, real_tokens
 
 
 @rule(

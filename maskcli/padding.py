@@ -1,0 +1,41 @@
+"""Padding by its id: the runs of it at the edges of a row of tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from maskcli.arrays import Array, Real
+
+
+def text_span(pads: Real) -> tuple[Array, Array]:
+    """Where the text in rows with padding [B, L] begins and ends, int [B] each; 0 and 0 where there is none."""
+    # A token beyond each edge answers for rows without any.
+    text = np.pad(~pads, [(0, 0), (1, 1)], constant_values=True)
+    starts = text[:, 1:].argmax(axis=1)
+    stops = pads.shape[1] - text[:, -2::-1].argmax(axis=1)
+    return np.minimum(starts, stops), stops
+
+
+def edge_runs(pads: Real) -> tuple[Real, Real]:
+    """The leading and the trailing run of padding in each row, bool [B, L]; padding alone is a trailing run."""
+    starts, stops = text_span(pads)
+    columns = np.arange(pads.shape[1])
+    return columns < starts[:, None], columns >= stops[:, None]
+
+
+def edge_padding(
+    ids: Array, pad_id: int, starts: tuple[int | None, ...] = (), ends: tuple[int | None, ...] = ()
+) -> Real:
+    """Which tokens are real, bool [B, L]: all but the leading and trailing runs of the pad id.
+
+    When the pad token also ends texts (is one of `ends`), the first of a trailing run is the real end; when
+    it also begins them (`starts`), the last of a leading run is the real beginning.
+    """
+    begin, stop = text_span(ids == pad_id)
+    if pad_id in starts:
+        begin = np.maximum(begin - 1, 0)
+    if pad_id in ends:
+        stop = stop + (stop > 0)
+    columns = np.arange(ids.shape[1])
+    real: Real = (begin[:, None] <= columns) & (columns < stop[:, None])
+    return real
