@@ -52,10 +52,10 @@ def mixed(tmp_path):
     return folder
 
 
-def lines(*arguments, check):
+def lines(*arguments, **options):
     return [
         json.loads(line)
-        for line in run("diagnose", *arguments, "--format", "jsonl", check=check).stdout.splitlines()
+        for line in run("diagnose", *arguments, "--format", "jsonl", **options).stdout.splitlines()
     ]
 
 
@@ -124,7 +124,9 @@ def test_where_nothing_could_be_checked_only_json_lines_are_written(mixed):
 
 @pytest.mark.parametrize("form", ["text", "jsonl"])
 def test_several_processes_print_what_one_prints(mixed, form):
-    one, two = (run("diagnose", mixed, SICK, "--format", form, "--jobs", jobs, check=2) for jobs in (1, 2))
+    one, two = (
+        run("diagnose", mixed, SICK, "--format", form, "--jobs", jobs, check=2, fresh=True) for jobs in (1, 2)
+    )
     assert one.stdout == two.stdout
     assert one.stderr == two.stderr
 
@@ -132,7 +134,7 @@ def test_several_processes_print_what_one_prints(mixed, form):
 def test_the_order_is_the_files_whatever_ends_first(tmp_path):
     large = dump(tmp_path / "z.safetensors", length=700)
     small = [dump(tmp_path / f"{name}.safetensors") for name in "abc"]
-    found = lines(large, *small, "--jobs", "2", check=0)
+    found = lines(large, *small, "--jobs", "2", check=0, fresh=True)
     assert [line["file"] for line in found] == [str(path) for path in (large, *small)]
 
 
@@ -172,6 +174,7 @@ def test_a_process_that_dies_takes_only_its_own_file_along(mixed, tmp_path):
         "--format",
         "jsonl",
         check=2,
+        fresh=True,
         PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}",
     )
     found = [json.loads(line) for line in done.stdout.splitlines()]

@@ -1,0 +1,118 @@
+"""A process that has imported what maskcli imports, and forks for each call: `python -m maskcli` without a start.
+
+What a fork does is what `python -m maskcli` does: descriptors, folder, environment and arguments are its own, the command
+is imported and `maskcli.__main__` run as `__main__`. Only the taking apart of its modules in the end is left out.
+"""
+
+import atexit
+import contextlib
+import gc
+import json
+import os
+import runpy
+import socket
+import sys
+import threading
+from importlib import import_module
+
+# Commands whose imports the forks find done.
+USUAL = [
+    ["show", "a word", "--format", "json"],
+    ["show", "--lengths", "2"],
+    ["diagnose", "tests/data/minilm_attn_nomask.safetensors"],
+    ["inspect", "tests/data/minilm_attn.safetensors"],
+    ["diff", "causal", "full", "--lengths", "2"],
+]
+
+
+def prepare(preload=""):
+    """Import what the usual commands import, as forks of this process tell it; the commands themselves are left out."""
+    if preload:
+        import_module(preload)
+    import maskcli.cli
+
+    commands = {f"maskcli.cli.{name}" for name in maskcli.cli.COMMANDS}
+    for arguments in USUAL:
+        for name in imported(arguments):
+            if name not in commands and name != "maskcli.__main__":
+                import_module(name)
+    # A collection in a fork would write to, and so copy, every page that holds an object.
+    gc.collect()
+    gc.freeze()
+
+
+def imported(arguments):
+    """The modules that a command imports beyond those that are here, in their order."""
+    readable, writable = os.pipe()
+    if os.fork() == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        here = set(sys.modules)
+        with contextlib.suppress(SystemExit):
+            start(arguments)
+        os.write(writable, " ".join(name for name in sys.modules if name not in here).encode())
+        os._exit(0)
+    os.close(writable)
+    with open(readable) as told:
+        names = told.read().split()
+    os.wait()
+    return names
+
+
+def start(arguments):
+    """What `python -m maskcli` does."""
+    sys.argv[:] = ["-m", *arguments]
+    runpy.run_module("maskcli", run_name="__main__", alter_sys=True)
+
+
+def serve(link):
+    """Fork for each call that comes over the link, and answer with the fork's id and then its exit code.
+
+    It returns in the forks alone: their arguments.
+    """
+    answers = link.makefile("w", encoding="ascii")
+    while True:
+        size, descriptors, _, _ = socket.recv_fds(link, 8, 3)
+        if not size:
+            sys.exit()
+        call = json.loads(link.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
+        child = os.fork()
+        if child == 0:
+            link.close()
+            become(call, descriptors)
+            return call["arguments"]
+        for descriptor in descriptors:
+            os.close(descriptor)
+        print(child, file=answers, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+
+
+def become(call, descriptors):
+    """Take on the descriptors, the folder and the environment of a call."""
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(call["cwd"])
+    sys.path[0] = call["cwd"]
+    os.environ.clear()
+    os.environ.update(call["environment"])
+
+
+def leave(code):
+    """End as an interpreter ends, without taking apart what was imported."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    number, preload = sys.argv[1:]
+    prepare(preload)
+    try:
+        start(serve(socket.socket(fileno=int(number))))
+    except SystemExit as stop:
+        if isinstance(stop.code, int):
+            leave(stop.code)
+        raise
