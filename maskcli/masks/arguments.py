@@ -1,4 +1,4 @@
-"""Masks as arguments of libraries that need no tensor: flash-attn, FlexAttention, xFormers, JAX, SDPA's flag."""
+"""Masks as arguments that need no tensor: of flash-attn, FlexAttention, xFormers and JAX, and SDPA's flag."""
 
 from __future__ import annotations
 

@@ -6,10 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Shape
 from maskcli.masks.kinds import Layout, causal, documents, padding, window
 from maskcli.masks.mask import Mask, Runs, runs_of
 from maskcli.masks.words import items_in_words, runs_in_words
+
+MEANINGS = {
+    "padding": "{narrower} ignores padding {keys}{whose}, {wider} lets {queries} see {it}",
+    "future": "{wider} lets {queries}{whose} see {many} future {seen}",
+    "itself": "{narrower} hides {queries}{whose} from {itself}, {wider} does not",
+    "document": "{wider} lets {queries}{whose} see {many} {seen} of another document",
+    "past": "{wider} lets {queries}{whose} see {many} earlier {seen} that {narrower} ignores ({keys})",
+    "other": "{wider} lets {queries}{whose} see {many} {seen} that {narrower} ignores ({keys})",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Region:
 
 
 def regions(a: Mask, b: Mask, layout: Layout) -> tuple[Region, ...]:
-    """Where two masks of one shape differ: by who attends, by what kind of keys, and by items whose cells are the same.
+    """Where two masks of one shape differ: by who attends, by what kind of keys, and by items of the same cells.
 
     `layout` tells padding and documents apart, where they are known.
     """
@@ -48,7 +57,7 @@ def regions(a: Mask, b: Mask, layout: Layout) -> tuple[Region, ...]:
     return tuple(found)
 
 
-def _classes(layout: Layout, shape: tuple[int, int, int, int]) -> list[tuple[str, Mask]]:
+def _classes(layout: Layout, shape: Shape) -> list[tuple[str, Mask]]:
     """Kinds of keys that a query has no business with, worst first, as masks of the cells."""
     classes = []
     if layout.real is not None and not layout.real.all():
@@ -62,70 +71,44 @@ def _classes(layout: Layout, shape: tuple[int, int, int, int]) -> list[tuple[str
 
 def _split(part: Mask, wider: str, narrower: str, what: str) -> list[Region]:
     """One region for each set of items and heads whose differing cells are the same."""
-    batch, heads = part.shape[:2]
-    b, h, q = part.stored
     groups: dict[tuple[bytes, bytes, bytes], list[tuple[int, int]]] = {}
-    for item in range(b):
-        for head in range(h):
-            one = part.select(
-                slice(item, item + 1) if b > 1 else slice(None),
-                slice(head, head + 1) if h > 1 else slice(None),
-            )
-            if one.starts.size:
-                key = (one.pointer.tobytes(), one.starts.tobytes(), one.stops.tobytes())
-                groups.setdefault(key, []).append((item, head))
-    found = []
-    for members in groups.values():
-        item, head = members[0]
-        one = part.select(
-            slice(item, item + 1) if b > 1 else slice(None), slice(head, head + 1) if h > 1 else slice(None)
-        )
-        counts = one.keys_per_query.reshape(-1)
-        rows = np.broadcast_to(counts > 0, part.shape[2]) if q == 1 else counts > 0
-        items, some = sorted({i for i, _ in members}), sorted({j for _, j in members})
-        queries, keys = runs_of(rows), runs_of(np.any(one.seen, axis=(0, 1)))
-        cells = (
-            int(np.broadcast_to(counts, part.shape[2]).sum())
-            * (len(items) if b > 1 else batch)
-            * (len(some) if h > 1 else heads)
-        )
-        which = tuple(items) if b > 1 and len(items) < batch else None
-        found.append(
-            Region(
-                which,
-                tuple(some) if h > 1 and len(some) < heads else None,
-                queries,
-                keys,
-                cells,
-                wider,
-                what,
-                _meaning(wider, narrower, what, queries, keys, counts[counts > 0], which),
-            )
-        )
-    return found
+    for item, head in np.ndindex(*part.stored[:2]):
+        plane = part.plane(item, head)
+        if plane.starts.size:
+            cells = (plane.pointer.tobytes(), plane.starts.tobytes(), plane.stops.tobytes())
+            groups.setdefault(cells, []).append((item, head))
+    return [_region(part, places, wider, narrower, what) for places in groups.values()]
 
 
-def _meaning(
-    wider: str,
-    narrower: str,
-    what: str,
-    queries: Runs,
-    keys: Runs,
-    counts: Array,
-    items: tuple[int, ...] | None,
-) -> str:
-    low, high = int(counts.min()), int(counts.max())
-    many = str(low) if low == high else f"{low} to {high}"
-    plural = "" if high == 1 else "s"
-    whose = f" of {items_in_words(items)}" if items is not None else ""
-    who = f"{runs_in_words(queries, 'query', 'queries')}{whose}"
-    if what == "padding":
-        return f"{narrower} ignores padding {runs_in_words(keys, 'key', 'keys')}{whose}, {wider} lets {runs_in_words(queries, 'query', 'queries')} see {'it' if high == 1 else 'them'}"
-    if what == "future":
-        return f"{wider} lets {who} see {many} future key{plural}"
-    if what == "document":
-        return f"{wider} lets {who} see {many} key{plural} of another document"
-    if what == "itself":
-        return f"{narrower} hides {who} from {'itself' if queries[-1][1] - queries[0][0] == 1 else 'themselves'}, {wider} does not"
-    which = "earlier " if what == "past" else ""
-    return f"{wider} lets {who} see {many} {which}key{plural} that {narrower} ignores ({runs_in_words(keys, 'key', 'keys')})"
+def _region(part: Mask, places: list[tuple[int, int]], wider: str, narrower: str, what: str) -> Region:
+    batch, heads, length, _ = part.shape
+    plane = part.plane(*places[0])
+    counts = np.broadcast_to(plane.keys_per_query.ravel(), length)
+    queries, keys = runs_of(counts > 0), runs_of(plane.seen[0, 0])
+    # An axis that is stored once holds for all.
+    items = sorted({item for item, _ in places}) if part.stored[0] > 1 else range(batch)
+    some_heads = sorted({head for _, head in places}) if part.stored[1] > 1 else range(heads)
+    which = tuple(items) if len(items) < batch else None
+
+    least, most = int(counts[counts > 0].min()), int(counts.max())
+    words = {
+        "wider": wider,
+        "narrower": narrower,
+        "queries": runs_in_words(queries, "query", "queries"),
+        "keys": runs_in_words(keys, "key", "keys"),
+        "whose": f" of {items_in_words(which)}" if which else "",
+        "many": str(most) if least == most else f"{least} to {most}",
+        "seen": "key" if most == 1 else "keys",
+        "it": "it" if most == 1 else "them",
+        "itself": "itself" if queries[-1][1] - queries[0][0] == 1 else "themselves",
+    }
+    return Region(
+        batch=which,
+        heads=tuple(some_heads) if len(some_heads) < heads else None,
+        queries=queries,
+        keys=keys,
+        cells=int(counts.sum()) * len(items) * len(some_heads),
+        wider=wider,
+        what=what,
+        meaning=MEANINGS[what].format(**words),
+    )

@@ -79,7 +79,7 @@ class Edges:
 
     @property
     def step(self) -> int:
-        """The greatest divisor of the distances of all attended keys; 0 where runs are longer than one key."""
+        """The greatest divisor of the distances of attended keys; 0 where runs are longer than one key."""
         mask = self.mask
         if mask.stored[2] == 1 or (mask.stops - mask.starts > 1).any():
             return 0
@@ -117,7 +117,7 @@ class Edges:
         return kept[:MOST_SIZES]
 
     def documents(self) -> list[Numbers]:
-        """Lengths between the borders that no query looks across; none for one document, or where items differ."""
+        """Lengths between borders that no query looks across; none for one document, or where items differ."""
         keys = self.layout.keys
         if self.layout.queries + self.layout.past > keys:
             return []
@@ -145,7 +145,7 @@ def edges_of(mask: Mask, layout: Layout) -> Edges:
 
 
 def _uncrossed(item: Array, low: Array, high: Array, keys: int) -> Array:
-    """Where borders can lie in each item, bool [items, K]: before keys that no row spans with `low` to `high`."""
+    """Where borders can lie in each item, bool [items, K]: not between `low` and `high` of a row."""
     crossed = np.zeros((int(item.max()) + 1, keys + 1), np.int64)
     np.add.at(crossed, (item, np.clip(low + 1, 0, keys)), 1)
     np.add.at(crossed, (item, np.clip(high + 1, 0, keys)), -1)

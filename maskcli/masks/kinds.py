@@ -193,8 +193,8 @@ def dilated(layout: Layout, reach: int, step: int) -> Mask:
     total = int(counts.sum())
     if total > MAX_RUNS:
         raise MaskcliError(
-            f"dilated:{reach},{step} over {layout.queries:,} queries needs {total:,} runs of one key, more than "
-            f"the limit of {MAX_RUNS:,}; ask for fewer tokens or a smaller reach"
+            f"dilated:{reach},{step} over {layout.queries:,} queries needs {total:,} runs of one key, more "
+            f"than the limit of {MAX_RUNS:,}; ask for fewer tokens or a smaller reach"
         )
     starts = np.empty(total, np.int32)
     at = 0

@@ -46,7 +46,7 @@ class Mask:
 
     @classmethod
     def from_intervals(cls, shape: Shape, starts: Array, stops: Array) -> Mask:
-        """One interval a row, clipped to 0..K and maybe empty: `starts` and `stops` broadcast to [b, h, q]."""
+        """One interval a row, clipped to 0..K, maybe empty: `starts` and `stops` broadcast to [b, h, q]."""
         _check_shape(shape)
         return _intervals(shape, np.clip(starts, 0, shape[3]), np.clip(stops, 0, shape[3]))
 
@@ -283,7 +283,7 @@ class Mask:
         return Mask(shape, shape[:3], pointer, self.starts[first:last], self.stops[first:last])
 
     def plane(self, batch: int = 0, head: int = 0, rows: tuple[int, int] | None = None) -> Mask:
-        """The rows of one batch item and head, as a mask [1, 1, n, K]; a single one that all queries share."""
+        """The rows of one batch item and head, as a mask [1, 1, n, K]; one when all queries share it."""
         b, h, q = self.stored
         low, high = rows if rows and q > 1 else (0, q)
         first = ((batch if b > 1 else 0) * h + (head if h > 1 else 0)) * q

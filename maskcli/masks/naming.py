@@ -230,7 +230,7 @@ def _nearest(mask: Mask, layouts: list[Layout]) -> Name:
 
 
 def _common(mask: Mask, layout: Layout) -> Iterator[Spec]:
-    """What the mask may have been meant to be: kinds of the sizes that most rows show, and those around it."""
+    """What the mask may have been meant to be: kinds of the sizes that most rows show, or around it."""
     edges = edges_of(mask, layout).usual()
     terms = [Named(name, numbers) for name, fit in _fits() if fit.usual for numbers in fit.numbers(edges)]
     terms += [term for term, _ in _hull(mask, layout) if term.name != "padding"]
