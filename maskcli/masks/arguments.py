@@ -122,6 +122,7 @@ def _with(parts: Parts, term: Named) -> Parts | str:
     if parts.lengths is not None:
         return f"{term.name} together with another set of blocks"
     if term.name == "chunked":
+        # Blocks of its own and causal, unless padding shifts them or another band cuts them.
         if parts.layout.real is not None or parts.band not in ("full", "causal"):
             return term.name
         parts = parts._replace(band="causal")

@@ -40,7 +40,7 @@ class Region:
 
 
 def regions(a: Mask, b: Mask, layout: Layout) -> tuple[Region, ...]:
-    """Where two masks of one shape differ: by who attends, by what kind of keys, and by items of the same cells.
+    """Where two masks of one shape differ: by who attends, by kinds of keys, and by items of the same cells.
 
     `layout` tells padding and documents apart, where they are known.
     """
@@ -90,18 +90,15 @@ def _region(part: Mask, places: list[tuple[int, int]], wider: str, narrower: str
     some_heads = sorted({head for _, head in places}) if part.stored[1] > 1 else range(heads)
     which = tuple(items) if len(items) < batch else None
 
-    least, most = int(counts[counts > 0].min()), int(counts.max())
     words = {
         "wider": wider,
         "narrower": narrower,
         "queries": runs_in_words(queries, "query", "queries"),
         "keys": runs_in_words(keys, "key", "keys"),
         "whose": f" of {items_in_words(which)}" if which else "",
-        "many": str(most) if least == most else f"{least} to {most}",
-        "seen": "key" if most == 1 else "keys",
-        "it": "it" if most == 1 else "them",
         "itself": "itself" if queries[-1][1] - queries[0][0] == 1 else "themselves",
     }
+    words |= _numbers_in_words(int(counts[counts > 0].min()), int(counts.max()))
     return Region(
         batch=which,
         heads=tuple(some_heads) if len(some_heads) < heads else None,
@@ -112,3 +109,9 @@ def _region(part: Mask, places: list[tuple[int, int]], wider: str, narrower: str
         what=what,
         meaning=MEANINGS[what].format(**words),
     )
+
+
+def _numbers_in_words(least: int, most: int) -> dict[str, str]:
+    """How many keys queries see, and the words that go with it."""
+    many = str(most) if least == most else f"{least} to {most}"
+    return {"many": many, "seen": "key" if most == 1 else "keys", "it": "it" if most == 1 else "them"}

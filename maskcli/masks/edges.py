@@ -117,7 +117,7 @@ class Edges:
         return kept[:MOST_SIZES]
 
     def documents(self) -> list[Numbers]:
-        """Lengths between borders that no query looks across; none for one document, or where items differ."""
+        """Lengths between borders that no query looks across; none for one, or where items differ."""
         keys = self.layout.keys
         if self.layout.queries + self.layout.past > keys:
             return []

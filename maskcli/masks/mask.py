@@ -61,12 +61,11 @@ class Mask:
     def from_dense(cls, dense: Array) -> Mask:
         """The mask of a boolean array [B, H, Q, K] (or fewer axes, filled with 1 in front), True = attend."""
         full = dense.reshape((1,) * (4 - dense.ndim) + dense.shape)
-        keys = full.shape[3]
+        batch, heads, queries, keys = full.shape
         rows = full.reshape(-1, keys)
         step = max(1, CHUNK_CELLS // max(keys, 1))
         chunks = (rows[at : at + step] for at in range(0, len(rows), step))
-        shape = (full.shape[0], full.shape[1], full.shape[2], keys)
-        return cls.from_dense_rows(shape, chunks)
+        return cls.from_dense_rows((batch, heads, queries, keys), chunks)
 
     @classmethod
     def from_dense_rows(cls, shape: Shape, chunks: Iterable[Array]) -> Mask:
@@ -118,8 +117,8 @@ class Mask:
         starts[run + row + 1] = self.stops
         stops[run + row] = self.starts
         kept = stops > starts
-        counts = np.diff(np.concatenate([[0], np.cumsum(kept)])[self.pointer + np.arange(rows + 1)])
-        return Mask(self.shape, self.stored, pointer_of(counts), starts[kept], stops[kept])
+        pointer = pointer_of(kept)[self.pointer + np.arange(rows + 1)]
+        return Mask(self.shape, self.stored, pointer, starts[kept], stops[kept])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mask):
@@ -128,11 +127,8 @@ class Mask:
             return False
         stored = self._common(other)
         a, b = self.expand(stored), other.expand(stored)
-        return (
-            np.array_equal(a.pointer, b.pointer)
-            and np.array_equal(a.starts, b.starts)
-            and np.array_equal(a.stops, b.stops)
-        )
+        runs = ((a.pointer, b.pointer), (a.starts, b.starts), (a.stops, b.stops))
+        return all(np.array_equal(mine, theirs) for mine, theirs in runs)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -177,9 +173,8 @@ class Mask:
 
     def broadcast_to(self, shape: Shape) -> Mask | None:
         """The same rows as a mask of `shape`, or None when an axis is neither 1 nor the asked-for size."""
-        if shape[3] != self.shape[3] or any(
-            n not in (1, m) for n, m in zip(self.stored, shape, strict=False)
-        ):
+        fitting = all(held in (1, asked) for held, asked in zip(self.stored, shape[:3], strict=True))
+        if not fitting or shape[3] != self.shape[3]:
             return None
         return Mask(shape, self.stored, self.pointer, self.starts, self.stops)
 
@@ -204,17 +199,15 @@ class Mask:
     ) -> Mask:
         """The part of the mask at these slices (of step 1), as a mask of its own."""
         cuts = (batch, head, rows)
-        index = self._row_index()[
-            tuple(c if n > 1 else slice(None) for c, n in zip(cuts, self.stored, strict=True))
-        ]
-        sizes = [len(range(*c.indices(n))) for c, n in zip((*cuts, keys), self.shape, strict=True)]
+        held = tuple(cut if n > 1 else slice(None) for cut, n in zip(cuts, self.stored, strict=True))
+        b, h, q = (len(range(*cut.indices(n))) for cut, n in zip(cuts, self.shape[:3], strict=True))
         low, high, _ = keys.indices(self.shape[3])
-        part = self.take((sizes[0], sizes[1], sizes[2], self.shape[3]), index)
+        part = self.take((b, h, q, self.shape[3]), self._row_index()[held])
         starts, stops = np.maximum(part.starts, low), np.minimum(part.stops, high)
         kept = stops > starts
-        counts = np.diff(np.concatenate([[0], np.cumsum(kept)])[part.pointer])
-        shape = (sizes[0], sizes[1], sizes[2], max(high - low, 0))
-        return Mask(shape, part.stored, pointer_of(counts), starts[kept] - low, stops[kept] - low)
+        pointer = pointer_of(kept)[part.pointer]
+        shape = (b, h, q, max(high - low, 0))
+        return Mask(shape, part.stored, pointer, starts[kept] - low, stops[kept] - low)
 
     def runs(self, batch: int = 0, head: int = 0) -> Iterator[list[list[int]]]:
         """For one batch item and head, the runs [[start, stop], ...] of every query in turn."""
@@ -235,7 +228,8 @@ class Mask:
     @property
     def keys_per_query(self) -> Array:
         """How many keys each stored row attends to, int64 [b, h, q]."""
-        if (intervals := self.intervals()) is not None:
+        intervals = self.intervals()
+        if intervals is not None:
             return np.subtract(intervals[1], intervals[0], dtype=np.int64)
         total = pointer_of(self.stops - self.starts)
         counts: Array = total[self.pointer[1:]] - total[self.pointer[:-1]]
@@ -267,9 +261,8 @@ class Mask:
         planes, keys = self.stored[0] * self.stored[1], self.shape[3]
         plane = self.row_of_run() // max(self.stored[2], 1) * (keys + 1)
         size = planes * (keys + 1)
-        change = np.bincount(plane + self.starts, minlength=size) - np.bincount(
-            plane + self.stops, minlength=size
-        )
+        change = np.bincount(plane + self.starts, minlength=size)
+        change -= np.bincount(plane + self.stops, minlength=size)
         covered: Array = np.cumsum(change.reshape(planes, keys + 1), axis=1)[:, :-1] > 0
         return covered.reshape(*self.stored[:2], keys)
 

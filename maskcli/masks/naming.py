@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from maskcli.arrays import Array
 from maskcli.masks.edges import edges_of
 from maskcli.masks.kinds import KINDS, Fit, Layout
 from maskcli.masks.mask import Mask
-from maskcli.masks.spec import Joined, Named, Not, Spec, build, joined, kinds_in, write
+from maskcli.masks.spec import Named, Not, Spec, build, joined, kinds_in, write
 
 # A conjunction of more kinds than this is no name any more.
 MOST_TERMS = 4
@@ -28,6 +28,7 @@ MOST_ALIASES = 2
 # A conjunction of one term more than the shortest is a name as well up to this many characters.
 LONG = 64
 
+CAUSAL, PADDING = Named("causal"), Named("padding")
 # A kind with its numbers, and its mask.
 Term = tuple[Named, Mask]
 
@@ -79,18 +80,24 @@ def name_of(mask: Mask, past: int | None = None) -> Name:
     bare = _layout(mask, past, None)
     seen = np.broadcast_to(mask.seen.any(axis=1), (mask.shape[0], mask.shape[3]))
     layouts = [bare] if seen.all() or not seen.any() else [bare, _layout(mask, past, seen)]
-    found: list[tuple[Spec, Layout]] = [(spec, layout) for layout in layouts for spec in _exact(mask, layout)]
-    if not found:
-        found = [(Not(spec), bare) for spec in _exact(~mask, bare)]
-    if not found:
+    exact: list[tuple[Spec, Layout]] = [(spec, layout) for layout in layouts for spec in _exact(mask, layout)]
+    if not exact:
+        exact = [(Not(spec), bare) for spec in _exact(~mask, bare)]
+    if not exact:
         return _nearest(mask, layouts)
-    found.sort(key=lambda item: (_length(item[0]), "padding" in kinds_in(item[0])))
-    spec, layout = found[0]
-    aliases: list[Spec] = []
-    for other, _ in found[1:]:
-        if all(not kinds_in(told) <= kinds_in(other) for told in (spec, *aliases)):
-            aliases.append(other)
-    return Name(write(spec), True, layout, tuple(map(write, aliases[:MOST_ALIASES])))
+
+    exact.sort(key=lambda item: (_length(item[0]), "padding" in kinds_in(item[0])))
+    name, *aliases = map(write, _distinct(spec for spec, _ in exact))
+    return Name(name, True, exact[0][1], tuple(aliases[:MOST_ALIASES]))
+
+
+def _distinct(specs: Iterable[Spec]) -> list[Spec]:
+    """Specs, the shortest first, without those that use all kinds of a shorter one and say nothing new."""
+    told: list[Spec] = []
+    for spec in specs:
+        if not any(kinds_in(shorter) <= kinds_in(spec) for shorter in told):
+            told.append(spec)
+    return told
 
 
 def _layout(mask: Mask, past: int | None, real: Array | None) -> Layout:
@@ -121,21 +128,20 @@ def _with_union(mask: Mask, layout: Layout, union: Named) -> Iterator[Spec]:
             yield union
         return
 
-    padding = [Named("padding")] if layout.real is not None else []
-    causal = (mask - build(Named("causal"), layout)).attended == 0
-    chosen = [[term for term, _ in terms] for terms in _choices(_hull(rest, layout), 2)]
-    outsides = [padding, [Named("causal"), *padding]] if causal else [padding]
-    for outside in outsides:
-        # What holds outside of the union need not be said within.
-        said = {"causal", "padding"} if len(outside) > len(padding) else set()
-        for terms in chosen:
-            inner = [term for term in terms if term.name not in said]
-            if not inner:
-                continue
-            either = Joined("|", (joined(inner), union))
-            spec = joined([*outside, either])
-            if build(spec, layout) == mask:
-                yield spec
+    hull = [term for term, _ in _hull(rest, layout)]
+    padding = [PADDING] if layout.real is not None else []
+    specs = _either(hull, union, padding)
+    if not (mask - build(CAUSAL, layout)).attended:
+        specs += _either([term for term in hull if term not in (CAUSAL, PADDING)], union, [CAUSAL, *padding])
+    for spec in specs:
+        if build(spec, layout) == mask:
+            yield spec
+
+
+def _either(terms: list[Named], union: Named, outside: list[Named]) -> list[Spec]:
+    """(X | union) & outside, where X is one of the terms or two."""
+    choices = [*itertools.combinations(terms, 1), *itertools.combinations(terms, 2)]
+    return [joined([*outside, joined([joined(inner), union], "|")]) for inner in choices]
 
 
 def _conjunctions(mask: Mask, layout: Layout) -> Iterator[Spec]:
@@ -159,12 +165,6 @@ def _conjunctions(mask: Mask, layout: Layout) -> Iterator[Spec]:
             return
 
 
-def _choices(hull: list[Term], most: int) -> Iterator[tuple[Term, ...]]:
-    """Up to so many terms, in all combinations, the shortest first."""
-    for size in range(1, most + 1):
-        yield from itertools.combinations(hull, size)
-
-
 def _product(terms: Sequence[Term], mask: Mask) -> Mask:
     """The intersection of the terms; everything, without any."""
     return functools.reduce(operator.and_, [part for _, part in terms] or [Mask.full(mask.shape)])
@@ -178,9 +178,7 @@ def _hull(mask: Mask, layout: Layout) -> list[Term]:
     ]
     hull = [(term, build(term, layout)) for term in terms]
     hull = [(term, part) for term, part in hull if part.attended < mask.cells]
-    if layout.real is not None:
-        hull.append((Named("padding"), build(Named("padding"), layout)))
-    return hull
+    return [*hull, (PADDING, build(PADDING, layout))] if layout.real is not None else hull
 
 
 def _fits() -> list[tuple[str, Fit]]:
@@ -191,8 +189,8 @@ def _fits() -> list[tuple[str, Fit]]:
 
 def _inside(mask: Mask, layout: Layout) -> Iterator[Named]:
     """prefix:N and its like, with the largest N that lies inside the mask but for future and padding."""
-    inside = build(Named("padding"), layout) if layout.real is not None else Mask.full(mask.shape)
-    past = build(Named("causal"), layout)
+    inside = build(PADDING, layout) if layout.real is not None else Mask.full(mask.shape)
+    past = build(CAUSAL, layout)
     if not (mask - past).attended:
         inside = inside & past
     for name, kind in KINDS.items():
@@ -232,11 +230,14 @@ def _nearest(mask: Mask, layouts: list[Layout]) -> Name:
 def _common(mask: Mask, layout: Layout) -> Iterator[Spec]:
     """What the mask may have been meant to be: kinds of the sizes that most rows show, or around it."""
     edges = edges_of(mask, layout).usual()
-    terms = [Named(name, numbers) for name, fit in _fits() if fit.usual for numbers in fit.numbers(edges)]
-    terms += [term for term, _ in _hull(mask, layout) if term.name != "padding"]
+    usual = [(name, fit) for name, fit in _fits() if fit.usual]
+    terms = [Named(name, numbers) for name, fit in usual for numbers in fit.numbers(edges)]
+    terms += [term for term, _ in _hull(mask, layout) if term != PADDING]
     under_causal = {name for name, fit in _fits() if fit.under_causal}
-    bases = [[], *([term] for term in terms)]
-    bases += [[Named("causal"), term] for term in terms if term.name in under_causal]
-    tail = [Named("padding")] if layout.real is not None else []
-    for base in bases:
-        yield joined([*base, *tail] or [Named("full")])
+    padding = [PADDING] if layout.real is not None else []
+    yield joined(padding or [Named("full")])
+    for term in terms:
+        yield joined([term, *padding])
+    for term in terms:
+        if term.name in under_causal:
+            yield joined([CAUSAL, term, *padding])

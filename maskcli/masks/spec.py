@@ -7,6 +7,8 @@ the same.
 from __future__ import annotations
 
 import difflib
+import functools
+import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,14 @@ FILE_SUFFIXES = (".safetensors", ".npy", ".npz", ".pt", ".pth", ".bin", ".py")
 MAX_LENGTH, MAX_DEPTH = 100_000, 50
 _WORDS = {"and": "&", "or": "|", "not": "~", "&&": "&", "||": "|", "!": "~"}
 _TOKEN = re.compile(r"\s*(?:(&&?|\|\|?|[~!()])|([^\s&|~!()]+))")
+# What is to be known, and how to say it.
+_HINTS = {
+    "padding": "which keys are padding; pass a padding mask, or ids with --pad-id",
+    "source": "the source sequence; pass its text with --source",
+    "documents": "where documents begin; pass --packed, or write their lengths (documents:5,3,7)",
+}
+# Numbers that an error message proposes; 4 for all others.
+_EXAMPLES = {"D": "2", "...": "5,3,7"}
 
 Resolve = Callable[[str, Layout], Mask]
 
@@ -68,7 +78,7 @@ def parse(text: str) -> Spec:
         raise MaskcliError(
             "the mask spec is empty; write a kind such as causal, padding or 'causal & sliding:4'"
         )
-    spec, rest = _either(tokens, 0, text)
+    spec, rest = _joins(tokens, 0, text, 0)
     if rest < len(tokens):
         raise MaskcliError(
             f"{text!r} does not read as a mask: {tokens[rest]!r} follows a whole mask; join masks with & or |"
@@ -92,28 +102,26 @@ def build(spec: Spec, layout: Layout, resolve: Resolve | None = None) -> Mask:
     if isinstance(spec, Not):
         return ~build(spec.operand, layout, resolve)
     masks = (build(operand, layout, resolve) for operand in spec.operands)
-    whole = next(masks)
-    for mask in masks:
-        whole = whole & mask if spec.sign == "&" else whole | mask
-    return whole
+    return functools.reduce(operator.and_ if spec.sign == "&" else operator.or_, masks)
 
 
 def write(spec: Spec) -> str:
     """The shortest text that parses to `spec`."""
     if isinstance(spec, Named):
-        return spec.name + (":" + ",".join(map(str, spec.numbers)) if spec.numbers else "")
+        numbers = ",".join(map(str, spec.numbers))
+        return f"{spec.name}:{numbers}" if numbers else spec.name
     if isinstance(spec, File):
         return spec.target
     if isinstance(spec, Not):
-        inner = write(spec.operand)
-        return f"~({inner})" if isinstance(spec.operand, Joined) else f"~{inner}"
-    parts = (
-        f"({write(operand)})"
-        if isinstance(operand, Joined) and (spec.sign, operand.sign) == ("&", "|")
-        else write(operand)
-        for operand in spec.operands
-    )
-    return f" {spec.sign} ".join(parts)
+        return f"~{_within(spec.operand, '&|')}"
+    looser = "|" if spec.sign == "&" else ""
+    return f" {spec.sign} ".join(_within(operand, looser) for operand in spec.operands)
+
+
+def _within(spec: Spec, looser: str) -> str:
+    """The text of an operand, in parentheses when it joins by a sign that binds looser."""
+    text = write(spec)
+    return f"({text})" if isinstance(spec, Joined) and spec.sign in looser else text
 
 
 def joined(specs: Sequence[Spec], sign: str = "&") -> Spec:
@@ -123,9 +131,15 @@ def joined(specs: Sequence[Spec], sign: str = "&") -> Spec:
 
 def conjuncts(spec: Spec) -> tuple[Spec, ...]:
     """The masks that a spec joins by &; the spec itself when it joins none."""
-    if isinstance(spec, Joined) and spec.sign == "&":
-        return tuple(part for operand in spec.operands for part in conjuncts(operand))
-    return (spec,)
+    return tuple(_operands(spec, "&"))
+
+
+def _operands(spec: Spec, sign: str) -> Iterator[Spec]:
+    if isinstance(spec, Joined) and spec.sign == sign:
+        for operand in spec.operands:
+            yield from _operands(operand, sign)
+    else:
+        yield spec
 
 
 def kinds_in(spec: Spec) -> set[str]:
@@ -151,20 +165,14 @@ def axes(spec: Spec) -> str:
 
 def require(spec: Named, layout: Layout) -> None:
     """Refuse a kind whose facts about the input are missing."""
-    hints = {
-        "padding": (layout.real is None, "which keys are padding; pass a padding mask, or ids with --pad-id"),
-        "source": (
-            not layout.cross or layout.real is None,
-            "the source sequence; pass its text with --source",
-        ),
-        "documents": (
-            layout.documents is None,
-            "where documents begin; pass --packed, or write their lengths (documents:5,3,7)",
-        ),
+    known = {
+        "padding": layout.real is not None,
+        "source": layout.real is not None and layout.cross,
+        "documents": layout.documents is not None,
     }
     need = _need(spec)
-    if need and hints[need][0]:
-        raise MaskcliError(f"{spec.name!r} needs to know {hints[need][1]}")
+    if need and not known[need]:
+        raise MaskcliError(f"{spec.name!r} needs to know {_HINTS[need]}")
 
 
 def _need(spec: Named) -> str | None:
@@ -193,33 +201,17 @@ def _tokens(text: str) -> Iterator[str]:
         yield _WORDS.get(word.lower(), word)
 
 
-def _either(tokens: list[str], at: int, text: str, depth: int = 0) -> tuple[Spec, int]:
-    return _join("|", _both, tokens, at, text, depth)
-
-
-def _both(tokens: list[str], at: int, text: str, depth: int) -> tuple[Spec, int]:
-    return _join("&", _unary, tokens, at, text, depth)
-
-
-def _join(
-    sign: str,
-    operand: Callable[[list[str], int, str, int], tuple[Spec, int]],
-    tokens: list[str],
-    at: int,
-    text: str,
-    depth: int,
-) -> tuple[Spec, int]:
-    first, at = operand(tokens, at, text, depth)
-    found = [first]
+def _joins(tokens: list[str], at: int, text: str, depth: int, signs: str = "|&") -> tuple[Spec, int]:
+    """The spec from token `at` on, and the token behind it; `signs` may join it, the loosest first."""
+    if not signs:
+        return _unary(tokens, at, text, depth)
+    sign, tighter = signs[0], signs[1:]
+    spec, at = _joins(tokens, at, text, depth, tighter)
+    operands = list(_operands(spec, sign))
     while at < len(tokens) and tokens[at] == sign:
-        following, at = operand(tokens, at + 1, text, depth)
-        found.append(following)
-    flat = [
-        part
-        for spec in found
-        for part in (spec.operands if isinstance(spec, Joined) and spec.sign == sign else [spec])
-    ]
-    return (flat[0] if len(flat) == 1 else Joined(sign, tuple(flat))), at
+        spec, at = _joins(tokens, at + 1, text, depth, tighter)
+        operands += _operands(spec, sign)
+    return joined(operands, sign), at
 
 
 def _unary(tokens: list[str], at: int, text: str, depth: int) -> tuple[Spec, int]:
@@ -232,7 +224,7 @@ def _unary(tokens: list[str], at: int, text: str, depth: int) -> tuple[Spec, int
         operand, at = _unary(tokens, at + 1, text, depth + 1)
         return Not(operand), at
     if word == "(":
-        inner, at = _either(tokens, at + 1, text, depth + 1)
+        inner, at = _joins(tokens, at + 1, text, depth + 1)
         if at >= len(tokens) or tokens[at] != ")":
             raise MaskcliError(f"{text!r} opens a parenthesis that it does not close; add )")
         return inner, at + 1
@@ -243,38 +235,44 @@ def _unary(tokens: list[str], at: int, text: str, depth: int) -> tuple[Spec, int
 
 
 def _operand(word: str) -> Named | File:
-    path = word.partition(":")[0].lower()
-    if "/" in word or "\\" in word or path.endswith(FILE_SUFFIXES) or word.lower().endswith(FILE_SUFFIXES):
-        return File(word)
     written, colon, rest = word.partition(":")
+    is_path = "/" in word or "\\" in word
+    if is_path or written.lower().endswith(FILE_SUFFIXES) or word.lower().endswith(FILE_SUFFIXES):
+        return File(word)
     name = written.lower().replace("_", "-")
     if name not in KINDS:
         close = difflib.get_close_matches(name, KINDS, 1, 0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise MaskcliError(f"unknown mask kind {written!r}; {hint}known kinds: {', '.join(KINDS)}")
-    return Named(name, _numbers(name, KINDS[name], colon, rest))
+    return Named(name, _numbers(name, KINDS[name], rest if colon else None))
 
 
-def _numbers(name: str, kind: Kind, colon: str, rest: str) -> tuple[int, ...]:
-    example = f"{name}:{','.join({'W': '4', 'D': '2', '...': '5,3,7'}.get(n, '4') for n in kind.numbers)}"
-    if not kind.numbers:
-        if colon:
-            raise MaskcliError(f"{name!r} takes no number, but {name}:{rest} was given; write {name}")
-        return ()
-    if not colon and kind.numbers == ("...",):
+def _numbers(name: str, kind: Kind, rest: str | None) -> tuple[int, ...]:
+    """The numbers behind a kind's colon; `rest` is None without a colon."""
+    expected, any_number = len(kind.numbers), kind.numbers == ("...",)
+    example = f"{name}:{','.join(_EXAMPLES.get(number, '4') for number in kind.numbers)}"
+    if not expected and rest is not None:
+        raise MaskcliError(f"{name!r} takes no number, but {name}:{rest} was given; write {name}")
+    if rest is None and (any_number or not expected):
         return ()
     if not rest:
-        what = "a size" if len(kind.numbers) == 1 else f"{len(kind.numbers)} numbers"
+        what = "a size" if expected == 1 else f"{expected} numbers"
         raise MaskcliError(f"{name} needs {what}: {example}")
+
     parts = rest.split(",")
-    if kind.numbers != ("...",) and len(parts) != len(kind.numbers):
+    if len(parts) != expected and not any_number:
         raise MaskcliError(
-            f"{name} takes {len(kind.numbers)} number(s), but {name}:{rest} has {len(parts)}; write {example}"
+            f"{name} takes {expected} number(s), but {name}:{rest} has {len(parts)}; write {example}"
         )
     for part in parts:
-        if not (part.isascii() and part.isdigit() and len(part) < 16 and int(part) >= kind.lowest):
+        if not _is_number(part, kind.lowest):
             raise MaskcliError(
                 f"{name}:{rest} has {part!r} where a whole number of at least {kind.lowest} belongs; "
                 f"write {example}"
             )
     return tuple(map(int, parts))
+
+
+def _is_number(text: str, lowest: int) -> bool:
+    digits = text.isascii() and text.isdigit() and len(text) < 16
+    return digits and int(text) >= lowest
