@@ -1,5 +1,9 @@
-"""Healthy models of many architectures, saved as people save them: nothing at error or warning, whatever is said or saved."""
+"""Healthy models of many architectures, saved as people save them: nothing at error or warning, whatever is said or saved.
 
+A plain pytest takes a third of the architectures; `--zoo 2` and `--zoo 3` are the others, `--zoo all` takes all of them.
+"""
+
+import collections
 from itertools import chain
 
 import pytest
@@ -7,6 +11,7 @@ import torch
 
 from tests.diagnostics import zoo
 from tests.diagnostics.attention import report
+from tests.diagnostics.thirds import THIRDS, third
 
 SIDES = ["none", "left", "right"]
 SIXTEEN = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -145,8 +150,19 @@ def test_vision_models(name):
     silent(dump, MAPS, model=zoo.config("image", name))
 
 
+TABLES = (zoo.DECODERS, zoo.ENCODERS, zoo.PAIRS, zoo.IMAGES)
+
+
 def test_the_zoo_is_large():
-    assert len({*zoo.DECODERS, *zoo.ENCODERS, *zoo.PAIRS, *zoo.IMAGES}) >= 90
+    assert len(set().union(*TABLES)) >= 90
+
+
+def test_every_third_holds_a_fair_share_of_every_table():
+    """Three runs, `--zoo 1` to `--zoo 3`, are one of `--zoo all`."""
+    for table in TABLES:
+        shares = collections.Counter(map(third, table))
+        assert set(shares) <= set(THIRDS)
+        assert len(table) < len(THIRDS) ** 2 or min(shares[each] for each in THIRDS) >= len(table) // 5
 
 
 @decoders

@@ -76,10 +76,12 @@ def test_memory_stays_flat_in_the_size_of_the_file(tmp_path, name, dtype, itemsi
     assert torch_loaded == "False"
 
 
-@pytest.mark.parametrize("view", ["", ".transpose(0, 1)", ".transpose(1, 2)", "[:, 1:, :-1]"])
+@pytest.mark.parametrize(
+    "view", [lambda x: x, lambda x: x.transpose(0, 1), lambda x: x.transpose(1, 2), lambda x: x[:, 1:, :-1]]
+)
 def test_memory_stays_flat_for_torch_files(tmp_path, view):
-    program = f"import torch; torch.save({{'x': torch.zeros(4, 8192, 2500){view}}}, sys.argv[1])"
-    child(program, tmp_path / "x.pt")
+    """A file of 164 MB."""
+    torch.save({"x": view(torch.zeros(4, ROWS // 8, KEYS))}, tmp_path / "x.pt")
     grown, torch_loaded = child(MEASURE.replace("3, slice(-100", "-1, slice(-100"), tmp_path / "x.pt").split()
     assert int(grown) < 40
     assert torch_loaded == "False"

@@ -1,0 +1,25 @@
+"""Options of the suite."""
+
+from tests.diagnostics.thirds import THIRDS, third
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--zoo", choices=[*THIRDS, "all"], default="1",
+        help="Which third of the zoo's architectures is run, or all of them.",
+    )  # fmt: skip
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests of architectures of the other thirds."""
+    wanted = config.getoption("--zoo")
+    if wanted == "all":
+        return
+
+    def left_out(item):
+        name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+        return item.path.name == "test_zoo.py" and name is not None and third(name) != wanted
+
+    deselected = [item for item in items if left_out(item)]
+    items[:] = [item for item in items if not left_out(item)]
+    config.hook.pytest_deselected(items=deselected)
