@@ -31,9 +31,7 @@ class Trail:
     dropped: bool = False
 
     def masked(self, change: Change) -> Trail:
-        """The trail after a mask; what is done to weights masks no scores."""
-        if self.weights is not None:
-            return self
+        """The trail after a mask."""
         return dataclasses.replace(self, changes=(*self.changes, change))
 
 
@@ -70,10 +68,6 @@ class Trails:
         if trail.weights is not None:
             trail = dataclasses.replace(trail, weights=tensor.detach())
         self.set(tensor, trail)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._known.clear()
 
     def __bool__(self) -> bool:
         return bool(self._known)
@@ -118,7 +112,7 @@ def added(trails: Trails, result: Torch, first: Any = None, second: Any = None, 
     trail, other = _either(trails, first, second)
     if trail is None:
         return
-    if _covers_keys(other, result) and trails.of(other) is None:
+    if trail.weights is None and _covers_keys(other, result) and trails.of(other) is None:
         trail = trail.masked(_plus(other.detach()))
     trails.carry(result, trail)
 
@@ -129,7 +123,7 @@ def filled(trails: Trails, result: Torch, scores: Torch, *rest: Any, **named: An
     if trail is None:
         return
     ignored, value = (*rest, *named.values())[:2]
-    if _covers_keys(ignored, result):
+    if trail.weights is None and _covers_keys(ignored, result):
         trail = trail.masked(_fill(ignored.detach(), value))
     trails.carry(result, trail)
 
@@ -141,7 +135,7 @@ def chosen(
     trail, fill = _either(trails, first, second)
     if trail is None:
         return
-    if _covers_keys(condition, result):
+    if trail.weights is None and _covers_keys(condition, result):
         ignored = ~condition.detach() if fill is second else condition.detach()
         trail = trail.masked(_fill(ignored, fill))
     trails.carry(result, trail)

@@ -62,7 +62,7 @@ class Watch:
             with self._safely():
                 self.watcher.step_ends(self.modules.step)
         self._on = False
-        self.trails.clear()
+        self.trails = Trails()
         self.modules.leave(0)
         self._undo.close()
 
