@@ -1,6 +1,7 @@
 """maskcli inspects and debugs attention masks.
 
-`mask` builds a mask from a spec, `diagnose` checks arrays, `trace` checks the attention calls of a running program, and
+`mask` builds a mask from a spec and `name` finds the spec of a mask, `compare` tells where two masks differ, `convert`
+writes one for another library, `diagnose` checks arrays, `trace` checks the attention calls of a running program, and
 `assert_attention_respects` is for test suites. They are imported when they are first used.
 """
 
@@ -11,10 +12,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from maskcli.api import assert_attention_respects, diagnose, mask, trace
+    from maskcli.api import assert_attention_respects, compare, convert, diagnose, mask, name, trace
     from maskcli.errors import MaskcliError
 
-__all__ = ["MaskcliError", "__version__", "assert_attention_respects", "diagnose", "mask", "trace"]
+__all__ = [
+    "MaskcliError",
+    "__version__",
+    "assert_attention_respects",
+    "compare",
+    "convert",
+    "diagnose",
+    "mask",
+    "name",
+    "trace",
+]
 
 
 def __getattr__(name: str) -> Any:

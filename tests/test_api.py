@@ -1,5 +1,7 @@
 """The Python API: masks, checks of arrays and the assertion, on numpy arrays, torch tensors and whatever has __array__."""
 
+import doctest
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import maskcli
+import maskcli.api.checks
+import maskcli.api.comparing
+import maskcli.api.converting
+import maskcli.api.masks
+import maskcli.masks.words
+from maskcli.meant.facts import FACTS, Said
+from tests.cli.running import DATA
 
 
 class Arraylike:
@@ -22,10 +31,62 @@ KINDS = [np.asarray, torch.as_tensor, Arraylike]
 
 def test_the_names():
     assert set(maskcli.__all__) <= set(dir(maskcli))
-    for name in ("assert_attention_respects", "diagnose", "mask", "trace"):
-        assert getattr(maskcli, name).__doc__
+    for name in set(maskcli.__all__) - {"MaskcliError", "__version__"}:
+        assert ">>> " in getattr(maskcli, name).__doc__
+    for name in maskcli.api.__all__:
+        assert getattr(maskcli.api, name)
     with pytest.raises(AttributeError, match="no attribute 'masks_'"):
         maskcli.masks_  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        maskcli.api.checks,
+        maskcli.api.comparing,
+        maskcli.api.converting,
+        maskcli.api.masks,
+        maskcli.masks.words,
+    ],
+)
+def test_examples_are_real(module):
+    failed, tried = doctest.testmod(module)
+    assert tried
+    assert not failed
+
+
+def test_every_fact_can_be_said_in_python():
+    said = {fact.name for fact in FACTS.values()}
+    assert set(Said.__annotations__) == said | {"tokenizer", "select", "ignore"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_comparisons_and_conversions(kind, tmp_path):
+    lower = np.tril(np.ones((6, 6), bool))
+    real = np.array([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], bool)
+    both = lower & real[:, None, None]
+    named = maskcli.name(kind(both))
+    assert (named.spec, named.exact, named.padding) == ("causal & padding", True, ((2, 0, 0), (0, 0, 0)))
+    np.save(tmp_path / "m.npy", both)
+    assert maskcli.name(str(tmp_path / "m.npy")).spec == named.spec
+    with pytest.raises(maskcli.MaskcliError, match="is its own name"):
+        maskcli.name("causal")
+
+    assert maskcli.compare(kind(both), str(tmp_path / "m.npy")).equal
+    assert maskcli.compare(kind(both), "causal & padding", padding=kind(real)).equal
+    compared = maskcli.compare(kind(both), "causal", padding=kind(real))
+    assert (compared.cells, [region.what for region in compared.regions]) == (11, ["padding"])
+    weights = maskcli.compare(f"{DATA / 'minilm_attn.safetensors'}", f"{DATA / 'minilm_attn.safetensors'}")
+    assert weights.masks is None
+    assert weights.equal
+    assert len(weights.tensors) == 6
+
+    added = maskcli.convert(kind(both), "additive", convention="sdpa")
+    assert np.array_equal(added == 0, both)
+    assert np.array_equal(maskcli.convert("causal & padding", "mha", padding=kind(real)), ~both[:, 0])
+    assert maskcli.convert(kind(lower), "flash-attn", convention="sdpa").arguments == {"causal": True}
+    with pytest.raises(maskcli.MaskcliError, match="True can mean attend or ignore"):
+        maskcli.convert(kind(np.ones((4, 4), bool)), "additive")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,6 +133,8 @@ def test_diagnose_arrays(kind):
     weights /= weights.sum(-1, keepdims=True)
     assert maskcli.diagnose({"attentions.0": kind(weights)}, expect=["causal"], exact=True).findings == ()
     assert maskcli.diagnose({"attentions.0": kind(weights)}, expect="full", select=["MSK1"]).findings == ()
+    file = str(DATA / "minilm_attn_nomask.safetensors")
+    assert [finding.code for finding in maskcli.diagnose(file).findings] == ["MSK202"]
     with pytest.raises(maskcli.MaskcliError, match="nothing to check among 'x'"):
         maskcli.diagnose({"x": kind(np.zeros(3))})
     with pytest.raises(maskcli.MaskcliError, match="purpose"):

@@ -7,10 +7,12 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from maskcli import __version__
 from maskcli.errors import is_internal, sentence
@@ -43,6 +45,38 @@ app = typer.Typer(
 )
 
 
+class Grouped(TyperCommand):
+    """A command whose --help lists options under the headings that they name, in plain text."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments, then the options of each heading, those without one last."""
+        headings: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        others = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            heading = getattr(parameter, "rich_help_panel", None)
+            if record is None:
+                continue
+            if parameter.param_type_name == "argument":
+                headings["Arguments"].append(record)
+            elif heading is None:
+                others.append(record)
+            else:
+                headings.setdefault(heading, []).append(record)
+
+        for heading, records in {**headings, "Options": others}.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
+def command(
+    short_help: str, example: str, **settings: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a function a command: its line in the list of commands, and the example that its --help ends with."""
+    return app.command(cls=Grouped, short_help=short_help, epilog=f"Example:  {example}", **settings)
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"maskcli {__version__}")
@@ -66,16 +100,7 @@ def main() -> NoReturn:
 def _run() -> int:
     from maskcli.report.terminal import ClosedPipe
 
-    command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    if command != "trace":
-        # It runs a program that is not ours, as it always runs.
-        gc.set_threshold(SELDOM)
-    # Each adds its command; whoever asks for one need not wait for the others.
-    for name in [command] if command in COMMANDS else COMMANDS:
-        import_module(f"maskcli.cli.{name}")
-    _let_text_pass()
-    # A polite end still removes what is half-written.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    _prepare()
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -89,20 +114,38 @@ def _run() -> int:
     except typer.Exit as stop:
         return int(stop.exit_code)
     except Exception as error:
-        usage = getattr(error, "format_message", None)
-        if usage is not None:
-            context = getattr(error, "ctx", None)
-            hint = f"; see {context.command_path} --help" if context is not None else ""
-            return _fail(usage().rstrip(".") + hint)
-        if is_internal(error) and os.environ.get("MASKCLI_DEBUG"):
+        if _is_bug(error) and os.environ.get("MASKCLI_DEBUG"):
             raise
-        return _fail(sentence(error))
+        complain(_told(error))
+        return Exit.ERROR
     return code if isinstance(code, int) else Exit.OK
 
 
-def _fail(text: str) -> int:
-    complain(text)
-    return Exit.ERROR
+def _prepare() -> None:
+    """Import the command that is asked for (the others need not be waited for), and make the process ready."""
+    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    if asked != "trace":
+        # It runs a program that is not ours, as it always runs.
+        gc.set_threshold(SELDOM)
+    for name in [asked] if asked in COMMANDS else COMMANDS:
+        import_module(f"maskcli.cli.{name}")
+    _let_text_pass()
+    # A polite end still removes what is half-written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def _is_bug(error: Exception) -> bool:
+    return is_internal(error) and not hasattr(error, "format_message")
+
+
+def _told(error: Exception) -> str:
+    """An error in words; one of usage names the help that tells more."""
+    usage = getattr(error, "format_message", None)
+    if usage is None:
+        return sentence(error)
+    context = getattr(error, "ctx", None)
+    hint = f"; see {context.command_path} --help" if context is not None else ""
+    return str(usage()).rstrip(".") + hint
 
 
 def complain(text: str) -> None:

@@ -1,11 +1,21 @@
-"""Option types that several commands share."""
+"""Options that several commands share; those that declare a fact come from the table of facts."""
 
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
 
 import typer
+
+from maskcli.meant.facts import FACTS
+
+# Headings of --help, in which commands group their options.
+MEANT, TOKENS, PART, CALLS = "What was meant", "Tokens", "The part", "Calls"
+REPORTED, RESULT = "What is reported", "Result"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Severity(str, enum.Enum):
@@ -32,147 +42,101 @@ class Padding(str, enum.Enum):
     max_length_ = "max_length"
 
 
-class ResultForm(str, enum.Enum):
-    """What --format takes where a result is text or JSON."""
-
-    text = "text"
-    json = "json"
+def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:  # noqa: A002 (typer's word)
+    """An option; `panel` is the heading under which --help lists it."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
-class DiagnoseForm(str, enum.Enum):
-    """What --format takes where findings are of files."""
-
-    text = "text"
-    concise = "concise"
-    json = "json"
-    jsonl = "jsonl"
+def fact_option(field: str, panel: str = MEANT) -> Any:
+    """The option of a declared fact."""
+    fact = FACTS[field]
+    limits = {"min": fact.lowest, "max": fact.highest}
+    return option(fact.option, help=fact.help, panel=panel, metavar=fact.metavar, **limits)
 
 
-class TraceForm(str, enum.Enum):
-    """What --format takes where findings are of a program."""
+def form_option(names: Sequence[str], told: str) -> Any:
+    """--format, which takes one of the names of a table of forms."""
 
-    text = "text"
-    concise = "concise"
-    json = "json"
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in names:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(map(repr, names))}.")
+        return value
 
-
-class Purpose(str, enum.Enum):
-    """What --for takes."""
-
-    train = "train"
-    generate = "generate"
-
-
-class Shift(str, enum.Enum):
-    """What --loss-shift takes."""
-
-    model = "model"
-    data = "data"
+    shown = f"<{'|'.join(names)}>"
+    return option(
+        "--format", help=told, panel=RESULT, metavar=shown, callback=check, autocompletion=lambda: list(names)
+    )
 
 
-Expect = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="SPEC",
-        help="The mask that was meant, such as causal; PATTERN=SPEC for tensors of some names. Repeatable.",
-    ),
-]
-Exact = Annotated[bool, typer.Option("--exact", help="Ignored cells must weigh exactly 0.")]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help="A folder with the model's config.json: layers and windows, ids, positions. Nothing of the model is loaded.",
-    ),
-]
+From = Annotated[str | None, fact_option("convention")]
+Past = Annotated[int | None, fact_option("past")]
+PadId = Annotated[int | None, fact_option("pad_id")]
+EosIds = Annotated[list[int] | None, fact_option("eos_ids")]
 Tokenizer = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--tokenizer",
         "-t",
-        metavar="NAME",
         help="A tokenizer.json, a folder, or a hub name. Default: built in, words as tokens.",
-    ),
-]
-Output = Annotated[
-    str | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="Write to FILE, whose suffix chooses the form; - is standard output.",
-    ),
-]
-PadId = Annotated[int | None, typer.Option("--pad-id", min=0, help="The id of the padding token.")]
-EosId = Annotated[int | None, typer.Option("--eos-id", min=0, help="The id of the token that ends a text.")]
-EosIds = Annotated[
-    list[int] | None,
-    typer.Option("--eos-id", min=0, help="The id of the token that ends a text. Repeatable."),
-]
-Past = Annotated[
-    int | None,
-    typer.Option(
-        "--past", min=0, max=2**30, metavar="N", help="Keys that come before the first query (a KV cache)."
-    ),
-]
-From = Annotated[
-    str | None,
-    typer.Option(
-        "--from",
-        metavar="CONVENTION",
-        help="How the saved mask is written: sdpa, mha, megatron, hf, additive, binary.",
-    ),
-]
-Form = Annotated[ResultForm | None, typer.Option("--format", help="text for people, json for scripts.")]
-For = Annotated[
-    Purpose | None,
-    typer.Option("--for", help="What the batch is for: training, or generation from its last token."),
-]
-PromptLength = Annotated[
-    int | None, typer.Option(min=0, metavar="N", help="Tokens of the prompt, which are not to be trained on.")
-]
-VocabSize = Annotated[int | None, typer.Option(min=1, metavar="N", help="How many ids there are.")]
-IgnoreIndex = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N", help="The label that the loss leaves out. Default: -100, and -1 where labels hold it."
-    ),
-]
-LossShift = Annotated[
-    Shift | None,
-    typer.Option(
-        help="Who moves the labels one place: the model (as Hugging Face's do) or the data (as nanoGPT's does)."
+        panel=MEANT,
+        metavar="NAME",
     ),
 ]
 Select = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="RULES",
+    option(
         help="Report these rules only: codes, names or prefixes such as MSK5. Repeatable, or commas.",
+        panel=REPORTED,
+        metavar="RULES",
     ),
 ]
 Ignore = Annotated[
-    list[str] | None, typer.Option(metavar="RULES", help="Do not report these rules. Wins over --select.")
+    list[str] | None,
+    option(help="Do not report these rules. Wins over --select.", panel=REPORTED, metavar="RULES"),
 ]
-FailOn = Annotated[Severity, typer.Option(help="The mildest severity that makes the exit code 1.")]
-DiagnoseFormat = Annotated[
-    DiagnoseForm | None,
-    typer.Option(
-        "--format",
-        help="text for people, concise for one line each, json for scripts, jsonl for a line of JSON per file.",
+FailOn = Annotated[Severity, option(help="The mildest severity that makes the exit code 1.", panel=REPORTED)]
+Lengths = Annotated[
+    str | None, option(help="Real lengths of the sequences: 5,3,7.", panel=TOKENS, metavar="N,N")
+]
+PaddingSide = Annotated[Side | None, option(help="Where --lengths leave the padding.", panel=TOKENS)]
+Form = Annotated[str | None, form_option(("text", "json"), "text for people, json for scripts.")]
+Output = Annotated[
+    str | None,
+    option(
+        "--output",
+        "-o",
+        help="Write to FILE, whose suffix chooses the form; - is standard output.",
+        panel=RESULT,
+        metavar="FILE",
     ),
 ]
-TraceFormat = Annotated[
-    TraceForm | None,
-    typer.Option("--format", help="text for people, concise for one line each, json for scripts."),
-]
+
+
+def declares(command: Command) -> Command:
+    """A command whose **said takes every declared fact, a tokenizer, and the choice of rules: an option each."""
+    # A type that only checkers import; typer would look for it.
+    command.__annotations__.pop("said")
+    signature = inspect.signature(command, eval_str=True)
+    options: dict[str, Any] = {}
+    for field, fact in FACTS.items():
+        kind = fact.kind if fact.kind is bool else fact.kind | None
+        options[fact.name] = Annotated[kind, fact_option(field)]
+    options |= {"tokenizer": Tokenizer, "select": Select, "ignore": Ignore}
+
+    named = inspect.Parameter.KEYWORD_ONLY
+    argument, *own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    shared = [
+        inspect.Parameter(name, named, default=None, annotation=annotation)
+        for name, annotation in options.items()
+    ]
+    parameters = [argument, *shared, *(parameter.replace(kind=named) for parameter in own)]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
 
 
 def fails(worst: str | None, fail_on: Severity) -> bool:
     """Whether the worst finding makes the exit code 1."""
+    if worst is None or fail_on is Severity.never:
+        return False
     order = [severity.value for severity in Severity]
-    return (
-        worst is not None
-        and fail_on is not Severity.never
-        and order.index(worst) <= order.index(fail_on.value)
-    )
+    return order.index(worst) <= order.index(fail_on.value)

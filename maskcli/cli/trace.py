@@ -4,39 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskcli.cli import app
-from maskcli.cli.options import (
-    EosIds,
-    Exact,
-    Expect,
-    FailOn,
-    For,
-    From,
-    Ignore,
-    IgnoreIndex,
-    LossShift,
-    Model,
-    PadId,
-    Past,
-    PromptLength,
-    Select,
-    Severity,
-    Tokenizer,
-    TraceFormat,
-    VocabSize,
-    fails,
-)
+from maskcli.cli import command
+from maskcli.cli.options import CALLS, RESULT, FailOn, Severity, declares, fails, form_option, option
 from maskcli.errors import MaskcliError
+from maskcli.report.forms import choose, names
+from maskcli.report.traced import FORMS
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from maskcli.meant.facts import Said
 
 
-@app.command(
+@command(
+    "Check the attention calls of a running program.",
+    "maskcli trace --expect causal train.py --epochs 1",
     context_settings={"allow_interspersed_args": False},
-    epilog="Example:  maskcli trace --expect causal train.py --epochs 1",
 )
+@declares
 def trace(
     program: Annotated[
         list[str],
@@ -45,48 +35,46 @@ def trace(
         ),
     ],
     as_module: Annotated[
-        bool, typer.Option("-m", help="The first argument is a module, run as python -m runs it.")
+        bool, option("-m", help="The first argument is a module, run as python -m runs it.")
     ] = False,
-    expect: Expect = None,
-    exact: Exact = False,
-    model: Model = None,
-    tokenizer: Tokenizer = None,
-    pad_id: PadId = None,
-    eos_id: EosIds = None,
-    convention: From = None,
-    purpose: For = None,
-    prompt_length: PromptLength = None,
-    vocab_size: VocabSize = None,
-    ignore_index: IgnoreIndex = None,
-    loss_shift: LossShift = None,
-    past: Past = None,
-    every: Annotated[int, typer.Option(min=1, metavar="N", help="Check every N-th step only.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Check at most N calls.")] = None,
+    every: Annotated[int, option(help="Check every N-th step only.", panel=CALLS, min=1, metavar="N")] = 1,
+    limit: Annotated[
+        int | None, option(help="Check at most N calls.", panel=CALLS, min=1, metavar="N")
+    ] = None,
     modules: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="PATTERN", help="Check modules whose path matches, such as '*.layers.0.*'. Repeatable."
+        option(
+            help="Check modules whose path matches, such as '*.layers.0.*'. Repeatable.",
+            panel=CALLS,
+            metavar="PATTERN",
         ),
     ] = None,
     save: Annotated[
         str | None,
-        typer.Option(
-            metavar="DIR", help="Write the tensors of each finding into this folder, as .safetensors."
+        option(
+            help="Write the tensors of each finding into this folder, as .safetensors.",
+            panel=RESULT,
+            metavar="DIR",
         ),
     ] = None,
     save_all: Annotated[
-        bool, typer.Option("--save-all", help="With --save: the tensors of every call.")
+        bool, option("--save-all", help="With --save: the tensors of every call.", panel=RESULT)
     ] = False,
-    select: Select = None,
-    ignore: Ignore = None,
     fail_on: FailOn = Severity.never,
-    form: TraceFormat = None,
+    form: Annotated[
+        str | None, form_option(names(FORMS), "text for people, concise for one line each, json for scripts.")
+    ] = None,
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="Write the report to FILE, whose suffix chooses the form."
+        option(
+            "--output",
+            "-o",
+            help="Write the report to FILE, whose suffix chooses the form.",
+            panel=RESULT,
+            metavar="FILE",
         ),
     ] = None,
+    **said: Unpack[Said],
 ) -> int:
     """Run a Python program and check every attention call that it makes.
 
@@ -94,8 +82,7 @@ def trace(
     With --fail-on, findings make the exit code 1 where the program itself succeeded.
     """
     from maskcli.diagnostics.declare import declare
-    from maskcli.report.findings import show_trace
-    from maskcli.report.terminal import form as form_of
+    from maskcli.report.terminal import output as result
     from maskcli.tracing.checker import Options
     from maskcli.tracing.program import module, run, script
     from maskcli.tracing.trace import Trace
@@ -106,40 +93,25 @@ def trace(
         raise MaskcliError(
             "-o - is standard output, which is the program's; leave -o out for standard error, or name a file"
         )
-    chosen = form_of(output, form.value if form else None, {".json": "json", ".txt": "text"}, "text")
-    declared, token, codes = declare(
-        expect=expect,
-        exact=exact,
-        model=model,
-        tokenizer=tokenizer,
-        pad_id=pad_id,
-        eos_id=eos_id,
-        convention=convention,
-        past=past,
-        purpose=purpose.value if purpose else None,
-        prompt_length=prompt_length,
-        vocab_size=vocab_size,
-        ignore_index=ignore_index,
-        loss_shift=loss_shift.value if loss_shift else None,
-        select=select,
-        ignore=ignore,
-    )
+    write = choose(FORMS, form, output).write
     # The program may change its folder.
     output, save = (path if path is None else os.path.abspath(path) for path in (output, save))
-    options = Options(declared, token, codes, every, limit, tuple(modules or ()), save, save_all)
+    options = Options(*declare(**said), every, limit, tuple(modules or ()), save, save_all)
     name, *arguments = program
-    found = module(name) if as_module else script(name)
+    watched = module(name) if as_module else script(name)
     process = os.getpid()
-    with Trace(options, found.name) as watching:
-        code = run(found, arguments)
+    with Trace(options, watched.name) as watching:
+        code = run(watched, arguments)
     if os.getpid() != process:
         # A forked child came to its end: the program is its parent.
         return code
+
     sys.stdout.flush()
     report = watching.report
-    show_trace(report, output, chosen, sys.stderr)
+    with result(output) if output is not None else nullcontext(sys.stderr) as stream:
+        write(report, stream)
     if code == 0 and fail_on is not Severity.never and not report.calls:
         raise MaskcliError(
-            f"{found.name!r} made no attention call that could be checked; leave --fail-on out if that is right"
+            f"{watched.name!r} made no attention call that could be checked; leave --fail-on out if that is right"
         )
     return 1 if code == 0 and fails(report.worst(), fail_on) else code

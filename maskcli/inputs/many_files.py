@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import signal
 import threading
@@ -12,12 +11,14 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from typing import NamedTuple
 
-from maskcli.diagnostics.declare import Meaning, Said, declare
+from maskcli.diagnostics.declare import Meaning, declare
 from maskcli.diagnostics.diagnose import Report, diagnose
 from maskcli.errors import MaskcliError, is_internal, sentence
 from maskcli.inputs.operands import resolver
+from maskcli.inputs.tasks import Task, open_roled
+from maskcli.meant.facts import Said
 from maskcli.measure.passes import THREADS, threads, watcher
-from maskcli.tensors import Roled, TensorFile, find_tensor, open_tensors, parse_role, roles_of, split_target
+from maskcli.tensors import Roled, TensorFile
 
 # Files handed out for each process: one to work on and one to go on with. More would pile up reports behind a slow file.
 AHEAD = 2
@@ -27,32 +28,18 @@ WORTH_A_PROCESS = 32
 Advance = Callable[[int], None]
 
 
-class Task(NamedTuple):
-    """A file to check, `FILE[:TENSOR]`, and what --role says of its tensors, `ROLE=FILE[:TENSOR]` each."""
-
-    target: str
-    roles: tuple[str, ...] = ()
-
-    @property
-    def path(self) -> str:
-        """The file."""
-        return split_target(self.target)[0]
-
-    @property
-    def size(self) -> int:
-        """Its bytes; 0 where there is no such file."""
-        try:
-            return os.stat(self.path).st_size
-        except (OSError, ValueError):
-            return 0
-
-
 class Checked(NamedTuple):
     """What became of a file: its report, or the sentence that says why there is none."""
 
     file: str
     report: Report | None
     error: str | None = None
+
+
+def processes(tasks: Sequence[Task], asked: int | None) -> int:
+    """How many processes share the files: as many as are asked for, else as pay off."""
+    paying = max(1, min(os.cpu_count() or 1, len(tasks) // WORTH_A_PROCESS))
+    return min(asked or paying, len(tasks))
 
 
 def check_files(
@@ -83,42 +70,35 @@ def check_files(
 def check_file(task: Task, meaning: Meaning) -> Checked:
     """Check one file; whatever goes wrong with it is a sentence (with MASKCLI_DEBUG=1 an internal error is raised)."""
     try:
-        file, roled = open_roled(task)
-        report = diagnose(
-            file, meaning.declared, roled, resolver(meaning.declared.convention), meaning.token, meaning.codes
-        )
-        if not report.checked:
-            why = "".join(f" ({name}: {reason})" for name, reason in list(report.unfit.items())[:1])
-            raise MaskcliError(
-                f"nothing to check in {task.target!r}: no tensor is attention weights, a mask or ids{why}; name them "
-                "(attentions.0, attention_mask) or say what they are with --role weights=FILE:TENSOR"
-            )
+        return Checked(task.path, report_of(task, meaning))
     except Exception as error:
         if is_internal(error) and os.environ.get("MASKCLI_DEBUG"):
             raise
         return Checked(task.path, None, sentence(error))
-    return Checked(task.path, report)
 
 
-def open_roled(task: Task) -> tuple[TensorFile, tuple[Roled, ...]]:
-    """A file and the role of every tensor, --role above names; tensors of other files join."""
-    path, name = split_target(task.target)
-    file = open_tensors(path)
-    if name is not None:
-        file = dataclasses.replace(file, tensors=(find_tensor(file, name),))
-    roled = roles_of(file)
-    for text in task.roles:
-        role, path, name = parse_role(text)
-        source = open_tensors(path)
-        if name is None and len(source.tensors) != 1:
-            raise MaskcliError(
-                f"--role {text!r}: {path!r} has {len(source.tensors)} tensors; say which: {role}={path}:NAME"
-            )
-        tensor = find_tensor(source, name) if name else source.tensors[0]
-        known = [each for each in roled if source.path != file.path or each.tensor.name != tensor.name]
-        (found,) = roles_of(dataclasses.replace(source, tensors=(tensor,)))
-        roled = (*known, dataclasses.replace(found, role=role, why="--role"))
-    return file, roled
+def report_of(task: Task, meaning: Meaning) -> Report:
+    """The report on one file. Raises MaskcliError when nothing in it can be checked."""
+    file, roled = open_roled(task)
+    report = judged(file, roled, meaning)
+    if not report.checked:
+        raise MaskcliError(
+            f"nothing to check in {task.target!r}: no tensor is attention weights, a mask or "
+            f"ids{first_unfit(report)}; name them (attentions.0, attention_mask) or say what they are with "
+            "--role weights=FILE:TENSOR"
+        )
+    return report
+
+
+def judged(file: TensorFile, roled: tuple[Roled, ...], meaning: Meaning) -> Report:
+    """What is found in tensors of known roles, against what was meant."""
+    resolve = resolver(meaning.declared.convention)
+    return diagnose(file, meaning.declared, roled, resolve, meaning.token, meaning.codes)
+
+
+def first_unfit(report: Report) -> str:
+    """The first tensor that could not be checked and why, in brackets; nothing when there is none."""
+    return "".join(f" ({name}: {reason})" for name, reason in list(report.unfit.items())[:1])
 
 
 def _watched(task: Task, meaning: Meaning, advance: Advance | None) -> Checked:

@@ -1,164 +1,112 @@
-"""Spec operands that are files: saved masks, and FILE.py:NAME, the user's own FlexAttention mask_mod."""
+"""What an operand stands for: a spec, a saved mask, an array, or FILE.py:NAME inside a spec."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-from collections.abc import Callable, Iterator
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from maskcli.arrays import Array, Shape
 from maskcli.errors import MaskcliError
+from maskcli.inputs.mask_mods import mask_mod
 from maskcli.masks.kinds import Layout
 from maskcli.masks.mask import Mask
+from maskcli.masks.spec import File, Resolve, parse
 from maskcli.scene.saved_mask import read_mask
-from maskcli.tensors import Roled, Tensor, find_tensor, open_tensors, role_of, roles_of, split_target
+from maskcli.tensors import Roled, find_tensor, from_array, open_tensors, role_of, roles_of, split_target
+from maskcli.tensors.axes import mask_shape
 
-# A mask_mod is asked about every cell; 2^31 of them take tens of seconds.
-MAX_CELLS = 2**31
-# Cells asked about in one call.
-TILE_CELLS = 2**22
-
-
-def resolver(convention: str | None = None) -> Callable[[str, Layout], Mask]:
-    """How file operands become masks: saved ones are read in `convention`, when it is given."""
-
-    def resolve(target: str, layout: Layout) -> Mask:
-        path, name = split_target(target)
-        if path.endswith(".py") or target.partition(":")[0].endswith(".py"):
-            return mask_mod(target, layout)
-        return saved_mask(path, name, layout, convention)
-
-    return resolve
+# Tensors that are named where a file has several masks.
+NAMED = 6
+SHAPES = "[Q, K], [B, Q, K] or [B, H, Q, K]"
 
 
-def saved_mask(path: str, name: str | None, layout: Layout, convention: str | None) -> Mask:
-    """A saved mask over the layout; its leading axes may broadcast."""
-    tensor = mask_tensor(path, name)
-    shape = tensor.shape
-    if not 1 <= len(shape) <= 4:
-        raise MaskcliError(
-            f"{path!r}: {tensor.name!r} has the shape {list(shape)}, expected [Q, K], [B, Q, K] or [B, H, Q, K]"
-        )
-    full: Shape = {1: (1, 1, 1), 2: (1, 1)}.get(len(shape), ()) + shape  # type: ignore[assignment]
-    if len(shape) == 3:
-        full = (shape[0], 1, shape[1], shape[2])
-    if len(shape) == 2 and shape[0] == layout.batch != layout.queries:
-        full = (shape[0], 1, 1, shape[1])
-    mask = read_mask(tensor, full, convention, layout.real, layout.past).keep.broadcast_to(layout.shape)
-    if mask is None:
-        raise MaskcliError(
-            f"{path!r}: {tensor.name!r} has the shape {list(shape)}, which does not broadcast to {list(layout.shape)}"
-        )
-    return mask
+class Operand(NamedTuple):
+    """A mask or weights as given: `text` names it; a spec has no `path`.
+
+    Of a file there are all `tensors`, and the one that was named or is the only one.
+    """
+
+    text: str
+    path: str | None = None
+    tensors: tuple[Roled, ...] = ()
+    tensor: Roled | None = None
 
 
-def mask_tensor(path: str, name: str | None) -> Tensor:
-    """The tensor of this name, or the only mask of a file."""
+def operand(given: Any, name: str = "the mask") -> Operand:
+    """`FILE[:TENSOR]`, a spec, or an array, which errors call `name`."""
+    if not isinstance(given, str):
+        array = role_of(from_array("mask", given))
+        return Operand(name, "", (array,), array)
+    is_file = os.path.exists(split_target(given)[0]) or isinstance(parse(given), File)
+    return from_file(given) if is_file and not _is_python(given) else Operand(given)
+
+
+def from_file(target: str) -> Operand:
+    """`FILE[:TENSOR]`."""
+    path, name = split_target(target)
     file = open_tensors(path)
-    if name is not None or len(file.tensors) == 1:
-        tensor = find_tensor(file, name) if name is not None else file.tensors[0]
-        check_role(role_of(tensor), path)
-        return tensor
-    masks = [roled.tensor for roled in roles_of(file) if roled.role == "mask"]
+    tensors = roles_of(file)
+    if name is None:
+        return Operand(target, path, tensors, tensors[0] if len(tensors) == 1 else None)
+    named = find_tensor(file, name)
+    return Operand(target, path, tensors, next(roled for roled in tensors if roled.tensor is named))
+
+
+def mask_of(given: Operand) -> Roled | None:
+    """The mask of a file or an array; None for a spec."""
+    if given.path is None:
+        return None
+    if given.tensor is not None:
+        _check_role(given.tensor, given.path)
+        return given.tensor
+
+    masks = [roled for roled in given.tensors if roled.role == "mask"]
     if len(masks) != 1:
-        names = ", ".join(tensor.name for tensor in file.tensors[:6])
+        names = ", ".join(roled.tensor.name for roled in given.tensors[:NAMED])
         raise MaskcliError(
-            f"{path!r} has {len(masks) or 'no'} masks among its tensors; say which to take: {path}:NAME ({names})"
+            f"{given.path!r} has {len(masks) or 'no'} masks among its tensors; "
+            f"say which to take: {given.path}:NAME ({names})"
         )
     return masks[0]
 
 
-def check_role(roled: Roled, path: str) -> None:
+def _check_role(roled: Roled, path: str) -> None:
     """Refuse a tensor that is known to be something else than a mask."""
     if roled.role not in ("mask", "padding_mask", None):
         raise MaskcliError(
-            f"{path!r}: {roled.tensor.name!r} holds {roled.role} (by its {roled.why}) and no mask; check weights with maskcli diagnose "
-            "--expect, or rename the tensor"
+            f"{path!r}: {roled.tensor.name!r} holds {roled.role} (by its {roled.why}) and no mask; "
+            "check weights with maskcli diagnose --expect, or rename the tensor"
         )
 
 
-def mask_mod(target: str, layout: Layout) -> Mask:
-    """A mask_mod(b, h, q_idx, kv_idx) -> bool from the user's file, asked tile by tile.
+def resolver(convention: str | None = None) -> Resolve:
+    """How file operands become masks: saved ones are read in `convention`, when it is given."""
 
-    It is called with index arrays that broadcast to [rows, K]: torch tensors when its file does `import torch`, else numpy's.
-    """
-    path, _, name = target.rpartition(":")
-    if not path:
-        raise MaskcliError(f"{target!r} names no function; write FILE.py:NAME")
-    if np.prod(layout.shape, dtype=object) > MAX_CELLS:
+    def resolve(target: str, layout: Layout) -> Mask:
+        if _is_python(target):
+            return mask_mod(target, layout)
+        return _saved_mask(target, layout, convention)
+
+    return resolve
+
+
+def _is_python(target: str) -> bool:
+    return split_target(target)[0].endswith(".py") or target.partition(":")[0].endswith(".py")
+
+
+def _saved_mask(target: str, layout: Layout, convention: str | None) -> Mask:
+    """A saved mask over the layout; its leading axes may broadcast."""
+    saved = mask_of(from_file(target))
+    assert saved is not None
+    tensor = saved.tensor
+    sizes = tensor.shape
+    over_keys = len(sizes) == 2 and sizes[0] == layout.batch != layout.queries
+    shape = mask_shape(sizes, over_keys=over_keys)
+    if shape is None:
+        raise MaskcliError(f"{target!r}: {tensor.name!r} has the shape {list(sizes)}, expected {SHAPES}")
+    mask = read_mask(tensor, shape, convention, layout.real, layout.past).keep.broadcast_to(layout.shape)
+    if mask is None:
         raise MaskcliError(
-            f"{target!r} would be asked about {int(np.prod(layout.shape, dtype=object)):,} cells, more than the limit of "
-            f"{MAX_CELLS:,}; ask for fewer tokens"
+            f"{target!r}: {tensor.name!r} has the shape {list(sizes)}, "
+            f"which does not broadcast to {list(layout.shape)}"
         )
-    function, module = _load(path, name)
-    torch = next(
-        (value for value in vars(module).values() if getattr(value, "__name__", "") == "torch"), None
-    )
-    arange = torch.arange if torch is not None else np.arange
-    return Mask.from_dense_rows(layout.shape, _tiles(function, target, layout, arange)).compact()
-
-
-def _load(path: str, name: str) -> tuple[Callable[..., Any], ModuleType]:
-    if not os.path.isfile(path):
-        raise MaskcliError(f"there is no file {path!r}; write FILE.py:NAME with the path of a Python file")
-    specification = importlib.util.spec_from_file_location("maskcli_user_mask", path)
-    if specification is None or specification.loader is None:
-        raise MaskcliError(f"{path!r} is no Python file; write FILE.py:NAME")
-    module = importlib.util.module_from_spec(specification)
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
-    try:
-        specification.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise MaskcliError(f"{path!r} fails when it is loaded: {_words(error)}") from error
-    finally:
-        sys.path.pop(0)
-    function = getattr(module, name, None)
-    if not callable(function):
-        functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise MaskcliError(f"{path!r} has no function {name!r}; it has {', '.join(functions[:8]) or 'none'}")
-    return function, module
-
-
-def _tiles(
-    function: Callable[..., Any], target: str, layout: Layout, arrays: Callable[..., Any]
-) -> Iterator[Array]:
-    """The rows of every batch item and head in tiles; `arrays` is the arange of the library that the function uses."""
-    batch, heads, queries, keys = layout.shape
-    step = max(1, TILE_CELLS // max(keys, 1))
-    for b in range(batch):
-        for h in range(heads):
-            for start in range(0, queries, step):
-                rows = min(step, queries - start)
-                indices = (arrays(start, start + rows).reshape(-1, 1), arrays(keys).reshape(1, -1))
-                item, head = (arrays(b, b + 1)[0], arrays(h, h + 1)[0])
-                yield _tile(function, target, (item, head, *indices), (rows, keys))
-
-
-def _tile(
-    function: Callable[..., Any], target: str, indices: tuple[Any, ...], shape: tuple[int, int]
-) -> Array:
-    try:
-        answer = np.asarray(function(*indices))
-    except (Exception, SystemExit) as error:
-        raise MaskcliError(
-            f"{target!r} fails: {_words(error)}; it is called as mask_mod(b, h, q_idx, kv_idx) with index arrays [rows, 1] and [1, K]"
-        ) from error
-    if answer.dtype != bool:
-        raise MaskcliError(
-            f"{target!r} returns {answer.dtype}, expected bool: True where the query may attend"
-        )
-    try:
-        return np.broadcast_to(answer, shape)
-    except ValueError:
-        raise MaskcliError(
-            f"{target!r} returns the shape {list(answer.shape)}, which does not broadcast to {list(shape)}"
-        ) from None
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return mask

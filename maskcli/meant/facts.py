@@ -1,59 +1,215 @@
-"""What the user declared about the input and the model: options, the file's own metadata, and a model's config.json."""
+"""What the user declares about the input and the model: the table of facts, with an option and a metadata key for each.
+
+A row of `Declared` is all that a fact needs: the commands take their options from it, and files their metadata.
+`Said` types it for Python.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import enum
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from maskcli.errors import MaskcliError
-from maskcli.masks.conventions import CONVENTIONS
-from maskcli.masks.spec import Spec, names_files, needs, parse
-from maskcli.meant.model_config import Config
 
-PURPOSES = ("train", "generate")
-LOSS_SHIFTS = ("model", "data")
+# The command line builds its options from this file: what masks are is imported when something is declared.
+if TYPE_CHECKING:
+    from maskcli.masks.spec import Spec
+    from maskcli.meant.model_config import Config
+
+
+class Purpose(str, enum.Enum):
+    """What a batch is for."""
+
+    train = "train"
+    generate = "generate"
+
+
+class LossShift(str, enum.Enum):
+    """Who moves the labels one place."""
+
+    model = "model"
+    data = "data"
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """The mask that tensors whose name matches `pattern` should have used (None: self-attention without a pattern)."""
+    """The mask that tensors whose name matches `pattern` should have used (None: self-attention without one)."""
 
     pattern: str | None
     spec: Spec
 
 
 class Meant(NamedTuple):
-    """The mask one tensor should have used, who says so, and whether that was said of this layer and not of all alike."""
+    """The mask one tensor should have used, who says so, and whether that was said of this layer, not of all."""
 
     spec: Spec
     source: str
     particular: bool
 
 
-@dataclass(frozen=True)
-class Declared:
-    """Everything a user can declare. None (or nothing) means: not said.
+class Origin(NamedTuple):
+    """Who says a fact, as errors name it; only the command line and Python are `trusted` with names of files."""
 
-    `loss_shift` says who moves the labels one place: the model (as Hugging Face's do) or the data (as
-    nanoGPT's does).
+    name: str
+    trusted: bool = True
+
+
+EXPECT, FROM = Origin("--expect"), Origin("--from")
+
+
+class Fact(NamedTuple):
+    """A row of the table: how a fact is called and explained, what is given for it, and how that is settled.
+
+    `kind` is what an option or a keyword holds: a type, or a list of them. `key` follows `maskcli.` in metadata.
     """
 
-    expect: tuple[Expectation, ...] = ()
-    exact: bool = False
-    model: Config | None = None
-    pad_id: int | None = None
+    name: str
+    kind: Any
+    help: str
+    option: str
+    key: str | None
+    metavar: str | None
+    lowest: int | None
+    highest: int | None
+    settle: Callable[[Any, Origin], object]
+
+
+def expectation(text: str, origin: Origin = EXPECT) -> Expectation:
+    """`SPEC` or `PATTERN=SPEC`; one that names a file (and could run code) is refused where the origin is no user."""
+    from maskcli.masks.spec import names_files, needs, parse
+
+    pattern, equals, spec_text = text.rpartition("=")
+    spec = parse(spec_text if equals else text)
+    if not origin.trusted and names_files(spec):
+        raise MaskcliError(
+            f"{origin.name} is {text!r}: only the command line may name files; pass --expect instead"
+        )
+    if "source" in needs(spec):
+        raise MaskcliError(
+            f"{origin.name} {text!r}: write full for cross-attention; the source's padding is always part of it"
+        )
+    return Expectation(pattern if equals else None, spec)
+
+
+def convention(name: str, origin: Origin = FROM) -> str:
+    """A convention that a saved mask can be in."""
+    from maskcli.masks.conventions import CONVENTIONS
+
+    if name not in CONVENTIONS:
+        raise MaskcliError(
+            f"{origin.name} {name!r} is not a convention of saved masks; choose one of {', '.join(CONVENTIONS)}"
+        )
+    return name
+
+
+def _expectations(texts: str | Sequence[str], origin: Origin) -> tuple[Expectation, ...]:
+    several = [texts] if isinstance(texts, str) else texts
+    return tuple(expectation(text, origin) for text in several)
+
+
+def _config(path: str, _: Origin) -> Config:
+    from maskcli.meant.model_config import read_config
+
+    return read_config(path)
+
+
+def _ids(values: int | Sequence[int], _: Origin) -> tuple[int, ...]:
+    return (values,) if isinstance(values, int) else tuple(values)
+
+
+def _one_of(choices: type[enum.Enum]) -> Callable[[str, Origin], str]:
+    """A word out of a few, as plain text."""
+    words = tuple(str(choice.value) for choice in choices)
+
+    def settle(text: str, origin: Origin) -> str:
+        if text not in words:
+            raise MaskcliError(f"{origin.name} is {text!r}; choose one of {', '.join(words)}")
+        return words[words.index(text)]
+
+    return settle
+
+
+def _fact(
+    kind: Any,
+    help_: str,
+    *,
+    default: object = None,
+    name: str = "",
+    option: str = "",
+    key: str | None = "",
+    metavar: str | None = None,
+    lowest: int | None = None,
+    highest: int | None = None,
+    settle: Callable[[Any, Origin], object] = lambda value, _: value,
+) -> Any:
+    """A field of `Declared` with its row; names that are not given follow from the field's."""
+    row = Fact(name, kind, help_, option, key, metavar, lowest, highest, settle)
+    return dataclasses.field(default=default, metadata={"row": row})
+
+
+@dataclass(frozen=True)
+class Declared:
+    """Everything a user can declare. None (or nothing) means: not said."""
+
+    expect: tuple[Expectation, ...] = _fact(
+        list[str],
+        "The mask that was meant, such as causal; PATTERN=SPEC for tensors of some names. Repeatable.",
+        default=(),
+        metavar="SPEC",
+        settle=_expectations,
+    )
+    exact: bool = _fact(bool, "Ignored cells must weigh exactly 0.", default=False)
+    model: Config | None = _fact(
+        str,
+        "A folder with the model's config.json: layers and windows, ids, positions. Nothing of the model is loaded.",
+        key=None,
+        metavar="DIR",
+        settle=_config,
+    )
+    pad_id: int | None = _fact(int, "The id of the padding token.", lowest=0)
     bos_ids: tuple[int, ...] = ()
-    eos_ids: tuple[int, ...] = ()
-    convention: str | None = None
-    past: int | None = None
-    purpose: str | None = None
-    prompt_length: int | None = None
-    vocab_size: int | None = None
-    ignore_index: int | None = None
-    loss_shift: str | None = None
+    eos_ids: tuple[int, ...] = _fact(
+        list[int],
+        "The id of the token that ends a text. Repeatable.",
+        default=(),
+        name="eos_id",
+        lowest=0,
+        settle=_ids,
+    )
+    convention: str | None = _fact(
+        str,
+        "How the saved mask is written: sdpa, mha, megatron, hf, additive, binary.",
+        option="--from",
+        key="from",
+        metavar="CONVENTION",
+        settle=convention,
+    )
+    past: int | None = _fact(
+        int, "Keys that come before the first query (a KV cache).", metavar="N", lowest=0, highest=2**30
+    )
+    purpose: str | None = _fact(
+        Purpose,
+        "What the batch is for: training, or generation from its last token.",
+        option="--for",
+        key="for",
+        settle=_one_of(Purpose),
+    )
+    prompt_length: int | None = _fact(
+        int, "Tokens of the prompt, which are not to be trained on.", metavar="N", lowest=0
+    )
+    vocab_size: int | None = _fact(int, "How many ids there are.", metavar="N", lowest=1)
+    ignore_index: int | None = _fact(
+        int, "The label that the loss leaves out. Default: -100, and -1 where labels hold it.", metavar="N"
+    )
+    loss_shift: str | None = _fact(
+        LossShift,
+        "Who moves the labels one place: the model (as Hugging Face's do) or the data (as nanoGPT's does).",
+        settle=_one_of(LossShift),
+    )
 
     def meant(self, name: str, kind: str, layer: int | None) -> Meant | None:
         """The mask declared for a tensor; patterns win over the plain spec, later ones over earlier, options over the model.
@@ -61,25 +217,24 @@ class Declared:
         Without a pattern a spec speaks of self-attention; encoder and cross attention are then expected
         `full`.
         """
-        for each in reversed(self.expect):
-            if each.pattern is not None and fnmatchcase(name, each.pattern):
-                return Meant(each.spec, "--expect", True)
+        from maskcli.masks.spec import parse
+
+        for expected in reversed(self.expect):
+            if expected.pattern is not None and fnmatchcase(name, expected.pattern):
+                return Meant(expected.spec, "--expect", True)
+
         mine = kind in ("self", "decoder")
-        for each in reversed(self.expect):
-            if each.pattern is None:
-                return Meant(each.spec if mine else parse("full"), "--expect", False)
+        for expected in reversed(self.expect):
+            if expected.pattern is None:
+                return Meant(expected.spec if mine else parse("full"), "--expect", False)
+
         text = self.model.mask(layer, name) if self.model is not None and mine else None
         return None if text is None else Meant(parse(text), "--model", True)
 
     def over(self, other: Declared) -> Declared:
         """These facts where they are said, else the other's."""
         mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        said = {
-            name: value
-            for name, value in mine.items()
-            if value is not None and value is not False and value != ()
-        }
-        return dataclasses.replace(other, **said)
+        return dataclasses.replace(other, **{name: value for name, value in mine.items() if _is_said(value)})
 
     def with_model(self) -> Declared:
         """The ids and the vocabulary that the model's config gives, where nothing else says them."""
@@ -96,73 +251,89 @@ class Declared:
         )
 
 
-def expectation(text: str, source: str = "--expect", files: bool = True) -> Expectation:
-    """`SPEC` or `PATTERN=SPEC`; without `files`, a spec that names a file (and could run code) is refused."""
-    pattern, equals, spec_text = text.rpartition("=")
-    spec = parse(spec_text if equals else text)
-    if not files and names_files(spec):
-        raise MaskcliError(
-            f"{source} is {text!r}: only the command line may name files; pass --expect instead"
-        )
-    if "source" in needs(spec):
-        raise MaskcliError(
-            f"{source} {text!r}: write full for cross-attention; the source's padding is always part of it"
-        )
-    return Expectation(pattern if equals else None, spec)
+class Said(TypedDict, total=False):
+    """What Python and the command line declare: the facts above as they are given, and who reads and reports them.
+
+    `tokenizer` is a tokenizer.json, a folder or a hub name: it gives special ids and the text of tokens. `select` and
+    `ignore` are codes, names or prefixes of rules to report, or not. None is the same as leaving a key out.
+    """
+
+    expect: str | Sequence[str] | None
+    exact: bool
+    model: str | None
+    tokenizer: str | None
+    pad_id: int | None
+    eos_id: int | Sequence[int] | None
+    convention: str | None
+    past: int | None
+    purpose: str | None
+    prompt_length: int | None
+    vocab_size: int | None
+    ignore_index: int | None
+    loss_shift: str | None
+    select: Sequence[str] | None
+    ignore: Sequence[str] | None
 
 
-def convention(name: str, source: str = "--from") -> str:
-    """A convention that a saved mask can be in."""
-    if name not in CONVENTIONS:
-        raise MaskcliError(
-            f"{source} {name!r} is not a convention of saved masks; choose one of {', '.join(CONVENTIONS)}"
-        )
-    return name
+def _rows() -> dict[str, Fact]:
+    """The table: the field of `Declared`, and its row with the names that follow from it."""
+    rows: dict[str, Fact] = {}
+    for field in dataclasses.fields(Declared):
+        if "row" not in field.metadata:
+            continue
+        row: Fact = field.metadata["row"]
+        name = row.name or field.name
+        option = row.option or "--" + name.replace("_", "-")
+        key = name if row.key == "" else row.key
+        rows[field.name] = row._replace(name=name, option=option, key=key)
+    return rows
 
 
-def one_of(text: str, choices: tuple[str, ...], source: str) -> str:
-    """A word out of a few."""
-    if text not in choices:
-        raise MaskcliError(f"{source} is {text!r}; choose one of {', '.join(choices)}")
-    return text
+FACTS = _rows()
+
+
+def from_said(said: Mapping[str, Any]) -> Declared:
+    """The facts among options or keywords. Raises MaskcliError for what cannot be."""
+    values: dict[str, Any] = {}
+    for field, fact in FACTS.items():
+        value = said.get(fact.name)
+        if value is not None:
+            chosen = isinstance(fact.kind, enum.EnumMeta)
+            origin = Origin(f"the {fact.name}" if chosen else fact.option)
+            values[field] = fact.settle(value, origin)
+    return Declared(**values)
 
 
 def from_metadata(metadata: Mapping[str, str], file: str) -> Declared:
-    """The facts under `maskcli.` in a safetensors file's metadata. Specs there never name files, nor does a model."""
-    said = {
-        key.removeprefix("maskcli."): value for key, value in metadata.items() if key.startswith("maskcli.")
-    }
-    source = f"the metadata of {file!r}: maskcli."
-
-    def number(key: str, negative: bool = False) -> int | None:
-        return _whole(said[key], source + key, negative) if key in said else None
-
-    def word(key: str, choices: tuple[str, ...]) -> str | None:
-        return one_of(said[key], choices, source + key) if key in said else None
-
-    return Declared(
-        expect=tuple(
-            expectation(part.strip(), source + "expect", files=False)
-            for part in said.get("expect", "").split(";")
-            if part.strip()
-        ),
-        exact=said.get("exact", "").lower() in ("1", "true", "yes"),
-        pad_id=number("pad_id"),
-        eos_ids=tuple(
-            _whole(part, source + "eos_id") for part in said.get("eos_id", "").split(",") if part.strip()
-        ),
-        convention=convention(said["from"], source + "from") if "from" in said else None,
-        past=number("past"),
-        purpose=word("for", PURPOSES),
-        prompt_length=number("prompt_length"),
-        vocab_size=number("vocab_size"),
-        ignore_index=number("ignore_index", negative=True),
-        loss_shift=word("loss_shift", LOSS_SHIFTS),
-    )
+    """The facts under `maskcli.` in a file's metadata. Specs there never name files, nor does a model."""
+    values: dict[str, Any] = {}
+    for field, fact in FACTS.items():
+        text = metadata.get(f"maskcli.{fact.key}") if fact.key is not None else None
+        if text is not None:
+            origin = Origin(f"the metadata of {file!r}: maskcli.{fact.key}", trusted=False)
+            values[field] = fact.settle(_read(text, fact, origin), origin)
+    return Declared(**values)
 
 
-def _whole(text: str, source: str, negative: bool = False) -> int:
+def _read(text: str, fact: Fact, origin: Origin) -> object:
+    """What a text of metadata gives for a fact."""
+    if fact.kind is bool:
+        return text.lower() in ("1", "true", "yes")
+    if fact.kind is int:
+        return _whole(text, origin, negative=fact.lowest is None)
+    if fact.kind == list[int]:
+        return [_whole(part, origin) for part in text.split(",") if part.strip()]
+    if fact.kind == list[str]:
+        return [part.strip() for part in text.split(";") if part.strip()]
+    return text
+
+
+def _whole(text: str, origin: Origin, negative: bool = False) -> int:
     digits = text.strip().removeprefix("-") if negative else text.strip()
     if not (digits.isascii() and digits.isdigit() and len(digits) < 16):
-        raise MaskcliError(f"{source} is {text!r}, where a whole number belongs")
+        raise MaskcliError(f"{origin.name} is {text!r}, where a whole number belongs")
     return int(text)
+
+
+def _is_said(value: object) -> bool:
+    return value is not None and value is not False and value != ()

@@ -1,52 +1,105 @@
-"""What was found in files, written as they are checked: text, a line for each finding, JSON, or a line of JSON for each file."""
+"""What was found in files, written as they are checked: the table of forms of `diagnose`, and a writer for each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
 
-from maskcli.diagnostics.diagnose import Report, Summary, together
-from maskcli.inputs.many_files import Checked
-from maskcli.report.findings import as_json, closing, concise, file_line, print_findings, print_lines
-from maskcli.report.terminal import console, write
+from maskcli.report.forms import Form
+
+# The command line asks for the names of the forms: what they write is imported when they do.
+if TYPE_CHECKING:
+    from maskcli.diagnostics.diagnose import Report, Summary
+    from maskcli.inputs.many_files import Checked
+
+    Writer = Callable[[Iterable[Checked], "Outcome", TextIO], None]
 
 
-class Outcome(NamedTuple):
-    """What is left when all is written: the summary, and the files that could not be checked with a sentence each."""
+@dataclass
+class Outcome:
+    """What is known when all is written: the summary, and a sentence for each file that could not be checked.
+
+    `written` says whether anything was.
+    """
 
     total: Summary
-    errors: list[tuple[str, str]]
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    written: bool = False
 
 
-def write_files(files: Iterable[Checked], form: str, stream: TextIO) -> Outcome:
+def write_files(files: Iterable[Checked], writer: Writer, stream: TextIO) -> Outcome:
     """Write what becomes of each file when it is known; only `json`, which is one object, waits for all of them.
 
     Files that could not be checked have lines of their own in `jsonl` and a list in `json`; to the others they are left.
     """
-    total, errors = Summary(), list[tuple[str, str]]()
-    kept: list[Report] = []
-    screen = console(stream) if form == "text" else None
+    from maskcli.diagnostics.diagnose import Summary
+
+    outcome = Outcome(Summary())
+    writer(_counted(files, outcome), outcome, stream)
+    return outcome
+
+
+def _counted(files: Iterable[Checked], outcome: Outcome) -> Iterator[Checked]:
+    """The files, which are counted on their way."""
     for checked in files:
-        if form == "jsonl":
-            stream.write(file_line(*checked))
-            stream.flush()
         if checked.report is None:
-            errors.append((checked.file, checked.error or ""))
-            continue
-        total += checked.report.summary()
-        if form == "json":
-            kept.append(checked.report)
-        elif form == "concise":
-            write(concise(checked.report.findings), stream)
-        elif screen is not None:
-            print_findings(checked.report.findings, screen)
+            outcome.errors.append((checked.file, checked.error or ""))
+        else:
+            outcome.total += checked.report.summary()
+            outcome.written = True
+        yield checked
+
+
+def _reports(files: Iterable[Checked]) -> Iterator[Report]:
+    return (checked.report for checked in files if checked.report is not None)
+
+
+def _text(files: Iterable[Checked], outcome: Outcome, stream: TextIO) -> None:
+    from maskcli.report.findings import closing, print_findings, print_lines
+    from maskcli.report.terminal import console
+
+    screen = console(stream)
+    for report in _reports(files):
+        print_findings(report.findings, screen)
         stream.flush()
-    if not total.files:
-        return Outcome(total, errors)
-    if form == "json":
-        write(as_json(together(kept), errors), stream)
-    elif form == "concise":
-        stream.write(closing(total)[0] + "\n")
-    elif screen is not None:
-        print_lines(closing(total), screen)
-    return Outcome(total, errors)
+    if outcome.written:
+        print_lines(closing(outcome.total), screen)
+
+
+def _concise(files: Iterable[Checked], outcome: Outcome, stream: TextIO) -> None:
+    from maskcli.report.findings import closing, concise
+    from maskcli.report.terminal import write
+
+    for report in _reports(files):
+        write(concise(report.findings), stream)
+        stream.flush()
+    if outcome.written:
+        stream.write(closing(outcome.total)[0] + "\n")
+
+
+def _json(files: Iterable[Checked], outcome: Outcome, stream: TextIO) -> None:
+    from maskcli.diagnostics.diagnose import together
+    from maskcli.report.findings import as_json
+    from maskcli.report.terminal import write
+
+    reports = list(_reports(files))
+    if reports:
+        write(as_json(together(reports), outcome.errors), stream)
+
+
+def _jsonl(files: Iterable[Checked], outcome: Outcome, stream: TextIO) -> None:
+    from maskcli.report.findings import file_line
+
+    for checked in files:
+        stream.write(file_line(*checked))
+        stream.flush()
+        outcome.written = True
+
+
+FORMS: tuple[Form[Writer], ...] = (
+    Form("text", (".txt",), _text),
+    Form("concise", (), _concise),
+    Form("json", (".json",), _json),
+    Form("jsonl", (".jsonl",), _jsonl),
+)

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from maskcli import __version__
 from maskcli.diagnostics.diagnose import Report, Summary
 from maskcli.diagnostics.finding import Finding, Traced, Where
+from maskcli.masks.mask import Runs
+from maskcli.masks.words import LISTED_RUNS, counted, first
 from maskcli.report.shown import SCHEMA_VERSION
-from maskcli.report.terminal import STYLES, clean, console, hang, json_text, output, write
+from maskcli.report.terminal import STYLES, clean, hang, json_text
 from maskcli.tracing.checker import TraceReport
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Tensor names listed with a finding before the rest is counted.
-NAMES = 4
-
-
-def show_trace(report: TraceReport, path: str | None, form: str, stream: TextIO) -> None:
-    """Write the report of a running program to a file (`path`), else to `stream`, as text, concise or json."""
-    with output(path) if path is not None else nullcontext(stream) as target:
-        if form == "json":
-            write(as_json(report), target)
-        elif form == "concise":
-            write([*concise(report.findings), _trace_closing(report)[0] + "\n"], target)
-        else:
-            screen = console(target)
-            print_findings(report.findings, screen)
-            print_lines(_trace_closing(report), screen)
+# Tensor names listed with a finding before the rest is counted, and batch items and heads before it is cut off.
+NAMES, INDICES = 4, 12
 
 
 def print_findings(findings: Iterable[Finding], console: Console) -> None:
@@ -66,18 +54,20 @@ def print_lines(lines: Iterable[str], console: Console) -> None:
 
 def closing(total: Summary) -> list[str]:
     """The last lines on some files: counts, what was checked, what was passed over and what could not be decided."""
-    lines = [f"{_counted(total)} in {_many(total.roles.total(), 'tensor')} of {_many(total.files, 'file')}"]
+    lines = [
+        f"{_counts(total)} in {counted(total.roles.total(), 'tensor')} of {counted(total.files, 'file')}"
+    ]
     if total.worst() is None:
         lines.append(f"checked by {len(total.decided)} rules: {_roles(total)}")
     return lines + _left_open(total)
 
 
-def _trace_closing(report: TraceReport) -> list[str]:
+def trace_closing(report: TraceReport) -> list[str]:
     """The last lines on a running program."""
     total = report.summary()
     lines = [
-        f"{_counted(total)} in {report.looked:,} checked of {_many(report.calls, 'attention call')} "
-        f"({_many(len(report.checked), 'module')}, {_many(report.steps, 'step')})"
+        f"{_counts(total)} in {report.looked:,} checked of {counted(report.calls, 'attention call')} "
+        f"({counted(len(report.checked), 'module')}, {counted(report.steps, 'step')})"
     ]
     if report.changed:
         lines.append(f"tracing changed: {'; '.join(report.changed)}")
@@ -106,52 +96,42 @@ def concise(findings: Iterable[Finding]) -> Iterator[str]:
         yield f" ({place})\n" if place else "\n"
 
 
-def _counted(total: Summary) -> str:
-    return ", ".join(_many(count, name) for name, count in total.counts.items() if count) or "nothing found"
+def _counts(total: Summary) -> str:
+    return ", ".join(counted(count, name) for name, count in total.counts.items() if count) or "nothing found"
 
 
 def _roles(total: Summary) -> str:
     """How many tensors of each role were checked, in words."""
-    named = (
-        (role if role.endswith("s") else role.replace("_", " "), count) for role, count in total.roles.items()
+    return ", ".join(
+        f"{count} {role if role.endswith('s') else role.replace('_', ' ')}"
+        for role, count in total.roles.items()
     )
-    return ", ".join(f"{count} {role}" for role, count in named)
 
 
 def as_json(report: Report, errors: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
     """The JSON of `diagnose` and `trace`, one object; `errors` are the files that could not be checked, and why."""
-    traced: dict[str, Any] = {}
+    whole = {"schema_version": SCHEMA_VERSION, "maskcli": __version__, **_body(report)}
     if isinstance(report, TraceReport):
-        traced = {
-            "calls": report.calls,
-            "checked": report.looked,
-            "steps": report.steps,
-            "modules": len(report.checked),
-        }
-    yield json_text(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "maskcli": __version__,
-            **_body(report),
-            **({"changed": list(report.changed)} if isinstance(report, TraceReport) else {}),
-            **({"errors": [{"file": file, "message": text} for file, text in errors]} if errors else {}),
-            "summary": {**report.counts(), **(traced or _sizes(report))},
-        }
-    )
+        whole["changed"] = list(report.changed)
+    if errors:
+        whole["errors"] = [{"file": file, "message": text} for file, text in errors]
+    whole["summary"] = {**report.counts(), **_sizes(report)}
+    yield json_text(whole)
     yield "\n"
 
 
 def file_line(file: str, report: Report | None, error: str | None) -> str:
     """The JSON of one file on a line: its findings, or the sentence that says why it could not be checked."""
-    told = (
-        {"error": error}
-        if report is None
-        else {**_body(report), "summary": {**report.counts(), **_sizes(report)}}
-    )
-    return json_text({"schema_version": SCHEMA_VERSION, "file": file, **told}) + "\n"
+    whole: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "file": file}
+    if report is None:
+        whole["error"] = error
+    else:
+        whole |= {**_body(report), "summary": {**report.counts(), **_sizes(report)}}
+    return json_text(whole) + "\n"
 
 
 def _body(report: Report) -> dict[str, Any]:
+    """What both JSON forms say of a report."""
     return {
         "findings": [_finding(finding) for finding in report.findings],
         "skipped": [
@@ -162,11 +142,19 @@ def _body(report: Report) -> dict[str, Any]:
 
 
 def _sizes(report: Report) -> dict[str, int]:
-    return {"files": len(report.files), "tensors": len(report.checked)}
+    """How much was checked."""
+    if not isinstance(report, TraceReport):
+        return {"files": len(report.files), "tensors": len(report.checked)}
+    return {
+        "calls": report.calls,
+        "checked": report.looked,
+        "steps": report.steps,
+        "modules": len(report.checked),
+    }
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "code": finding.code,
         "name": finding.name,
         "severity": finding.severity,
@@ -179,19 +167,19 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "evidence": finding.evidence,
     }
     if finding.places:
-        found["places"] = [_place(place) for place in finding.places]
+        entry["places"] = [_place(place) for place in finding.places]
     if finding.tokens:
-        found["tokens"] = list(finding.tokens)
+        entry["tokens"] = list(finding.tokens)
     if finding.traced:
         modules, step, calls, source = finding.traced
-        found |= {
+        entry |= {
             "module": modules[0] if modules else None,
             "modules": list(modules),
             "step": step,
             "calls": calls,
             "source": {"file": source[0], "line": source[1]} if source else None,
         }
-    return found
+    return entry
 
 
 def _place(where: Where) -> dict[str, Any]:
@@ -204,41 +192,43 @@ def _place(where: Where) -> dict[str, Any]:
 
 
 def _where(finding: Finding) -> str:
-    names = [clean(name) for name in finding.tensors if name]
-    shown = ", ".join(names[:NAMES]) + (f" and {len(names) - NAMES} more" if len(names) > NAMES else "")
+    """The place in words: tensors, samples, heads, queries, keys, and the tokens that stand there."""
     where = finding.where
-    parts = [shown] if shown else []
-    for label, items in (("samples", where.batch), ("heads", where.heads)):
-        if items is not None:
-            parts.append(f"{label} {', '.join(map(str, items[:12]))}{' …' if len(items) > 12 else ''}")
-    for label, runs in (("queries", where.queries), ("keys", where.keys)):
-        if runs:
-            parts.append(
-                f"{label} {', '.join(f'{a}..{b}' for a, b in runs[:4])}{' …' if len(runs) > 4 else ''}"
-            )
+    parts = [_named(finding.tensors)]
+    parts += [_indices("samples", where.batch), _indices("heads", where.heads)]
+    parts += [_spans("queries", where.queries), _spans("keys", where.keys)]
     if finding.tokens:
-        parts.append("tokens " + " ".join(clean(token) for token in finding.tokens))
-    return "; ".join(parts)
+        parts.append("tokens " + " ".join(map(clean, finding.tokens)))
+    return "; ".join(filter(None, parts))
+
+
+def _named(names: Iterable[str]) -> str:
+    """The first few names."""
+    shown = [clean(name) for name in names if name]
+    more = len(shown) - NAMES
+    return ", ".join(shown[:NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _indices(label: str, indices: tuple[int, ...] | None) -> str:
+    return "" if indices is None else f"{label} {first(map(str, indices), INDICES)}"
+
+
+def _spans(label: str, runs: Runs | None) -> str:
+    if not runs:
+        return ""
+    return f"{label} {first((f'{start}..{stop}' for start, stop in runs), LISTED_RUNS)}"
 
 
 def _origin(traced: Traced | None) -> str:
     """Where a running program showed a finding: modules, the first step, and the user's own line."""
     if traced is None:
         return ""
-    parts = []
-    if traced.modules:
-        shown = ", ".join(clean(name) for name in traced.modules[:NAMES])
-        parts.append(
-            shown + (f" and {len(traced.modules) - NAMES} more" if len(traced.modules) > NAMES else "")
-        )
-    parts.append(f"from step {traced.step} on, {_many(traced.calls, 'checked call')}")
+    parts = [_named(traced.modules)]
+    parts.append(f"from step {traced.step} on, {counted(traced.calls, 'checked call')}")
     if traced.source:
-        parts.append(f"{clean(traced.source[0])}:{traced.source[1]}")
-    return "; ".join(parts)
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' if count != 1 else ''}"
+        file, line = traced.source
+        parts.append(f"{clean(file)}:{line}")
+    return "; ".join(filter(None, parts))
 
 
 def _summary(finding: Finding) -> str:
@@ -261,7 +251,4 @@ def _ranges(codes: list[str]) -> str:
             parts[-1].append(code)
         else:
             parts.append([code])
-    return ", ".join(
-        part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(part)
-        for part in parts
-    )
+    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(part) for part in parts)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maskcli.errors import MaskcliError
+from maskcli.inputs.looks import Inspected
+from maskcli.masks.naming import Name
+from maskcli.masks.words import counted, first, span
 from maskcli.report.characters import FULL, MAP_HEIGHT, MAP_WIDTH, SHADES, columns, print_map, shaded
+from maskcli.report.forms import PICTURES, Form, in_pieces, on_screen
 from maskcli.report.shown import SCHEMA_VERSION
 from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text
 from maskcli.scene.describe import Described, shares
+from maskcli.scene.saved_mask import Given
 from maskcli.tensors import View, Zoom
 from maskcli.tensors import view as look
 
@@ -28,149 +35,150 @@ LISTED_ITEMS = 8
 QUOTED_CELLS = 3
 
 
-def print_files(files: list[tuple[str, list[Described]]], console: Console) -> None:
+def _print(inspected: Inspected, console: Console) -> None:
+    """The files, then the part that is looked at; one that is not there is refused before anything is printed."""
+    looked = inspected.looked()
+    _print_files(inspected.files, console)
+    for described in looked:
+        _print_look(described, inspected.zoom or Zoom(), console)
+
+
+def _print_files(files: list[tuple[str, list[Described]]], console: Console) -> None:
     """Each tensor in two lines: name, type, shape and role, then its values or its name as a mask."""
     from rich.text import Text
 
     for path, tensors in files:
-        console.print(
-            Text(f"{clean(path)}: {len(tensors)} tensor{'s' if len(tensors) != 1 else ''}", style="bold")
-        )
-        for each in tensors:
-            tensor, roled = each.roled.tensor, each.roled
+        console.print(Text(f"{clean(path)}: {counted(len(tensors), 'tensor')}", style="bold"))
+        for described in tensors:
+            tensor, roled = described.roled.tensor, described.roled
             line = Text(clean(tensor.name), style="cyan")
             line.append(f"  {tensor.dtype} {list(tensor.shape)}", style="default")
             line.append(f"  {roled.role or 'no role'} ({clean(roled.why)})", style="dim")
             console.print(line)
-            for told in lines(each):
+            for told in _lines(described):
                 hang(console, "  ", clean(told))
 
 
-def lines(each: Described) -> Iterator[str]:
+def _lines(described: Described) -> Iterator[str]:
     """What is said of a tensor below its name."""
-    if each.name is not None and each.given is not None:
-        yield called(each)
-        yield f"{reading(each)}; {each.given.keep.density:.2%} attended, {each.given.keep.empty_rows:,} empty rows"
-    yield each.summary
+    name, given = described.name, described.given
+    if name is not None and given is not None:
+        keep = given.keep
+        yield _called(name)
+        yield f"{_reading(given)}; {keep.density:.2%} attended, {keep.empty_rows:,} empty rows"
+    yield described.summary
 
 
-def called(each: Described) -> str:
+def _called(name: Name) -> str:
     """A mask's name with its padding, its nearest name and the cells that differ, and other names for it."""
-    name = each.name
-    assert name is not None
     text = name.spec
-    if not name.exact:
-        cells = ", ".join(_cells(each))
-        text += (
-            f", except {name.wrong:,} cell{'s' if name.wrong != 1 else ''}: {cells}"
-            if name.wrong
-            else ", but no name says it"
-        )
-    if each.padding:
-        shown = [_sides(*item) for item in each.padding[:LISTED_ITEMS]]
-        more = (
-            f" and {len(each.padding) - LISTED_ITEMS} more items" if len(each.padding) > LISTED_ITEMS else ""
-        )
-        text += f"; padding {', '.join(shown)}{more}"
+    if name.wrong:
+        text += f", except {counted(name.wrong, 'cell')}: {', '.join(_cells(name))}"
+    elif not name.exact:
+        text += ", but no name says it"
+    if name.padding:
+        text += f"; padding {first(starmap(_sides, name.padding), LISTED_ITEMS, ' and {} more items')}"
     if name.aliases:
-        text += f" (at K = {name.layout.keys}, {' and '.join(name.aliases)} {'is' if len(name.aliases) == 1 else 'are'} the same)"
+        verb = "is" if len(name.aliases) == 1 else "are"
+        text += f" (at K = {name.layout.keys}, {' and '.join(name.aliases)} {verb} the same)"
     return text
 
 
-def reading(each: Described) -> str:
+def _reading(given: Given) -> str:
     """How the values are read, and whether another reading is possible."""
-    given = each.given
-    assert given is not None
     if given.reason == "assumed":
         return "read as sdpa (True = attend); mha (True = ignore) is possible, --from says which"
     fill = "" if given.fill is None else f" with fill {given.fill:.6g}"
     return f"read as {given.convention}{fill} ({given.reason})"
 
 
-def as_json(files: list[tuple[str, list[Described]]]) -> Iterator[str]:
-    """The JSON of `inspect`."""
-    yield json_text(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "files": [
-                {"file": path, "tensors": [_tensor(each) for each in tensors]} for path, tensors in files
-            ],
-        }
-    )
-    yield "\n"
+def _json(inspected: Inspected) -> Iterator[str]:
+    files = [
+        {"file": path, "tensors": [_tensor(described) for described in tensors]}
+        for path, tensors in inspected.files
+    ]
+    yield json_text({"schema_version": SCHEMA_VERSION, "files": files}) + "\n"
 
 
-def print_look(each: Described, zoom: Zoom, console: Console) -> None:
+def _print_look(described: Described, zoom: Zoom, console: Console) -> None:
     """A part of a tensor: numbers where they fit, else a map of what attends (masks) or of the largest values."""
     from rich.text import Text
 
-    queries = each.roled.tensor.shape[-2] if len(each.roled.tensor.shape) > 1 else 1
-    view = look(each.roled.tensor, zoom, *map_size(console, queries))
-    tall, wide = view.pixels.shape
-    whole = (tall, wide) == (view.rows[1] - view.rows[0], view.keys[1] - view.keys[0])
-    width = MAP_WIDTH if console.width == PIPE_WIDTH else console.width
-    gutter = len(str(view.rows[1])) + 1
-    place = f"rows {view.rows[0]}..{view.rows[1]} down, keys {view.keys[0]}..{view.keys[1]} across"
+    sizes = described.roled.tensor.shape
+    pixels = _map_size(console, sizes[-2] if len(sizes) > 1 else 1)
+    view = look(described.roled.tensor, zoom, *pixels)
+    (top, bottom), (left, right) = view.rows, view.keys
+    place = f"rows {top}..{bottom} down, keys {left}..{right} across"
     where = f" of [{', '.join(map(str, view.leading))}]" if view.leading else ""
     console.print()
     console.print(Text(place + where, style="bold"))
-    if whole and tall <= NUMBER_ROWS and gutter + wide * NUMBER_WIDTH <= width:
-        heads = "".join(f"{key:>{NUMBER_WIDTH}}" for key in range(*view.keys))
-        console.print(Text(" " * gutter + heads, style="dim"))
-        for row, values in zip(range(*view.rows), view.pixels, strict=True):
-            console.print(
-                Text(f"{row:>{gutter}}", style="dim") + Text("".join(_number(value) for value in values))
-            )
+
+    tall, wide = view.pixels.shape
+    whole = (tall, wide) == (bottom - top, right - left)
+    room = MAP_WIDTH if console.width == PIPE_WIDTH else console.width
+    if whole and tall <= NUMBER_ROWS and _gutter(view) + wide * NUMBER_WIDTH <= room:
+        _print_numbers(view, console)
         return
-    attends = shares(each, zoom, *map_size(console, queries))
-    view = attends or view
-    finite = view.pixels[np.isfinite(view.pixels)]
-    low, high = (
-        (float(finite.min()), float(finite.max()))
-        if finite.size and not attends
-        else (0.0, 1.0 if attends else 0.0)
-    )
+    attends = shares(described, zoom, *pixels)
     if attends:
-        note = "█ all cells attend, shades some, blank none"
-    else:
-        note = f"blank {low:.4g}, █ {high:.4g}, ? NaN; each character is the largest value of its cells"
-    firsts = view.rows[0] + np.arange(tall) * (view.rows[1] - view.rows[0]) // tall
+        _print_map(attends, 0.0, 1.0, "█ all cells attend, shades some, blank none", console)
+        return
+    finite = view.pixels[np.isfinite(view.pixels)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    note = f"blank {low:.4g}, █ {high:.4g}, ? NaN; each character is the largest value of its cells"
+    _print_map(view, low, high, note, console)
+
+
+def _gutter(view: View) -> int:
+    """Columns of the numbers of rows."""
+    return len(str(view.rows[1])) + 1
+
+
+def _print_numbers(view: View, console: Console) -> None:
+    """Each value, under the number of its key and behind that of its row."""
+    from rich.text import Text
+
+    gutter = _gutter(view)
+    heads = "".join(f"{key:>{NUMBER_WIDTH}}" for key in range(*view.keys))
+    console.print(Text(" " * gutter + heads, style="dim"))
+    for row, values in zip(range(*view.rows), view.pixels, strict=True):
+        console.print(Text(f"{row:>{gutter}}", style="dim") + Text("".join(map(_number, values))))
+
+
+def _print_map(view: View, low: float, high: float, note: str, console: Console) -> None:
+    """A character for each pixel, blank at `low` and full at `high`."""
+    tall, (top, bottom) = len(view.pixels), view.rows
+    firsts = top + np.arange(tall) * (bottom - top) // tall
     glyphs = shaded((view.pixels - low) / (high - low or 1.0), SHADES + FULL)
-    print_map(console, firsts.tolist(), glyphs, note, gutter + 1)
+    print_map(console, firsts.tolist(), glyphs, note, _gutter(view) + 1)
 
 
-def map_size(console: Console, rows: int) -> tuple[int, int]:
+def _map_size(console: Console, rows: int) -> tuple[int, int]:
     """How many pixels a map may have: tall, wide."""
     return min(rows, MAP_HEIGHT), columns(console, len(str(rows)) + 2)
 
 
 def _number(value: float) -> str:
-    if value == int(value) if np.isfinite(value) else False:
+    if not np.isfinite(value):
+        text = str(value)
+    elif value == int(value):
         text = str(int(value)) if abs(value) < 1e6 else f"{value:.1e}"
     else:
-        text = (
-            f"{value:.3g}"
-            if np.isfinite(value) and abs(value) >= 1e-3
-            else f"{value:.0e}"
-            if np.isfinite(value)
-            else str(value)
-        )
+        text = f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.0e}"
     return f"{text:>{NUMBER_WIDTH}}"
 
 
-def _cells(each: Described) -> Iterator[str]:
+def _cells(name: Name) -> Iterator[str]:
     """The first cells in which a mask and its nearest name differ."""
-    assert each.name is not None
-    for mask, what in ((each.name.missing, "attends"), (each.name.extra, "ignores")):
-        if mask is None or not mask.starts.size:
+    for mask, what in ((name.missing, "attends"), (name.extra, "ignores")):
+        if mask is None:
             continue
         rows = mask.row_of_run()[:QUOTED_CELLS].tolist()
-        for run, row in enumerate(rows):
-            b, h, q = (int(i) for i in np.unravel_index(row, mask.stored))
-            item = f"[{b}, {h}] " if mask.shape[0] * mask.shape[1] > 1 else ""
-            yield f"{item}query {q} {what} key {mask.starts[run]}" + (
-                f"..{mask.stops[run]}" if mask.stops[run] - mask.starts[run] > 1 else ""
-            )
+        several = mask.shape[0] * mask.shape[1] > 1
+        for row, start, stop in zip(rows, mask.starts, mask.stops, strict=False):
+            item, head, query = np.unravel_index(row, mask.stored)
+            place = f"[{item}, {head}] " if several else ""
+            yield f"{place}query {query} {what} key {span(start, stop)}"
 
 
 def _sides(left: int, right: int, holes: int) -> str:
@@ -180,38 +188,55 @@ def _sides(left: int, right: int, holes: int) -> str:
     return " and ".join(parts) or "none"
 
 
-def _tensor(each: Described) -> dict[str, Any]:
-    tensor = each.roled.tensor
-    mask = None
-    if each.name is not None and each.given is not None:
-        fill = each.given.fill
-        mask = {
-            "spec": each.name.spec,
-            "exact": each.name.exact,
-            "convention": each.given.convention,
-            "reason": each.given.reason,
-            "fill": None if fill is None else fill if np.isfinite(fill) else str(fill),
-            "density": each.given.keep.density,
-            "empty_rows": each.given.keep.empty_rows,
-            "wrong_cells": each.name.wrong,
-            "also": list(each.name.aliases),
-            "padding": [
-                {"left": left, "right": right, "holes": holes} for left, right, holes in each.padding
-            ],
-        }
+def _tensor(described: Described) -> dict[str, Any]:
+    tensor, roled = described.roled.tensor, described.roled
     return {
         "name": tensor.name,
         "dtype": tensor.dtype,
         "shape": list(tensor.shape),
-        "role": each.roled.role,
-        "why": each.roled.why,
-        "summary": each.summary,
-        "mask": mask,
+        "role": roled.role,
+        "why": roled.why,
+        "summary": described.summary,
+        "mask": _mask(described.name, described.given),
     }
 
 
-def save_view(view: View, title: str, label: str, path: str) -> None:
-    """The same part as a picture; `label` says what the colours are."""
+def _mask(name: Name | None, given: Given | None) -> dict[str, Any] | None:
+    if name is None or given is None:
+        return None
+    fill = given.fill
+    return {
+        "spec": name.spec,
+        "exact": name.exact,
+        "convention": given.convention,
+        "reason": given.reason,
+        "fill": fill if fill is None or np.isfinite(fill) else str(fill),
+        "density": given.keep.density,
+        "empty_rows": given.keep.empty_rows,
+        "wrong_cells": name.wrong,
+        "also": list(name.aliases),
+        "padding": [{"left": left, "right": right, "holes": holes} for left, right, holes in name.padding],
+    }
+
+
+def _save_picture(inspected: Inspected, path: str | None) -> None:
+    """The part of one tensor as a picture: of what attends (masks), or of the largest values."""
+    if len(inspected.files) != 1:
+        raise MaskcliError(
+            f"{path!r} is one picture, and {len(inspected.files)} files were given; pass one FILE:TENSOR"
+        )
+    (described,), zoom = inspected.looked(), inspected.zoom or Zoom()
+    tensor = described.roled.tensor
+    attends = shares(described, zoom, PIXELS, PIXELS)
+    view = attends or look(tensor, zoom, PIXELS, PIXELS)
+    label = "largest value of each pixel; red: NaN or infinite"
+    if attends:
+        label = "share of each pixel that attends"
+    _save_view(view, f"{tensor.name} {list(tensor.shape)}", label, path or "")
+
+
+def _save_view(view: View, title: str, label: str, path: str) -> None:
+    """Pixels as a picture; `label` says what the colours are."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -235,3 +260,7 @@ def save_view(view: View, title: str, label: str, path: str) -> None:
     figure.colorbar(image, label=label)
     with replacing(path) as temporary:
         figure.savefig(temporary, format=os.path.splitext(path)[1][1:].lower())
+
+
+PICTURE: Form[Callable[[Inspected, str | None], None]] = Form(None, PICTURES, _save_picture)
+FORMS = (Form("text", (".txt",), on_screen(_print)), Form("json", (".json",), in_pieces(_json)), PICTURE)

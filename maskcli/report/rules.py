@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any, TextIO
 
 from maskcli.diagnostics.rule import Rule
-from maskcli.report.terminal import STYLES
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from maskcli.report.shown import SCHEMA_VERSION
+from maskcli.report.terminal import STYLES, console, json_text
 
 
-def print_rule(rule: Rule, console: Console) -> None:
+def write_rule(rule: Rule, as_json: bool, stream: TextIO) -> None:
     """A rule's documentation."""
     from rich.text import Text
 
-    console.print(
-        Text(f"{rule.code} {rule.name}", style=STYLES[rule.severity])
-        + Text(f"  {rule.severity}", style="default not bold")
-    )
+    if as_json:
+        print(json_text({"schema_version": SCHEMA_VERSION, **_entry(rule)}), file=stream)
+        return
+    screen = console(stream)
+    severity = Text(f"  {rule.severity}", style="default not bold")
+    screen.print(Text(f"{rule.code} {rule.name}", style=STYLES[rule.severity]) + severity)
     for paragraph in rule.text.split("\n\n"):
-        console.print(Text(" ".join(paragraph.split())))
-    console.print(Text("Needs: " + _needs(rule), style="dim"))
+        screen.print(Text(" ".join(paragraph.split())))
+    needs = ", and ".join(" or ".join(group) for group in rule.needs)
+    screen.print(Text(f"Needs: {needs}", style="dim"))
 
 
-def rule_json(rule: Rule) -> dict[str, Any]:
-    """A rule as JSON."""
+def write_rules(rules: Iterable[Rule], as_json: bool, stream: TextIO) -> None:
+    """Every rule: a line each, or all of them whole as JSON."""
+    if as_json:
+        entries = [_entry(rule) for rule in rules]
+        print(json_text({"schema_version": SCHEMA_VERSION, "rules": entries}), file=stream)
+        return
+    for rule in rules:
+        print(f"{rule.code} {rule.name:<22} {rule.severity:<8} {rule.summary}", file=stream)
+
+
+def _entry(rule: Rule) -> dict[str, Any]:
     return {
         "code": rule.code,
         "name": rule.name,
@@ -33,7 +44,3 @@ def rule_json(rule: Rule) -> dict[str, Any]:
         "needs": [list(group) for group in rule.needs],
         "text": rule.text,
     }
-
-
-def _needs(rule: Rule) -> str:
-    return ", and ".join(" or ".join(group) for group in rule.needs)

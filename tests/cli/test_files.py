@@ -499,6 +499,40 @@ def test_arguments_from_the_command_line(tmp_path):
     json.loads(run("convert", path, "--to", "flex", "--format", "json", check=0).stdout)
 
 
+def test_a_spec_is_converted_without_a_file(tmp_path):
+    def told(spec, to, *more):
+        return read("convert", spec, "--to", to, *more)["arguments"]
+
+    assert told("causal & sliding:4", "flash-attn") == {"causal": True, "window_size": [3, 0]}
+    assert told("sliding:100000", "flash-attn", "--past", "3")["window_size"] == [99_999, 0]
+    assert told("causal", "xformers", "--past", "3") == {"attn_bias": "LowerTriangularFromBottomRightMask"}
+    assert told("blocks:4", "flex", "--past", "2")["tensors"] == {}
+    packed = told("causal & documents:5,3", "flash-attn", "--lengths", "12")
+    assert packed["cu_seqlens_q"] == [0, 5, 8, 12]
+    lengths = ("--lengths", "3,5")
+    assert told("causal & padding", "jax", *lengths)["key_value_seq_lengths"] == [3, 5]
+    assert "on the left" in refused(
+        "convert", "causal & padding", "--to", "jax", *lengths, "--padding-side", "left"
+    )
+    for spec, to in (("padding", "flash-attn"), ("documents:5", "flex"), ("causal", "additive")):
+        assert "pass --lengths" in refused("convert", spec, "--to", to, "-o", tmp_path / "x.npy")
+    run(
+        "convert",
+        "causal & padding",
+        "--to",
+        "additive",
+        *lengths,
+        "--past",
+        "2",
+        "-o",
+        tmp_path / "a.npy",
+        check=0,
+    )
+    rows, keys = np.mgrid[:5, :7]
+    keep = (keys <= rows + 2) & (keys < np.array([5, 7])[:, None, None])
+    assert np.array_equal(np.load(tmp_path / "a.npy")[:, 0] == 0, keep)
+
+
 def test_conversion_keeps_memory_flat(tmp_path):
     import subprocess
     import sys

@@ -20,7 +20,8 @@ from maskcli.inputs import files as targets
 from maskcli.inputs import many_files as files
 from maskcli.inputs.files import expand
 from maskcli.inputs.many_files import AHEAD, Checked
-from maskcli.report.files import write_files
+from maskcli.report.files import FORMS, write_files
+from maskcli.report.forms import choose
 from maskcli.report.progress import Bar
 from maskcli.tensors import open_tensors
 from tests.cli.running import DATA, ROOT, read, refused, run
@@ -274,7 +275,7 @@ def test_what_is_written_is_let_go(form, flat):
 
     def most(count):
         tracemalloc.start()
-        write_files(copies(count), form, Nowhere())
+        write_files(copies(count), choose(FORMS, form, None).write, Nowhere())
         held = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return held

@@ -1,0 +1,66 @@
+"""The Python API: the jobs on masks and attention, each imported when it is first used.
+
+Arrays may be numpy's, torch tensors on any device, or anything with `__array__`; a file is `FILE[:TENSOR]`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskcli.api.checks import assert_attention_respects, diagnose, trace
+    from maskcli.api.comparing import Comparison, compare
+    from maskcli.api.converting import convert
+    from maskcli.api.masks import mask, name
+    from maskcli.diagnostics.diagnose import Report
+    from maskcli.diagnostics.finding import Finding
+    from maskcli.errors import MaskcliError
+    from maskcli.masks.arguments import Arguments
+    from maskcli.masks.naming import Name
+    from maskcli.tracing.checker import TraceReport
+    from maskcli.tracing.trace import Trace
+
+# Where each name lives: the jobs, and what they return.
+HOMES = {
+    "assert_attention_respects": "maskcli.api.checks",
+    "compare": "maskcli.api.comparing",
+    "convert": "maskcli.api.converting",
+    "diagnose": "maskcli.api.checks",
+    "mask": "maskcli.api.masks",
+    "name": "maskcli.api.masks",
+    "trace": "maskcli.api.checks",
+    "Arguments": "maskcli.masks.arguments",
+    "Comparison": "maskcli.api.comparing",
+    "Finding": "maskcli.diagnostics.finding",
+    "MaskcliError": "maskcli.errors",
+    "Name": "maskcli.masks.naming",
+    "Report": "maskcli.diagnostics.diagnose",
+    "Trace": "maskcli.tracing.trace",
+    "TraceReport": "maskcli.tracing.checker",
+}
+
+__all__ = [  # noqa: RUF022 (the jobs first)
+    "assert_attention_respects",
+    "compare",
+    "convert",
+    "diagnose",
+    "mask",
+    "name",
+    "trace",
+    "Arguments",
+    "Comparison",
+    "Finding",
+    "MaskcliError",
+    "Name",
+    "Report",
+    "Trace",
+    "TraceReport",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the API, when it is first asked for."""
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(HOMES[name]), name)

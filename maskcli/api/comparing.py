@@ -1,0 +1,112 @@
+"""`compare`: where two masks differ and what it means, or how far two sets of weights are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from maskcli.inputs.operands import Operand, operand
+from maskcli.inputs.pairs import masks_of
+from maskcli.masks.compare import Region, regions
+from maskcli.masks.mask import Mask
+from maskcli.meant.facts import from_said
+from maskcli.tensors import Difference, difference, from_array
+
+MASKS = {"mask", "padding_mask"}
+
+
+class Pair(NamedTuple):
+    """Two tensors by name, and how far they are apart."""
+
+    a: str
+    b: str
+    difference: Difference
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two masks and the `regions` where they differ, or pairs of weights in layer order; `a` and `b` name what was given.
+
+    `masks` is None where weights were compared.
+    """
+
+    a: str
+    b: str
+    regions: tuple[Region, ...] = ()
+    tensors: tuple[Pair, ...] = ()
+    masks: tuple[Mask, Mask] | None = None
+
+    @property
+    def cells(self) -> int:
+        """Cells that differ, of weights by more than the tolerance."""
+        return sum(region.cells for region in self.regions) + sum(
+            pair.difference.cells for pair in self.tensors
+        )
+
+    @property
+    def equal(self) -> bool:
+        """Whether no cell differs."""
+        return self.cells == 0
+
+
+def compare(
+    a: Any,
+    b: Any,
+    *,
+    convention: str | None = None,
+    padding: Any = None,
+    past: int | None = None,
+    pad_id: int | None = None,
+    eos_id: int | Sequence[int] | None = None,
+    tolerance: float | None = None,
+) -> Comparison:
+    """Where two masks differ and what each difference means, or how far two sets of weights are apart.
+
+    `a` and `b` are arrays, FILE[:TENSOR] or specs, which take their shape from the other. Masks are read in `convention`
+    where it is said. `padding` [B, K] (1 or True is a real token) tells what keys are real; else it and the documents
+    come from what is beside the masks in their files (`pad_id`, `eos_id`: ids that pad and end a text). `past` keys
+    come before the first query. Weights of two files are paired by name and compared within `tolerance`, by default that
+    of their type. Raises MaskcliError for what has no common shape.
+
+    >>> import numpy as np
+    >>> compare(np.tril(np.ones((6, 6), bool)), "sliding:3").regions[0].meaning
+    'A lets queries 3..6 see 1 to 3 earlier keys that B ignores (keys 0..3)'
+    """
+    pair = (operand(a, "A"), operand(b, "B"))
+    weights = None if convention else _weights(*pair, tolerance)
+    if weights is not None:
+        return Comparison(pair[0].text, pair[1].text, tensors=weights)
+
+    declared = from_said({"convention": convention, "past": past, "pad_id": pad_id, "eos_id": eos_id})
+    real = None if padding is None else from_array("padding", padding).read() != 0
+    first, second, layout = masks_of(pair, declared, real)
+    return Comparison(
+        pair[0].text, pair[1].text, regions=regions(first, second, layout), masks=(first, second)
+    )
+
+
+def _weights(a: Operand, b: Operand, tolerance: float | None) -> tuple[Pair, ...] | None:
+    """Two tensors that are no masks, or the weights that two files both have; None where masks are compared."""
+    if a.path is None or b.path is None:
+        return None
+    if a.tensor and b.tensor:
+        if {a.tensor.role, b.tensor.role} & MASKS:
+            return None
+        first, second = a.tensor.tensor, b.tensor.tensor
+        return (Pair(first.name, second.name, difference(first, second, tolerance)),)
+    if a.tensor or b.tensor:
+        return None
+
+    others = {roled.tensor.name: roled.tensor for roled in b.tensors}
+    common = [roled for roled in a.tensors if roled.role == "weights" and roled.tensor.name in others]
+    common.sort(key=lambda roled: (roled.kind, roled.layer or 0))
+    pairs = [
+        Pair(
+            roled.tensor.name,
+            roled.tensor.name,
+            difference(roled.tensor, others[roled.tensor.name], tolerance),
+        )
+        for roled in common
+    ]
+    return tuple(pairs) or None

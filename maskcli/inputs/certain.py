@@ -1,0 +1,100 @@
+"""A saved mask that is to be written anew: read for certain, or refused with the reason."""
+
+from __future__ import annotations
+
+from maskcli.arrays import Shape
+from maskcli.errors import MaskcliError
+from maskcli.masks.conventions import CONVENTIONS
+from maskcli.scene.saved_mask import Given, read_named
+from maskcli.tensors import Roled
+from maskcli.tensors.axes import mask_shape
+
+# Values that an error lists.
+LISTED_VALUES = 6
+
+
+def read_certain(
+    source: str, saved: Roled, convention: str | None, heads: int | None, past: int | None
+) -> Given:
+    """What a saved mask lets attend; `source` names it in errors. Raises MaskcliError where two readings are possible."""
+    shape = _shape(source, saved, convention, heads)
+    given = read_named(saved, shape, convention, past=past)
+    _check(source, given)
+    return given
+
+
+def _shape(source: str, saved: Roled, convention: str | None, heads: int | None) -> Shape:
+    """[b, h, q, K] of [K], [B, K], [Q, K], [B, Q, K], [B*H, Q, K] or [B, H, Q, K], by its convention and its name."""
+    sizes = saved.tensor.shape
+    row = CONVENTIONS[convention] if convention else None
+    folds_heads = row is not None and row.folds_heads
+    over_keys = False
+    if len(sizes) == 2:
+        role = saved.role if saved.why != "shape" else None
+        if folds_heads and role is None:
+            raise MaskcliError(
+                f"{source!r} has two axes {list(sizes)}, [B, K] (a key_padding_mask) or [Q, K] (an attn_mask); "
+                "call the tensor by one of these names, or give it four axes"
+            )
+        called_so = role == "padding_mask" and (row is None or folds_heads)
+        over_keys = called_so or (row is not None and row.over_keys)
+    if len(sizes) == 3:
+        if row is None and sizes[1] > 1:
+            raise MaskcliError(
+                f"{source!r} has three axes {list(sizes)}, [B, Q, K] or [B*H, Q, K]; "
+                "say which with --from (and --heads for mha)"
+            )
+        _check_heads(source, sizes, heads, folds_heads)
+    folded = heads if len(sizes) == 3 and folds_heads and heads else 1
+    shape = mask_shape(sizes, over_keys=over_keys, heads=folded)
+    if shape is None:
+        raise MaskcliError(f"{source!r} has the shape {list(sizes)}, expected one to four axes")
+    return shape
+
+
+def _check_heads(source: str, sizes: tuple[int, ...], heads: int | None, folds_heads: bool) -> None:
+    """Refuse [B*H, Q, K] whose heads are not told, or cannot be."""
+    if folds_heads and heads is None:
+        raise MaskcliError(
+            f"{source!r} has the shape {list(sizes)}, [B*H, Q, K] for mha; say how many heads with --heads"
+        )
+    if folds_heads and heads and sizes[0] % heads:
+        raise MaskcliError(
+            f"{source!r} has the shape {list(sizes)}, whose first axis is no multiple of --heads {heads}; "
+            "pass one that is"
+        )
+
+
+def _check(source: str, given: Given) -> None:
+    """Refuse what cannot be read for certain, or would lose something."""
+    if given.nan is not None:
+        raise MaskcliError(
+            f"{source!r} holds NaN, first at index {list(given.nan)}; mend it first (maskcli diagnose says how)"
+        )
+    if given.reason == "assumed":
+        raise MaskcliError(
+            f"{source!r} is bool, and True can mean attend or ignore; say which with --from sdpa or --from mha"
+        )
+    if given.added:
+        _check_added(source, given)
+    elif given.values is None:
+        raise MaskcliError(f"{source!r} holds many values, expected 0 and 1; nothing is written")
+    elif not set(given.values) <= {0, 1}:
+        values = ", ".join(map(str, given.values[:LISTED_VALUES]))
+        raise MaskcliError(f"{source!r} holds the values {values}, expected 0 and 1; nothing is written")
+
+
+def _check_added(source: str, given: Given) -> None:
+    """Refuse a bias, and zeros that say nothing."""
+    others = None if given.values is None else set(given.values) - {0.0, given.fill}
+    if others is None or others or given.plus_inf:
+        raise MaskcliError(
+            f"{source!r} holds other values than 0 and one fill: a bias, which no other convention can hold; "
+            "nothing is written"
+        )
+    all_zero = given.values == (0.0,) and not given.minus_inf
+    if all_zero and given.reason != "declared":
+        raise MaskcliError(
+            f"{source!r} is all zeros: everything attends if it is added, nothing if it is binary; "
+            "say which with --from"
+        )

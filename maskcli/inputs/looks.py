@@ -1,0 +1,44 @@
+"""What `inspect` is given: files with all their tensors described, or one tensor of each to look into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from maskcli.errors import MaskcliError
+from maskcli.scene.describe import Described, describe
+from maskcli.tensors import Zoom, find_tensor, open_tensors, place, roles_of, split_target
+
+
+class Inspected(NamedTuple):
+    """Files by path with their tensors, and the part of each tensor to look at (None: they are listed alone)."""
+
+    files: list[tuple[str, list[Described]]]
+    zoom: Zoom | None
+
+    def looked(self) -> list[Described]:
+        """The tensors to look into. Raises MaskcliError when the part lies outside of one."""
+        if self.zoom is None:
+            return []
+        looked = [tensors[0] for _, tensors in self.files]
+        for described in looked:
+            place(described.roled.tensor, self.zoom)
+        return looked
+
+
+def inspected(
+    targets: Sequence[str], zoom: Zoom | None, convention: str | None, past: int | None
+) -> Inspected:
+    """`FILE[:TENSOR]`s described; where a part is looked at, each has to name one tensor."""
+    files = []
+    for target in targets:
+        path, name = split_target(target)
+        file = open_tensors(path)
+        chosen = (find_tensor(file, name),) if name is not None else file.tensors
+        if zoom is not None and len(chosen) != 1:
+            raise MaskcliError(
+                f"{target!r} has {len(chosen)} tensors; say which to look into: {target}:TENSOR"
+            )
+        roled = [one for one in roles_of(file) if one.tensor in chosen]
+        files.append((path, [describe(one, convention, past) for one in roled]))
+    return Inspected(files, zoom)

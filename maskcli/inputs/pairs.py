@@ -1,0 +1,119 @@
+"""Two masks that are compared: the shape they share, and the padding and documents behind them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from maskcli.arrays import Array, Real, Shape
+from maskcli.errors import MaskcliError
+from maskcli.inputs.operands import SHAPES, Operand, mask_of, resolver
+from maskcli.masks.kinds import Layout
+from maskcli.masks.mask import Mask
+from maskcli.masks.spec import build, needs, parse
+from maskcli.meant.facts import Declared
+from maskcli.scene.assemble import layout_of
+from maskcli.scene.describe import shape_of
+from maskcli.scene.saved_mask import read_named
+
+
+def masks_of(pair: Sequence[Operand], declared: Declared, real: Real | None) -> tuple[Mask, Mask, Layout]:
+    """Two operands as masks of one shape, and its layout; `real` bool [B, K] outdoes what files tell of the padding.
+
+    Padding and documents come from tensors beside the masks, never from a mask that is compared.
+    """
+    layout = _layout(pair, _common_shape(pair, declared, real), declared, real)
+    a, b = (_mask(given, layout, declared.convention) for given in pair)
+    return a, b, layout
+
+
+def _shape(given: Operand) -> Shape | None:
+    """[b, h, q, K] of a saved mask; None for a spec."""
+    saved = mask_of(given)
+    if saved is None:
+        return None
+    shape = shape_of(saved)
+    if shape is None:
+        raise MaskcliError(f"{given.text!r} has the shape {list(saved.tensor.shape)}, expected {SHAPES}")
+    return shape
+
+
+def _common_shape(pair: Sequence[Operand], declared: Declared, real: Real | None) -> Shape:
+    """[B, H, Q, K] that both masks broadcast to; padding masks and specs have as many queries as keys."""
+    shapes = [shape for shape in map(_shape, pair) if shape is not None]
+    if not shapes:
+        if real is None:
+            raise MaskcliError(
+                "two specs have no shape of their own; pass --lengths or --ids, or compare with a file"
+            )
+        shapes = [(len(real), 1, real.shape[1], real.shape[1])]
+
+    batch, heads, queries, keys = (max(sizes) for sizes in zip(*shapes, strict=True))
+    batch = max(batch, 1 if real is None else len(real))
+    saved = [mask for mask in map(mask_of, pair) if mask is not None]
+    over_keys = all(mask.role == "padding_mask" for mask in saved)
+    if queries == 1 and over_keys and declared.past is None:
+        queries = keys
+    return batch, heads, queries, keys
+
+
+def _layout(pair: Sequence[Operand], shape: Shape, declared: Declared, real: Real | None) -> Layout:
+    """The padding and documents that are declared, else told by the files, the first of them that tells."""
+    layout = layout_of((), declared, shape)
+    under_test = [mask.tensor for mask in map(mask_of, pair) if mask is not None]
+    for given in pair:
+        if given.path is not None:
+            witnesses = tuple(
+                roled for roled in given.tensors if all(roled.tensor is not mask for mask in under_test)
+            )
+            told = layout_of(witnesses, declared, shape)
+            layout = dataclasses.replace(
+                told,
+                real=_either(layout.real, told.real),
+                documents=_either(layout.documents, told.documents),
+            )
+    if real is None:
+        return layout
+
+    if real.shape[1] != shape[3] or len(real) not in (1, shape[0]):
+        raise MaskcliError(
+            f"--lengths or --ids tell of {list(real.shape)} tokens, but the mask is {list(shape)}; "
+            "pass one for each of its items"
+        )
+    return dataclasses.replace(layout, real=np.broadcast_to(real, (shape[0], shape[3])))
+
+
+def _either(first: Array | None, second: Array | None) -> Array | None:
+    return second if first is None else first
+
+
+def _mask(given: Operand, layout: Layout, convention: str | None) -> Mask:
+    """An operand over the layout."""
+    saved, shape = mask_of(given), _shape(given)
+    if saved is None or shape is None:
+        return _built(given.text, layout, convention)
+    mask = read_named(saved, shape, convention, layout.real, layout.past).keep.broadcast_to(layout.shape)
+    if mask is None:
+        raise MaskcliError(
+            f"{given.text!r} is a mask {list(shape)}, which does not fit the other's {list(layout.shape)}; "
+            "compare masks of one shape"
+        )
+    return mask
+
+
+def _built(text: str, layout: Layout, convention: str | None) -> Mask:
+    """A spec over the layout."""
+    spec = parse(text)
+    if "padding" in needs(spec) and layout.real is None:
+        raise MaskcliError(
+            f"{text!r} needs to know which keys are padding, and no attention_mask or ids in the file tell; "
+            "pass --lengths 5,3 with --padding-side, or --ids with --pad-id"
+        )
+    if "documents" in needs(spec) and layout.documents is None:
+        raise MaskcliError(
+            f"{text!r} needs to know where documents begin, and no position_ids, segment_ids or cu_seqlens "
+            "in the file tell; write their lengths: documents:5,3,7"
+        )
+    return build(spec, layout, resolver(convention))

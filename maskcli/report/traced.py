@@ -1,0 +1,42 @@
+"""The report on a running program: the table of forms of `trace`, and a writer for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
+
+from maskcli.report.forms import Form
+from maskcli.report.terminal import console, write
+
+# The command line asks for the names of the forms: what they write is imported when they do.
+if TYPE_CHECKING:
+    from maskcli.tracing.checker import TraceReport
+
+    Writer = Callable[[TraceReport, TextIO], None]
+
+
+def _text(report: TraceReport, stream: TextIO) -> None:
+    from maskcli.report.findings import print_findings, print_lines, trace_closing
+
+    screen = console(stream)
+    print_findings(report.findings, screen)
+    print_lines(trace_closing(report), screen)
+
+
+def _concise(report: TraceReport, stream: TextIO) -> None:
+    from maskcli.report.findings import concise, trace_closing
+
+    write([*concise(report.findings), trace_closing(report)[0] + "\n"], stream)
+
+
+def _json(report: TraceReport, stream: TextIO) -> None:
+    from maskcli.report.findings import as_json
+
+    write(as_json(report), stream)
+
+
+FORMS: tuple[Form[Writer], ...] = (
+    Form("text", (".txt",), _text),
+    Form("concise", (), _concise),
+    Form("json", (".json",), _json),
+)
