@@ -12,36 +12,9 @@ from maskcli.tensors.tensor import Tensor, TensorFile, find_tensor, split_target
 from maskcli.tensors.views import View, Zoom, parse_range, place, view
 from maskcli.tensors.write import write_tensors
 
-__all__ = [
-    "ROLES",
-    "Computed",
-    "Difference",
-    "Kind",
-    "Roled",
-    "Source",
-    "Tensor",
-    "TensorFile",
-    "View",
-    "Zoom",
-    "difference",
-    "find_tensor",
-    "from_array",
-    "from_arrays",
-    "on_a_page",
-    "open_tensors",
-    "parse_range",
-    "parse_role",
-    "place",
-    "readable",
-    "replacing",
-    "role_by_name",
-    "role_of",
-    "roles_of",
-    "source_from",
-    "source_of",
-    "split_target",
-    "suffix_of",
-    "view",
-    "writable",
-    "write_tensors",
-]
+__all__ = ["Computed", "Difference", "Kind", "Roled", "Source", "Tensor", "TensorFile", "View", "Zoom"]
+__all__ += ["find_tensor", "open_tensors", "readable", "split_target", "suffix_of"]
+__all__ += ["from_array", "from_arrays", "on_a_page"]
+__all__ += ["ROLES", "parse_role", "role_by_name", "role_of", "roles_of"]
+__all__ += ["difference", "parse_range", "place", "view"]
+__all__ += ["replacing", "source_from", "source_of", "writable", "write_tensors"]

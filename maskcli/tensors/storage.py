@@ -43,17 +43,9 @@ class Storage(Protocol):
 
 @dataclass(frozen=True)
 class Refused:
-    """A tensor that has a name and a shape and cannot be read: says why."""
+    """Why a tensor that has a name and a shape cannot be read."""
 
     reason: str
-
-    def gather(self, ranges: Ranges) -> Array:
-        """Raise the reason."""
-        raise MaskcliError(self.reason)
-
-    def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
-        """Raise the reason."""
-        raise MaskcliError(self.reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,16 +332,15 @@ def in_file(
     if _is_dense(shape, strides):
         return InFile(handle, begin + offset * raw.itemsize, shape, raw)
 
-    order = [axis for axis, size in enumerate(shape) if size > 1 and strides[axis]]
-    order.sort(key=lambda axis: -strides[axis])
+    along = sorted(_moving(shape, strides), key=lambda axis: -strides[axis])
     sizes, start, steps = list[int](), list[int](), list[int]()
     outer, rest = count, offset
-    for axis in order:
+    for axis in along:
         # Elements from one index of an axis of the base to its next; a step over its last axis is taken in reading.
-        width, step = (1, strides[axis]) if axis == order[-1] else (strides[axis], 1)
+        width, step = (1, strides[axis]) if axis == along[-1] else (strides[axis], 1)
         first, rest = divmod(rest, width)
         size, uneven = divmod(outer, width)
-        overlaps = uneven and axis != order[0]
+        overlaps = uneven and axis != along[0]
         if overlaps or first + (shape[axis] - 1) * step >= size:
             raise ValueError(
                 f"strides {strides} of shape {shape} are no part of an array of {count} elements"
@@ -360,8 +351,13 @@ def in_file(
         outer = width
 
     base = InFile(handle, begin + rest * raw.itemsize, tuple(sizes), raw)
-    axes = tuple(order.index(axis) if axis in order else None for axis in range(len(shape)))
+    axes = tuple(along.index(axis) if axis in along else None for axis in range(len(shape)))
     return Strided(base, shape, axes, tuple(start), tuple(steps))
+
+
+def _moving(shape: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:
+    """The axes along which elements differ in where they lie."""
+    return [axis for axis, size in enumerate(shape) if size > 1 and strides[axis]]
 
 
 def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
@@ -378,7 +374,7 @@ def _slices(ranges: Ranges) -> tuple[slice, ...]:
 
 def _as_slice(positions: range) -> slice:
     """A range of positions, none negative, as a slice."""
-    if len(positions) == 0:
+    if not positions:
         return slice(0, 0)
     stop = None if positions.stop < 0 else positions.stop
     return slice(positions.start, stop, positions.step)

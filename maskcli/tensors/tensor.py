@@ -32,7 +32,7 @@ class Tensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    storage: Storage = field(repr=False)
+    storage: Storage | Refused = field(repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -68,8 +68,8 @@ class Tensor:
         MaskcliError for an index outside the shape and for a type that cannot be read.
         """
         ranges, picked = _ranges(self, index)
-        raw = self.storage.gather(ranges)
-        return decoded(_known(self).name, raw).reshape(picked)
+        raw = _elements(self).gather(ranges)
+        return decoded(self.dtype, raw).reshape(picked)
 
     def rows(self, start: int, stop: int, out: Array | None = None) -> Array:
         """Rows `start` to `stop` of the tensor seen as [rows, K], as `row_dtype`; safe from several threads at once.
@@ -100,7 +100,7 @@ class Tensor:
 
         part = out[:count]
         if part.size:
-            self.storage.rows(start, stop, part, decode)
+            _elements(self).rows(start, stop, part, decode)
         return part
 
 
@@ -138,13 +138,11 @@ def split_target(target: str) -> tuple[str, str | None]:
     if os.path.exists(target):
         return target, None
 
-    cuts = [at for at, letter in enumerate(target) if letter == ":" and not _is_drive(target, at)]
-    existing = (at for at in reversed(cuts) if os.path.exists(target[:at]))
-    with_suffix = (at for at in cuts if os.path.splitext(target[:at])[1])
-    cut = next(existing, next(with_suffix, None))
-    if cut is None:
-        return target, None
-    return target[:cut], target[cut + 1 :] or None
+    colons = [at for at, letter in enumerate(target) if letter == ":" and not _is_drive(target, at)]
+    existing = [at for at in colons if os.path.exists(target[:at])][-1:]
+    for at in existing or (at for at in colons if os.path.splitext(target[:at])[1]):
+        return target[:at], target[at + 1 :] or None
+    return target, None
 
 
 def _is_drive(target: str, at: int) -> bool:
@@ -154,10 +152,15 @@ def _is_drive(target: str, at: int) -> bool:
 def _known(tensor: Tensor) -> DType:
     known = DTYPES.get(tensor.dtype)
     if known is None or known.raw is None:
-        if isinstance(tensor.storage, Refused):
-            raise MaskcliError(tensor.storage.reason)
+        _elements(tensor)
         raise MaskcliError(unreadable(tensor.name, tensor.dtype))
     return known
+
+
+def _elements(tensor: Tensor) -> Storage:
+    if isinstance(tensor.storage, Refused):
+        raise MaskcliError(tensor.storage.reason)
+    return tensor.storage
 
 
 def _ranges(tensor: Tensor, index: Index) -> tuple[list[range], tuple[int, ...]]:

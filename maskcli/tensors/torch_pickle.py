@@ -67,102 +67,64 @@ def _followed(pickled: bytes) -> Any:
     for opcode, argument, _ in islice(pickletools.genops(pickled), MAX_OPCODES):
         if opcode.name == "STOP":
             return state.stack.pop()
-        step = OPCODES.get(opcode.name)
-        if step is None:
+        if opcode.name == "MARK":
+            state.below.append(state.stack)
+            state.stack = []
+        elif opcode.name in OPCODES:
+            count, make = OPCODES[opcode.name]
+            items = _taken(state, count)
+            state.stack.append(make(state, items, argument))
+        elif opcode.name != "PROTO":
             raise UnfamiliarError(opcode.name)
-        step(state, argument)
     raise UnfamiliarError
 
 
-# Opcodes
-
-
-def _push(state: _State, argument: Any) -> None:
-    state.stack.append(argument)
-
-
-def _pushing(value: Callable[[], Any]) -> Callable[[_State, Any], None]:
-    return lambda state, _: state.stack.append(value())
-
-
-def _remember(state: _State, argument: Any) -> None:
-    state.memo[argument] = state.stack[-1]
-
-
-def _recall(state: _State, argument: Any) -> None:
-    state.stack.append(state.memo[argument])
-
-
-def _open_mark(state: _State, argument: Any) -> None:
-    state.below.append(state.stack)
-    state.stack = []
-
-
-def _since_mark(state: _State) -> list[Any]:
-    """What was pushed since the last mark, taken from the stack."""
-    items = state.stack
-    state.stack = state.below.pop()
+def _taken(state: _State, count: int) -> list[Any]:
+    """So many objects from the top of the stack, or those since the last mark."""
+    if count == SINCE_MARK:
+        items, state.stack = state.stack, state.below.pop()
+        return items
+    cut = len(state.stack) - count
+    items = state.stack[cut:]
+    del state.stack[cut:]
     return items
 
 
-def _last(count: int) -> Callable[[_State], list[Any]]:
-    """The same of so many objects."""
-    return lambda state: [state.stack.pop() for _ in range(count)][::-1]
+def _remembered(state: _State, items: list[Any], place: int) -> Any:
+    state.memo[place] = items[0]
+    return items[0]
 
 
-def _tuple_of(taken: Callable[[_State], list[Any]]) -> Callable[[_State, Any], None]:
-    def step(state: _State, argument: Any) -> None:
-        items = tuple(taken(state))
-        state.stack.append(items)
-
-    return step
+def _extended(state: _State, items: list[Any], argument: Any) -> Any:
+    target = state.stack.pop()
+    target.extend(items)
+    return target
 
 
-def _extending(taken: Callable[[_State], list[Any]]) -> Callable[[_State, Any], None]:
-    def step(state: _State, argument: Any) -> None:
-        items = taken(state)
-        state.stack[-1].extend(items)
-
-    return step
-
-
-def _setting(taken: Callable[[_State], list[Any]]) -> Callable[[_State, Any], None]:
-    """Keys and values in turn; a key of tuples could take for ever to hash."""
-
-    def step(state: _State, argument: Any) -> None:
-        items = taken(state)
-        keys = items[::2]
-        if not all(isinstance(key, str | int | float) for key in keys):
-            raise UnfamiliarError
-        state.stack[-1].update(zip(keys, items[1::2], strict=True))
-
-    return step
-
-
-def _build(state: _State, argument: Any) -> None:
-    """What a state_dict says of its modules' versions."""
-    if not (isinstance(state.stack.pop(), dict) and isinstance(state.stack[-1], dict)):
+def _set(state: _State, items: list[Any], argument: Any) -> Any:
+    """A dict with keys and values in turn; a key of tuples could take for ever to hash."""
+    target, keys = state.stack.pop(), items[::2]
+    if not all(isinstance(key, str | int | float) for key in keys):
         raise UnfamiliarError
+    target.update(zip(keys, items[1::2], strict=True))
+    return target
 
 
-def _global(state: _State, name: str) -> None:
+def _built(state: _State, items: list[Any], argument: Any) -> Any:
+    """A dict without what a state_dict says of its modules' versions."""
+    if not all(isinstance(item, dict) for item in items):
+        raise UnfamiliarError
+    return items[0]
+
+
+def _global(state: _State, items: list[Any], name: str) -> Any:
     """What stands for a name of the pickle: a type's name, or a function of this module."""
     module, _, what = name.partition(" ")
     if module == "torch" and (what in STORAGES or what in DTYPES):
-        state.stack.append(STORAGES.get(what, what))
-    elif name in FUNCTIONS:
-        state.stack.append(FUNCTIONS[name])
-    else:
-        raise UnfamiliarError(name)
-
-
-def _reduce(state: _State, argument: Any) -> None:
-    arguments = state.stack.pop()
-    state.stack.append(_called(state.stack.pop(), arguments))
-
-
-def _persistent(state: _State, argument: Any) -> None:
-    state.stack.append(_called(_storage, state.stack.pop()))
+        return STORAGES.get(what, what)
+    if name in FUNCTIONS:
+        return FUNCTIONS[name]
+    raise UnfamiliarError(name)
 
 
 def _called(function: Any, arguments: Any) -> Any:
@@ -172,30 +134,32 @@ def _called(function: Any, arguments: Any) -> Any:
     return function(*arguments)
 
 
-OPCODES: dict[str, Callable[[_State, Any], None]] = {
-    "PROTO": lambda state, argument: None,
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"), _push),
-    "NONE": _pushing(lambda: None),
-    "NEWTRUE": _pushing(lambda: True),
-    "NEWFALSE": _pushing(lambda: False),
-    "EMPTY_TUPLE": _pushing(tuple),
-    "EMPTY_LIST": _pushing(list),
-    "EMPTY_DICT": _pushing(dict),
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _remember),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), _recall),
-    "MARK": _open_mark,
-    "TUPLE": _tuple_of(_since_mark),
-    "TUPLE1": _tuple_of(_last(1)),
-    "TUPLE2": _tuple_of(_last(2)),
-    "TUPLE3": _tuple_of(_last(3)),
-    "APPEND": _extending(_last(1)),
-    "APPENDS": _extending(_since_mark),
-    "SETITEM": _setting(_last(2)),
-    "SETITEMS": _setting(_since_mark),
-    "BUILD": _build,
-    "GLOBAL": _global,
-    "REDUCE": _reduce,
-    "BINPERSID": _persistent,
+SINCE_MARK = -1
+# How many objects an opcode takes from the stack, and what it makes of them (and its argument) to push in their place.
+OPCODES: dict[str, tuple[int, Callable[[_State, list[Any], Any], Any]]] = {
+    **dict.fromkeys(
+        ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"), (0, lambda *given: given[-1])
+    ),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), (1, _remembered)),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), (0, lambda state, items, place: state.memo[place])),
+    "NONE": (0, lambda *_: None),
+    "NEWTRUE": (0, lambda *_: True),
+    "NEWFALSE": (0, lambda *_: False),
+    "EMPTY_TUPLE": (0, lambda *_: ()),
+    "EMPTY_LIST": (0, lambda *_: []),
+    "EMPTY_DICT": (0, lambda *_: {}),
+    "TUPLE": (SINCE_MARK, lambda state, items, _: tuple(items)),
+    "TUPLE1": (1, lambda state, items, _: tuple(items)),
+    "TUPLE2": (2, lambda state, items, _: tuple(items)),
+    "TUPLE3": (3, lambda state, items, _: tuple(items)),
+    "APPEND": (1, _extended),
+    "APPENDS": (SINCE_MARK, _extended),
+    "SETITEM": (2, _set),
+    "SETITEMS": (SINCE_MARK, _set),
+    "BUILD": (2, _built),
+    "GLOBAL": (0, _global),
+    "REDUCE": (2, lambda state, items, _: _called(*items)),
+    "BINPERSID": (1, lambda state, items, _: _called(_storage, items[0])),
 }
 
 
