@@ -32,7 +32,7 @@ def check_file(path: str | os.PathLike[str], limit: int, advice: str = "pass the
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int, advice: str = "pass the path of a file") -> bytes:
-    """All bytes of a regular file of at most `limit`; `advice` is what to do about a file that cannot be read."""
+    """All bytes of a regular file of at most `limit`; `advice` is for one that cannot be read."""
     check_file(path, limit, advice)
     named = repr(os.fspath(path))
     try:

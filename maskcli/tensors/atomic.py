@@ -1,5 +1,7 @@
 """Replace a file only when its new content is whole."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os
@@ -12,11 +14,11 @@ from maskcli.errors import MaskcliError
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A new empty file beside `path`, with its suffix, that takes the place of `path` when the block ends well.
+    """A new empty file beside `path`, of its suffix, that takes its place when the block ends well.
 
-    On any error and on Ctrl-C the new file goes and the old one stays as it was. A link is followed, an existing file
-    keeps its permissions, a new one gets those of the umask; a device or a pipe is written directly. Raises
-    MaskcliError for a missing folder, missing permission and a full disk.
+    On any error and on Ctrl-C the new file goes and the old one stays as it was. A link is followed, an
+    existing file keeps its permissions, a new one gets those of the umask; a device or a pipe is written
+    directly. Raises MaskcliError for a missing folder, missing permission and a full disk.
     """
     given = os.fspath(path)
     target = os.path.realpath(given)
@@ -42,19 +44,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def _writable(given: str, target: str) -> int | None:
-    """The mode of what is there already, None for nothing; refused before any work when it cannot be replaced."""
+    """The mode of what is there, None for nothing; refused before any work when it cannot be replaced."""
     with _explained(given):
         try:
             mode = os.stat(target).st_mode
         except FileNotFoundError:
             return None
         except ValueError:
-            raise MaskcliError(f"{given!r} is not a path, expected one without null characters.") from None
+            raise MaskcliError(f"{given!r} is not a path; write one without null characters") from None
     if stat.S_ISDIR(mode):
-        raise MaskcliError(f"{given!r} is a folder, expected the name of a file to write: add one.")
+        raise MaskcliError(f"{given!r} is a folder; add the name of a file to write")
     if not os.access(target, os.W_OK):
         raise MaskcliError(
-            f"{given!r} may not be written by this user: choose another name or change its permissions."
+            f"{given!r} may not be written by this user; choose another name or change its permissions"
         )
     return mode
 
@@ -71,13 +73,12 @@ def _explained(given: str) -> Iterator[None]:
         if os.path.isdir(folder):
             raise
         raise MaskcliError(
-            f"{given!r} cannot be written, its folder {folder!r} does not exist: create it."
+            f"{given!r} cannot be written, its folder {folder!r} does not exist; create it"
         ) from error
     except OSError as error:
+        why = f" ({error.strerror}); choose another name"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MaskcliError(f"{given!r} cannot be written, the disk is full: free some space.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise MaskcliError(
-                f"{given!r} cannot be written, this user may not write to {folder!r}."
-            ) from error
-        raise MaskcliError(f"{given!r} cannot be written ({error.strerror}): choose another name.") from error
+            why = ", the disk is full; free some space"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            why = f", this user may not write to {folder!r}; choose another folder"
+        raise MaskcliError(f"{given!r} cannot be written{why}") from error

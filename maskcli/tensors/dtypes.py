@@ -16,9 +16,9 @@ Decoder = Callable[[Array, Array], None]
 class Bits(NamedTuple):
     """What the bits of a float type tell without being decoded.
 
-    Seen as `unsigned` integers, elements below `infinity` are the numbers from 0 up, in their order; at or above it
-    lie infinity, NaN and everything with a sign. `shift` to the left makes float32 of them, `scale` times too small;
-    None: they have that size already, or need a table.
+    Seen as `unsigned` integers, elements below `infinity` are the numbers from 0 up, in their order; at or
+    above it lie infinity, NaN and everything with a sign. `shift` to the left makes float32 of them, `scale`
+    times too small; None: they have that size already, or need a table.
     """
 
     unsigned: str
@@ -69,7 +69,7 @@ def _decode_float16(raw: Array, out: Array) -> None:
 
 
 def _float8_table(mantissa_bits: int, infinities: bool) -> Array:
-    """The 256 values of a float8: IEEE with infinities (e5m2), or finite with one NaN pattern per sign (e4m3fn)."""
+    """The 256 values of a float8: IEEE with infinities (e5m2), or finite with a NaN for each sign (e4m3)."""
     exponent_bits = 7 - mantissa_bits
     bias = 2 ** (exponent_bits - 1) - 1
     codes = np.arange(256)
@@ -103,8 +103,8 @@ _E5M2 = _decode_float8(2, infinities=True)
 class DType(NamedTuple):
     """One element type, called `name` by numpy (ml_dtypes) and torch.
 
-    `raw` is how it is stored (None: not readable, only named), `wide` what rows become, `safetensors` its word there,
-    `storage` that of torch's typed storages, which every type had before torch 2.0.
+    `raw` is how it is stored (None: not readable, only named), `wide` what rows become, `safetensors` its
+    word there, `storage` that of torch's typed storages, which every type had before torch 2.0.
     """
 
     name: str
@@ -157,7 +157,7 @@ def decoder(name: str) -> Decoder:
 
 
 def decoded(name: str, raw: Array) -> Array:
-    """Raw elements as numbers: bfloat16 and float8 as the float32 of equal value, others in their own type."""
+    """Raw elements as numbers: bfloat16 and float8 as float32 of equal value, others in their own type."""
     dtype = DTYPES[name]
     if dtype.decode is copy or name == "float16":
         return raw.astype(np.dtype(name), copy=False)

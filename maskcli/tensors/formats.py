@@ -17,8 +17,8 @@ from maskcli.tensors.torch_file import TORCH, holds_torch, read_torch
 class Format(NamedTuple):
     """A file format, by the name that messages call it.
 
-    The first of its suffixes is the one to recommend and, with a `writer`, the one to write. `holds` looks at the file
-    and at its first 512 bytes; `read` checks whatever it believes.
+    The first of its suffixes is the one to recommend and, with a `writer`, the one to write. `holds` looks at
+    the file and at its first 512 bytes; `read` checks whatever it believes.
     """
 
     name: str

@@ -14,7 +14,8 @@ MAX_RANK = 32
 # Elements of a shape, zeros counted as ones: no file holds more, and no product of sizes overflows.
 MAX_ELEMENTS = 2**48
 
-# Bytes of a safetensors header: an entry takes about 120, so this is MAX_TENSORS; parsed in some tenths of a second.
+# Bytes of a safetensors header: an entry takes about 120, so this is MAX_TENSORS; parsed in some tenths of a
+# second.
 MAX_HEADER = 16 * 1024 * 1024
 # Characters of an array header, numpy's own limit: it is parsed as Python literals.
 MAX_NPY_HEADER = 10_000
@@ -43,7 +44,7 @@ POSSIBLE = f"at most {MAX_RANK} sizes of at most 2^48 elements"
 
 
 def is_possible(shape: Sequence[int]) -> bool:
-    """Whether an array can have this shape: no negative size, few axes, and no more elements than a file can hold."""
+    """Whether an array can have this shape: no negative size, few axes, as many elements as a file holds."""
     if len(shape) > MAX_RANK or min(shape, default=0) < 0:
         return False
     return math.prod(max(size, 1) for size in shape) <= MAX_ELEMENTS

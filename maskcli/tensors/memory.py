@@ -19,18 +19,14 @@ def from_arrays(arrays: Mapping[str, Any], path: str = "") -> TensorFile:
 
 
 def from_array(name: str, array: Any) -> Tensor:
-    """One array in memory as a Tensor, without a copy where it is on the CPU."""
+    """One array in memory as a Tensor, not copied where it is on the CPU; ml_dtypes (JAX) count too."""
     if type(array).__module__.partition(".")[0] == "torch" or hasattr(array, "untyped_storage"):
         from maskcli.tensors.torch_file import from_torch
 
         return from_torch(name, array)
-    return from_numpy(name, np.asarray(array))
-
-
-def from_numpy(name: str, array: Array) -> Tensor:
-    """A numpy array as a Tensor; ml_dtypes (JAX) and a raw `<V2`, what np.save leaves of bfloat16, count too."""
-    known, raw = numpy_dtype(array.dtype)
+    values: Array = np.asarray(array)
+    dtype, raw = numpy_dtype(values.dtype)
     if raw is None:
-        return Tensor(name, known, array.shape, Refused(unreadable(name, known)))
-    view = array if array.dtype == raw or array.dtype.kind == "b" else array.view(raw)
-    return Tensor(name, known, array.shape, InMemory(lambda: view))
+        return Tensor(name, dtype, values.shape, Refused(unreadable(name, dtype)))
+    view = values if values.dtype == raw or values.dtype.kind == "b" else values.view(raw)
+    return Tensor(name, dtype, values.shape, InMemory(lambda: view))

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from tokenize import TokenError
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
@@ -18,7 +18,7 @@ from maskcli.errors import MaskcliError
 from maskcli.tensors.dtypes import numpy_dtype, unreadable
 from maskcli.tensors.limits import MAX_INFLATED, MAX_NPY_HEADER, POSSIBLE, is_possible
 from maskcli.tensors.sources import Source, Writer, pour
-from maskcli.tensors.storage import Handle, InMemory, Refused, in_file
+from maskcli.tensors.storage import Handle, InMemory, Refused, Storage, in_file
 from maskcli.tensors.tensor import Tensor, TensorFile
 from maskcli.tensors.zipped import DAMAGES, archive, data_offset, names_in_zip
 
@@ -32,7 +32,7 @@ NO_HEADER = (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, Rec
 
 
 class _Header(NamedTuple):
-    """What the header of an array says, and where in its bytes the elements begin; `raw` is None for no numbers."""
+    """What the header of an array says, and where the elements begin; `raw` is None for no numbers."""
 
     dtype: str
     raw: np.dtype[Any] | None
@@ -63,7 +63,7 @@ def read_npy(handle: Handle) -> TensorFile:
 
 
 def read_npz(handle: Handle) -> TensorFile:
-    """The arrays of a .npz file; stored members are read in place, compressed ones expanded when first wanted."""
+    """The arrays of a .npz file; stored ones are read in place, compressed ones expanded when wanted."""
     with archive(handle) as opened:
         members = opened.infolist()
         inflated = sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED)
@@ -87,21 +87,14 @@ def _member(handle: Handle, opened: zipfile.ZipFile, member: zipfile.ZipInfo) ->
             head = stream.read(HEAD)
     except DAMAGES as error:
         raise _torn(handle, name) from error
-    return _packed(handle, member, name, _header(handle, name, head))
 
+    def packed(header: _Header, raw: np.dtype[Any], size: int) -> Storage:
+        order: Literal["F", "C"] = "F" if header.fortran else "C"
+        return InMemory(
+            lambda: _inflated(handle, member, header.begin, size).view(raw).reshape(header.shape, order=order)
+        )
 
-def _packed(handle: Handle, member: zipfile.ZipInfo, name: str, header: _Header) -> Tensor:
-    """The array of a compressed member."""
-    raw, shape = header.raw, header.shape
-    if raw is None:
-        return Tensor(name, header.dtype, shape, Refused(header.why_not))
-    needed = _bytes_of(handle, name, header, raw, member.file_size)
-    order: Literal["F", "C"] = "F" if header.fortran else "C"
-
-    def load() -> Array:
-        return _inflated(handle, member, header.begin, needed).view(raw).reshape(shape, order=order)
-
-    return Tensor(name, header.dtype, shape, InMemory(load))
+    return _array(handle, name, head, member.file_size, packed)
 
 
 def _inflated(handle: Handle, member: zipfile.ZipInfo, skip: int, size: int) -> Array:
@@ -123,26 +116,35 @@ def _inflated(handle: Handle, member: zipfile.ZipInfo, skip: int, size: int) -> 
 
 def _stored(handle: Handle, name: str, start: int, size: int) -> Tensor:
     """The array whose bytes, `size` with its header, lie in the file as they are."""
-    header = _header(handle, name, handle.bytes(start, min(size, HEAD)))
+
+    def plain(header: _Header, raw: np.dtype[Any], needed: int) -> Storage:
+        shape = header.shape
+        faster = (shape[:axis] if header.fortran else shape[axis + 1 :] for axis in range(len(shape)))
+        strides = tuple(math.prod(sizes) for sizes in faster)
+        return in_file(handle, start + header.begin, math.prod(shape), raw, shape, strides)
+
+    return _array(handle, name, handle.bytes(start, min(size, HEAD)), size, plain)
+
+
+def _array(
+    handle: Handle,
+    name: str,
+    head: bytes,
+    size: int,
+    storage: Callable[[_Header, np.dtype[Any], int], Storage],
+) -> Tensor:
+    """The array whose `size` bytes begin with `head`; `storage` makes its elements, told of their bytes."""
+    header = _header(handle, name, head)
     raw, shape = header.raw, header.shape
     if raw is None:
         return Tensor(name, header.dtype, shape, Refused(header.why_not))
-    _bytes_of(handle, name, header, raw, size)
-    faster = (shape[:axis] if header.fortran else shape[axis + 1 :] for axis in range(len(shape)))
-    strides = tuple(math.prod(sizes) for sizes in faster)
-    storage = in_file(handle, start + header.begin, math.prod(shape), raw, shape, strides)
-    return Tensor(name, header.dtype, shape, storage)
-
-
-def _bytes_of(handle: Handle, name: str, header: _Header, raw: np.dtype[Any], size: int) -> int:
-    """Bytes of the elements; refuses an array of `size` bytes that has no room for them."""
-    needed, present = math.prod(header.shape) * raw.itemsize, size - header.begin
+    needed, present = math.prod(shape) * raw.itemsize, size - header.begin
     if present < needed:
         raise handle.error(
-            f"holds {present} bytes for the array {name[:80]!r} where its shape {list(header.shape)} "
+            f"holds {present} bytes for the array {name[:80]!r} where its shape {list(shape)} "
             f"needs {needed}, so it was cut short; save or copy it again"
         )
-    return needed
+    return Tensor(name, header.dtype, shape, storage(header, raw, needed))
 
 
 def _header(handle: Handle, name: str, head: bytes) -> _Header:

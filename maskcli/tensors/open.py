@@ -88,7 +88,7 @@ def _nearest(path: str) -> str:
 
 
 def _refuse_another(handle: Handle, head: bytes, promised: Format, suffix: str) -> None:
-    """Refuse what is plainly no file of the promised format; where nothing is plain, its reader says what is wrong."""
+    """Refuse what is plainly of another format; where nothing is plain, the reader says what is wrong."""
     if head.startswith(b"version https://git-lfs"):
         raise handle.error("is a Git LFS pointer; run `git lfs pull` to get the file it stands for")
     if head.lstrip().lower().startswith(WEB_PAGES):

@@ -20,7 +20,8 @@ Kind = Literal["self", "encoder", "cross", "decoder"]
 # Rows looked at when neither name nor shape tells, spread over the tensor, and elements at most.
 SAMPLE_ROWS = 32
 SAMPLE_ELEMENTS = 4 * 1024 * 1024
-# How far the sum of a row of weights may lie from 1: sixteen-bit types are off by up to 0.03 over thousands of keys.
+# How far the sum of a row of weights may lie from 1: sixteen-bit types are off by up to 0.03 over thousands
+# of keys.
 SUM_TOLERANCE = 0.05
 # A value at or below this is no score but the fill of an additive mask.
 FILL = -1e3
@@ -70,17 +71,18 @@ _FITS = {
 ROLES = tuple(_FITS)
 
 _WORDS = {
-    "weights": "attentions attention attn attns att weights weight attn_weights attention_weights attn_weight "
-    "attention_weight att_weights attn_output_weights attention_probs attn_probs probs attention_probabilities "
-    "attn_probabilities p_attn attn_map attn_maps attention_map attention_maps attn_matrix attention_matrix "
-    "attention_scores_softmax pattern softmax",
-    "scores": "scores score attn_scores attention_scores attn_score attention_score attn_logits attention_logits "
-    "masked_scores raw_scores pre_softmax qk qk_scores",
+    "weights": "attentions attention attn attns att weights weight attn_weights attention_weights "
+    "attn_weight attention_weight att_weights attn_output_weights attention_probs attn_probs probs "
+    "attention_probabilities attn_probabilities p_attn attn_map attn_maps attention_map "
+    "attention_maps attn_matrix attention_matrix attention_scores_softmax pattern softmax",
+    "scores": "scores score attn_scores attention_scores attn_score attention_score attn_logits "
+    "attention_logits masked_scores raw_scores pre_softmax qk qk_scores",
     "mask": "mask masks attn_mask attn_masks causal_mask attn_bias attention_bias local_mask sliding_mask "
-    "window_mask sliding_window_mask full_mask combined_mask block_mask additive_mask bool_mask dense_mask mask_4d "
-    "causal causal_attention_mask full_attention_mask sliding_attention_mask extended_attention_mask",
-    "padding_mask": "attention_mask attention_masks key_padding_mask padding_mask padding_masks pad_mask pad_masks "
-    "key_pad_mask input_mask attention_mask_2d kpm",
+    "window_mask sliding_window_mask full_mask combined_mask block_mask additive_mask bool_mask "
+    "dense_mask mask_4d causal causal_attention_mask full_attention_mask sliding_attention_mask "
+    "extended_attention_mask",
+    "padding_mask": "attention_mask attention_masks key_padding_mask padding_mask padding_masks "
+    "pad_mask pad_masks key_pad_mask input_mask attention_mask_2d kpm",
     "query": "q query queries query_states query_layer q_proj q_states",
     "key": "k key keys key_states key_layer k_proj k_states",
     "value": "v value values value_states value_layer v_proj v_states",
@@ -88,8 +90,8 @@ _WORDS = {
     "input_ids": "input_ids ids tokens token_ids inputs input_tokens source_ids target_ids",
     "labels": "labels label targets target lm_labels",
     "position_ids": "position_ids positions position_id pos_ids input_pos cache_position",
-    "cu_seqlens": "cu_seqlens cu_seqlens_q cu_seqlens_k cu_seqlens_kv cu_seq_lens cu_seq_lens_q cu_seq_lens_k "
-    "cu_seq_len",
+    "cu_seqlens": "cu_seqlens cu_seqlens_q cu_seqlens_k cu_seqlens_kv cu_seq_lens "
+    "cu_seq_lens_q cu_seq_lens_k cu_seq_len",
     "token_type_ids": "token_type_ids token_types token_type_id",
     "segment_ids": "segment_ids segments seq_idx document_ids doc_ids documents sequence_ids segment_id",
 }
@@ -126,8 +128,8 @@ _SIDES = re.compile(r"(?:^|[._])(encoder|decoder|enc|dec|src|tgt)(?=[._]|$)")
 class Roled:
     """A tensor and the part it plays.
 
-    `role` is one of ROLES or None; `why` says in a few words how that is known. `group` is a prefix such as `left` or
-    `step3` that sets tensors of one run apart, "" for none; `layer` the layer number in the name.
+    `role` is one of ROLES or None; `why` says in a few words how that is known. `group` is a prefix such as
+    `left` or `step3` that sets tensors of one run apart, "" for none; `layer` the layer number in the name.
     """
 
     tensor: Tensor
@@ -152,7 +154,7 @@ def role_of(tensor: Tensor) -> Roled:
 
 @lru_cache(maxsize=4096)
 def role_by_name(name: str) -> tuple[str | None, Kind]:
-    """The role that a name such as `decoder_input_ids` speaks of, and of which side; None when it speaks of none."""
+    """The role that a name such as `decoder_input_ids` speaks of, None for none, and of which side."""
     apart = _taken_apart(name)
     return _NAMES.get(apart.leaf), apart.kind
 
@@ -201,7 +203,7 @@ def _layers(parents: tuple[str, ...]) -> list[str]:
 
 
 def _run(parents: tuple[str, ...]) -> list[str]:
-    """The first word, with its number, where it stands for a run: by what it says, or because no module path follows."""
+    """The first word with its number, where it stands for a run: it says so, or no module path follows."""
     if not parents or _NEUTRAL.fullmatch(parents[0]):
         return []
     first, second = parents[0], "".join(parents[1:2])
@@ -212,7 +214,7 @@ def _run(parents: tuple[str, ...]) -> list[str]:
 
 
 def _bared(leaf: str) -> tuple[str, list[str], list[str]]:
-    """The last word without what stands before and after its meaning, and the layers and groups that stand there.
+    """The last word without what stands before and behind its meaning; the layers and groups there.
 
     `left_layer3_attn_weights` is `attn_weights` of layer 3 in the group `left`.
     """
@@ -251,7 +253,7 @@ def _role(tensor: Tensor, name: _Name) -> tuple[str | None, str]:
 
 
 def _parameter(tensor: Tensor, name: _Name) -> tuple[str | None, str]:
-    """What ends in `.weight` or `.bias` is a parameter, but for the causal buffer that GPT-2 keeps as `attn.bias`."""
+    """What ends in `.weight` or `.bias` is a parameter, but for GPT-2's causal buffer `attn.bias`."""
     shape = tensor.shape
     buffer = len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
     alone = not name.parents and len(shape) >= 2
@@ -325,7 +327,7 @@ def _by_shape(tensor: Tensor) -> tuple[str | None, str]:
 
 
 def _staircase(tensor: Tensor) -> bool:
-    """Whether each row is the one before, shifted by one: a causal or sliding mask, of more keys than queries."""
+    """Whether each row is the one before shifted by one: a causal or sliding mask of many keys."""
     if len(tensor.shape) != 2 or not 1 < tensor.row_length <= SAMPLE_ELEMENTS // SAMPLE_ROWS:
         return False
     rows = tensor.rows(0, min(tensor.row_count, SAMPLE_ROWS))
@@ -357,7 +359,7 @@ def _by_integer_values(rows: Array, axes: int) -> str | None:
 
 
 def _by_float_values(rows: Array) -> str | None:
-    """Weights: nothing below 0, most sums 1; a mask: 0 and 1, or 0 and a fill; scores: numbers among fills."""
+    """Weights: nothing below 0, most sums 1; masks: 0 and 1, or 0 and a fill; scores: others with fills."""
     rows = rows[~np.isnan(rows).any(axis=1)]
     if rows.size == 0:
         return None

@@ -1,8 +1,8 @@
 """Read and write .safetensors: the header is checked here, the elements are read at their offsets.
 
-The safetensors package is not asked: its numpy front cannot read bfloat16 and float8, and it accepts headers that are
-harmless to it and not to others (duplicate names, 400,000 tensors, a shape of [0, 2^60]).
-Format: https://huggingface.co/docs/safetensors/index#format
+The safetensors package is not asked: its numpy front cannot read bfloat16 and float8, and it accepts headers
+that are harmless to it and not to others (duplicate names, 400,000 tensors, a shape of [0, 2^60]). Format:
+https://huggingface.co/docs/safetensors/index#format
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _refusal(tensors: Mapping[str, Source]) -> str | None:
 
 
 def _write(path: str, tensors: Mapping[str, Source], metadata: Mapping[str, str]) -> None:
-    """Widest types first, as the safetensors package does, so that every tensor lies aligned to its elements."""
+    """Widest types first, as the safetensors package does, so that every tensor lies aligned."""
     ordered = sorted(tensors.items(), key=lambda item: -DTYPES[item[1].dtype].bits)
     header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     end = 0

@@ -1,4 +1,4 @@
-"""What is written to a file: named arrays, in chunks, so that a mask larger than the memory can be written."""
+"""What is written to a file: named arrays, in chunks, so that they may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHUNK = 8 * 1024 * 1024
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What to write under one name: a type, a shape, and the elements in order as arrays of any shape and number.
+    """What to write under one name: a type, a shape, and the elements in order as arrays of any shape.
 
     For bfloat16 the chunks are float32, rounded here to the nearest (ties to even). `chunks` is read once.
     """
@@ -35,7 +35,7 @@ class Source:
 
 
 class Writer(NamedTuple):
-    """How a format is written: `refusal` says what it cannot hold, `write` is given a path, tensors and metadata."""
+    """How a format is written: `refusal` says what it cannot hold, `write` takes path, tensors, metadata."""
 
     write: Callable[[str, Mapping[str, Source], Mapping[str, str]], None]
     refusal: Callable[[Mapping[str, Source]], str | None]
@@ -61,7 +61,7 @@ def pour(name: str, source: Source, file: BinaryIO) -> None:
 
 
 def blocks(name: str, source: Source) -> Iterator[Array]:
-    """The elements in order as they are stored; as many as the shape says, or the caller has made a mistake."""
+    """The elements in order as they are stored; ValueError when they are not as many as the shape says."""
     left = math.prod(source.shape)
     for chunk in source.chunks:
         block = _encoded(np.ascontiguousarray(chunk).reshape(-1), source.dtype)

@@ -16,7 +16,8 @@ from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.tensors.dtypes import Decoder
 
-# Bytes decoded at a time: small enough for the cache, large enough that two threads seldom wait for each other.
+# Bytes decoded at a time: small enough for the cache, large enough that two threads seldom wait for each
+# other.
 BLOCK = 1024 * 1024
 # Bytes read at once to pick elements from: more would show in the memory, less would be many small reads.
 SPAN = 8 * 1024 * 1024
@@ -38,7 +39,7 @@ class Storage(Protocol):
         """The raw elements at these positions of each axis."""
 
     def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
-        """Decode rows `start` to `stop`, the leading axes flattened, into `out` of shape [stop - start, K]."""
+        """Decode rows `start` to `stop`, leading axes flattened, into `out` [stop - start, K]."""
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,9 @@ class Handle:
 def on_a_page(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
     """An array to read into, whose bytes begin where a page of memory does.
 
-    Large arrays of numpy begin 16 bytes behind. Tensors often begin with a page of their file, and with both, the
-    kernel's copy was 4 times slower (2.2 instead of 9 GB/s on a Zen 3, wherever an array began 1 to 31 bytes behind
-    its source).
+    Large arrays of numpy begin 16 bytes behind. Tensors often begin with a page of their file, and with both,
+    the kernel's copy was 4 times slower (2.2 instead of 9 GB/s on a Zen 3, wherever an array began 1 to 31
+    bytes behind its source).
     """
     count = math.prod(shape) * dtype.itemsize
     room = np.empty(count + PAGE, np.uint8)
@@ -218,7 +219,7 @@ class InFile:
         return out
 
     def _gather(self, ranges: list[range], offset: int, out: Array) -> None:
-        """Fill `out` with these positions of the last axes, in the part of the array that begins at byte `offset`."""
+        """Fill `out` with these positions of the last axes, in the part that begins at byte `offset`."""
         if not ranges:
             self.handle.fill(out, offset)
             return
@@ -285,8 +286,9 @@ class InFile:
 class Strided:
     """Elements of a file whose axes are in another order, or part of a larger array, or one of them for many.
 
-    `base` is an array in the order of the file. For each axis of `shape`, `axes` has the axis of `base` that it runs
-    along, None where one element stands for all; on each axis of `base`, indices begin at `start` and go on by `step`.
+    `base` is an array in the order of the file. For each axis of `shape`, `axes` has the axis of `base` that
+    it runs along, None where one element stands for all; on each axis of `base`, indices begin at `start` and
+    go on by `step`.
     """
 
     base: InFile
@@ -325,7 +327,7 @@ def in_file(
     strides: tuple[int, ...],
     offset: int = 0,
 ) -> InFile | Strided:
-    """The elements at `offset` + index x `strides` (in elements) of the `count` that lie at byte `begin` of a file.
+    """The elements at `offset` + index x `strides` of the `count` that lie at byte `begin` of a file.
 
     Raises ValueError where they are no part of an array, as those of windows that overlap are not.
     """
@@ -336,7 +338,8 @@ def in_file(
     sizes, start, steps = list[int](), list[int](), list[int]()
     outer, rest = count, offset
     for axis in along:
-        # Elements from one index of an axis of the base to its next; a step over its last axis is taken in reading.
+        # Elements from one index of an axis of the base to its next; a step over its last axis is taken in
+        # reading.
         width, step = (1, strides[axis]) if axis == along[-1] else (strides[axis], 1)
         first, rest = divmod(rest, width)
         size, uneven = divmod(outer, width)

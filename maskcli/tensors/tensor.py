@@ -26,7 +26,8 @@ Index = tuple[SupportsIndex | slice, ...]
 class Tensor:
     """A named array of which only the asked-for part is read.
 
-    `dtype` is a name such as `float32`, `bfloat16`, `float8_e4m3fn`; `shape` is known before anything is read.
+    `dtype` is a name such as `float32`, `bfloat16`, `float8_e4m3fn`; `shape` is known before anything is
+    read.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Tensor:
         return np.dtype(_known(self).raw).newbyteorder("=")
 
     def read(self, index: Index = ()) -> Array:
-        """The part at `index` (integers and slices, as in numpy, one per leading axis) and nothing else of the file.
+        """The part at `index` (integers and slices, one per leading axis) and nothing else of the file.
 
         bfloat16 and float8 become the float32 of equal value; every other type stays what it is. Raises
         MaskcliError for an index outside the shape and for a type that cannot be read.
@@ -72,10 +73,11 @@ class Tensor:
         return decoded(self.dtype, raw).reshape(picked)
 
     def rows(self, start: int, stop: int, out: Array | None = None) -> Array:
-        """Rows `start` to `stop` of the tensor seen as [rows, K], as `row_dtype`; safe from several threads at once.
+        """Rows `start` to `stop` of the tensor as [rows, K] of `row_dtype`; safe from several threads.
 
-        `out`, if given, is a C-contiguous array of that type and at least [stop - start, K]; its first rows are
-        filled and returned, so that a caller who passes it again and again needs no more memory than that.
+        `out`, if given, is a C-contiguous array of that type and at least [stop - start, K]; its first rows
+        are filled and returned, so that a caller who passes it again and again needs no more memory than
+        that.
         """
         return self._filled(start, stop, self.row_dtype, decoder(self.dtype), out)
 
@@ -87,9 +89,8 @@ class Tensor:
         self, start: int, stop: int, dtype: np.dtype[Any], decode: Decoder, out: Array | None
     ) -> Array:
         if not 0 <= start <= stop <= self.row_count:
-            raise MaskcliError(
-                f"rows {start} to {stop} of {self.name!r} lie outside of it; expected rows within 0 to {self.row_count}"
-            )
+            asked = f"rows {start} to {stop} of {self.name!r}"
+            raise MaskcliError(f"{asked} do not exist; expected rows within 0 to {self.row_count}")
         count = stop - start
         if out is None:
             out = np.empty((count, self.row_length), dtype)
@@ -134,7 +135,7 @@ def _hint(name: str, names: list[str]) -> str:
 
 
 def split_target(target: str) -> tuple[str, str | None]:
-    """`FILE[:TENSOR]` as path and tensor name; a path that exists wins over a split, so paths may hold colons."""
+    """`FILE[:TENSOR]` as path and tensor name; a path that exists wins, so paths may hold colons."""
     if os.path.exists(target):
         return target, None
 
@@ -164,11 +165,11 @@ def _elements(tensor: Tensor) -> Storage:
 
 
 def _ranges(tensor: Tensor, index: Index) -> tuple[list[range], tuple[int, ...]]:
-    """An index as one range of positions per axis, and the shape that remains when integers drop their axis."""
+    """An index as one range of positions per axis, and the shape that is left when integers drop theirs."""
     shape = tensor.shape
     if len(index) > len(shape):
         raise MaskcliError(
-            f"{tensor.name!r} has the shape {list(shape)}; pass at most {len(shape)} indices, not {len(index)}"
+            f"{tensor.name!r} has the shape {list(shape)}; pass no more than its {len(shape)} indices"
         )
     ranges, picked = list[range](), list[int]()
     rest = (slice(None),) * (len(shape) - len(index))

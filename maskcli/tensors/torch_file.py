@@ -1,4 +1,4 @@
-"""Read .pt, .pth and .bin, and take torch tensors from memory: the one place of this room that imports torch."""
+"""Read and write files by torch.save, take torch tensors from memory: the one place that imports torch."""
 
 from __future__ import annotations
 
@@ -41,15 +41,16 @@ Leaf = TypeVar("Leaf")
 
 
 def holds_torch(handle: Handle, head: bytes) -> bool:
-    """Whether this is what torch.save writes: an archive with a pickle, or before torch 1.6 a pickle alone."""
+    """Whether torch.save wrote this: an archive with a pickle, or before torch 1.6 a pickle alone."""
     names = names_in_zip(handle, head)
     return head.startswith(PICKLES) or any(f"/{name}".endswith("/data.pkl") for name in names)
 
 
 def read_torch(handle: Handle) -> TensorFile:
-    """The tensors of a file by torch.save; containers become dotted names (`attentions.0`), other values are skipped.
+    """The tensors of a file by torch.save; containers become dotted names, other values are skipped.
 
-    Files of nothing but plain tensors in containers are read without torch, whose import takes longer than most files.
+    Files of nothing but plain tensors in containers are read without torch, whose import takes longer than
+    most files.
     """
     zipped = handle.bytes(0, 2) == b"PK"
     if zipped:
@@ -143,7 +144,7 @@ def _load(path: str, zipped: bool) -> Any:
         raise MaskcliError(f"{path!r} needs torch to be read; {how}") from error
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_TORCH:
         raise MaskcliError(
-            f"torch {torch.__version__} cannot read {path!r} safely (CVE-2025-32434); upgrade it to 2.6 or later"
+            f"torch {torch.__version__} cannot read {path!r} safely (CVE-2025-32434); upgrade it to 2.6"
         )
     try:
         with warnings.catch_warnings():
@@ -176,7 +177,7 @@ def _refused(path: str, zipped: bool) -> str:
 def _named(
     path: str, loaded: Any, kind: type[Leaf], tensor: Callable[[str, Leaf], Tensor]
 ) -> tuple[Tensor, ...]:
-    """Every leaf in a nest of containers as a tensor with its dotted name, in order; a lone one has the file's."""
+    """Every leaf in a nest of containers as a tensor with its dotted name; a lone one has the file's."""
     stem = os.path.splitext(os.path.basename(path))[0]
     waiting: list[tuple[str, Any, int]] = [("", loaded, 0)]
     visited = 0
@@ -196,9 +197,7 @@ def _named(
 
         too_often = visited + len(waiting) > MAX_VISITED or len(tensors) > MAX_TENSORS
         if too_often or depth > MAX_DEPTH or len(name) > MAX_NAME:
-            raise MaskcliError(
-                f"{path!r} nests its tensors too deep or too often, expected a plain dict of them; save it flat"
-            )
+            raise MaskcliError(f"{path!r} nests its tensors too deep or too often; save a plain dict of them")
     return tuple(tensors.values())
 
 

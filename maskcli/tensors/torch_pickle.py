@@ -1,7 +1,8 @@
 """What a file by torch.save says of its tensors, read without torch and without running anything.
 
-torch.save writes dicts, lists and tuples of tensors with few of pickle's opcodes. They are followed here one by one;
-the first that is none of them leaves the file to torch's own loader, which knows more and takes two seconds to start.
+torch.save writes dicts, lists and tuples of tensors with few of pickle's opcodes. They are followed here one
+by one; the first that is none of them leaves the file to torch's own loader, which knows more and takes two
+seconds to start.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class UnfamiliarError(Exception):
 
 
 class SavedTensor(NamedTuple):
-    """A tensor as the pickle describes it: which storage it looks at, and from where; sizes, strides in elements."""
+    """A tensor as the pickle describes it: its storage, and from where; sizes and strides in elements."""
 
     storage: str
     dtype: str
@@ -40,7 +41,7 @@ class _Storage(NamedTuple):
 
 @dataclass
 class _State:
-    """Where the pickle stands: a stack of lists, one for every mark that is open, and what it asked to remember."""
+    """Where the pickle stands: the stack, those below every open mark, and what it asked to remember."""
 
     stack: list[Any] = field(default_factory=list)
     below: list[list[Any]] = field(default_factory=list)
@@ -48,7 +49,7 @@ class _State:
 
 
 def described(pickled: bytes) -> Any:
-    """The saved object as dicts, lists and tuples, with a SavedTensor for every tensor and torch.device as None.
+    """The saved object as dicts, lists and tuples, with a SavedTensor for every tensor.
 
     Raises UnfamiliarError for anything else, a damaged pickle included.
     """
@@ -135,7 +136,8 @@ def _called(function: Any, arguments: Any) -> Any:
 
 
 SINCE_MARK = -1
-# How many objects an opcode takes from the stack, and what it makes of them (and its argument) to push in their place.
+# How many objects an opcode takes from the stack, and what it makes of them (and its argument) to push in
+# their place.
 OPCODES: dict[str, tuple[int, Callable[[_State, list[Any], Any], Any]]] = {
     **dict.fromkeys(
         ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"), (0, lambda *given: given[-1])

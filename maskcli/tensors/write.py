@@ -18,8 +18,8 @@ def write_tensors(
 ) -> None:
     """Write a file in the format that its suffix names; `metadata` is kept by .safetensors alone.
 
-    An existing file is replaced only when the new one is whole. Raises MaskcliError when the format cannot hold the
-    tensors or the place cannot be written.
+    An existing file is replaced only when the new one is whole. Raises MaskcliError when the format cannot
+    hold the tensors or the place cannot be written.
     """
     path, suffix = os.fspath(path), suffix_of(path)
     writer = writable().get(suffix)

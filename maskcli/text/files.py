@@ -43,7 +43,8 @@ def read_lines(path: str) -> Lines:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise MaskcliError(
-            f"{quoted(path)} is not UTF-8 (byte {data[error.start]:#04x} at offset {error.start}); save it as UTF-8 text"
+            f"{quoted(path)} is not UTF-8 (byte {data[error.start]:#04x} at offset {error.start}); "
+            "save it as UTF-8 text"
         ) from None
     return split_lines(text, path)
 
@@ -51,7 +52,7 @@ def read_lines(path: str) -> Lines:
 def split_lines(text: str, source: str = "standard input") -> Lines:
     """One sequence per line; blank lines are skipped, and those inside the text with a warning.
 
-    Only line feeds (with or without a carriage return) end a line: form feeds and the like belong to the text.
+    Only line feeds (with or without a carriage return) end a line; form feeds belong to the text.
     """
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     while lines and not lines[-1].strip():
