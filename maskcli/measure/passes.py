@@ -21,14 +21,17 @@ from maskcli.measure.spans import Span, spans
 from maskcli.tensors import Tensor, on_a_page
 from maskcli.tensors.dtypes import BITS, DTYPES
 
-# Cells of a chunk that is measured in one go (4 MiB as float32): larger ones leave the cache, smaller ones cost calls.
+# Cells of a chunk that is measured in one go (4 MiB as float32): larger ones leave the cache, smaller ones
+# cost calls.
 CHUNK_CELLS = 2**20
 # Rows of a chunk: the fewer, the less of a causal mask's diagonal lies in them; fewer still cost calls.
 BLOCK_ROWS = 128
-# Cells of partly ignored spans that are remembered, for the other heads and the next layers (32 MiB as float32).
+# Cells of partly ignored spans that are remembered, for the other heads and the next layers (32 MiB as
+# float32).
 PLAN_CELLS = 2**23
 
-# Called with the bytes of every chunk that has been measured, from several threads, so that long work can show how far it is.
+# Called with the bytes of every chunk that has been measured, from several threads, so that long work can
+# show how far it is.
 watcher: ContextVar[Callable[[int], None] | None] = ContextVar("watcher", default=None)
 # Threads that read chunks at the same time; fewer where several processes share the cores.
 THREADS = min(8, os.cpu_count() or 1)
@@ -56,8 +59,8 @@ class Chunk(NamedTuple):
 class Measured:
     """Per row of a weights tensor, each [B, H, Q] float32 (float64 for float64 and integers), read-only.
 
-    The sum, the largest and smallest weight, and for each probe mask the sum over the keys that it ignores. NaN where what
-    is counted holds NaN.
+    The sum, the largest and smallest weight, and for each probe mask the sum over the keys that it ignores.
+    NaN where what is counted holds NaN.
     """
 
     total: Array
@@ -101,7 +104,8 @@ def each_chunk(tensor: Tensor, shape: Shape, work: Callable[[Chunk], None], raw:
     progress = watcher.get()
 
     def work_on_some() -> None:
-        # Every thread takes its next chunk itself: one that handed them out would want the interpreter as often as they do.
+        # Every thread takes its next chunk itself: one that handed them out would want the interpreter as
+        # often as they do.
         read = _Reader(tensor, shape, raw)
         try:
             while left:
@@ -159,7 +163,8 @@ class _Reader:
 def measure(tensor: Tensor, shape: Shape, probes: Mapping[str, Mask]) -> Measured:
     """One pass over a tensor seen as [B, H, Q, K]: row sums and extremes, and the mass outside of each probe mask.
 
-    The probes cut the keys into spans; each span is added up once, and not at all where it holds nothing but zeros.
+    The probes cut the keys into spans; each span is added up once, and not at all where it holds nothing but
+    zeros.
     """
     # What is no float is read as one.
     as_stored = tensor.dtype in BITS
@@ -193,7 +198,8 @@ def measure(tensor: Tensor, shape: Shape, probes: Mapping[str, Mask]) -> Measure
 def _once(rows: Array) -> Array:
     """The same array [B, H, Q], read-only, held once along every axis on which it does not vary.
 
-    Much of what is measured is 0 in every row, or the same in every head: a file of many short rows would fill the memory.
+    Much of what is measured is 0 in every row, or the same in every head: a file of many short rows would
+    fill the memory.
     """
     held = rows
     for axis in range(3):

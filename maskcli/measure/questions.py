@@ -51,20 +51,12 @@ def first_sums(tensor: Tensor, shape: Shape) -> tuple[Array, Array]:
 
 
 def column_mass(tensor: Tensor, shape: Shape, rows: Array) -> Array:
-    """The mass that flagged rows [B, H, Q] give each key, [B, K]; rows with NaN count as nothing."""
-    mass = np.zeros((shape[0], shape[3]))
-    for chunk in read_chunks(tensor, shape):
-        flagged = rows[chunk.place]
-        mass[chunk.batch] += np.nan_to_num(chunk.values[flagged]).sum(axis=0, dtype=np.float64)
-    return mass
-
-
-def column_mass_by_head(tensor: Tensor, shape: Shape, rows: Array) -> Array:
-    """The mass that flagged rows [B, H, Q] of each head give each key, [B, H, K]; rows with NaN count as nothing."""
+    """The mass that flagged rows [B, H, Q] of each head give each key, float64 [B, H, K]; NaN counts as nothing."""
     mass = np.zeros((shape[0], shape[1], shape[3]))
     for chunk in read_chunks(tensor, shape):
-        values = np.nan_to_num(chunk.values) * rows[chunk.place][..., None]
-        mass[chunk.batch, slice(*chunk.heads)] += values.sum(axis=1)
+        heads = range(*chunk.heads)
+        for head, values, flagged in zip(heads, chunk.values, rows[chunk.place], strict=True):
+            mass[chunk.batch, head] += np.nan_to_num(values[flagged]).sum(axis=0, dtype=np.float64)
     return mass
 
 

@@ -14,7 +14,8 @@ from maskcli.arrays import Array
 from maskcli.measure.spans import Span
 from maskcli.tensors.dtypes import BITS, DTYPES, decoder
 
-# Keys added up in float32 before float64 takes over, so that rounding stays near 1e-6 of a row's sum however long the row is.
+# Keys added up in float32 before float64 takes over, so that rounding stays near 1e-6 of a row's sum however
+# long the row is.
 EXACT_KEYS = 4096
 
 
@@ -33,8 +34,9 @@ class RowSums(NamedTuple):
 def row_sums(raw: Array, dtype: str, cuts: Sequence[Span]) -> RowSums:
     """What lies in rows [h, q, K] of stored elements of a float type, cut into spans that cover all keys.
 
-    As long as there is no sign, infinity or NaN, the order of numbers is the order of their bits, and a span whose largest
-    bits are 0 needs no second look. Attention weights are such numbers, and half of a causal map is such spans.
+    As long as there is no sign, infinity or NaN, the order of numbers is the order of their bits, and a span
+    whose largest bits are 0 needs no second look. Attention weights are such numbers, and half of a causal
+    map is such spans.
     """
     known = BITS[dtype]
     bits = raw.view(known.unsigned)

@@ -12,15 +12,16 @@ from maskcli.arrays import Array
 from maskcli.masks import views
 from maskcli.masks.mask import Mask
 
-# Spans narrower than an equal share of the keys among this many are joined: each costs calls, however few keys it has.
+# Spans narrower than an equal share of the keys among this many are joined: each costs calls, however few
+# keys it has.
 MAX_SPANS = 32
 
 
 class Mixed(NamedTuple):
     """Keys `start` to `stop` that masks ignore in some cells only.
 
-    Names of equal masks, and float32 [rows, stop - start], 1 where the cell is ignored and 0 elsewhere (one row when all
-    rows are alike).
+    Names of equal masks, and float32 [rows, stop - start], 1 where the cell is ignored and 0 elsewhere (one
+    row when all rows are alike).
     """
 
     names: tuple[str, ...]

@@ -73,7 +73,7 @@ def left_padding(weights: Tensor, shape: Shape, allowed: Mask) -> Array | None:
     whole = np.all(through, axis=1)
     leading = np.where(np.all(whole, axis=1), queries, np.argmin(whole, axis=1))
     behind = np.arange(queries) >= leading[:, None]
-    mass = column_mass(weights, shape, np.broadcast_to(behind[:, None], through.shape))
+    mass = column_mass(weights, shape, np.broadcast_to(behind[:, None], through.shape)).sum(axis=1)
     front = np.arange(keys) < leading[:, None]
     obeyed = (
         ~(through & behind[:, None]).any(axis=(1, 2)) & ~(mass * front).any(axis=1) & (leading < queries - 1)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from maskcli.arrays import Array, Shape
+from maskcli.arrays import Array, Rows, Shape
 from maskcli.masks.kinds import Layout, causal, padding
 from maskcli.masks.kinds import documents as same_document
 from maskcli.masks.mask import Mask
@@ -140,27 +140,54 @@ class Attention(Placed):
         return self.given.keep.broadcast_to(self.shape) if self.given else None
 
     @cached_property
+    def probes(self) -> dict[str, Mask]:
+        """What the weights are measured against: padding, keep, expected, documents and future, as far as known."""
+        future = None if self.roled.kind == "cross" else self.causal
+        masks = {
+            "padding": self.padding,
+            "keep": self.keep,
+            "expected": self.expected,
+            "documents": self.same_document,
+            "future": future,
+        }
+        return {name: mask for name, mask in masks.items() if mask is not None}
+
+    @property
+    def authority(self) -> str | None:
+        """The probe that says what was meant: the declared mask, else the saved one, else the padding."""
+        return next((name for name in ("expected", "keep", "padding") if name in self.probes), None)
+
+    @property
+    def meant_by(self) -> str:
+        """What the authority is, in words."""
+        if self.authority == "expected" and self.declared:
+            return f"{self.declared.source} {self.spec!r}"
+        return f"the mask {self.given.tensor.name!r}" if self.given else "the padding mask"
+
+    @cached_property
     def meant(self) -> Mask | None:
-        """What the weights have to obey: the declared mask, else the saved one and the padding."""
-        if self.expected is not None:
-            return self.expected
-        if self.keep is None or self.padding is None:
-            return self.padding if self.keep is None else self.keep
-        return self.keep & self.padding
+        """What the weights have to obey: what the authority says, and a saved mask with the padding."""
+        if self.keep is not None and self.padding is not None and self.authority == "keep":
+            return self.keep & self.padding
+        return self.probes[self.authority] if self.authority else None
 
     @cached_property
     def future_expected(self) -> str | None:
         """Why nothing behind a query may be seen; None when nothing says so, and for cross-attention."""
-        if self.roled.kind == "cross":
+        if self.roled.kind == "cross" or self.authority not in ("expected", "keep"):
             return None
-        if self.expected is not None and self.declared is not None:
-            says, mask = f"{self.declared.source} {self.spec!r}", self.expected
-        elif self.keep is not None and self.given is not None:
-            says, mask = f"the mask {self.given.tensor.name!r}", self.keep
-        else:
-            return None
-        looks_back = mask.attended > 0 and (mask - self.causal).attended == 0
-        return says if looks_back else None
+        said = self.probes[self.authority]
+        inside = said.attended > 0 and (said - self.causal).attended == 0
+        return self.meant_by if inside else None
+
+    def rows(self, values: Array) -> Array:
+        """Values that broadcast to [B, H, Q], in that shape."""
+        return np.broadcast_to(values, self.shape[:3])
+
+    @property
+    def real(self) -> Rows:
+        """`real_rows` of every head, bool [B, H, Q]."""
+        return self.rows(self.real_rows)
 
     @cached_property
     def real_rows(self) -> Array:
@@ -175,17 +202,7 @@ class Attention(Placed):
     @cached_property
     def measured(self) -> Measured:
         """The one pass over the weights."""
-        probes = {
-            "padding": self.padding,
-            "keep": self.keep,
-            "expected": self.expected,
-            "documents": self.same_document,
-        }
-        if self.roled.kind != "cross":
-            probes["future"] = self.causal
-        return measure(
-            self.tensor, self.shape, {name: mask for name, mask in probes.items() if mask is not None}
-        )
+        return measure(self.tensor, self.shape, self.probes)
 
     @property
     def sample(self) -> Sample:

@@ -10,8 +10,8 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rule import NOT_WEIGHTS, rule
 from maskcli.diagnostics.rules.common import listed
-from maskcli.diagnostics.verdicts.causes import LEAK
 from maskcli.diagnostics.verdicts.judge import verdicts
+from maskcli.diagnostics.verdicts.verdict import LEAK, Kind
 from maskcli.masks.kinds import Layout, causal
 from maskcli.masks.mask import Mask
 from maskcli.measure.passes import measure
@@ -161,7 +161,7 @@ def _head_major(scene: Scene, saved: Saved, batch: int, heads: int) -> bool:
     if (
         saved.keys is None
         or len(saved.keys.real) != batch
-        or any(a is saved.attention for a, _ in verdicts(scene, "another"))
+        or any(a is saved.attention for a, _ in verdicts(scene, Kind.OTHER_SAMPLE))
     ):
         return False
     seen = (

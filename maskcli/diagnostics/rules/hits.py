@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Group(Generic[Extra]):
         """The spread in words: "15 to 47 %"."""
         return percent(*self.spread)
 
-    def layers(self, name: str) -> dict[str, float]:
+    def layers(self, name: str) -> dict[str, Any]:
         """The spread as evidence: `name`_lowest_layer and `name`_highest_layer."""
         low, high = self.spread
         return {f"{name}_lowest_layer": low, f"{name}_highest_layer": high}
@@ -77,20 +77,23 @@ class Group(Generic[Extra]):
 
 
 def fold(hits: Iterable[Hit]) -> list[Group[None]]:
-    """Hits of equal place together."""
+    """Hits of equal place together; those without a flagged row are left out."""
     return fold_by((hit, None) for hit in hits)
 
 
 def fold_by(
     hits: Iterable[tuple[Hit, Extra]], alike: Callable[[Extra], Hashable] | None = None
 ) -> list[Group[Extra]]:
-    """Hits of equal place and equal extra together; with `alike`, of extras for which that is equal."""
+    """Hits of equal place and equal extra together; with `alike`, of extras for which that is equal.
+
+    Hits without a flagged row are left out.
+    """
     groups: dict[tuple[Where, tuple[Where, ...], Hashable], list[tuple[Hit, Extra]]] = {}
     for hit, extra in hits:
-        key: Hashable = extra if alike is None else alike(extra)
-        groups.setdefault((place(hit.rows, hit.keys), places(hit.rows, hit.keys), key), []).append(
-            (hit, extra)
-        )
+        if hit.rows.any():
+            key: Hashable = extra if alike is None else alike(extra)
+            at = place(hit.rows, hit.keys), places(hit.rows, hit.keys), key
+            groups.setdefault(at, []).append((hit, extra))
     return [
         Group(tuple(hit for hit, _ in members), tuple(extra for _, extra in members), where, spots)
         for (where, spots, _), members in groups.items()

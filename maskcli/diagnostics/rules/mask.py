@@ -11,6 +11,7 @@ from maskcli.diagnostics.finding import Found, Where, items_of
 from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.common import Hit, fold, found, told_places
 from maskcli.diagnostics.verdicts.judge import verdicts
+from maskcli.diagnostics.verdicts.verdict import Kind
 from maskcli.masks.conventions import LOWEST, WEAKEST
 from maskcli.masks.mask import Mask, runs_of
 from maskcli.scene.scene import Saved, Scene
@@ -142,7 +143,7 @@ def binary_float_mask(scene: Scene) -> Iterator[Found]:
 
     Fix: pass booleans, or `(1 - mask) * torch.finfo(dtype).min`.
     """
-    shown = {id(a.given): v for a, v in verdicts(scene, "binary") if a.given}
+    shown = {id(a.given): v for a, v in verdicts(scene, Kind.ADDED) if a.given}
     for saved in scene.masks:
         given = saved.given
         binary = given.tensor.dtype in LOWEST and given.values is not None and set(given.values) == {0.0, 1.0}

@@ -6,12 +6,22 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Array, Rows
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rule import rule
-from maskcli.diagnostics.rules.common import FEW, MOSTLY, Hit, fold, found, listed, told_places
+from maskcli.diagnostics.rules.common import FEW, MOSTLY
+from maskcli.diagnostics.rules.hits import Hit, fold_by
+from maskcli.diagnostics.words import listed
 from maskcli.measure.questions import first_sums, query_sums
 from maskcli.scene.scene import Attention, Scene, once
+from maskcli.tensors.tolerances import has_digits
+
+# Where each axis stands in [B, H, Q, K], and how it is called.
+AXES = {"queries": ("queries", -2), "heads": ("heads", 1), "batch": ("the batch", 0)}
+# More sums near 1 than this are those of a softmax over the keys.
+SOFTMAX_ROWS = 0.1
+# More sums than this share of the odd ones, between them and 1, are those of a weak sink.
+FADING = 0.1
 
 
 @rule(
@@ -20,42 +30,31 @@ from maskcli.scene.scene import Attention, Scene, once
 def unnormalised_rows(scene: Scene) -> Iterator[Found]:
     """Rows sum to one number other than 1, or only some rows do not sum to 1.
 
-    A softmax over the keys sums to 1. One other constant points to a scale applied afterwards; a few odd rows point to
-    something done to those rows only. Dropout, attention sinks and sigmoid attention have sums that vary from row to row,
-    and are left alone.
+    A softmax over the keys sums to 1. One other constant points to a scale applied afterwards; a few odd rows
+    point to something done to those rows only. Dropout, attention sinks and sigmoid attention have sums that
+    vary from row to row, and are left alone.
 
-    In code: weights multiplied or clipped after the softmax, averaged with the wrong divisor, saved after an in-place
-    change.
+    In code: weights multiplied or clipped after the softmax, averaged with the wrong divisor, saved after an
+    in-place change.
 
     Fix: save the weights right behind the softmax, before anything scales them.
     """
     hits = []
     for attention in scene.attentions:
-        if _softmax_axis(attention):
-            continue
         rows, constant = _odd_sums(attention)
-        if rows.any():
-            hits.append(
-                Hit(attention.name, rows, None, attention.measured.total, "constant" if constant else "")
-            )
-    for members, where, each in fold(hits):
-        low, high = (
-            float(f(m.share[m.rows]))
-            for m, f in ((members[0], np.min), (members[0], np.max))
-            if m.share is not None
-        )
-        which = (
-            f"all rows sum to {low:.6g}"
-            if members[0].note
-            else f"{told_places(where, each, 'queries')} sum to {low:.4g} to {high:.4g}, all others to 1"
-        )
-        yield found(
-            members,
-            where,
-            each,
+        if rows.any() and not _softmax_axis(attention):
+            hits.append((Hit(attention.name, rows), (constant, attention.measured.total[rows])))
+    for group in fold_by(hits, alike=lambda extra: extra[0]):
+        constant, sums = group.extra
+        low, high = float(sums.min()), float(sums.max())
+        which = f"{group.told('queries')} sum to {low:.4g} to {high:.4g}, all others to 1"
+        if constant:
+            which = f"all rows sum to {low:.6g}"
+        yield group.found(
             f"{which}; a softmax over the keys sums to 1",
             "save the weights right behind the softmax, before they are scaled, clipped or averaged",
-            {"lowest_sum": low, "highest_sum": high},
+            lowest_sum=low,
+            highest_sum=high,
         )
 
 
@@ -63,31 +62,25 @@ def unnormalised_rows(scene: Scene) -> Iterator[Found]:
 def softmax_axis(scene: Scene) -> Iterator[Found]:
     """The weights sum to 1 over queries, heads or the batch, and not over keys: the softmax ran over another axis.
 
-    The numbers look like attention, but no query gets a weighted mean of the values, and a mask over keys means something
-    else.
+    The numbers look like attention, but no query gets a weighted mean of the values, and a mask over keys
+    means something else.
 
     In code: `softmax(dim=1)`, `softmax(dim=2)` or `F.softmax(x)` without `dim` on scores [B, H, Q, K].
 
     Fix: `softmax(dim=-1)`.
     """
-    by_axis: dict[str, list[Hit]] = {}
-    for attention in scene.attentions:
-        axis = _softmax_axis(attention)
-        if axis:
-            rows = np.broadcast_to(attention.real_rows, attention.shape[:3])
-            by_axis.setdefault(axis, []).append(Hit(attention.name, rows, None, attention.measured.total))
-    dims = {"queries": "-2", "heads": "1", "batch": "0"}
-    for axis, hits in by_axis.items():
-        for members, where, each in fold(hits):
-            low, high = (float(f(members[0].share)) for f in (np.min, np.max) if members[0].share is not None)
-            yield found(
-                members,
-                where,
-                each,
-                f"weights sum to 1 over {'the ' if axis == 'batch' else ''}{axis} and to {low:.3g} to {high:.3g} over keys: "
-                f"the softmax ran over dim={dims[axis]}",
+    axes = {attention.name: _softmax_axis(attention) for attention in scene.attentions}
+    for axis, (name, dim) in AXES.items():
+        sick = [attention for attention in scene.attentions if axes[attention.name] == axis]
+        hits = ((Hit(attention.name, attention.real), attention.measured.total) for attention in sick)
+        for group in fold_by(hits, alike=lambda _: None):
+            low, high = float(group.extra.min()), float(group.extra.max())
+            yield group.found(
+                f"weights sum to 1 over {name} and to {low:.3g} to {high:.3g} over keys: the softmax ran over "
+                f"dim={dim}",
                 "use softmax(dim=-1): each query's weights over the keys sum to 1",
-                {"lowest_row_sum": low, "highest_row_sum": high},
+                lowest_row_sum=low,
+                highest_row_sum=high,
             )
 
 
@@ -95,34 +88,26 @@ def softmax_axis(scene: Scene) -> Iterator[Found]:
 def invalid_weights(scene: Scene) -> Iterator[Found]:
     """Weights are negative, infinite or greater than 1: these are not attention weights.
 
-    A softmax yields numbers from 0 to 1. Values outside mean that scores, log-probabilities or an uninitialised buffer were
-    saved in their place, and every other check of this tensor would be about the wrong thing.
+    A softmax yields numbers from 0 to 1. Values outside mean that scores, log-probabilities or an
+    uninitialised buffer were saved in their place, and every other check of this tensor would be about the
+    wrong thing.
 
     In code: returning the scores before the softmax, or a debug output of a fused kernel.
 
-    Fix: save what comes out of the softmax. Fused kernels do not return it: use the eager implementation to look at it.
+    Fix: save what comes out of the softmax. Fused kernels do not return it: use the eager implementation to
+    look at it.
     """
-    hits = []
-    for attention in scene.attentions:
-        measured = attention.measured
-        low, high = measured.low < 0, measured.high > 1 + attention.tolerance
-        bad = low | np.isinf(measured.low) | np.isinf(measured.high)
-        if high.any() and not bad.any() and not _has_zeros(attention) and not _odd_sums(attention)[0].any():
-            bad = high
-        if bad.any():
-            hits.append(Hit(attention.name, bad, None, np.where(low, measured.low, measured.high)))
-    measures = {attention.name: attention.measured for attention in scene.attentions}
-    for members, where, each in fold(hits):
-        low_value = min(np.nanmin(measures[hit.tensor].low) for hit in members)
-        high_value = max(np.nanmax(measures[hit.tensor].high) for hit in members)
-        yield found(
-            members,
-            where,
-            each,
-            f"values run from {low_value:.4g} to {high_value:.4g}, where weights lie between 0 and 1: "
-            f"{listed([m.tensor for m in members])} holds scores or something else",
+    invalid = ((attention, _invalid(attention)) for attention in scene.attentions)
+    hits = ((Hit(attention.name, rows), attention.measured) for attention, rows in invalid)
+    for group in fold_by(hits, alike=lambda _: None):
+        low = min(np.nanmin(measured.low) for measured in group.extras)
+        high = max(np.nanmax(measured.high) for measured in group.extras)
+        yield group.found(
+            f"values run from {low:.4g} to {high:.4g}, where weights lie between 0 and 1: "
+            f"{listed(group.tensors)} holds scores or something else",
             "save what comes out of the softmax (or pass --role scores=FILE:TENSOR when these are the scores)",
-            {"lowest": _finite(low_value), "highest": _finite(high_value)},
+            lowest=_finite(low),
+            highest=_finite(high),
         )
 
 
@@ -130,47 +115,56 @@ def _finite(value: float) -> float | str:
     return float(value) if np.isfinite(value) else str(float(value))
 
 
-def _odd_sums(attention: Attention) -> tuple[Array, bool]:
+def _invalid(attention: Attention) -> Rows:
+    """Rows [B, H, Q] with values that no weights have; those above 1 alone can also be dropout's, or ReLU attention's."""
+    measured = attention.measured
+    high = measured.high > 1 + attention.tolerance
+    bad = (measured.low < 0) | np.isinf(measured.low) | np.isinf(measured.high)
+    if bad.any() or not high.any():
+        return bad
+    has_zeros = (measured.low[high] == 0).all()
+    return bad if has_zeros or _odd_sums(attention)[0].any() else high
+
+
+def _odd_sums(attention: Attention) -> tuple[Rows, bool]:
     """Rows whose sum is odd, and whether all sums are the same number."""
-    total = attention.measured.total
+    total, rounding = attention.measured.total, attention.rounding
     none = np.zeros(total.shape, bool)
-    rows = np.broadcast_to(attention.real_rows, total.shape) & np.isfinite(total) & (total != 0)
-    if not rows.any() or (attention.measured.low < 0).any():
-        return none, False
+    rows = attention.real & np.isfinite(total) & (total != 0)
     off = rows & (np.abs(total - 1) > attention.tolerance)
-    if not off.any():
+    if not off.any() or (attention.measured.low < 0).any():
         return none, False
     if off[rows].all():
-        low, high = total[rows].min(), total[rows].max()
-        constant = rows.sum() >= FEW and high - low <= 2 * attention.tolerance * max(high, 1e-3)
-        return (rows if constant and not _may_be_sink(attention, rows) else none), True
+        return rows if _is_constant(attention, rows) else none, True
     # Dropout, sinks and sigmoids leave hardly any sum at 1; rows of one key can be 1 among them.
     normal = (rows & ~off).sum() / rows.sum()
     # A weak sink takes a little from every row: its sums fade into 1, where odd rows stand apart from it.
-    between = rows & ~off & (np.abs(total - 1) > attention.rounding)
-    if (
-        normal < MOSTLY
-        or between.sum() > 0.1 * off.sum()
-        or _has_dropout(attention, off)
-        or _spread(total[off], attention.rounding)
-    ):
+    between = rows & ~off & (np.abs(total - 1) > rounding)
+    if normal < MOSTLY or between.sum() > FADING * off.sum():
         return none, False
-    return off, False
+    by_design = _has_dropout(total[off]) or _spread(total[off], rounding)
+    return none if by_design else off, False
 
 
-def _may_be_sink(attention: Attention, rows: Array) -> bool:
+def _is_constant(attention: Attention, rows: Rows) -> bool:
+    """Whether sums are one number, and that of no attention sink."""
+    total = attention.measured.total[rows]
+    same = np.ptp(total) <= 2 * attention.tolerance * max(total.max(), 1e-3)
+    return len(total) >= FEW and bool(same) and not _may_be_sink(attention, rows)
+
+
+def _may_be_sink(attention: Attention, rows: Rows) -> bool:
     """Whether a constant sum below 1 can be an attention sink among nearly equal scores, which makes it n / (n + 1).
 
-    Rows over different numbers of keys cannot share such a sum; in float32, equal scores alone make it the same to 1e-5.
+    Rows over different numbers of keys cannot share such a sum; in float32, equal scores alone make it the
+    same to 1e-5.
     """
     total = attention.measured.total[rows]
     if total.max() > 1:
         return False
-    counts = (
-        attention.meant.keys_per_query if attention.meant is not None else attention.causal.keys_per_query
-    )
-    different = np.ptp(np.broadcast_to(counts, attention.shape[:3])[rows]) > 1
-    return not different and (np.ptp(total) > 1e-5 or attention.tensor.dtype not in ("float32", "float64"))
+    allowed = attention.causal if attention.meant is None else attention.meant
+    counts = attention.rows(allowed.keys_per_query)[rows]
+    return np.ptp(counts) <= 1 and bool(np.ptp(total) > 1e-5 or not has_digits(attention.tensor.dtype))
 
 
 def _spread(sums: Array, rounding: float) -> bool:
@@ -178,35 +172,27 @@ def _spread(sums: Array, rounding: float) -> bool:
     return bool(sums.size > 1 and (sums < 1).all() and np.ptp(sums) > 4 * rounding)
 
 
-def _has_dropout(attention: Attention, off: Array) -> bool:
-    """Whether the odd rows lie on both sides of 1, as kept weights scaled by 1/(1-p) among zeros make them."""
-    sums = attention.measured.total[off]
+def _has_dropout(sums: Array) -> bool:
+    """Whether odd sums lie on both sides of 1, as kept weights scaled by 1/(1-p) among zeros make them."""
     return bool((sums > 1).any() and (sums < 1).any())
-
-
-def _has_zeros(attention: Attention) -> bool:
-    """Whether rows above 1 also hold exact zeros, as dropout and ReLU attention do."""
-    return bool((attention.measured.low[attention.measured.high > 1 + attention.tolerance] == 0).all())
 
 
 @once
 def _softmax_axis(attention: Attention) -> str | None:
     """The axis, other than keys, over which the weights sum to 1; None when keys do or no axis does."""
-    total = attention.measured.total
-    rows = np.isfinite(total)
-    if not rows.all() or (attention.measured.low < 0).any() or attention.looks_empty.all():
+    total, tolerance = attention.measured.total, attention.tolerance
+    if not np.isfinite(total).all() or (attention.measured.low < 0).any() or attention.looks_empty.all():
         return None
-    if (np.abs(total - 1) <= attention.tolerance).mean() > 0.1:
+    if (np.abs(total - 1) <= tolerance).mean() > SOFTMAX_ROWS:
         return None
     batch, heads, queries, _ = attention.shape
-    if queries > 1 and all(
-        _ones(sums, attention.tolerance) for sums in query_sums(attention.tensor, attention.shape)
-    ):
+    tensor, shape = attention.tensor, attention.shape
+    if queries > 1 and all(_ones(sums, tolerance) for sums in query_sums(tensor, shape)):
         return "queries"
-    over_heads, over_batch = first_sums(attention.tensor, attention.shape)
-    if heads > 1 and _ones(over_heads, attention.tolerance):
+    over_heads, over_batch = first_sums(tensor, shape)
+    if heads > 1 and _ones(over_heads, tolerance):
         return "heads"
-    return "batch" if batch > 1 and _ones(over_batch, attention.tolerance) else None
+    return "batch" if batch > 1 and _ones(over_batch, tolerance) else None
 
 
 def _ones(sums: Array, tolerance: float) -> bool:

@@ -1,0 +1,141 @@
+"""Masks that only soften: forbidden keys keep a small, constant or evenly shifted part of their weight."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from maskcli.arrays import Array, Rows
+from maskcli.diagnostics.verdicts.verdict import FEW_KEYS, Kind, Softened, Verdict
+from maskcli.masks.mask import Mask
+from maskcli.scene.scene import Attention
+from maskcli.tensors.tolerances import tolerances
+
+# A soft mask leaves a forbidden key at most this share of an allowed one's weight: exp(-3). What a model that
+# reads its padding gives it lies between 0.15 and 1 (measured), and differs from head to head.
+SOFTENED = 0.05
+
+
+class Looked(NamedTuple):
+    """Sampled cells: what they weigh, which of them are allowed, both [items, heads, n, K], and which rows count [.., n]."""
+
+    values: Array
+    allowed: Array
+    rows: Array
+
+
+def soft(attention: Attention, rows: Rows, share: Array) -> Verdict | None:
+    """A soft mask over flagged rows [B, H, Q], by what was added to forbidden scores, by equal weights, or by small ones."""
+    if attention.meant is None:
+        return None
+    looked = _look(attention, attention.meant, rows)
+    if not looked.rows.any():
+        return None
+    bias = implied_bias(attention, looked)
+    if bias is not None and bias.even:
+        extra = Softened("implied_bias", bias.strength) if bias.lowers else None
+    else:
+        extra = _constant(attention, looked, only_real=bias is None) or _small(looked)
+    return None if extra is None else Verdict(Kind.SOFT, rows, share, attention.meant, extra)
+
+
+def _look(attention: Attention, meant: Mask, rows: Rows) -> Looked:
+    """The sample, with the flagged rows that have both allowed and forbidden keys."""
+    sample = attention.sample
+    allowed = sample.allowed(meant)
+    chosen = sample.of(rows) & (allowed.sum(axis=3) > 0) & ((~allowed).sum(axis=3) > 0)
+    return Looked(sample.values, allowed, chosen)
+
+
+def _constant(attention: Attention, looked: Looked, only_real: bool) -> Softened | None:
+    """Every forbidden key of a row weighs the same, while allowed ones differ."""
+    values, allowed = looked.values.astype(np.float64), looked.allowed
+    telling = ~allowed
+    # Padding tokens that share a position have one key, and so one weight, without any mask: only real tokens
+    # tell.
+    if only_real and attention.keys is not None:
+        telling = telling & attention.keys.real[: len(values), None, None]
+    several = looked.rows & (telling.sum(axis=3) > 1) & (allowed.sum(axis=3) > 1)
+    low, high = extremes(values, telling)
+    least, most = extremes(values, allowed)
+    constant = several & (low == high) & (low > 0) & (most > 1.01 * least)
+    if several.sum() < FEW_KEYS or not constant[several].all():
+        return None
+    return Softened("constant_weight", float(low[several].mean()))
+
+
+def _small(looked: Looked) -> Softened | None:
+    """A forbidden key weighs something in every head, and everywhere far less than an allowed one."""
+    per_allowed, per_forbidden = _mean(looked.values, looked.allowed), _mean(looked.values, ~looked.allowed)
+    ratio = np.divide(per_forbidden, per_allowed, out=np.ones(per_allowed.shape), where=per_allowed > 0)
+    heads = np.where(looked.rows, ratio, 0.0).max(axis=(0, 2), initial=0.0)
+    if heads.min() <= 0 or heads.max() >= SOFTENED:
+        return None
+    return Softened("ratio", float(ratio[looked.rows].mean()))
+
+
+def _mean(values: Array, chosen: Array) -> Array:
+    mean: Array = (values.astype(np.float64) * chosen).sum(axis=3) / np.maximum(chosen.sum(axis=3), 1)
+    return mean
+
+
+def extremes(values: Array, chosen: Array) -> tuple[Array, Array]:
+    """The lowest and highest of the chosen values along the last axis; infinities where none is chosen."""
+    low = np.min(values, axis=-1, where=chosen, initial=np.inf)
+    high = np.max(values, axis=-1, where=chosen, initial=-np.inf)
+    return low, high
+
+
+def of_sample(attention: Attention, role: str) -> Array | None:
+    """The sampled rows of a tensor of the map's own shape, such as its scores; None when it was not saved in that shape."""
+    tensor = attention.parts.get(role)
+    if tensor is None or tensor.shape != attention.tensor.shape:
+        return None
+    sample = attention.sample
+    rows = np.empty(sample.values.shape)
+    for item, head in np.ndindex(sample.items, sample.heads):
+        start = (item * attention.shape[1] + head) * attention.shape[2]
+        rows[item, head] = [tensor.rows(start + q, start + q + 1)[0] for q in sample.queries.tolist()]
+    return rows
+
+
+class Bias(NamedTuple):
+    """What was really added to forbidden scores: its median, how far it varies, and how far rounding takes it."""
+
+    strength: float
+    spread: float
+    rounding: float
+
+    @property
+    def even(self) -> bool:
+        """Whether it is the same for every key, up to rounding."""
+        return self.spread <= self.rounding
+
+    @property
+    def lowers(self) -> bool:
+        """Whether it takes anything away."""
+        return self.strength < -self.rounding
+
+
+def implied_bias(attention: Attention, looked: Looked) -> Bias | None:
+    """What was added to forbidden scores, from log W - S centred on the allowed keys.
+
+    None without scores of the map's shape, or when W is no softmax of S on the allowed keys.
+    """
+    scores = of_sample(attention, "scores")
+    if scores is None:
+        return None
+    weighed = (looked.values > 0) & np.isfinite(scores) & looked.rows[..., None]
+    logs = np.log(looked.values, out=np.zeros(scores.shape), where=weighed)
+    added = logs - np.where(weighed, scores, 0.0)
+    kept, lost = looked.allowed & weighed, ~looked.allowed & weighed
+    counts = kept.sum(axis=3, keepdims=True)
+    added = added - (added * kept).sum(axis=3, keepdims=True) / np.maximum(counts, 1)
+    # A row that weighs no allowed key has nothing to be centred on.
+    kept, lost = kept & (counts > 0), lost & (counts > 0)
+    rounding = 4 * tolerances(attention.tensor.dtype).bias
+    if not lost.any() or np.abs(added[kept]).max(initial=0.0) > rounding:
+        return None
+    middle = float(np.median(added[lost]))
+    return Bias(middle, float(np.abs(added[lost] - middle).max()), rounding)
