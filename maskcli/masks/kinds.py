@@ -64,8 +64,8 @@ class Fit(NamedTuple):
     """
 
     rank: int
-    when: Callable[[Edges], bool]
     numbers: Callable[[Edges], list[Numbers]]
+    when: Callable[[Edges], bool] = lambda _: True
     usual: bool = False
     under_causal: bool = False
 
@@ -97,14 +97,12 @@ def full(layout: Layout) -> Mask:
 
 def causal(layout: Layout) -> Mask:
     """k <= p."""
-    return Mask.from_intervals(layout.shape, np.zeros(1, np.int64), layout.positions + 1)
+    return Mask.from_intervals(layout.shape, 0, layout.positions + 1)
 
 
 def causal_top_left(layout: Layout) -> Mask:
     """k <= q: torch SDPA's is_causal, whatever the past."""
-    return Mask.from_intervals(
-        layout.shape, np.zeros(1, np.int64), np.arange(layout.queries).reshape(1, 1, -1) + 1
-    )
+    return Mask.from_intervals(layout.shape, 0, layout.positions - layout.past + 1)
 
 
 def padding(layout: Layout) -> Mask:
@@ -122,12 +120,12 @@ def combined(layout: Layout) -> Mask:
 
 def prefix(layout: Layout, size: int) -> Mask:
     """k < N."""
-    return Mask.from_intervals(layout.shape, np.zeros((1, 1, 1), np.int64), np.full((1, 1, 1), size))
+    return Mask.from_intervals(layout.shape, 0, size)
 
 
 def prefix_lm(layout: Layout, size: int) -> Mask:
     """k < N or k <= p."""
-    return Mask.from_intervals(layout.shape, np.zeros(1, np.int64), np.maximum(layout.positions + 1, size))
+    return Mask.from_intervals(layout.shape, 0, np.maximum(layout.positions + 1, size))
 
 
 def window(layout: Layout, reach: int) -> Mask:
@@ -206,11 +204,7 @@ def dilated(layout: Layout, reach: int, step: int) -> Mask:
 
 def global_(layout: Layout, size: int) -> Mask:
     """k < N or p < N (Longformer's global tokens)."""
-    return Mask.from_intervals(
-        layout.shape,
-        np.zeros(1, np.int64),
-        np.where(layout.positions < size, layout.keys, min(size, layout.keys)),
-    )
+    return Mask.from_intervals(layout.shape, 0, np.where(layout.positions < size, layout.keys, size))
 
 
 def _same_label(layout: Layout, ids: Array) -> Mask:
@@ -271,10 +265,6 @@ def _looks_ahead(edges: Edges) -> bool:
     return edges.ahead > 0
 
 
-def _always(_: Edges) -> bool:
-    return True
-
-
 def _reach(edges: Edges) -> int:
     return max(edges.ahead, edges.behind, 0)
 
@@ -282,13 +272,13 @@ def _reach(edges: Edges) -> int:
 # Every kind of the spec language, in the order in which it is listed.
 KINDS: dict[str, Kind] = {
     "full": Kind(full, (), "", "kv_idx >= 0"),
-    "causal": Kind(causal, (), "q", "kv_idx <= {p}", Fit(1, _looks_back, lambda _: [()], usual=True)),
+    "causal": Kind(causal, (), "q", "kv_idx <= {p}", Fit(1, lambda _: [()], _looks_back, usual=True)),
     "causal-top-left": Kind(
         causal_top_left,
         (),
         "q",
         "kv_idx <= q_idx",
-        Fit(3, lambda edges: edges.layout.past > 0 and edges.top_left <= 0, lambda _: [()], usual=True),
+        Fit(3, lambda _: [()], lambda edges: edges.layout.past > 0 and edges.top_left <= 0, usual=True),
     ),
     "padding": Kind(padding, (), "b", _real_condition, needs="padding"),
     "combined": Kind(combined, (), "bq", _combined_condition, needs="padding"),
@@ -298,7 +288,7 @@ KINDS: dict[str, Kind] = {
         ("N",),
         "",
         "kv_idx < {N}",
-        Fit(6, _looks_ahead, lambda edges: [(edges.last,)], usual=True),
+        Fit(6, lambda edges: [(edges.last,)], _looks_ahead, usual=True),
         grows=True,
     ),
     "prefix-lm": Kind(
@@ -306,21 +296,21 @@ KINDS: dict[str, Kind] = {
         ("N",),
         "q",
         "(kv_idx < {N}) | (kv_idx <= {p})",
-        Fit(5, _looks_ahead, lambda edges: edges.prefix_lm()),
+        Fit(5, lambda edges: edges.prefix_lm(), _looks_ahead),
     ),
     "window": Kind(
         window,
         ("R",),
         "q",
         "({p} - kv_idx).abs() <= {R}",
-        Fit(4, _looks_ahead, lambda edges: [(_reach(edges),)], usual=True, under_causal=True),
+        Fit(4, lambda edges: [(_reach(edges),)], _looks_ahead, usual=True, under_causal=True),
     ),
     "sliding": Kind(
         sliding,
         ("W",),
         "q",
         "(kv_idx <= {p}) & ({p} - kv_idx < {W})",
-        Fit(2, _looks_back, lambda edges: [(max(edges.behind + 1, 1),)], usual=True),
+        Fit(2, lambda edges: [(max(edges.behind + 1, 1),)], _looks_back, usual=True),
         lowest=1,
     ),
     "blocks": Kind(
@@ -328,18 +318,18 @@ KINDS: dict[str, Kind] = {
         ("B",),
         "q",
         "{p} // {B} == kv_idx // {B}",
-        Fit(7, _always, lambda edges: edges.blocks(), under_causal=True),
+        Fit(7, lambda edges: edges.blocks(), under_causal=True),
         lowest=1,
     ),
     "chunked": Kind(
-        chunked, ("C",), "bq", _chunked_condition, Fit(8, _looks_back, lambda edges: edges.chunks()), lowest=1
+        chunked, ("C",), "bq", _chunked_condition, Fit(8, lambda edges: edges.chunks(), _looks_back), lowest=1
     ),
     "documents": Kind(
         documents,
         ("...",),
         "bq",
         _documents_condition,
-        Fit(9, _always, lambda edges: edges.documents(), under_causal=True),
+        Fit(9, lambda edges: edges.documents(), under_causal=True),
         needs="documents",
     ),
     "dilated": Kind(
@@ -347,7 +337,7 @@ KINDS: dict[str, Kind] = {
         ("R", "D"),
         "q",
         "(({p} - kv_idx).abs() <= {R}) & (({p} - kv_idx) % {D} == 0)",
-        Fit(10, lambda edges: edges.step > 1, lambda edges: [(_reach(edges), edges.step)]),
+        Fit(10, lambda edges: [(_reach(edges), edges.step)], lambda edges: edges.step > 1),
         lowest=1,
     ),
     "global": Kind(global_, ("N",), "q", "(kv_idx < {N}) | ({p} < {N})", grows=True),

@@ -45,9 +45,10 @@ class Mask:
     # Making masks
 
     @classmethod
-    def from_intervals(cls, shape: Shape, starts: Array, stops: Array) -> Mask:
+    def from_intervals(cls, shape: Shape, starts: Array | int, stops: Array | int) -> Mask:
         """One interval a row, clipped to 0..K, maybe empty: `starts` and `stops` broadcast to [b, h, q]."""
         _check_shape(shape)
+        starts, stops = np.atleast_3d(starts), np.atleast_3d(stops)
         return _intervals(shape, np.clip(starts, 0, shape[3]), np.clip(stops, 0, shape[3]))
 
     @classmethod
@@ -71,7 +72,8 @@ class Mask:
     def from_dense_rows(cls, shape: Shape, chunks: Iterable[Array]) -> Mask:
         """The mask whose boolean rows [n, K], in order over B, H and Q, come in `chunks`."""
         _check_shape(shape)
-        counts, starts, stops = [], [], []
+        none = np.zeros(0, np.int32)
+        counts, starts, stops = [none], [none], [none]
         total = 0
         for chunk in chunks:
             count, start, stop = dense_runs(chunk)
@@ -80,13 +82,13 @@ class Mask:
             counts.append(count)
             starts.append(start)
             stops.append(stop)
-        return cls(shape, shape[:3], pointer_of(_joined(counts)), _joined(starts), _joined(stops))
+        pointer = pointer_of(np.concatenate(counts))
+        return cls(shape, shape[:3], pointer, np.concatenate(starts), np.concatenate(stops))
 
     @classmethod
     def full(cls, shape: Shape) -> Mask:
         """Every query attends to every key."""
-        zero = np.zeros((1, 1, 1), np.int32)
-        return cls.from_intervals(shape, zero, zero + shape[3])
+        return cls.from_intervals(shape, 0, shape[3])
 
     # The algebra
 
@@ -172,7 +174,7 @@ class Mask:
         return self.take(self.shape, np.broadcast_to(self._row_index(), stored))
 
     def broadcast_to(self, shape: Shape) -> Mask | None:
-        """The same rows as a mask of `shape`, or None when an axis is neither 1 nor the asked-for size."""
+        """The same rows as a mask of `shape`; None when an axis is neither 1 nor the asked-for size."""
         fitting = all(held in (1, asked) for held, asked in zip(self.stored, shape[:3], strict=True))
         if not fitting or shape[3] != self.shape[3]:
             return None
@@ -381,10 +383,6 @@ def pointer_of(counts: Array) -> Array:
     pointer = np.zeros(counts.size + 1, np.int64)
     np.cumsum(counts, out=pointer[1:])
     return pointer
-
-
-def _joined(parts: list[Array]) -> Array:
-    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
 
 def _check_shape(shape: Shape) -> None:

@@ -24,7 +24,7 @@ ROW = Kind(
     ("N",),
     "q",
     "kv_idx % {N} == {p} % {N}",
-    Fit(11, lambda edges: edges.step > 1, lambda edges: [(edges.step,)]),
+    Fit(11, lambda edges: [(edges.step,)], lambda edges: edges.step > 1),
     lowest=1,
 )
 
