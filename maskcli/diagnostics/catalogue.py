@@ -12,6 +12,7 @@ from maskcli.diagnostics.rules import (
     leaks,
     mask,
     mask_patterns,
+    mask_values,
     numerics,
     positions,
     products,
@@ -23,8 +24,8 @@ from maskcli.diagnostics.rules import (
 from maskcli.errors import MaskcliError
 
 RULES: tuple[Rule, ...] = (
-    mask.nan_mask,
-    mask.negated_integer_mask,
+    mask_values.nan_mask,
+    mask_values.negated_integer_mask,
     tokens.swapped_token_types,
     mask_patterns.misaligned_causal,
     mask_patterns.shifted_diagonal,
@@ -44,10 +45,10 @@ RULES: tuple[Rule, ...] = (
     sums.unnormalised_rows,
     weights.uniform_attention,
     weights.uniform_masked_row,
-    mask.binary_float_mask,
+    mask_values.binary_float_mask,
     mask.query_axis_mask,
-    mask.weak_fill,
-    mask.overflowed_fill,
+    mask_values.weak_fill,
+    mask_values.overflowed_fill,
     mask.empty_row,
     leaks.empty_cache_slots,
     products.grouped_heads_order,

@@ -28,8 +28,8 @@ QUOTED = 3
 class Report:
     """What diagnose found in some files, worst first.
 
-    `checked` are the tensors that rules read and `roles` what each of them is, `unfit` those passed over and why, `decided` the
-    codes of the rules that could decide.
+    `checked` are the tensors that rules read and `roles` what each of them is, `unfit` those passed over and
+    why, `decided` the codes of the rules that could decide.
     """
 
     findings: tuple[Finding, ...]
@@ -62,8 +62,8 @@ class Report:
 class Summary:
     """What reports come to without their findings: all that is kept of files by the thousand.
 
-    `counts` are findings by severity, `roles` checked tensors by role, `unfit` the tensors passed over and why, `decided` the
-    codes that could decide, `undecided` for each set of needs the codes that could not.
+    `counts` are findings by severity, `roles` checked tensors by role, `unfit` the tensors passed over and
+    why, `decided` the codes that could decide, `undecided` for each set of needs the codes that could not.
     """
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SEVERITIES, 0))
@@ -100,9 +100,10 @@ def diagnose(
     token: Callable[[int], str] | None = None,
     rules: Collection[str] | None = None,
 ) -> Report:
-    """Check the tensors of one file. `roled` replaces the roles that names, shapes and values give; options win over the
-    file's metadata; `resolve` reads the files that a declared spec names; `token` turns an id into text; of `rules` only
-    these codes are reported (None: all), though the others still explain what they explain.
+    """Check the tensors of one file. `roled` replaces the roles that names, shapes and values give; options
+    win over the file's metadata; `resolve` reads the files that a declared spec names; `token` turns an id
+    into text; of `rules` only these codes are reported (None: all), though the others still explain what they
+    explain.
     """
     facts = (declared or Declared()).over(from_metadata(file.metadata, file.path)).with_model()
     scenes = build_scenes(file.path, roled if roled is not None else roles_of(file), facts, resolve)

@@ -47,9 +47,11 @@ class Undecided:
 
 
 class Traced(NamedTuple):
-    """Where a running program showed a finding: the modules, the first step, how many checked calls, and the user's own line.
+    """Where a running program showed a finding: the modules, the first step, how many checked calls, and the
+    user's own line.
 
-    A step is a call of the outermost module, counted from 0; `source` is file and line, None when no line is the user's.
+    A step is a call of the outermost module, counted from 0; `source` is file and line, None when no line is
+    the user's.
     """
 
     modules: tuple[str, ...]

@@ -17,7 +17,8 @@ Item = TypeVar("Item")
 Answer = Found | Undecided
 Check = Callable[[Scene], Iterable[Answer]]
 
-# Rules whose findings say that the numbers are no weights of a softmax over keys: they say nothing about a mask.
+# Rules whose findings say that the numbers are no weights of a softmax over keys: they say nothing about a
+# mask.
 NOT_WEIGHTS = ("MSK216", "MSK208", "MSK106")
 # Causes of leaks that need no second word on where they go.
 LEAKS = (*NOT_WEIGHTS, "MSK107", "MSK109", "MSK113", "MSK219")
@@ -27,8 +28,9 @@ LEAKS = (*NOT_WEIGHTS, "MSK107", "MSK109", "MSK113", "MSK219")
 class Rule:
     """A row of the catalogue.
 
-    `needs` holds groups of alternatives: one of each group must be there (the words of needs.NEEDS). A finding is dropped
-    when one of `explained_by`, looked for earlier, was found at the same place. The docstring of `check` documents the rule.
+    `needs` holds groups of alternatives: one of each group must be there (the words of needs.NEEDS). A
+    finding is dropped when one of `explained_by`, looked for earlier, was found at the same place. The
+    docstring of `check` documents the rule.
     """
 
     code: str
@@ -56,7 +58,8 @@ def rule(
     needs: tuple[str | tuple[str, ...], ...],
     explained_by: tuple[str, ...] = (),
 ) -> Callable[[Check], Rule]:
-    """Make a function the check of a rule. Each of `needs` is a word of needs.NEEDS, or a tuple of which one will do.
+    """Make a function the check of a rule. Each of `needs` is a word of needs.NEEDS, or a tuple of which one
+    will do.
 
     Example::
 
@@ -70,7 +73,8 @@ def rule(
 def for_each(
     items: Callable[[Scene], Iterable[Item | Undecided]],
 ) -> Callable[[Callable[[Item, Scene], Answer | None]], Check]:
-    """Make a function of one mask, map or text (and its scene) a check of all in the scene; it answers None to be silent.
+    """Make a function of one mask, map or text (and its scene) a check of all in the scene; it answers None
+    to be silent.
 
     An item that already is Undecided is passed on.
     """
@@ -93,6 +97,6 @@ def masks(scene: Scene) -> tuple[Saved, ...]:
     return scene.masks
 
 
-def texts(scene: Scene) -> tuple[Tokens, ...]:
+def sides(scene: Scene) -> tuple[Tokens, ...]:
     """The token tensors of each side of the batch, for `for_each`."""
     return scene.tokens

@@ -16,8 +16,9 @@ from maskcli.scene.tokens import Tokens, real_tokens
 
 # The label that torch's cross_entropy leaves out by default, and the one that nanoGPT and others use.
 IGNORE_INDEX, OTHER_IGNORE_INDEX = -100, -1
-# Labels are the ids, some places on, when this share of them agrees. Labels made from ids agree to the last one; those of a
-# masked language model that keep every id agree at 85 to 89 %, as one token in seven is replaced.
+# Labels are the ids, some places on, when this share of them agrees. Labels made from ids agree to the last
+# one; those of a masked language model that keep every id agree at 85 to 89 %, as one token in seven is
+# replaced.
 SAME_TEXT = 0.95
 # How many places on the ids are looked for: not moved, moved once, moved twice.
 SHIFTS = (0, 1, 2)
@@ -32,9 +33,10 @@ UNKNOWN_IDS = Undecided("the ids that the labels speak of, in the labels' shape"
 class Reading(NamedTuple):
     """The labels of one side [B, L] beside its ids.
 
-    `supervised` are labels that the loss counts, `real` tokens that are no padding (None: nothing tells), both bool [B, L].
-    `agree` counts, for each shift at which labels[t] is ids[t + shift] nearly everywhere, the labels that show it. `shift` is the
-    one that holds; None when the labels are another sequence, or fit at several.
+    `supervised` are labels that the loss counts, `real` tokens that are no padding (None: nothing tells),
+    both bool [B, L]. `agree` counts, for each shift at which labels[t] is ids[t + shift] nearly everywhere,
+    the labels that show it. `shift` is the one that holds; None when the labels are another sequence, or fit
+    at several.
     """
 
     tokens: Tokens
@@ -126,8 +128,8 @@ def _read(tokens: Tokens, labels: Array, scene: Scene) -> Reading:
 def _agreement(labels: Array, ids: Array, supervised: Array, real: Array | None) -> dict[int, int]:
     """How many supervised labels are the id so many places later, for the shifts at which nearly all are.
 
-    What the last label of a text asks for need not be there: a text ends before padding or, where nothing says what is padding,
-    with its run of labels.
+    What the last label of a text asks for need not be there: a text ends before padding or, where nothing
+    says what is padding, with its run of labels.
     """
     found = {}
     length = labels.shape[1]

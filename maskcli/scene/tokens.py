@@ -33,6 +33,19 @@ class Tokens:
         """The tensor of a role that is there."""
         return self.names[role]
 
+    def real_by_ids(self, declared: Declared) -> Real | None:
+        """Which tokens the ids show to be real, bool [B, L]; None without ids or a pad id."""
+        return None if self.ids is None else real_tokens(self.ids, declared)
+
+    def known_real(self, declared: Declared) -> Real | None:
+        """Which tokens the padding mask, else the ids, show to be real, bool [B, L]."""
+        return self.real_by_ids(declared) if self.real is None else self.real
+
+    @property
+    def padding_name(self) -> str:
+        """The tensor that says which tokens are real."""
+        return self.name("input_ids" if self.real is None else "padding_mask")
+
 
 def real_tokens(ids: Array, declared: Declared) -> Real | None:
     """Which tokens the ids show to be real, bool [B, L]; None when the pad id is not known."""

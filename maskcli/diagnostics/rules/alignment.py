@@ -31,10 +31,12 @@ MOST_CELLS = 2**26
 def ambiguous_broadcast(scene: Scene) -> Iterator[Found]:
     """The mask fits two axes of the scores, and nothing says which one was meant.
 
-    `[B, K]` broadcasts as `[Q, K]` when the batch is as large as the text is long: row b then masks query b of every sample. It
-    works, or fails, by the luck of the batch size. Masks over batch times heads have two orders, too.
+    `[B, K]` broadcasts as `[Q, K]` when the batch is as large as the text is long: row b then masks query b
+    of every sample. It works, or fails, by the luck of the batch size. Masks over batch times heads have two
+    orders, too.
 
-    In code: `attn_mask=padding_mask` of shape `[B, K]` in scaled_dot_product_attention, `mask.repeat(heads, 1, 1)`.
+    In code: `attn_mask=padding_mask` of shape `[B, K]` in scaled_dot_product_attention, `mask.repeat(heads,
+    1, 1)`.
 
     Fix: give every mask its four axes: `mask[:, None, None, :]` for padding, `mask[None, None]` for causal.
     """
@@ -82,12 +84,13 @@ def ambiguous_broadcast(scene: Scene) -> Iterator[Found]:
     explained_by=(*NOT_WEIGHTS, "MSK219"),
 )
 def mask_length(scene: Scene) -> Iterator[Found]:
-    """The mask covers another number of keys than the weights have, and laid on neither end does it agree with them.
+    """The mask covers another number of keys than the weights have, and agrees with them on neither end.
 
-    With a cache or virtual prompt tokens in front there are more keys than tokens. A mask that does not count them, or counts them
-    twice, hides the wrong keys; libraries cut or broadcast it without a word.
+    With a cache or virtual prompt tokens in front there are more keys than tokens. A mask that does not count
+    them, or counts them twice, hides the wrong keys; libraries cut or broadcast it without a word.
 
-    In code: `attention_mask` of the new tokens only beside `past_key_values`, prefix tuning without a longer mask.
+    In code: `attention_mask` of the new tokens only beside `past_key_values`, prefix tuning without a longer
+    mask.
 
     Fix: make the mask as long as all keys: `cat([ones(B, past), attention_mask], dim=-1)`.
     """
@@ -221,8 +224,8 @@ def _alignments(dense: Array, keys: int) -> Iterator[Array]:
 
 
 def _agrees(attention: Attention, mask: Mask) -> bool | None:
-    """Whether rows that a mask leaves some keys put nothing outside of them; rows it shows to be padding do not count, and
-    where they all are nothing is known (None).
+    """Whether rows that a mask leaves some keys put nothing outside of them; rows it shows to be padding do
+    not count, and where they all are nothing is known (None).
     """
     rows = np.broadcast_to(mask.keys_per_query > 0, attention.shape[:3]) & ~attention.looks_empty
     positions = np.arange(attention.shape[2]) + attention.past

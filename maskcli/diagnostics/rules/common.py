@@ -21,7 +21,8 @@ FEW = 4
 
 
 class Hit(NamedTuple):
-    """One tensor with flagged rows [B, H, Q], the keys they concern [B, K] (None: all), a number for each row, and a note.
+    """One tensor with flagged rows [B, H, Q], the keys they concern [B, K] (None: all), a number for each
+    row, and a note.
 
     Only hits with equal notes fold into one finding.
     """

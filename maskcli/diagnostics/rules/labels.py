@@ -25,9 +25,11 @@ from maskcli.meant.facts import Declared
 from maskcli.padding import edge_runs
 from maskcli.scene.scene import Scene
 
-# Masked language models ask for 15 % of the tokens, seldom for 40 %; labels on more than half are of every token.
+# Masked language models ask for 15 % of the tokens, seldom for 40 %; labels on more than half are of every
+# token.
 FEW = 0.5
-# Labels that have to agree before a shift is called wrong: that three words come again by chance at one distance is rare.
+# Labels that have to agree before a shift is called wrong: that three words come again by chance at one
+# distance is rare.
 ACCUSED = 3
 
 
@@ -35,10 +37,12 @@ ACCUSED = 3
 def eos_not_supervised(scene: Scene) -> Iterator[Found | Undecided]:
     """The token that ends a supervised answer has an ignored label.
 
-    The model is taught every word of the answer but not to stop: it talks on until the length limit. It comes from a pad token
-    that is also the end token, so that masking the labels of padding masks the real end as well.
+    The model is taught every word of the answer but not to stop: it talks on until the length limit. It comes
+    from a pad token that is also the end token, so that masking the labels of padding masks the real end as
+    well.
 
-    In code: `tokenizer.pad_token = tokenizer.eos_token` with `labels[input_ids == tokenizer.pad_token_id] = -100`.
+    In code: `tokenizer.pad_token = tokenizer.eos_token` with `labels[input_ids == tokenizer.pad_token_id] =
+    -100`.
 
     Fix: ignore labels where attention_mask is 0 instead, or give padding a token of its own.
     """
@@ -67,10 +71,11 @@ def eos_not_supervised(scene: Scene) -> Iterator[Found | Undecided]:
 def nothing_supervised(scene: Scene) -> Iterator[Found]:
     """A sample has no label that the loss counts.
 
-    Such a sample teaches nothing; when all of a batch are like that the loss is 0 / 0, which is NaN. A decoder drops the first
-    label (there is no token before it), so a label at index 0 alone does not count.
+    Such a sample teaches nothing; when all of a batch are like that the loss is 0 / 0, which is NaN. A
+    decoder drops the first label (there is no token before it), so a label at index 0 alone does not count.
 
-    In code: a response template that never matches, so every label stays -100; an answer that truncation cut off.
+    In code: a response template that never matches, so every label stays -100; an answer that truncation cut
+    off.
 
     Fix: print one sample's ids and labels side by side, correct the template, or raise the maximum length.
     """
@@ -108,7 +113,8 @@ def padding_supervised(scene: Scene) -> Iterator[Found | Undecided]:
 
     In code: `labels = input_ids.clone()` without `labels[attention_mask == 0] = -100`.
 
-    Fix: set the labels of padding to -100, or to whatever ignore_index the loss has (pass it as --ignore-index).
+    Fix: set the labels of padding to -100, or to whatever ignore_index the loss has (pass it as
+    --ignore-index).
     """
     for reading in readings(scene):
         if reading.real is None:
@@ -134,8 +140,8 @@ def padding_supervised(scene: Scene) -> Iterator[Found | Undecided]:
 def prompt_supervised(scene: Scene) -> Iterator[Found | Undecided]:
     """Tokens of the prompt are supervised, though a prompt length was declared.
 
-    The model then learns to write prompts too, and long prompts outweigh the answers. That can be a choice; with a declared
-    prompt length it is not.
+    The model then learns to write prompts too, and long prompts outweigh the answers. That can be a choice;
+    with a declared prompt length it is not.
 
     In code: `labels = input_ids.clone()` without `labels[:, :prompt_length] = -100`.
 
@@ -167,16 +173,19 @@ def prompt_supervised(scene: Scene) -> Iterator[Found | Undecided]:
 def shifted_labels(scene: Scene) -> Iterator[Found | Undecided]:
     """The labels are moved against the ids by another number of places than the loss expects.
 
-    Hugging Face models move the labels themselves: labels that the data has moved already then ask for the token after the
-    next. Where nobody moves them, each token is asked for itself and the model learns to copy.
+    Hugging Face models move the labels themselves: labels that the data has moved already then ask for the
+    token after the next. Where nobody moves them, each token is asked for itself and the model learns to
+    copy.
 
     In code: `labels = input_ids[:, 1:]` given to a model that computes `loss(logits[:, :-1], labels[:, 1:])`.
 
-    Fix: give such a model labels that are a copy of the ids, or compute the loss outside of it; say which with --loss-shift.
+    Fix: give such a model labels that are a copy of the ids, or compute the loss outside of it; say which
+    with --loss-shift.
     """
     for reading in readings(scene):
         due = DUE.get(scene.declared.loss_shift or "")
-        # The ids of an encoder-decoder's decoder are its labels, moved one place to the right: nobody moves them again.
+        # The ids of an encoder-decoder's decoder are its labels, moved one place to the right: nobody moves
+        # them again.
         right = {due or 0} | ({1} if reading.tokens.kind == "decoder" else set())
         if right & reading.agree.keys() or max(reading.agree.values(), default=0) < ACCUSED:
             continue
@@ -229,10 +238,11 @@ _SHIFTED = {
 def label_border(scene: Scene) -> Iterator[Found | Undecided]:
     """The supervised answer starts one token late or ends one token early.
 
-    The model is then not taught the first word of an answer, or not to end it. It comes from a loss mask that was moved by
-    one against the labels, or moved twice.
+    The model is then not taught the first word of an answer, or not to end it. It comes from a loss mask that
+    was moved by one against the labels, or moved twice.
 
-    In code: `loss_mask[:, prompt_length + 1:] = 1`, or a mask for ids used on labels that are already ids[1:].
+    In code: `loss_mask[:, prompt_length + 1:] = 1`, or a mask for ids used on labels that are already
+    ids[1:].
 
     Fix: let the first supervised label be the first token of the answer and the last one its end token.
     """
@@ -262,10 +272,11 @@ def label_border(scene: Scene) -> Iterator[Found | Undecided]:
 def eos_missing(scene: Scene) -> Iterator[Found | Undecided]:
     """No sample has a supervised end token.
 
-    A model that never sees a text end does not stop by itself. Either the template does not write the end token, or every
-    text was cut at the maximum length before it.
+    A model that never sees a text end does not stop by itself. Either the template does not write the end
+    token, or every text was cut at the maximum length before it.
 
-    In code: a chat template without `eos_token`, `tokenizer(text)` of a tokenizer that does not append it, `max_length` too small.
+    In code: a chat template without `eos_token`, `tokenizer(text)` of a tokenizer that does not append it,
+    `max_length` too small.
 
     Fix: append the end token to every answer before truncation, and drop or shorten texts that do not fit.
     """
@@ -280,8 +291,8 @@ def eos_missing(scene: Scene) -> Iterator[Found | Undecided]:
         rows = np.any(reading.supervised, axis=1)
         if not rows.any():
             continue
-        # Ignored labels at the end of a row may stand for padding. The last of labels that the data moved asks for a token
-        # that is not there, and may be ignored as well.
+        # Ignored labels at the end of a row may stand for padding. The last of labels that the data moved
+        # asks for a token that is not there, and may be ignored as well.
         tail = reading.supervised[:, -1 - (reading.shift or 0) :]
         full = np.any(tail, axis=1) & (True if reading.real is None else np.all(reading.real, axis=1))
         cut = bool(full[rows].all())
@@ -315,9 +326,11 @@ def eos_missing(scene: Scene) -> Iterator[Found | Undecided]:
 def invalid_label(scene: Scene) -> Iterator[Found]:
     """A label or an id is not one of the vocabulary, nor the ignore index.
 
-    On a GPU the lookup stops with a device-side assert far from the cause; elsewhere it may wrap around and read another token.
+    On a GPU the lookup stops with a device-side assert far from the cause; elsewhere it may wrap around and
+    read another token.
 
-    In code: labels padded with -1 for a loss whose ignore_index is -100, tokens added without `resize_token_embeddings`.
+    In code: labels padded with -1 for a loss whose ignore_index is -100, tokens added without
+    `resize_token_embeddings`.
 
     Fix: use the loss's ignore index for labels to leave out, and a vocabulary that holds every id.
     """
@@ -365,8 +378,8 @@ def _supervised_padding(reading: Reading, declared: Declared) -> Array:
     pads = leading | trailing
     wrong: Array = pads & reading.supervised
     if reading.shift is None:
-        # Nothing ties these labels to the tokens: they may be another text, with a padding of its own. One value over all
-        # the padding of a row, two or more, is no text.
+        # Nothing ties these labels to the tokens: they may be another text, with a padding of its own. One
+        # value over all the padding of a row, two or more, is no text.
         last = np.where(pads, reading.labels, reading.labels.min()).max(axis=1, keepdims=True)
         one = ~pads | (reading.supervised & (reading.labels == last))
         rows = np.all(one, axis=1) & (pads.sum(axis=1) > 1)
@@ -376,8 +389,8 @@ def _supervised_padding(reading: Reading, declared: Declared) -> Array:
         # The label on the last padding before a text asks for the text's first token.
         wrong[:, : -reading.shift] &= pads[:, reading.shift :]
         return wrong
-    # When padding and the end (or beginning) of a text share an id, one token of the run is real: by its id, where that is
-    # known; else nothing is said as long as no other token of a run is supervised.
+    # When padding and the end (or beginning) of a text share an id, one token of the run is real: by its id,
+    # where that is known; else nothing is said as long as no other token of a run is supervised.
     end = trailing & ~later(trailing, 1)
     begin = leading & ~later(leading[:, ::-1], 1)[:, ::-1]
     wrong &= ~(end & np.isin(reading.labels, declared.eos_ids)) & ~(

@@ -28,10 +28,12 @@ LOOKS_BACK = (CAUSAL, Named("combined"))
 def misaligned_causal(scene: Scene) -> Iterator[Found]:
     """A causal mask over a cache begins at its first key: query q sees keys 0 to q instead of 0 to past + q.
 
-    With keys of earlier steps in front, the first new query stands at position `past`, not at 0. A mask that is aligned at
-    the top left hides most of the cache, and the query itself; a decode step of one query sees the first key alone.
+    With keys of earlier steps in front, the first new query stands at position `past`, not at 0. A mask that
+    is aligned at the top left hides most of the cache, and the query itself; a decode step of one query sees
+    the first key alone.
 
-    In code: `scaled_dot_product_attention(q, k, v, is_causal=True)` or `tril(ones(Q, K))` with fewer queries than keys.
+    In code: `scaled_dot_product_attention(q, k, v, is_causal=True)` or `tril(ones(Q, K))` with fewer queries
+    than keys.
 
     Fix: `tril(ones(Q, K), diagonal=K - Q)`; for a single query no causal mask at all.
     """
@@ -73,10 +75,12 @@ def _is_top_left(saved: Saved, spec: Spec) -> bool:
 def shifted_diagonal(scene: Scene) -> Iterator[Found]:
     """The causal mask is off by one: no token sees itself, or every token sees the one behind it.
 
-    Without the diagonal the first token has no key at all, and its row is NaN or a plain mean. With one key too many the
-    model reads the very token that it has to predict: the loss falls towards zero and generation is worthless.
+    Without the diagonal the first token has no key at all, and its row is NaN or a plain mean. With one key
+    too many the model reads the very token that it has to predict: the loss falls towards zero and generation
+    is worthless.
 
-    In code: `torch.tril(ones, diagonal=-1)`, `triu(ones, diagonal=0)` as the keys to ignore, or `tril(ones, diagonal=1)`.
+    In code: `torch.tril(ones, diagonal=-1)`, `triu(ones, diagonal=0)` as the keys to ignore, or `tril(ones,
+    diagonal=1)`.
 
     Fix: attend where `torch.tril(ones)` is 1, which is to ignore where `torch.triu(ones, diagonal=1)` is 1.
     """
@@ -113,8 +117,8 @@ def _diagonal_step(saved: Saved) -> int:
 def _is_shifted(saved: Saved, spec: Spec, step: int) -> bool:
     """Whether the mask is the meant one with its diagonal moved by `step`, and nothing else explains it.
 
-    Nothing declared, a mask without its diagonal is a fault only when it leaves a query no key: with a zero or sink slot in
-    front it does not. A mask in which every real query sees every key is none of these.
+    Nothing declared, a mask without its diagonal is a fault only when it leaves a query no key: with a zero
+    or sink slot in front it does not. A mask in which every real query sees every key is none of these.
     """
     keep, layout = saved.given.keep, saved.layout
     apart = tuple(part for part in conjuncts(spec) if isinstance(part, Named) and part.name == "documents")
@@ -159,10 +163,12 @@ def _feeds_all(saved: Saved) -> bool:
 def wrong_window(scene: Scene) -> Iterator[Found | Undecided]:
     """The mask's sliding window is not the one that the layer was trained with.
 
-    Libraries count windows differently: "4" is four keys with the query itself, four keys before it, or four on both sides.
-    One key more is a small error at every token; no window at all, as a custom 4-D mask makes it, is a large one on long texts.
+    Libraries count windows differently: "4" is four keys with the query itself, four keys before it, or four
+    on both sides. One key more is a small error at every token; no window at all, as a custom 4-D mask makes
+    it, is a large one on long texts.
 
-    In code: `q - k <= window` where `q - k < window` was meant, `abs(q - k) < window`, flash-attn's `window_size=(W, 0)`.
+    In code: `q - k <= window` where `q - k < window` was meant, `abs(q - k) < window`, flash-attn's
+    `window_size=(W, 0)`.
 
     Fix: attend where `0 <= q - k < W`; in flash-attn `window_size=(W - 1, 0)`.
     """

@@ -32,13 +32,14 @@ TILE = 256
 def nan_from_empty_row(scene: Scene) -> Iterator[Found]:
     """Whole rows of the weights are NaN, and the mask left those rows no key.
 
-    A softmax over nothing but -inf is 0/0. The NaN starts in rows nobody may ever read (padding), but the next layer reads
-    them as keys, and 0 * NaN is NaN: soon the whole sample is.
+    A softmax over nothing but -inf is 0/0. The NaN starts in rows nobody may ever read (padding), but the
+    next layer reads them as keys, and 0 * NaN is NaN: soon the whole sample is.
 
-    In code: left padding with a causal mask filled with -inf, a sample of padding only, bool masks with an eager softmax.
+    In code: left padding with a causal mask filled with -inf, a sample of padding only, bool masks with an
+    eager softmax.
 
-    Fix: a finite fill (`torch.finfo(dtype).min`) or one kept key a row, then zero the output of those rows. `nan_to_num`
-    behind the softmax only hides it: the gradients are still NaN.
+    Fix: a finite fill (`torch.finfo(dtype).min`) or one kept key a row, then zero the output of those rows.
+    `nan_to_num` behind the softmax only hides it: the gradients are still NaN.
     """
     first = _first_nan(scene)
     if first is None or _sources(scene, first):
@@ -87,7 +88,8 @@ def nan_from_input(scene: Scene) -> Iterator[Found]:
 
     The softmax only passes it on. Look at what made that tensor; the mask is not to blame.
 
-    In code: a NaN in the embeddings or the weights after a diverged step, a layer norm over zeros, an infinity in fp16.
+    In code: a NaN in the embeddings or the weights after a diverged step, a layer norm over zeros, an
+    infinity in fp16.
 
     Fix: go to the first tensor named here and to the operation that produced it.
     """
@@ -156,8 +158,8 @@ def score_overflow(scene: Scene) -> Iterator[Found]:
 def nan_through_value(scene: Scene) -> Iterator[Found]:
     """Values or keys hold NaN at ignored positions, and 0 * NaN is NaN.
 
-    A weight of exactly 0 does not protect: the weighted sum multiplies it with the value. Uninitialised cache slots and
-    padding that an earlier layer turned to NaN reach every output this way.
+    A weight of exactly 0 does not protect: the weighted sum multiplies it with the value. Uninitialised cache
+    slots and padding that an earlier layer turned to NaN reach every output this way.
 
     In code: `torch.empty` for a key/value cache, NaN in padded positions.
 
@@ -196,8 +198,8 @@ def nan_through_value(scene: Scene) -> Iterator[Found]:
 def unexplained_nan(scene: Scene) -> Iterator[Found]:
     """The weights hold NaN that nothing in the file explains.
 
-    The first place and the pattern (whole rows, whole columns, a block, single cells) narrow the search: whole rows point to
-    the mask or an overflow, columns to a key, single cells to memory.
+    The first place and the pattern (whole rows, whole columns, a block, single cells) narrow the search:
+    whole rows point to the mask or an overflow, columns to a key, single cells to memory.
 
     In code: it cannot be said from this file alone.
 
@@ -319,8 +321,8 @@ def _ignored_only(scene: Scene, roled: Roled) -> bool:
 
 @once
 def overflowed(attention: Attention) -> tuple[Array, bool, float]:
-    """Rows [B, H, Q] whose q.k passes float16's range (those among them that are NaN, when some are), whether NaN follows,
-    and the largest product. No rows when query and key were not saved as float16 [B, H, L, D].
+    """Rows [B, H, Q] whose q.k passes float16's range (those among them that are NaN, when some are), whether
+    NaN follows, and the largest product. No rows when query and key were not saved as float16 [B, H, L, D].
     """
     none = np.zeros(attention.shape[:3], bool)
     query, key = attention.parts.get("query"), attention.parts.get("key")

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.diagnostics.finding import Found, Undecided, Where, items_of
+from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.needs import PADDED
-from maskcli.diagnostics.rule import rule
-from maskcli.diagnostics.rules.common import told, told_items
+from maskcli.diagnostics.rule import for_each, rule, sides
+from maskcli.diagnostics.rules.hits import at_keys, at_queries
+from maskcli.diagnostics.words import told, told_items
 from maskcli.masks.kinds import Layout, documents
-from maskcli.masks.mask import runs_of
 from maskcli.masks.spec import kinds_in
 from maskcli.measure.passes import measure
 from maskcli.scene.scene import Attention, Saved, Scene
-from maskcli.scene.tokens import Tokens, real_tokens, restarts
+from maskcli.scene.tokens import Tokens, restarts
 from maskcli.tensors.axes import token_rows
 from maskcli.tensors.roles import Roled
 from maskcli.tensors.tolerances import EXACT, SIGNIFICANT_BITS
@@ -34,58 +34,55 @@ FEWEST, FEWEST_CHANGED = 4, 2
     needs=(*PADDED, "position_ids"),
     explained_by=("MSK102", "MSK407"),
 )
-def left_padding_positions(scene: Scene) -> Iterator[Found | Undecided]:
-    """Position ids count the padding on the left, so a text's first token does not stand at the first position.
+@for_each(sides)
+def left_padding_positions(tokens: Tokens, scene: Scene) -> Found | Undecided | None:
+    """Position ids count the padding on the left, so a text's first token is not at the first position.
 
-    With learned or sinusoidal positions the model sees other embeddings than in training, and a text gets another result in
-    a padded batch than alone. Rotary and relative positions only know distances, and do not mind.
+    With learned or sinusoidal positions the model sees other embeddings than in training, and a text gets
+    another result in a padded batch than alone. Rotary and relative positions only know distances, and do not
+    mind.
 
     In code: `position_ids = torch.arange(length)` for a batch that is padded on the left.
 
     Fix: `position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)`.
     """
-    for tokens in scene.tokens:
-        real = (
-            tokens.real
-            if tokens.real is not None or tokens.ids is None
-            else real_tokens(tokens.ids, scene.declared)
+    real, positions = tokens.known_real(scene.declared), tokens.positions
+    if real is None or positions is None:
+        return None
+    counted = _counts_padding(positions, real)
+    if counted is None:
+        return Undecided(
+            "position_ids of a sample without padding: behind one padding token they can begin at 0 or at 1"
         )
-        if real is None or tokens.positions is None:
-            continue
-        counted = _counts_padding(tokens.positions, real)
-        if counted is None:
-            yield Undecided(
-                "position_ids of a sample without padding: behind one padding token they can begin at 0 or at 1"
-            )
-        elif counted.any():
-            first = real.argmax(axis=1)
-            item = int(counted.argmax())
-            at, stands = int(first[item]), int(tokens.positions[item, first[item]])
-            pads = np.arange(real.shape[1]) < first[:, None]
-            where = Where(items_of(counted), None, None, runs_of(np.any(pads & counted[:, None], axis=0)))
-            absolute = scene.declared.model is not None and scene.declared.model.absolute is True
-            name = tokens.name("position_ids")
-            yield Found(
-                (name, tokens.name("padding_mask" if tokens.real is not None else "input_ids")),
-                f"{name!r} counts the padding on the left of {told_items(where.batch)}: the first real token of sample {item}, behind "
-                f"{at} of padding, stands at position {stands} instead of {int(tokens.positions[item, 0])}"
-                + (
-                    ""
-                    if absolute
-                    else "; harmless for rotary and relative positions, wrong for absolute ones"
-                ),
-                "position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)",
-                where,
-                {"padding": at, "position": stands},
-                None if absolute else "note",
-            )
+    if not counted.any():
+        return None
+
+    first, item = real.argmax(axis=1), int(counted.argmax())
+    pads, stands = int(first[item]), int(positions[item, first[item]])
+    where = at_keys(counted[:, None] & (np.arange(real.shape[1]) < first[:, None]))
+    severity, harmless = "note", "; harmless for rotary and relative positions, wrong for absolute ones"
+    if scene.declared.model is not None and scene.declared.model.absolute is True:
+        severity, harmless = "error", ""
+    name = tokens.name("position_ids")
+    return Found(
+        (name, tokens.padding_name),
+        f"{name!r} counts the padding on the left of {told_items(where.batch)}: the first real token of "
+        f"sample {item}, behind {pads} of padding, stands at position {stands} instead of "
+        f"{int(positions[item, 0])}{harmless}",
+        "position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)",
+        where,
+        {"padding": pads, "position": stands},
+        severity,
+    )
 
 
 def _counts_padding(positions: Array, real: Array) -> Array | None:
-    """The rows [B] whose positions run on from the first padding token to the first real one; None when that is open.
+    """The rows [B] whose positions run on from the first padding token to the first real one; None when that
+    is open.
 
-    Rows without left padding show where texts begin. Where there are none, two padding tokens that are numbered one after
-    the other show that padding is counted; one alone can be a 0 in front of a text that begins at 1.
+    Rows without left padding show where texts begin. Where there are none, two padding tokens that are
+    numbered one after the other show that padding is counted; one alone can be a 0 in front of a text that
+    begins at 1.
     """
     first = np.where(real.any(axis=1), real.argmax(axis=1), 0)
     length = np.arange(positions.shape[1])
@@ -103,57 +100,62 @@ def _counts_padding(positions: Array, real: Array) -> Array | None:
 def packed_without_block_mask(scene: Scene) -> Iterator[Found]:
     """Texts are packed into one row, and the mask lets them see each other.
 
-    Positions that begin again say that a row holds several texts. A mask over keys alone cannot keep them apart, and Hugging
-    Face models look for packed texts only when no attention_mask is given: one of all ones turns that off. Some recipes pack
-    like this on purpose; then nothing is wrong.
+    Positions that begin again say that a row holds several texts. A mask over keys alone cannot keep them
+    apart, and Hugging Face models look for packed texts only when no attention_mask is given: one of all ones
+    turns that off. Some recipes pack like this on purpose; then nothing is wrong.
 
     In code: `model(input_ids, position_ids=position_ids, attention_mask=torch.ones_like(input_ids))`.
 
-    Fix: leave attention_mask out, or pass a block-diagonal mask; `--expect "causal & documents"` makes this an error.
+    Fix: leave attention_mask out, or pass a block-diagonal mask; `--expect "causal & documents"` makes this
+    an error.
     """
-    expected = any("documents" in kinds_in(each.spec) for each in scene.declared.expect)
+    meant_apart = any("documents" in kinds_in(meant.spec) for meant in scene.declared.expect)
     for tokens in scene.tokens:
-        packed = None if tokens.positions is None or tokens.kind == "encoder" else _packed(tokens)
+        packed = _packed(tokens)
         if packed is None or _isolated(scene, packed):
             continue
-        masks = [saved for saved in scene.masks if saved.roled.kind != "cross" and _covers(saved, packed)]
-        leaks = [
-            (saved.given.tensor.name, rows) for saved in masks if (rows := _crossing(saved, packed)).any()
-        ]
-        if not masks and tokens.real is not None and not _numbers_texts(scene, tokens):
-            leaks = [(tokens.name("padding_mask"), tokens.real & (packed > 0))]
-        for name, rows in leaks:
-            items = np.any(rows, axis=1)
-            if not items.any():
+        for mask, rows in _crossing_rows(scene, tokens, packed):
+            if not rows.any():
                 continue
-            item = int(items.argmax())
-            where = Where(items_of(items), None, runs_of(np.any(rows, axis=0)), None)
+            name, where = tokens.name("position_ids"), at_queries(rows)
+            item = int(rows.any(axis=1).argmax())
+            count = int(packed[item].max()) + 1
             yield Found(
-                (name, tokens.name("position_ids")),
-                f"{tokens.name('position_ids')!r} begins again in {told_items(where.batch)} ({int(packed[item].max()) + 1} texts in sample "
-                f"{item}), and {name!r} lets {told(where.queries, 'query', 'queries')} see the texts before",
-                "leave attention_mask out so that the model finds the texts by their positions, or pass a block-diagonal mask",
+                (mask, name),
+                f"{name!r} begins again in {told_items(where.batch)} ({count} texts in sample {item}), and "
+                f"{mask!r} lets {told(where.queries, 'queries')} see the texts before",
+                "leave attention_mask out so that the model finds the texts by their positions, or pass a "
+                "block-diagonal mask",
                 where,
-                {"texts": int(packed[item].max()) + 1, "queries": int(rows.sum())},
-                None if expected else "note",
+                {"texts": count, "queries": int(rows.sum())},
+                None if meant_apart else "note",
             )
 
 
 def _packed(tokens: Tokens) -> Array | None:
-    """Which text each token belongs to, int [B, L], when positions show two texts of two or more tokens in some row."""
-    assert tokens.positions is not None
+    """Which text each token belongs to, int [B, L]; None unless some row holds two of two or more tokens."""
+    if tokens.positions is None or tokens.kind == "encoder":
+        return None
     texts = restarts(tokens.positions, tokens.real)
     rises = (np.diff(tokens.positions, axis=1) == 1) & (np.diff(texts, axis=1) == 0)
     several = [len(np.unique(row[1:][up])) > 1 for row, up in zip(texts, rises, strict=True)]
     return texts if any(several) else None
 
 
+def _crossing_rows(scene: Scene, tokens: Tokens, packed: Array) -> Iterator[tuple[str, Array]]:
+    """Saved masks, else the padding mask, over packed tokens, with the rows [B, L] that see another text."""
+    saved = [mask for mask in scene.masks if mask.roled.kind != "cross" and _covers(mask, packed)]
+    for mask in saved:
+        yield mask.given.tensor.name, _crossing(mask, packed)
+    if not saved and tokens.real is not None and not _numbers_texts(scene, tokens):
+        yield tokens.name("padding_mask"), tokens.real & (packed > 0)
+
+
 def _covers(saved: Saved, packed: Array) -> bool:
     """Whether a mask is one over all the packed tokens, queries and keys."""
     batch, _, queries, keys = saved.given.shape
-    return (
-        queries in (1, keys) and keys == packed.shape[1] and batch in (1, len(packed)) and not saved.given.nan
-    )
+    alike = keys == packed.shape[1] and batch in (1, len(packed))
+    return alike and queries in (1, keys) and not saved.given.nan
 
 
 def _crossing(saved: Saved, packed: Array) -> Array:
@@ -163,19 +165,15 @@ def _crossing(saved: Saved, packed: Array) -> Array:
     keep = saved.given.keep.broadcast_to(layout.shape)
     assert keep is not None
     crossing = np.any((keep - documents(layout)).keys_per_query > 0, axis=1)
-    rows: Array = np.broadcast_to(crossing, packed.shape) & ~np.broadcast_to(
-        saved.pad_rows[:, 0], packed.shape
-    )
+    real = ~np.broadcast_to(saved.pad_rows[:, 0], packed.shape)
+    rows: Array = np.broadcast_to(crossing, packed.shape) & real
     return rows
 
 
 def _isolated(scene: Scene, packed: Array) -> bool:
     """Whether weights are there, and none of them crosses from one text to another."""
-    maps = [
-        a
-        for a in scene.attentions
-        if a.roled.kind != "cross" and a.shape[::3] == packed.shape and a.shape[2] == a.shape[3]
-    ]
+    square = (a for a in scene.attentions if a.roled.kind != "cross" and a.shape[2] == a.shape[3])
+    maps = [attention for attention in square if attention.shape[::3] == packed.shape]
     return bool(maps) and not any(_mixes(attention, packed) for attention in maps)
 
 
@@ -188,134 +186,136 @@ def _mixes(attention: Attention, packed: Array) -> bool:
 
 def _numbers_texts(scene: Scene, tokens: Tokens) -> bool:
     """Whether the padding mask is no 0 and 1 but numbers the texts, as some libraries keep them apart."""
-    name = tokens.name("padding_mask")
-    tensor = next(roled.tensor for roled in scene.tensors if roled.tensor.name == name)
-    return bool((tensor.read() > 1).any())
+    return bool((_named(scene, tokens.name("padding_mask")).tensor.read() > 1).any())
+
+
+def _named(scene: Scene, name: str) -> Roled:
+    return next(roled for roled in scene.tensors if roled.tensor.name == name)
+
+
+def _cu_seqlens(scene: Scene) -> Iterator[Roled]:
+    return (roled for roled in scene.tensors if roled.role == "cu_seqlens")
 
 
 @rule("MSK406", "bad-cu-seqlens", "error", needs=("cu_seqlens",))
-def bad_cu_seqlens(scene: Scene) -> Iterator[Found]:
+@for_each(_cu_seqlens)
+def bad_cu_seqlens(roled: Roled, scene: Scene) -> Found | None:
     """The cumulative lengths of packed texts do not start at 0, fall, or do not end at the number of tokens.
 
-    Variable-length attention reads them as borders: a missing 0 drops the first text, a wrong end leaves tokens out or reads
-    memory behind the last one, without any error. Equal neighbours are empty texts, and fine.
+    Variable-length attention reads them as borders: a missing 0 drops the first text, a wrong end leaves
+    tokens out or reads memory behind the last one, without any error. Equal neighbours are empty texts, and
+    fine.
 
-    In code: `cu_seqlens = lengths.cumsum(0)` without the 0 in front; lengths that count padding which was taken out.
+    In code: `cu_seqlens = lengths.cumsum(0)` without the 0 in front; lengths that count padding which was
+    taken out.
 
-    Fix: `torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)`, over the tokens that are really passed.
+    Fix: `torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)`, over the tokens that are really
+    passed.
     """
-    for roled in scene.tensors:
-        rows = token_rows(roled.tensor) if roled.role == "cu_seqlens" else None
-        if rows is None or rows.shape[1] < 1:
-            continue
-        totals = _token_counts(scene, roled) if len(rows) == 1 else set()
-        for row in rows:
-            falls = np.flatnonzero(np.diff(row) < 0)
-            last = int(row[-1])
-            if row[0] != 0:
-                wrong = f"starts at {int(row[0])}, not at 0"
-            elif falls.size:
-                at = int(falls[0])
-                wrong = f"falls from {int(row[at])} to {int(row[at + 1])} at index {at + 1}"
-            elif totals and last not in totals:
-                wrong = f"ends at {last}, but there are {' or '.join(f'{total}' for total in sorted(totals))} tokens"
-            else:
-                continue
-            yield Found(
+    rows = token_rows(roled.tensor)
+    if rows is None or rows.shape[1] < 1:
+        return None
+    totals = _token_counts(scene, roled) if len(rows) == 1 else set()
+    for row in rows:
+        wrong = _wrong_borders(row, totals)
+        if wrong is not None:
+            return Found(
                 (roled.tensor.name,),
                 f"{roled.tensor.name!r} {wrong}: it holds the borders of the packed texts",
-                "torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32), over the tokens that are passed",
-                Where(),
-                {"first": int(row[0]), "last": last},
+                "torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32), over the tokens that "
+                "are passed",
+                evidence={"first": int(row[0]), "last": int(row[-1])},
             )
-            break
+    return None
+
+
+def _wrong_borders(row: Array, totals: set[int]) -> str | None:
+    """What is wrong with cumulative lengths, in words; None when nothing is."""
+    falls = np.flatnonzero(np.diff(row) < 0)
+    if row[0] != 0:
+        return f"starts at {int(row[0])}, not at 0"
+    if falls.size:
+        at = int(falls[0])
+        return f"falls from {int(row[at])} to {int(row[at + 1])} at index {at + 1}"
+    if totals and int(row[-1]) not in totals:
+        return f"ends at {int(row[-1])}, but there are {' or '.join(map(str, sorted(totals)))} tokens"
+    return None
 
 
 def _token_counts(scene: Scene, roled: Roled) -> set[int]:
-    """How many tokens the queries' borders can speak of: all of the batch, or those that are not padding; empty when unknown.
+    """How many tokens the queries' borders can speak of: all of the batch, or those that are not padding;
+    empty when unknown.
 
     Keys can be more than the tokens (a cache) or come from elsewhere, so their borders are not held to them.
     """
     if "_k" in roled.tensor.name.rpartition(".")[2]:
         return set()
     for tokens in scene.tokens:
-        name = next(iter(tokens.names.values()))
-        alike = next(each for each in scene.tensors if each.tensor.name == name)
-        if tokens.kind in (roled.kind, "self") and alike.group == roled.group:
-            shape = next(
-                rows
-                for rows in (tokens.ids, tokens.labels, tokens.real, tokens.positions, tokens.token_types)
-                if rows is not None
-            )
-            real = (
-                tokens.real
-                if tokens.real is not None or tokens.ids is None
-                else real_tokens(tokens.ids, scene.declared)
-            )
-            return {shape.size} if real is None else {shape.size, int(real.sum())}
-    return {
-        a.shape[0] * a.shape[2]
-        for a in scene.attentions
-        if (a.roled.kind, a.roled.group) == (roled.kind, roled.group)
-    }
+        alike = _named(scene, next(iter(tokens.names.values()))).group == roled.group
+        if alike and tokens.kind in (roled.kind, "self"):
+            rows = (tokens.ids, tokens.labels, tokens.real, tokens.positions, tokens.token_types)
+            size = next(row.size for row in rows if row is not None)
+            real = tokens.known_real(scene.declared)
+            return {size} if real is None else {size, int(real.sum())}
+    family = (roled.kind, roled.group)
+    maps = (a for a in scene.attentions if (a.roled.kind, a.roled.group) == family)
+    return {attention.shape[0] * attention.shape[2] for attention in maps}
 
 
 @rule("MSK408", "imprecise-positions", "error", needs=("position_ids",))
-def imprecise_positions(scene: Scene) -> Iterator[Found]:
+@for_each(sides)
+def imprecise_positions(tokens: Tokens, scene: Scene) -> Found | None:
     """Positions went through bfloat16 or float16, which cannot hold every whole number past 256 or 2048.
 
-    From there on neighbours share a position, and later ones jump by 2, 4, 8: the order of the tokens is lost. Nothing shows
-    on short texts.
+    From there on neighbours share a position, and later ones jump by 2, 4, 8: the order of the tokens is
+    lost. Nothing shows on short texts.
 
-    In code: `torch.arange(length, dtype=torch.bfloat16)`, or `model.to(torch.bfloat16)` on a buffer of positions.
+    In code: `torch.arange(length, dtype=torch.bfloat16)`, or `model.to(torch.bfloat16)` on a buffer of
+    positions.
 
     Fix: count in int64, and compute the angles of rotary positions in float32.
     """
-    for tokens in scene.tokens:
-        if tokens.positions is None:
-            continue
-        name = tokens.name("position_ids")
-        dtype = next(roled.tensor.dtype for roled in scene.tensors if roled.tensor.name == name)
-        lossy = _lossy(tokens.positions, dtype)
-        if lossy is None:
-            continue
-        kind, flags = lossy
-        items = np.any(flags, axis=1)
-        item = int(items.argmax())
-        at = int(flags[item].argmax())
-        shown = ", ".join(f"{value:.0f}" for value in tokens.positions[item, at : at + 6])
-        where = Where(items_of(items), None, None, runs_of(np.any(flags, axis=0)))
-        yield Found(
-            (name,),
-            f"{name!r} {'is' if kind == dtype else 'was'} {kind}, which is exact up to {EXACT[kind]}: from key {at} of sample {item} on "
-            f"the positions are {shown}",
-            "count positions in int64 (torch.arange(length)), and convert to float32 where angles are computed",
-            where,
-            {"highest": int(np.nanmax(tokens.positions)), "exact_up_to": EXACT[kind]},
-        )
+    if tokens.positions is None:
+        return None
+    name = tokens.name("position_ids")
+    dtype = _named(scene, name).tensor.dtype
+    lossy = _lossy(tokens.positions, dtype)
+    if lossy is None:
+        return None
+
+    kind, flags = lossy
+    item = int(flags.any(axis=1).argmax())
+    at = int(flags[item].argmax())
+    shown = ", ".join(f"{value:.0f}" for value in tokens.positions[item, at : at + 6])
+    verb = "is" if kind == dtype else "was"
+    return Found(
+        (name,),
+        f"{name!r} {verb} {kind}, which is exact up to {EXACT[kind]}: from key {at} of sample {item} on the "
+        f"positions are {shown}",
+        "count positions in int64 (torch.arange(length)), and convert to float32 where angles are computed",
+        at_keys(flags),
+        {"highest": int(np.nanmax(tokens.positions)), "exact_up_to": EXACT[kind]},
+    )
 
 
 def _lossy(positions: Array, dtype: str) -> tuple[str, Array] | None:
-    """Which type rounded the positions and where [B, L]; None when none did, or when they are no whole numbers."""
-    if not np.isfinite(positions).all() or (positions != np.floor(positions)).any() or (positions < 0).any():
+    """Which type rounded the positions and where [B, L]; None when none did, or they are no whole numbers."""
+    whole = np.isfinite(positions).all() and (positions == np.floor(positions)).all()
+    if not whole or (positions < 0).any():
         return None
     if dtype in EXACT:
         past = np.any(positions > EXACT[dtype], axis=1)
         return (dtype, (positions >= EXACT[dtype]) & past[:, None]) if past.any() else None
+    rows = list(zip(positions, restarts(positions, None), strict=True))
     for kind in SIGNIFICANT_BITS:
-        rounded = np.stack(
-            [
-                _rounded_texts(row, text, kind)
-                for row, text in zip(positions, restarts(positions, None), strict=True)
-            ]
-        )
+        rounded = np.stack([_rounded_texts(row, text, kind) for row, text in rows])
         if rounded.any():
             return kind, rounded
     return None
 
 
 def _rounded_texts(row: Array, texts: Array, kind: str) -> Array:
-    """Which positions [L] past the exact ones belong to a text that is, to the last value, a rounded run of whole numbers."""
+    """Positions [L] past the exact ones in a text that is, to the last value, a rounded run of numbers."""
     flags = np.zeros(row.shape, bool)
     if row.max(initial=0) <= EXACT[kind]:
         return flags
@@ -329,7 +329,8 @@ def _rounded_texts(row: Array, texts: Array, kind: str) -> Array:
 
 
 def _is_rounded_run(values: Array, bits: int) -> bool:
-    """Whether values are s, s + 1, s + 2, … rounded to `bits` significant bits, with some repeated and some changed.
+    """Whether values are s, s + 1, s + 2, … rounded to `bits` significant bits, with some repeated and some
+    changed.
 
     The first change gives s: there the whole numbers pass the middle between two values that exist.
     """
@@ -346,7 +347,7 @@ def _is_rounded_run(values: Array, bits: int) -> bool:
 
 
 def _rounded(values: Array, bits: int) -> Array:
-    """Whole numbers as a float of so many significant bits holds them: the nearest, and of two the even one."""
+    """Whole numbers as a float of so many significant bits holds them: the nearest, of two the even one."""
     spacing = 2.0 ** np.maximum(np.floor(np.log2(np.maximum(values, 1))) - bits + 1, 0)
     nearest: Array = np.rint(values / spacing) * spacing
     return nearest
