@@ -185,7 +185,7 @@ def dtype_of(convention: str, dtype: str | None) -> str:
             "pass --dtype float32, float16 or bfloat16"
         )
     raise MaskcliError(
-        f"{convention} masks are bool, not {dtype}; leave --dtype out, or pass --to binary for 0 and 1"
+        f"{convention} masks are {row.dtype}, not {dtype}; leave --dtype out, or pass --to binary for 0 and 1"
     )
 
 

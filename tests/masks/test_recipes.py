@@ -1,12 +1,14 @@
-"""What the room is built for: a new kind of mask is one row of KINDS, and everything else follows from it."""
+"""What the room is built for: a new kind of mask, or a new convention, is one row, and everything else follows."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_mask
 
+import maskcli
 from maskcli.errors import MaskcliError
 from maskcli.masks.arguments import arguments
+from maskcli.masks.conventions import CONVENTIONS, Convention, Values
 from maskcli.masks.kinds import KINDS, Fit, Kind, Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.naming import name_of
@@ -78,3 +80,23 @@ def test_flex_attention_gets_its_condition(past):
     made = create_mask(scope["mask_mod"], 1, 1, *dense.shape, device="cpu")
     assert torch.equal(made[0, 0], torch.from_numpy(dense))
     assert arguments(name, "jax").why == "jax has no argument for stripes; use flex, or a dense mask"
+
+
+def test_a_convention_is_one_row(monkeypatch):
+    """Bytes of 7 for attend and 9 for ignore, [b, h, q, K]."""
+    sevens = Values(
+        "7",
+        "9",
+        lambda values, _: values == 7,
+        lambda attend, dtype, _: np.where(attend, 7, 9).astype(dtype),
+        dtypes=("uint8",),
+    )
+    row = Convention("uint8", sevens, CONVENTIONS["megatron"].target, "nobody")
+    monkeypatch.setitem(CONVENTIONS, "sevens", row)
+    mask = maskcli.mask("causal", keys=3, convention="sevens")
+    assert (mask.dtype, mask.tolist()) == (np.uint8, [[7, 9, 9], [7, 7, 9], [7, 7, 7]])
+    maskcli.assert_attention_respects(np.tril(np.ones((3, 3))), mask, convention="sevens")
+    with pytest.raises(AssertionError, match="masked cells are not 0"):
+        maskcli.assert_attention_respects(np.ones((3, 3)), mask, convention="sevens")
+    with pytest.raises(MaskcliError, match="sevens masks are uint8, not float32"):
+        maskcli.mask("causal", keys=3, convention="sevens", dtype="float32")
