@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from maskcli.errors import MaskcliError
 from maskcli.masks.arguments import Arguments
-from maskcli.report.forms import Form, in_pieces
-from maskcli.report.shown import SCHEMA_VERSION
+from maskcli.report.forms import SCHEMA_VERSION, Form, in_pieces
 from maskcli.report.terminal import json_text
 
 

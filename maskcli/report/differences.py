@@ -12,8 +12,7 @@ from maskcli.masks.compare import Region
 from maskcli.masks.mask import Mask
 from maskcli.masks.views import picture
 from maskcli.report.characters import columns, print_map
-from maskcli.report.forms import Form, in_pieces, on_screen
-from maskcli.report.shown import SCHEMA_VERSION
+from maskcli.report.forms import SCHEMA_VERSION, Form, in_pieces, on_screen
 from maskcli.report.terminal import clean, hang, json_text
 
 if TYPE_CHECKING:

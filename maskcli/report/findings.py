@@ -10,7 +10,7 @@ from maskcli.diagnostics.diagnose import Report, Summary
 from maskcli.diagnostics.finding import Finding, Traced, Where
 from maskcli.masks.mask import Runs
 from maskcli.masks.words import LISTED_RUNS, counted, first
-from maskcli.report.shown import SCHEMA_VERSION
+from maskcli.report.forms import SCHEMA_VERSION
 from maskcli.report.terminal import STYLES, clean, hang, json_text
 from maskcli.tracing.checker import TraceReport
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Writer = TypeVar("Writer")
 
-# Suffixes of the forms that no --format names.
+# Of every JSON that is written.
+SCHEMA_VERSION = 1
+# Suffixes of a form that no --format names.
 PICTURES = (".png", ".svg", ".pdf")
-TENSORS = (".safetensors", ".npy", ".npz", ".pt")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from maskcli.inputs.texts import Shown
 from maskcli.masks.views import picture
-from maskcli.report.shown import Shown
 from maskcli.report.terminal import clean
 from maskcli.tensors import replacing
 
@@ -87,7 +87,7 @@ def _label(axes: Any, shown: Shown, item: int) -> None:
         axes.set_xticks(np.arange(keys) + 0.5, names, rotation=90, parse_math=False)
         axes.set_yticks(
             np.arange(queries) + 0.5,
-            [_plain(shown.query_token(item, q)) for q in range(queries)],
+            [_plain(shown.queries.token(item, q)) for q in range(queries)],
             parse_math=False,
         )
         axes.tick_params(length=0)

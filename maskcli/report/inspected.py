@@ -14,8 +14,7 @@ from maskcli.inputs.looks import Inspected
 from maskcli.masks.naming import Name
 from maskcli.masks.words import counted, first, span
 from maskcli.report.characters import FULL, MAP_HEIGHT, MAP_WIDTH, SHADES, columns, print_map, shaded
-from maskcli.report.forms import PICTURES, Form, in_pieces, on_screen
-from maskcli.report.shown import SCHEMA_VERSION
+from maskcli.report.forms import PICTURES, SCHEMA_VERSION, Form, in_pieces, on_screen
 from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text
 from maskcli.scene.describe import Described, shares
 from maskcli.scene.saved_mask import Given

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, TextIO
 
 from maskcli.diagnostics.rule import Rule
-from maskcli.report.shown import SCHEMA_VERSION
+from maskcli.report.forms import SCHEMA_VERSION
 from maskcli.report.terminal import STYLES, console, json_text
 
 

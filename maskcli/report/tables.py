@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskcli.arrays import Array, pixel_edges
+from maskcli.inputs.texts import Shown
 from maskcli.masks.conventions import CONVENTIONS
 from maskcli.masks.mask import Mask
 from maskcli.masks.views import blocks, picture
 from maskcli.report.characters import FULL, MAP_HEIGHT, MAP_WIDTH, columns, print_map, shaded
-from maskcli.report.shown import Shown, token_facts
+from maskcli.report.shown import token_facts
 from maskcli.report.terminal import PIPE_WIDTH, clean
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ LABEL = 14
 ATTEND, IGNORE = "■", "·"
 
 
-def print_shown(shown: Shown, console: Console, block: int) -> None:
+def print_shown(shown: Shown, console: Console) -> None:
     """Token tables, then the mask (once for all sequences where they are equal), then the numbers."""
     items = shown.mask.shape[0]
     # Bare lengths have no tokens to tell of; a long table of numbers in order would only push the mask away.
@@ -54,7 +55,7 @@ def print_shown(shown: Shown, console: Console, block: int) -> None:
     console.print()
     for item in range(1 if same else min(items, MOST_SEQUENCES)):
         _print_mask(shown, console, item, same)
-    _print_numbers(shown, console, block)
+    _print_numbers(shown, console)
 
 
 def _token_table(batch: Batch, item: int, name: str | None) -> Table:
@@ -137,7 +138,7 @@ def _print_cells(shown: Shown, console: Console, item: int, width: int) -> bool:
     _, _, queries, keys = shown.mask.shape
     if queries > MOST_TOKENS or keys > MOST_TOKENS:
         return False
-    downs = [_cut(clean(shown.query_token(item, query)), LABEL) for query in range(queries)]
+    downs = [_cut(clean(shown.queries.token(item, query)), LABEL) for query in range(queries)]
     acrosses = [_cut(clean(shown.key_token(item, key)), LABEL) for key in range(keys)]
     plain = CONVENTIONS[shown.convention].plain
     attend, ignore = (ATTEND, IGNORE) if plain else shown.values()
@@ -193,7 +194,7 @@ def _half_blocks(dense: Array) -> Array:
     return glyphs
 
 
-def _print_numbers(shown: Shown, console: Console, block: int) -> None:
+def _print_numbers(shown: Shown, console: Console) -> None:
     from rich.text import Text
 
     mask = shown.mask
@@ -211,6 +212,7 @@ def _print_numbers(shown: Shown, console: Console, block: int) -> None:
         f"empty rows {mask.empty_rows // copies:,}"
         + (": these queries have no key at all" if mask.empty_rows else ""),
     ]
+    block = shown.block
     if keys > block and queries > 1:
         full, partial, empty = (count // copies for count in blocks(mask, block, block))
         lines.append(f"blocks of {block} x {block}: {full:,} full, {partial:,} partial, {empty:,} empty")

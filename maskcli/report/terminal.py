@@ -167,18 +167,3 @@ _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False).encode
 def json_text(value: Any) -> str:
     """A value as JSON on one line; NaN and infinities, which JSON has not, are refused."""
     return _encode(value)
-
-
-def form(path: str | None, chosen: str | None, suffixes: dict[str, str], default: str) -> str:
-    """The form to write: as chosen, else by the suffix of the file, else the default."""
-    if chosen is not None:
-        return chosen
-    if path in (None, "-"):
-        return default
-    suffix = os.path.splitext(str(path))[1].lower()
-    if suffix not in suffixes:
-        known = ", ".join(suffixes)
-        raise MaskcliError(
-            f"{path!r} ends in {suffix!r}, which names no form; end it in one of {known}, or pass --format"
-        )
-    return suffixes[suffix]

@@ -127,9 +127,9 @@ def test_a_mask_table_is_whole_or_becomes_a_map(columns, to, length):
     """In a process of its own for each would take minutes: the table itself is asked."""
     import io
 
+    from maskcli.inputs.texts import Shown
     from maskcli.masks.kinds import Layout
     from maskcli.masks.spec import build, parse
-    from maskcli.report.shown import Shown
     from maskcli.report.tables import print_shown
     from maskcli.report.terminal import console
     from maskcli.text import batch_from_lengths
@@ -147,7 +147,7 @@ def test_a_mask_table_is_whole_or_becomes_a_map(columns, to, length):
         to,
         "bool",
     )
-    print_shown(shown, screen, 128)
+    print_shown(shown, screen)
     text = stream.getvalue()
     assert max(map(len, text.splitlines())) <= columns
     assert "…" not in text

@@ -1,0 +1,277 @@
+"""What the text arguments of `show` stand for: the tokens of texts, ids or lengths, and a spec's mask over them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from maskcli.errors import MaskcliError
+from maskcli.masks import conventions, spec
+from maskcli.masks.kinds import Layout
+from maskcli.masks.mask import Mask
+from maskcli.text import (
+    Batch,
+    Lines,
+    Tokenizer,
+    batch_from_ids,
+    batch_from_lengths,
+    batch_from_texts,
+    chat_texts,
+    load_tokenizer,
+    parse_messages,
+    read_lines,
+    split_lines,
+)
+
+# Ways to give tokens.
+_TEXTS = ("texts", "--file")
+
+
+@dataclass(frozen=True)
+class Given:
+    """The options that say which tokens there are; exactly one of texts, file, ids and lengths tells them."""
+
+    texts: Sequence[str] = ()
+    file: str | None = None
+    ids: str | None = None
+    lengths: str | None = None
+    source: Sequence[str] = ()
+    pairs: Sequence[str] | None = None
+    packed: bool = False
+    chat: bool = False
+    labels: bool = False
+    tokenizer: str | None = None
+    special_tokens: bool | None = None
+    padding: str = "longest"
+    max_length: int | None = None
+    side: str | None = None
+    pad_token: str | None = None
+    pad_id: int | None = None
+
+    def way(self) -> str:
+        """Which of the ways to give tokens was used; options that mean nothing with it are refused."""
+        ways = {
+            "texts": self.texts or None,
+            "--file": self.file,
+            "--ids": self.ids,
+            "--lengths": self.lengths,
+        }
+        given = [way for way, value in ways.items() if value is not None]
+        if len(given) != 1:
+            raise MaskcliError(
+                f"{' and '.join(given) or 'nothing'} was given where one of texts, --file, --ids or --lengths belongs; "
+                'for example maskcli show "Hello world"'
+            )
+        (way,) = given
+        limited = {
+            "--pair": (self.pairs, _TEXTS),
+            "--chat": (self.chat, _TEXTS),
+            "--special-tokens": (self.special_tokens is not None, _TEXTS),
+            "--padding max-length": (self.padding != "longest", _TEXTS),
+            "--pad-token": (self.pad_token, (*_TEXTS, "--ids")),
+            "--packed": (self.packed, (*_TEXTS, "--lengths")),
+            "--max-length": (self.max_length, (*_TEXTS, "--lengths")),
+            "--tokenizer": (self.tokenizer, (*_TEXTS, "--ids")),
+            "--labels": (self.labels, (*_TEXTS, "--ids")),
+            "--pad-id": (self.pad_id is not None, ("--ids",)),
+        }
+        for option, (used, meant_for) in limited.items():
+            if used and way not in meant_for:
+                beside = "texts" if way in _TEXTS else way
+                raise MaskcliError(f"{option} means nothing beside {beside}; leave it out")
+        return way
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A mask with the tokens on its axes.
+
+    `queries` are the tokens of the rows, `source` those of the keys when they are another sequence. `past` keys
+    stand before the first query, and `axes` names the axes that the spec varies along. `convention` and `dtype` say
+    how values are written, `block` the side of the blocks that are counted.
+    """
+
+    spec: str
+    mask: Mask
+    axes: str
+    queries: Batch
+    source: Batch | None
+    past: int
+    convention: str
+    dtype: str
+    block: int = 128
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was odd about the tokens, a sentence each."""
+        return self.queries.warnings + (self.source.warnings if self.source else ())
+
+    @property
+    def broadcast_shape(self) -> list[int]:
+        """The smallest shape that broadcasts to the whole: [B, 1, K] padding, [Q, K] causal, [B, Q, K] combined."""
+        batch, heads, queries, keys = self.mask.shape
+        rows = queries if "q" in self.axes else 1
+        if self.mask.stored[1] > 1:
+            return [batch, heads, queries, keys]
+        return [batch, rows, keys] if "b" in self.axes else [rows, keys]
+
+    def key_token(self, item: int, key: int) -> str:
+        """The text of a key's token; cached keys and empty slots have none."""
+        batch = self.source or self.queries
+        index = key if self.source else key - self.past
+        if index < 0:
+            return "past"
+        return batch.token(item, index) if index < batch.shape[1] else "empty"
+
+    def values(self) -> tuple[str, str]:
+        """What attend and ignore are in the shown convention."""
+        values = conventions.CONVENTIONS[self.convention].values
+        return values.attend, values.ignore
+
+
+def show(
+    given: Given,
+    text: str = "",
+    *,
+    past: int = 0,
+    cache_length: int | None = None,
+    heads: int = 1,
+    to: str = "sdpa",
+    dtype: str | None = None,
+    convention: str | None = None,
+    block: int = 128,
+) -> Shown:
+    """The mask of a spec over the tokens; without a spec the one that goes with them."""
+    batch = _batch(given)
+    source = _source(given, batch) if given.source else None
+    if convention is not None:
+        from maskcli.meant.facts import convention as known
+
+        known(convention)
+    if to not in conventions.CONVENTIONS:
+        choices = ", ".join(conventions.CONVENTIONS)
+        raise MaskcliError(f"--to {to!r} is not a convention; choose one of {choices}")
+    kind = conventions.dtype_of(to, dtype)
+
+    parsed = spec.parse(text or _usual(batch, source))
+    if "cross" in spec.kinds_in(parsed) and source is None:
+        raise MaskcliError(
+            "a cross mask needs its source sequence; pass it with --source TEXT, once for each text"
+        )
+    layout = _layout(batch, source, past, cache_length, heads)
+    mask = spec.build(parsed, layout, _resolver(parsed, convention))
+    conventions.fitting(mask.stored, to, spec.write(parsed))
+    return Shown(
+        spec=spec.write(parsed),
+        mask=mask,
+        axes=spec.axes(parsed),
+        queries=batch,
+        source=source,
+        past=past,
+        convention=to,
+        dtype=kind,
+        block=block,
+    )
+
+
+def _batch(given: Given) -> Batch:
+    """The tokens of the queries."""
+    way = given.way()
+    if way == "--lengths":
+        return batch_from_lengths(
+            given.lengths or "", padding_side=given.side, max_length=given.max_length, packed=given.packed
+        )
+    if way == "--ids":
+        loaded = _tokenizer(given) if given.tokenizer else None
+        return batch_from_ids(
+            given.ids or "", given.pad_id, tokenizer=loaded, padding_side=given.side, labels=given.labels
+        )
+
+    lines, warnings = _lines(given)
+    loaded = _tokenizer(given)
+    special = given.special_tokens
+    if given.chat:
+        conversations = tuple(messages for line in lines for messages in parse_messages(line))
+        lines, special = chat_texts(conversations, loaded), False
+    batch = batch_from_texts(
+        lines,
+        loaded,
+        pairs=given.pairs,
+        special_tokens=special,
+        padding=given.padding,
+        max_length=given.max_length,
+        padding_side=given.side,
+        packed=given.packed,
+        labels=given.labels,
+    )
+    return replace(batch, warnings=warnings + batch.warnings)
+
+
+def _lines(given: Given) -> Lines:
+    """The texts themselves, those of a file, or those of standard input (of which a chat is one)."""
+    if given.file is not None:
+        return read_lines(given.file)
+    if list(given.texts) != ["-"]:
+        return Lines(tuple(given.texts), ())
+    read = sys.stdin.read()
+    return Lines((read,), ()) if given.chat else split_lines(read)
+
+
+def _source(given: Given, batch: Batch) -> Batch:
+    """The tokens of the keys of a cross mask."""
+    if len(given.source) != batch.shape[0]:
+        raise MaskcliError(
+            f"there are {batch.shape[0]} sequences and {len(given.source)} source texts; pass --source once for each"
+        )
+    loaded = load_tokenizer(given.tokenizer, pad_token=given.pad_token)
+    return batch_from_texts(
+        given.source, loaded, special_tokens=given.special_tokens, padding_side=given.side
+    )
+
+
+def _tokenizer(given: Given) -> Tokenizer:
+    return load_tokenizer(given.tokenizer, pad_token=given.pad_token, chat=given.chat)
+
+
+def _usual(batch: Batch, source: Batch | None) -> str:
+    """The spec where none was given."""
+    if source is not None:
+        return "cross"
+    return "causal & documents" if batch.documents else "combined"
+
+
+def _resolver(parsed: spec.Spec, convention: str | None) -> spec.Resolve | None:
+    """How files in the spec are read; only specs that name some pay for the rooms behind it."""
+    if not spec.names_files(parsed):
+        return None
+    from maskcli.inputs.operands import resolver
+
+    return resolver(convention)
+
+
+def _layout(batch: Batch, source: Batch | None, past: int, cache_length: int | None, heads: int) -> Layout:
+    """Sizes, padding and documents: past keys come first and are real, empty cache slots last and are not."""
+    items, queries = batch.shape
+    if source is not None:
+        if past or cache_length:
+            raise MaskcliError(
+                "--past and --cache-length speak of self-attention; leave them out with --source"
+            )
+        return Layout(items, queries, source.shape[1], heads, real=source.attention_mask, cross=True)
+
+    filled = past + queries
+    keys = filled if cache_length is None else cache_length
+    if keys < filled:
+        raise MaskcliError(
+            f"--cache-length {keys} has no room for {past} past keys and {queries} new ones; pass at least {filled}"
+        )
+    real = np.zeros((items, keys), bool)
+    real[:, :past] = True
+    real[:, past:filled] = batch.attention_mask
+    documents = None
+    if batch.documents is not None and batch.segments is not None:
+        documents = np.pad(batch.segments, [(0, 0), (past, keys - filled)], mode="edge")
+    return Layout(items, queries, keys, heads, past, real, documents)
