@@ -161,7 +161,7 @@ class _Reader:
 
 
 def measure(tensor: Tensor, shape: Shape, probes: Mapping[str, Mask]) -> Measured:
-    """One pass over a tensor seen as [B, H, Q, K]: row sums and extremes, and the mass outside of each probe mask.
+    """One pass over a tensor seen as [B, H, Q, K]: row sums, extremes, and the mass outside of each probe.
 
     The probes cut the keys into spans; each span is added up once, and not at all where it holds nothing but
     zeros.
@@ -234,7 +234,7 @@ _LAST: ContextVar[_Plan | None] = ContextVar("_LAST", default=None)
 
 
 def _plan(masks: Mapping[str, Mask], keys: int) -> _Plan:
-    """The spans under these masks; those of the last pass when its masks are equal, as those of a model's layers are."""
+    """The spans under these masks; those of the last pass when its masks are equal, as layers' are."""
     last = _LAST.get()
     if last is None or last.keys != keys or last.masks != masks:
         last = _Plan(masks, keys)

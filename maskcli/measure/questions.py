@@ -12,7 +12,7 @@ from maskcli.tensors import Tensor
 
 
 def uniform_rows(tensor: Tensor, shape: Shape, high: Array) -> Array:
-    """How many keys share a row's largest weight while all others weigh exactly 0, int64 [B, H, Q]; 0 when they differ."""
+    """How many keys share a row's largest weight while all others weigh 0, int64 [B, H, Q]; else 0."""
     support = np.zeros(shape[:3], np.int64)
 
     def work(chunk: Chunk) -> None:
@@ -37,7 +37,7 @@ def query_sums(tensor: Tensor, shape: Shape) -> Iterator[Array]:
 
 
 def first_sums(tensor: Tensor, shape: Shape) -> tuple[Array, Array]:
-    """The sums over heads [B, q, K] and over the batch [H, q, K], float64, of as many first queries as fit into a chunk."""
+    """The sums over heads [B, q, K] and over the batch [H, q, K], float64, of the first chunk of queries."""
     batch, heads, queries, keys = shape
     shown = min(queries, rows_at_once(max(batch, heads) * keys))
     over_heads, over_batch = np.zeros((batch, shown, keys)), np.zeros((heads, shown, keys))
@@ -51,7 +51,7 @@ def first_sums(tensor: Tensor, shape: Shape) -> tuple[Array, Array]:
 
 
 def column_mass(tensor: Tensor, shape: Shape, rows: Array) -> Array:
-    """The mass that flagged rows [B, H, Q] of each head give each key, float64 [B, H, K]; NaN counts as nothing."""
+    """The mass that flagged rows [B, H, Q] give each key, float64 [B, H, K]; NaN counts as nothing."""
     mass = np.zeros((shape[0], shape[1], shape[3]))
     for chunk in read_chunks(tensor, shape):
         heads = range(*chunk.heads)
@@ -109,7 +109,7 @@ def _index(tensor: Tensor, start: int, flags: Array) -> tuple[int, ...]:
 
 
 def bad_cells(tensor: Tensor, bad: Callable[[Array], Array]) -> Array:
-    """Which rows of a tensor hold a cell for which `bad` says True, boolean in the shape of its leading axes."""
+    """Which rows of a tensor hold a cell for which `bad` says True, bool in the shape of its leading axes."""
     parts = [bad(values).any(axis=1) for _, values in row_chunks(tensor)]
     flags: Array = np.concatenate(parts) if parts else np.zeros(0, bool)
     return flags.reshape(tensor.shape[:-1])

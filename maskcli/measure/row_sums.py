@@ -1,4 +1,4 @@
-"""Sums and extremes of a block of rows, from the bits of its elements and with as few looks at them as can be."""
+"""Sums and extremes of a block of rows, from the bits of its elements, with as few looks as can be."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXACT_KEYS = 4096
 
 
 class RowSums(NamedTuple):
-    """Per row of a block, each [h, q]: the sum, the largest and smallest element, and the mass outside of each mask.
+    """Per row of a block, each [h, q]: the sum, the largest and smallest element, the mass outside of masks.
 
     Masks that a span names are in `outside`, unless only zeros lie there.
     """
@@ -110,7 +110,7 @@ def _decoded(raw: Array, dtype: str) -> Array:
 
 
 def _widened(raw: Array, dtype: str) -> Array:
-    """Non-negative finite elements as numbers that are `scale` times too small: sums are scaled more cheaply than elements."""
+    """Non-negative finite elements as numbers `scale` times too small: it is cheaper to scale the sums."""
     known = BITS[dtype]
     if known.shift is None:
         return _decoded(raw, dtype)

@@ -16,7 +16,7 @@ ROWS, CELLS = 16, 2**21
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Rows of the first `items` and `heads` at some `queries`: values [items, heads, n, K], float32 or float64."""
+    """Rows of the first `items` and `heads` at some `queries`: values [items, heads, n, K], float32 or 64."""
 
     items: int
     heads: int

@@ -1,4 +1,4 @@
-"""How masks cut the keys of some rows into spans, so that one sum over each span answers for all of the masks."""
+"""How masks cut the keys of some rows into spans, so that one sum over each span answers for all masks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Mixed(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Keys `start` to `stop`, the names of the masks that ignore all of them in every row, and of those that ignore some."""
+    """Keys `start` to `stop`, the masks that ignore all of them in every row, and those that ignore some."""
 
     start: int
     stop: int
@@ -87,7 +87,7 @@ def _cover(parts: list[views.Ignored], start: int, stop: int) -> bool:
 
 
 def _apart(borders: set[int]) -> list[int]:
-    """Borders in order; when there are many, only those that leave every span wide enough to be worth its calls."""
+    """Borders in order; of many, only those that leave every span wide enough to be worth its calls."""
     ordered = sorted(borders)
     if len(ordered) <= MAX_SPANS + 1:
         return ordered

@@ -141,7 +141,7 @@ class Attention(Placed):
 
     @cached_property
     def probes(self) -> dict[str, Mask]:
-        """What the weights are measured against: padding, keep, expected, documents and future, as far as known."""
+        """What weights are measured against: those known of padding, keep, expected, documents, future."""
         future = None if self.roled.kind == "cross" else self.causal
         masks = {
             "padding": self.padding,

@@ -46,5 +46,5 @@ def tolerances(dtype: str) -> Tolerances:
 
 
 def has_digits(dtype: str) -> bool:
-    """Whether equal numbers are no accident: scores near 0 in sixteen bits can be equal for want of digits."""
+    """Whether equal numbers are no accident; scores near 0 in sixteen bits can be for want of digits."""
     return dtype in ("float32", "float64")

@@ -1,4 +1,4 @@
-"""Rules on where weights fall against the mask: MSK201 to MSK204, MSK210, MSK211, MSK217, MSK219 and MSK220."""
+"""Rules on where weights fall against the mask: MSK201 to 204, MSK210, MSK211, MSK217, MSK219 and MSK220."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ def _apart(tensor: Attention | Saved) -> bool:
 
 
 def _across(attention: Attention, rows: Array, share: Array) -> Hit:
-    """Rows of a map that attend to other documents, and the keys of those, before or behind, that they could see."""
+    """Rows of a map that attend to other documents, and the keys of those that they could see."""
     hidden = attention.same_document
     if hidden is None:
         return Hit(attention.name, rows, None, share)

@@ -45,8 +45,8 @@ def grouped_heads_order(scene: Scene) -> Iterator[Found]:
     for group in fold_by(hits, alike=lambda _: None):
         heads, count = group.extra
         yield group.found(
-            f"log weights fit q.k of key head h % {count} and not of key head h // {heads // count}: keys were "
-            "repeated in the wrong order",
+            f"log weights fit q.k of key head h % {count} and not of key head h // {heads // count}: keys "
+            "were repeated in the wrong order",
             "use key.repeat_interleave(groups, dim=1) (and the same for value), or enable_gqa=True",
             query_heads=heads,
             key_heads=count,
@@ -79,33 +79,29 @@ def weights_not_used(scene: Scene) -> Iterator[Found | Undecided]:
     for group in fold(hits):
         yield group.found(
             "the weights times value are not the saved output: these are not the weights that the model used",
-            "save weights, value and output of the same call; fused kernels return no weights, and asking for them "
-            "changes the path",
+            "save weights, value and output of the same call; fused kernels return no weights, and asking "
+            "for them changes the path",
             rows=group.rows,
         )
 
 
 def _is_dealt(attention: Attention) -> bool:
-    """Whether query heads, by the sampled rows, find their key head in turn (h % G) and not in runs (h // (H / G))."""
+    """Whether query heads, by the sampled rows, share key heads in turn, h % G, not in runs, h // (H / G)."""
     query, key, heads = attention.parts.get("query"), attention.parts.get("key"), attention.shape[1]
     if query is None or key is None or not _fit_the_map(attention, query, key):
         return False
     groups = key.shape[1]
     if heads % groups or groups in (1, heads):
         return False
-    runs, turns = (
-        [head // (heads // groups) for head in range(heads)],
-        [head % groups for head in range(heads)],
-    )
-    telling = [head for head in range(attention.sample.heads) if runs[head] != turns[head]]
-    in_runs, in_turn = (
-        [_correlation(attention, query, key, head, order[head]) for head in telling]
-        for order in (runs, turns)
-    )
-    known_runs, known_turns = ([fit for fit in fits if fit is not None] for fits in (in_runs, in_turn))
-    if not known_runs or not known_turns:
+    in_runs, in_turn = [], []
+    for head in range(attention.sample.heads):
+        run, turn = head // (heads // groups), head % groups
+        if run != turn:
+            in_runs += _correlation(attention, query, key, head, run)
+            in_turn += _correlation(attention, query, key, head, turn)
+    if not in_runs or not in_turn:
         return False
-    return min(known_turns) > FITS and bool(np.median(known_runs) < UNFIT)
+    return min(in_turn) > FITS and bool(np.median(in_runs) < UNFIT)
 
 
 def _fit_the_map(attention: Attention, query: Tensor, key: Tensor) -> bool:
@@ -116,8 +112,11 @@ def _fit_the_map(attention: Attention, query: Tensor, key: Tensor) -> bool:
     return query.shape[:3] == (batch, heads, queries) and key.shape[::2] == (batch, keys)
 
 
-def _correlation(attention: Attention, query: Tensor, key: Tensor, head: int, key_head: int) -> float | None:
-    """How well log W of a head follows q.k over the keys it weighs: the correlation within rows, over all sampled ones."""
+def _correlation(attention: Attention, query: Tensor, key: Tensor, head: int, key_head: int) -> list[float]:
+    """How well log W of a head follows q.k over the keys it weighs: the correlation within sampled rows.
+
+    One number; none where no row has keys enough, or all its weights are equal.
+    """
     sample = attention.sample
     real = sample.of(attention.real_rows)
     lines, all_products = [], []
@@ -133,10 +132,10 @@ def _correlation(attention: Attention, query: Tensor, key: Tensor, head: int, ke
             lines.append(logs - logs.mean())
             all_products.append(products - products.mean())
     if not lines:
-        return None
+        return []
     logs, products = np.concatenate(lines), np.concatenate(all_products)
     scale = float(np.sqrt((logs**2).sum() * (products**2).sum()))
-    return float((logs * products).sum() / scale) if scale > 0 else None
+    return [float((logs * products).sum() / scale)] if scale > 0 else []
 
 
 def _has_values(attention: Attention) -> bool:
@@ -154,7 +153,7 @@ def _layouts(attention: Attention) -> list[bool]:
 
 
 def _unlike(attention: Attention, layouts: list[bool]) -> Rows:
-    """Sampled real rows [B, H, Q] whose W V is not the output in the layout that fits best, when most are so."""
+    """Sampled real rows [B, H, Q] whose W V is not the output as laid out to fit best, when most are so."""
     sample, value, output = attention.sample, attention.parts["value"], attention.parts["output"]
     rows = np.zeros(attention.shape[:3], bool)
     shared = attention.shape[1] // value.shape[1]

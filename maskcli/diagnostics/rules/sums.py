@@ -1,4 +1,4 @@
-"""Rules on numbers that no softmax over the keys leaves, by their sums and signs: MSK207, MSK208 and MSK216."""
+"""Rules on the sums and signs of numbers that no softmax over the keys leaves: MSK207, MSK208, MSK216."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def unnormalised_rows(scene: Scene) -> Iterator[Found]:
 
 @rule("MSK208", "softmax-axis", "error", needs=("weights",), explained_by=("MSK216",))
 def softmax_axis(scene: Scene) -> Iterator[Found]:
-    """The weights sum to 1 over queries, heads or the batch, and not over keys: the softmax ran over another axis.
+    """The weights sum to 1 over queries, heads or the batch, not keys: the softmax ran over another axis.
 
     The numbers look like attention, but no query gets a weighted mean of the values, and a mask over keys
     means something else.
@@ -76,8 +76,8 @@ def softmax_axis(scene: Scene) -> Iterator[Found]:
         for group in fold_by(hits, alike=lambda _: None):
             low, high = float(group.extra.min()), float(group.extra.max())
             yield group.found(
-                f"weights sum to 1 over {name} and to {low:.3g} to {high:.3g} over keys: the softmax ran over "
-                f"dim={dim}",
+                f"weights sum to 1 over {name} and to {low:.3g} to {high:.3g} over keys: the softmax ran "
+                f"over dim={dim}",
                 "use softmax(dim=-1): each query's weights over the keys sum to 1",
                 lowest_row_sum=low,
                 highest_row_sum=high,
@@ -105,7 +105,8 @@ def invalid_weights(scene: Scene) -> Iterator[Found]:
         yield group.found(
             f"values run from {low:.4g} to {high:.4g}, where weights lie between 0 and 1: "
             f"{listed(group.tensors)} holds scores or something else",
-            "save what comes out of the softmax (or pass --role scores=FILE:TENSOR when these are the scores)",
+            "save what comes out of the softmax (or pass --role scores=FILE:TENSOR when these are the "
+            "scores)",
             lowest=_finite(low),
             highest=_finite(high),
         )
@@ -116,7 +117,7 @@ def _finite(value: float) -> float | str:
 
 
 def _invalid(attention: Attention) -> Rows:
-    """Rows [B, H, Q] with values that no weights have; those above 1 alone can also be dropout's, or ReLU attention's."""
+    """Rows [B, H, Q] with values that no weights have; dropout and ReLU attention can pass 1 as well."""
     measured = attention.measured
     high = measured.high > 1 + attention.tolerance
     bad = (measured.low < 0) | np.isinf(measured.low) | np.isinf(measured.high)
@@ -154,7 +155,7 @@ def _is_constant(attention: Attention, rows: Rows) -> bool:
 
 
 def _may_be_sink(attention: Attention, rows: Rows) -> bool:
-    """Whether a constant sum below 1 can be an attention sink among nearly equal scores, which makes it n / (n + 1).
+    """Whether a constant sum below 1 can be a sink among nearly equal scores, which makes it n / (n + 1).
 
     Rows over different numbers of keys cannot share such a sum; in float32, equal scores alone make it the
     same to 1e-5.
@@ -168,7 +169,7 @@ def _may_be_sink(attention: Attention, rows: Rows) -> bool:
 
 
 def _spread(sums: Array, rounding: float) -> bool:
-    """Whether odd sums lie below 1 and differ by more than rounding, as a sink leaves them; a scale leaves them equal."""
+    """Whether odd sums below 1 differ by more than rounding, as a sink makes them and no scale does."""
     return bool(sums.size > 1 and (sums < 1).all() and np.ptp(sums) > 4 * rounding)
 
 
@@ -185,14 +186,12 @@ def _softmax_axis(attention: Attention) -> str | None:
         return None
     if (np.abs(total - 1) <= tolerance).mean() > SOFTMAX_ROWS:
         return None
-    batch, heads, queries, _ = attention.shape
     tensor, shape = attention.tensor, attention.shape
-    if queries > 1 and all(_ones(sums, tolerance) for sums in query_sums(tensor, shape)):
+    if shape[2] > 1 and all(_ones(sums, tolerance) for sums in query_sums(tensor, shape)):
         return "queries"
     over_heads, over_batch = first_sums(tensor, shape)
-    if heads > 1 and _ones(over_heads, tolerance):
-        return "heads"
-    return "batch" if batch > 1 and _ones(over_batch, tolerance) else None
+    several = (("heads", shape[1], over_heads), ("batch", shape[0], over_batch))
+    return next((axis for axis, size, sums in several if size > 1 and _ones(sums, tolerance)), None)
 
 
 def _ones(sums: Array, tolerance: float) -> bool:

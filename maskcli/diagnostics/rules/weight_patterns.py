@@ -1,4 +1,4 @@
-"""Rules on the pattern of weights, a causal mask or a window that is off: MSK213, MSK214, MSK215 and MSK218."""
+"""Rules on patterns of weights, a causal mask or a window that is off: MSK213, MSK214, MSK215, MSK218."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from maskcli.scene.scene import Attention, Scene
 
 # Rows that must agree on a narrower window: one or two short ones can end anywhere.
 ROWS = 3
-_WINDOWS = "build the mask from this layer's window; Hugging Face counts the query itself, flash-attn's left window does not"
+_WINDOWS = (
+    "build the mask from this layer's window; Hugging Face counts the query itself, flash-attn's left window "
+    "does not"
+)
 
 
 class Narrow(NamedTuple):
@@ -57,8 +60,8 @@ def window_mismatch(scene: Scene) -> Iterator[Found | Undecided]:
     for group in fold_by(((hit_of(a, v), (a.spec, v.extra)) for a, v in wide), alike=lambda extra: extra[0]):
         seen = max(seen for _, seen in group.extras if isinstance(seen, int))
         yield group.found(
-            f"real queries put {group.percent} of their weight outside of the window of {group.extra[0]!r}: they "
-            f"look back over up to {seen} keys, themselves included",
+            f"real queries put {group.percent} of their weight outside of the window of {group.extra[0]!r}: "
+            f"they look back over up to {seen} keys, themselves included",
             _WINDOWS,
             **group.layers("mass"),
             keys_seen=seen,
@@ -88,16 +91,17 @@ def shifted_causal(scene: Scene) -> Iterator[Found]:
     hits = ((hit_of(a, v), a.future_expected) for a, v in verdicts(scene, Kind.SHIFTED))
     for group in fold_by(hits):
         yield group.found(
-            f"real queries put {group.percent} of their weight on the key right behind them and none further on; "
-            f"{group.extra} says attention is causal: its diagonal is one off",
+            f"real queries put {group.percent} of their weight on the key right behind them and none further "
+            f"on; {group.extra} says attention is causal: its diagonal is one off",
             "attend where k <= q: torch.triu(ones, diagonal=1) marks what to ignore",
             **group.layers("future_mass"),
         )
     for strict in fold(_hits(scene, _strict)):
         yield strict.found(
-            "no query weighs itself, in any head, and the first row has no key: the causal diagonal is one off",
-            "attend where k <= q: torch.triu(ones, diagonal=1) marks what to ignore, diagonal=0 takes the token "
-            "itself away",
+            "no query weighs itself, in any head, and the first row has no key: the causal diagonal is "
+            "one off",
+            "attend where k <= q: torch.triu(ones, diagonal=1) marks what to ignore, diagonal=0 takes the "
+            "token itself away",
             largest_diagonal_weight=0.0,
         )
 
@@ -129,10 +133,10 @@ def misaligned_causal_weights(scene: Scene) -> Iterator[Found]:
     for group in fold(hits):
         behind = past[group.tensors[0]]
         yield group.found(
-            f"{group.told('queries')} weigh keys 0 to q only, though {behind} keys come before the first query: "
-            "the causal mask is aligned to the top left",
-            "align it to the bottom right: torch.ones(Q, K).tril(diagonal=K - Q); is_causal=True is wrong with a "
-            "cache",
+            f"{group.told('queries')} weigh keys 0 to q only, though {behind} keys come before the first "
+            "query: the causal mask is aligned to the top left",
+            "align it to the bottom right: torch.ones(Q, K).tril(diagonal=K - Q); is_causal=True is wrong "
+            "with a cache",
             past=behind,
         )
 
@@ -152,15 +156,15 @@ def causal_encoder(scene: Scene) -> Iterator[Found]:
     declared = {attention.name: attention.meant_by for attention in scene.attentions}
     for group in fold_by((hit, declared[hit.tensor]) for hit in _hits(scene, _never_ahead)):
         yield group.found(
-            f"keys behind a query weigh exactly 0 in every head ({group.told('queries')}), although {group.extra} "
-            "lets them be seen",
+            f"keys behind a query weigh exactly 0 in every head ({group.told('queries')}), although "
+            f"{group.extra} lets them be seen",
             "leave the causal mask out of an encoder; mask only its padding",
             future_mass=0.0,
         )
 
 
 def _never_as_far(scene: Scene, told: set[str]) -> Iterator[Found | Undecided]:
-    """Maps, other than those told of, whose queries never look back as far as the window that was declared."""
+    """Maps, other than those told of, whose queries never look back as far as their declared window."""
     narrow = []
     for attention in scene.attentions:
         if attention.name in told or not _has_width(attention):
@@ -192,7 +196,7 @@ def _hits(scene: Scene, rows_of: Callable[[Attention], Rows | None]) -> Iterator
 
 
 def _has_width(attention: Attention) -> bool:
-    """Whether it was declared how far back a query of this layer should reach: over a window, or over any number of keys."""
+    """Whether it was declared how far back a query of this layer reaches: over a window, or without end."""
     if attention.declared is None or attention.expected is None:
         return False
     if attention.window is not None:
@@ -202,7 +206,7 @@ def _has_width(attention: Attention) -> bool:
 
 
 def _narrower(attention: Attention) -> tuple[int, Rows | None]:
-    """The number of keys that every real row far enough from the start reaches back over, when that is less than meant.
+    """How many keys every real row far enough from the start reaches back over, and rows that should further.
 
     All heads and samples together must stop at the same distance in every row: a sharp head or underflow
     stops anywhere.
@@ -235,7 +239,7 @@ def _has_past(attention: Attention) -> bool:
 
 
 def _strict(attention: Attention) -> Rows | None:
-    """The real rows of a square map whose diagonal is exactly 0 in all heads while the first real row has no key of its own.
+    """The real rows of a square map whose diagonal is exactly 0 in all heads, and whose first row has no key.
 
     The other rows must sum to 1: where a sink or a zero slot takes the first row's weight, it takes some from
     all rows.

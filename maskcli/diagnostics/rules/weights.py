@@ -60,8 +60,8 @@ def uniform_masked_row(scene: Scene) -> Iterator[Found]:
         for group in fold_by(hits, alike=lambda _: None):
             weight = float(group.extra.measured.high[group.hits[0].rows].mean())
             yield group.found(
-                f"{group.told('queries')} ({who} tokens) weigh every key exactly {weight:.4g}, forbidden ones "
-                "too: fully masked rows with a finite fill",
+                f"{group.told('queries')} ({who} tokens) weigh every key exactly {weight:.4g}, forbidden "
+                "ones too: fully masked rows with a finite fill",
                 advice,
                 severity=severity,
                 weight=weight,
@@ -98,7 +98,7 @@ def uniform_attention(scene: Scene) -> Iterator[Found]:
 
 @rule("MSK209", "mask-after-softmax", "error", needs=("weights",), explained_by=("MSK216", "MSK208"))
 def mask_after_softmax(scene: Scene) -> Iterator[Found | Undecided]:
-    """The mask was multiplied into the weights after the softmax: forbidden keys weigh 0, and what they took is lost.
+    """The mask was multiplied in after the softmax: forbidden keys weigh 0, and what they took is lost.
 
     Every query then gets a smaller output the more it has to ignore: the first tokens of a causal model
     hardly get any. The scores of ignored keys still decide how much is left, so the future leaks through the
@@ -110,9 +110,7 @@ def mask_after_softmax(scene: Scene) -> Iterator[Found | Undecided]:
     """
     hits = []
     for attention in scene.attentions:
-        mask = attention.causal if _sees_no_future(attention) else None
-        if attention.meant is not None:
-            mask = attention.meant
+        mask = _obeyed(attention)
         if mask is None or not _is_cut(attention, mask):
             continue
         matches = _cut_softmax(attention, mask)
@@ -125,8 +123,8 @@ def mask_after_softmax(scene: Scene) -> Iterator[Found | Undecided]:
         sums = np.concatenate([hit.share[hit.rows] for hit in group.hits if hit.share is not None])
         low, high = float(sums.min()), float(sums.max())
         yield group.found(
-            f"{group.told('queries')} have forbidden keys and sum to {low:.3g} to {high:.3g}, while rows that may "
-            "see every key sum to 1: the mask was multiplied in after the softmax",
+            f"{group.told('queries')} have forbidden keys and sum to {low:.3g} to {high:.3g}, while rows "
+            "that may see every key sum to 1: the mask was multiplied in after the softmax",
             "mask the scores before the softmax",
             lowest_sum=low,
             highest_sum=high,
@@ -148,8 +146,8 @@ def double_softmax(scene: Scene) -> Iterator[Found]:
     hits = ((Hit(a.name, verdict.rows), a) for a, verdict in verdicts(scene, Kind.DOUBLE_SOFTMAX))
     for group in fold_by(hits, alike=lambda _: None):
         yield group.found(
-            "the logarithm of every row, shifted by a constant, is itself a row of probabilities: a softmax was "
-            "taken of a softmax",
+            "the logarithm of every row, shifted by a constant, is itself a row of probabilities: a softmax "
+            "was taken of a softmax",
             "apply the softmax once",
             largest_weight=max(float(np.nanmax(attention.measured.high)) for attention in group.extras),
         )
@@ -158,6 +156,13 @@ def double_softmax(scene: Scene) -> Iterator[Found]:
 def _forbidding(attention: Attention, mask: Mask) -> Rows:
     """Real rows [B, H, Q] that have to ignore some key."""
     return attention.rows(attention.real_rows & (mask.keys_per_query < attention.shape[3]))
+
+
+def _obeyed(attention: Attention) -> Mask | None:
+    """What was meant, else a causal mask where no weights look ahead."""
+    if attention.meant is not None:
+        return attention.meant
+    return attention.causal if _sees_no_future(attention) else None
 
 
 def _sees_no_future(attention: Attention) -> bool:
@@ -182,7 +187,7 @@ def _is_cut(attention: Attention, mask: Mask) -> bool:
 
 
 def _cut_softmax(attention: Attention, mask: Mask) -> bool | None:
-    """Whether a softmax over all keys was cut: rows without forbidden keys sum to 1, or W is softmax(S) where it is kept.
+    """Whether a softmax over all keys was cut: rows that see all sum to 1, or W is softmax(S) where kept.
 
     None when there is neither such a row nor the scores: a sink looks the same.
     """
@@ -206,17 +211,19 @@ def _which_uniform(attention: Attention, rows: Rows) -> str:
     every = f"over all {attention.shape[3]} keys"
     if not attention.uniform[rows].all():
         return (
-            "over the keys they may attend to: the mask works, but the scores are equal (zero query or key, or a "
-            "mask in place of the scores)"
+            "over the keys they may attend to: the mask works, but the scores are equal (zero query or "
+            "key, or a mask in place of the scores)"
         )
     if (_forbids(attention) & rows).any():
-        return f"{every}, forbidden ones too: everything was masked with a finite fill, or no mask and equal scores"
+        cause = "everything was masked with a finite fill, or no mask and equal scores"
+        return f"{every}, forbidden ones too: {cause}"
     return f"{every}: the scores are equal (zero query or key?), or everything was masked with a finite fill"
 
 
 def _real_rows(attention: Attention) -> Array:
-    """Rows of real tokens, bool [B, 1, Q]. When nothing else tells, a uniform row whose own key gets nothing from any other
-    row belongs to padding.
+    """Rows of real tokens, bool [B, 1, Q].
+
+    When nothing else tells, a uniform row whose own key gets nothing from any other row belongs to padding.
     """
     start, stop = attention.past, attention.past + attention.shape[2]
     if attention.queries is not None or attention.keep is not None or stop > attention.shape[3]:

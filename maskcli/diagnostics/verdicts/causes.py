@@ -1,4 +1,4 @@
-"""Causes that show in a whole map of weights, whatever leaks: each is told from the numbers by one function."""
+"""Causes that show in a whole map of weights, whatever leaks: one function tells each from the numbers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _was_a_softmax(attention: Attention, rows: Rows) -> bool:
 
 
 def _before_softmax(values: Array) -> tuple[Array, Array, Array]:
-    """The lowest and highest of log W - mean(log W) + 1/n over the n keys that each row of W [..., K] weighs, and n."""
+    """The extremes of log W - mean(log W) + 1/n over the n keys that each row of W [..., K] weighs, and n."""
     weighed = values > 0
     counts = weighed.sum(axis=-1)
     logs = np.log(values, out=np.zeros(values.shape), where=weighed)
@@ -81,7 +81,7 @@ def _before_softmax(values: Array) -> tuple[Array, Array, Array]:
 
 
 def empty_slots(attention: Attention) -> Verdict | None:
-    """Whether all sampled rows weigh the empty slots of a cache, all of them bitwise the same: their keys are all zeros."""
+    """Whether all sampled rows weigh the empty slots of a cache (keys of zeros), each bitwise the same."""
     filled = _filled(attention)
     if filled is None:
         return None
@@ -97,7 +97,7 @@ def empty_slots(attention: Attention) -> Verdict | None:
 
 
 def _filled(attention: Attention) -> int | None:
-    """How many keys stand before the trailing run of saved keys that are all zeros; None when there is no such run."""
+    """How many keys stand before the trailing run of saved keys that are all zeros; None without one."""
     key, (batch, _, _, length) = attention.parts.get("key"), attention.shape
     if key is None or len(key.shape) not in (3, 4):
         return None
@@ -149,7 +149,7 @@ def _inverses(attention: Attention) -> dict[str, Mask]:
 
 
 def _told_by(attention: Attention, inverse: Mask, mass: Array) -> Rows | None:
-    """The rows [B, H, Q] that tell whether an inverse is obeyed; None when those that it empties do not look empty."""
+    """The rows [B, H, Q] that tell whether an inverse is obeyed; None when its empty rows do not look it."""
     empty = attention.looks_empty
     open_rows = attention.rows(inverse.keys_per_query > 0)
     told: Rows = open_rows & ~np.isnan(mass) & ~empty
@@ -159,7 +159,7 @@ def _told_by(attention: Attention, inverse: Mask, mass: Array) -> Rows | None:
 
 
 def uniform(attention: Attention, leaking: Leaking) -> Verdict | None:
-    """Whether every real row that could differ is exactly uniform; short rows of 16-bit types can coincide by chance."""
+    """Whether every real row that could differ is exactly uniform; short 16-bit rows can be by chance."""
     if leaking.some:
         return None
     # In a uniform row the sum is the weight times the number of keys: what is no whole multiple is not worth
@@ -178,15 +178,15 @@ def uniform(attention: Attention, leaking: Leaking) -> Verdict | None:
 
 
 def other_sample(attention: Attention, pads: Rows) -> Verdict | None:
-    """Whether the padding of other samples explains every head of every sample; `pads` are rows that attend to their own.
+    """Whether other samples' padding explains every head of every sample; `pads` are rows that read its own.
 
     Maps that simply use every key prove nothing: somewhere a real token must be ignored because it is padding
     in the other sample.
     """
     (batch, heads), keys = attention.shape[:2], attention.keys
-    if not pads.any() or batch < 2 or attention.roled.kind == "cross":
+    if not pads.any() or keys is None or attention.roled.kind == "cross":
         return None
-    if keys is None or attention.padding is None or (keys.real == keys.real[:1]).all():
+    if batch < 2 or (keys.real == keys.real[:1]).all():
         return None
     rows = attention.real & ~attention.looks_empty
     mass = column_mass(attention.tensor, attention.shape, rows)

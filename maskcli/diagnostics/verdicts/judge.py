@@ -1,4 +1,4 @@
-"""Which cause explains a map of weights: the one judgement behind the rules on where weights fall, made once a map."""
+"""Which cause explains a map of weights: the judgement behind the rules on where weights fall, once a map."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def judge(attention: Attention) -> list[Verdict]:
 
 
 def verdicts(scene: Scene, kind: Kind) -> list[tuple[Attention, Verdict]]:
-    """The maps of a scene with a verdict of this kind; undeclared ones only when the other layers do not contradict."""
+    """The maps of a scene with a verdict of this kind; undeclared ones unless other layers contradict."""
     return [
         (attention, verdict)
         for attention in scene.attentions
@@ -40,7 +40,7 @@ def verdicts(scene: Scene, kind: Kind) -> list[tuple[Attention, Verdict]]:
 
 
 def _believed(scene: Scene, attention: Attention, kind: Kind) -> bool:
-    """Whether one map is enough, or nearly all maps of its kind that can be checked are sick as well, of whatever.
+    """Whether one map is enough, or nearly all of its kind that can be checked are sick too, of whatever.
 
     What was declared is checked layer by layer, and equal scores are no accident where there are digits.
     """

@@ -25,7 +25,7 @@ ALWAYS = 0.95
 
 
 class Leaking(NamedTuple):
-    """Real rows [B, H, Q] with mass outside of each probe mask, and those with mass on padding in any head, agreed or not."""
+    """Real rows [B, H, Q] with mass outside of each probe, and on padding in any head, agreed or not."""
 
     rows: dict[str, Rows]
     in_any_head: Rows
@@ -160,7 +160,7 @@ def _future(attention: Attention, rows: Rows) -> Verdict:
 
 
 def _unexplained(attention: Attention, leaking: Leaking, targets: list[Verdict]) -> list[Verdict]:
-    """One verdict for what a declared or saved mask forbids, when leaks to padding and the future are not all of it."""
+    """One verdict for what a mask forbids, when leaks to padding and the future are not all of it."""
     authority = attention.authority or "padding"
     broken, share = leaking.rows[authority], attention.measured.mass[authority]
     told = sum((target.share for target in targets), np.zeros(attention.shape[:3]))
@@ -187,9 +187,9 @@ def _loosened(attention: Attention, rows: Rows, share: Array) -> Verdict | None:
 
 
 def without(attention: Attention, names: set[str]) -> Mask | None:
-    """The declared mask with its conjuncts of these kinds taken out (a sliding window or chunks leave a causal mask).
+    """The declared mask with its conjuncts of these kinds taken out.
 
-    None when it has none, or when the rest names files.
+    A sliding window or chunks leave a causal mask. None when it has none, or when the rest names files.
     """
     if attention.declared is None or names_files(attention.declared.spec):
         return None

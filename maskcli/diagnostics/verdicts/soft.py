@@ -18,7 +18,7 @@ SOFTENED = 0.05
 
 
 class Looked(NamedTuple):
-    """Sampled cells: what they weigh, which of them are allowed, both [items, heads, n, K], and which rows count [.., n]."""
+    """Sampled cells, their weights and which are allowed [items, heads, n, K], and which rows count."""
 
     values: Array
     allowed: Array
@@ -26,7 +26,7 @@ class Looked(NamedTuple):
 
 
 def soft(attention: Attention, rows: Rows, share: Array) -> Verdict | None:
-    """A soft mask over flagged rows [B, H, Q], by what was added to forbidden scores, by equal weights, or by small ones."""
+    """A soft mask over flagged rows [B, H, Q], by what was added to scores, by equal or by small weights."""
     if attention.meant is None:
         return None
     looked = _look(attention, attention.meant, rows)
@@ -88,7 +88,7 @@ def extremes(values: Array, chosen: Array) -> tuple[Array, Array]:
 
 
 def of_sample(attention: Attention, role: str) -> Array | None:
-    """The sampled rows of a tensor of the map's own shape, such as its scores; None when it was not saved in that shape."""
+    """The sampled rows of a tensor of the map's shape, such as its scores; None without one."""
     tensor = attention.parts.get(role)
     if tensor is None or tensor.shape != attention.tensor.shape:
         return None
@@ -101,7 +101,7 @@ def of_sample(attention: Attention, role: str) -> Array | None:
 
 
 class Bias(NamedTuple):
-    """What was really added to forbidden scores: its median, how far it varies, and how far rounding takes it."""
+    """What was really added to forbidden scores: its median, how far it varies, and how far rounding goes."""
 
     strength: float
     spread: float

@@ -1,4 +1,4 @@
-"""What can explain a map of weights that disobeys its mask: the kinds of verdicts, and what each says besides."""
+"""What can explain a map of weights that disobeys its mask: kinds of verdicts, and what each says besides."""
 
 from __future__ import annotations
 
