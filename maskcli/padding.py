@@ -8,7 +8,7 @@ from maskcli.arrays import Array, Real
 
 
 def text_span(pads: Real) -> tuple[Array, Array]:
-    """Where the text in rows with padding [B, L] begins and ends, int [B] each; 0 and 0 where there is none."""
+    """Where the text in padded rows [B, L] begins and ends, int [B] each; 0 and 0 where there is none."""
     # A token beyond each edge answers for rows without any.
     text = np.pad(~pads, [(0, 0), (1, 1)], constant_values=True)
     starts = text[:, 1:].argmax(axis=1)
@@ -17,7 +17,7 @@ def text_span(pads: Real) -> tuple[Array, Array]:
 
 
 def edge_runs(pads: Real) -> tuple[Real, Real]:
-    """The leading and the trailing run of padding in each row, bool [B, L]; padding alone is a trailing run."""
+    """The leading and trailing run of padding in each row, bool [B, L]; padding alone is a trailing run."""
     starts, stops = text_span(pads)
     columns = np.arange(pads.shape[1])
     return columns < starts[:, None], columns >= stops[:, None]

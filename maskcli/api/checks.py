@@ -1,4 +1,4 @@
-"""`diagnose`, `trace` and `assert_attention_respects`: checks of arrays and files, of a running program, and for test suites."""
+"""`diagnose`, `trace` and `assert_attention_respects`: checks of arrays, files and a running program."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 def diagnose(arrays: Mapping[str, Any] | str, **said: Unpack[Said]) -> Report:
     """Check arrays by name, or a FILE[:TENSOR], as `maskcli diagnose` checks a file.
 
-    Names say what arrays are: attentions.0, attn_mask, attention_mask, input_ids, labels, … What was meant is declared
-    as in `maskcli.meant.facts.Said`. The report's `findings` come worst first; `skipped` says what could not be
-    decided, and for want of what. Raises MaskcliError when nothing among the arrays can be checked.
+    Names say what arrays are: attentions.0, attn_mask, attention_mask, input_ids, labels, … What was meant is
+    declared as in `maskcli.meant.facts.Said`. The report's `findings` come worst first; `skipped` says what
+    could not be decided, and for want of what. Raises MaskcliError when nothing among the arrays can be
+    checked.
 
     >>> import numpy as np
     >>> weights = np.array([[[[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.1, 0.2, 0.7]]]])
@@ -66,10 +67,11 @@ def trace(
 ) -> Trace:
     """Check every attention call made inside a `with` block.
 
-    `traced.findings` holds what was found so far, worst first, and `traced.report` all of it. Every `every`-th step
-    (call of the outermost module) is checked, `limit` calls at most, in modules whose path matches one of `modules`
-    (shell globs). `save` is a folder for the tensors of each finding, with `save_all` for those of every call. What was
-    meant is declared as for `diagnose`. Results stay what they are. Raises MaskcliError for what cannot be declared.
+    `traced.findings` holds what was found so far, worst first, and `traced.report` all of it. Every
+    `every`-th step (call of the outermost module) is checked, `limit` calls at most, in modules whose path
+    matches one of `modules` (shell globs). `save` is a folder for the tensors of each finding, with
+    `save_all` for those of every call. What was meant is declared as for `diagnose`. Results stay what they
+    are. Raises MaskcliError for what cannot be declared.
 
     >>> import torch
     >>> q = torch.eye(4, 8)[None, None]
@@ -89,10 +91,11 @@ def trace(
 def assert_attention_respects(weights: Any, mask: Any, *, convention: str | None = None) -> None:
     """Assert that masked positions receive exactly zero weight: for test suites.
 
-    `weights` are [.., Q, K]. `mask` broadcasts to them, or is a padding mask [B, K]; its `convention` is sdpa for bool
-    (True = attend), additive for floats and hf for integers unless it is said. NaN counts as weight. Rows that the mask
-    leaves no key are padding when their own key is masked for every query: they are not looked at. Raises
-    AssertionError, whose message is the finding, and MaskcliError for shapes that do not fit.
+    `weights` are [.., Q, K]. `mask` broadcasts to them, or is a padding mask [B, K]; its `convention` is sdpa
+    for bool (True = attend), additive for floats and hf for integers unless it is said. NaN counts as weight.
+    Rows that the mask leaves no key are padding when their own key is masked for every query: they are not
+    looked at. Raises AssertionError, whose message is the finding, and MaskcliError for shapes that do not
+    fit.
 
     >>> import numpy as np
     >>> assert_attention_respects(np.eye(3), np.tril(np.ones((3, 3), bool)))
@@ -102,7 +105,8 @@ def assert_attention_respects(weights: Any, mask: Any, *, convention: str | None
     sizes = attention.shape
     if not 2 <= len(sizes) <= 4 or not 1 <= len(given.shape) <= 4:
         raise MaskcliError(
-            f"weights {list(sizes)} and mask {list(given.shape)}: expected [.., Q, K] and what broadcasts to it"
+            f"weights {list(sizes)} and mask {list(given.shape)}: "
+            "expected [.., Q, K] and what broadcasts to it"
         )
     values = attention.read()[(None,) * (4 - len(sizes))]
     batch, heads, queries, keys = values.shape

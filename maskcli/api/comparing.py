@@ -26,7 +26,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two masks and the `regions` where they differ, or pairs of weights in layer order; `a` and `b` name what was given.
+    """Two masks and the `regions` where they differ, or pairs of weights; `a` and `b` name what was given.
 
     `masks` is None where weights were compared.
     """
@@ -63,11 +63,12 @@ def compare(
 ) -> Comparison:
     """Where two masks differ and what each difference means, or how far two sets of weights are apart.
 
-    `a` and `b` are arrays, FILE[:TENSOR] or specs, which take their shape from the other. Masks are read in `convention`
-    where it is said. `padding` [B, K] (1 or True is a real token) tells what keys are real; else it and the documents
-    come from what is beside the masks in their files (`pad_id`, `eos_id`: ids that pad and end a text). `past` keys
-    come before the first query. Weights of two files are paired by name and compared within `tolerance`, by default that
-    of their type. Raises MaskcliError for what has no common shape.
+    `a` and `b` are arrays, FILE[:TENSOR] or specs, which take their shape from the other. Masks are read in
+    `convention` where it is said. `padding` [B, K] (1 or True is a real token) tells what keys are real; else
+    it and the documents come from what is beside the masks in their files (`pad_id`, `eos_id`: ids that pad
+    and end a text). `past` keys come before the first query. Weights of two files are paired by name and
+    compared within `tolerance`, by default that of their type. Raises MaskcliError for what has no common
+    shape.
 
     >>> import numpy as np
     >>> compare(np.tril(np.ones((6, 6), bool)), "sliding:3").regions[0].meaning
@@ -87,7 +88,7 @@ def compare(
 
 
 def _weights(a: Operand, b: Operand, tolerance: float | None) -> tuple[Pair, ...] | None:
-    """Two tensors that are no masks, or the weights that two files both have; None where masks are compared."""
+    """Two tensors that are no masks, or weights that two files both have; None where masks are compared."""
     if a.path is None or b.path is None:
         return None
     if a.tensor and b.tensor:

@@ -71,11 +71,12 @@ def convert(
 ) -> Array | Arguments:
     """A mask as another library wants it: an array for a convention, or the arguments that need no array.
 
-    `mask` is a saved mask (an array, or FILE[:TENSOR], written in `convention`) or a spec, whose size `padding` [B, K] or
-    `keys` tell where the result depends on it. `to` is sdpa, mha, megatron, hf, additive or binary for an array of `dtype`
-    with `fill` on ignored cells, and flash-attn, flex, xformers or jax for `Arguments`: `arguments` by name and a line of
-    `code`, or `why` there are none. `heads` tells those of [B*H, Q, K], `past` the keys before the first query.
-    Raises MaskcliError for a mask that the target cannot hold, or that can be read in two ways.
+    `mask` is a saved mask (an array, or FILE[:TENSOR], written in `convention`) or a spec, whose size
+    `padding` [B, K] or `keys` tell where the result depends on it. `to` is sdpa, mha, megatron, hf, additive
+    or binary for an array of `dtype` with `fill` on ignored cells, and flash-attn, flex, xformers or jax for
+    `Arguments`: `arguments` by name and a line of `code`, or `why` there are none. `heads` tells those of
+    [B*H, Q, K], `past` the keys before the first query. Raises MaskcliError for a mask that the target cannot
+    hold, or that can be read in two ways.
 
     >>> convert("causal & sliding:4", "flash-attn").arguments
     {'causal': True, 'window_size': [3, 0]}
@@ -191,7 +192,8 @@ def _arguments_of_spec(text: str, to: str, past: int | None, padding: Any, keys:
     if not sized and (counted or names_files(spec) or "source" in needs(spec)):
         what = ", ".join(sorted(counted)) or "this mask"
         raise MaskcliError(
-            f"the arguments of {text!r} count tokens ({what}); pass --lengths 5,3 (in Python padding [B, K], or keys)"
+            f"the arguments of {text!r} count tokens ({what}); "
+            "pass --lengths 5,3 (in Python padding [B, K], or keys)"
         )
     if not sized:
         keys = (past or 0) + 2 * _largest_number(text) + ANY_LENGTH

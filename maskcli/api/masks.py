@@ -33,12 +33,12 @@ def mask(
 ) -> Array:
     """The mask that a spec such as "causal & padding" describes, as an array in a library's convention.
 
-    `padding` [B, K] (1 or True is a real token) and `documents` [B, K] (a number for each packed document) give batch
-    and keys; else say `keys`, and `queries` where there are fewer: `past` keys then come before the first (keys -
-    queries unless said otherwise). The result broadcasts to [B, H, Q, K]: `sdpa` is bool with True = attend, `additive`
-    0 and `fill` ("-inf", "min" or a number) in `dtype`, `mha` bool with True = ignore in the shapes that
-    nn.MultiheadAttention takes, `hf` [B, K]. bfloat16, which numpy has not, comes as the float32 of equal value.
-    Raises MaskcliError for what cannot be.
+    `padding` [B, K] (1 or True is a real token) and `documents` [B, K] (a number for each packed document)
+    give batch and keys; else say `keys`, and `queries` where there are fewer: `past` keys then come before
+    the first (keys - queries unless said otherwise). The result broadcasts to [B, H, Q, K]: `sdpa` is bool
+    with True = attend, `additive` 0 and `fill` ("-inf", "min" or a number) in `dtype`, `mha` bool with True =
+    ignore in the shapes that nn.MultiheadAttention takes, `hf` [B, K]. bfloat16, which numpy has not, comes
+    as the float32 of equal value. Raises MaskcliError for what cannot be.
 
     >>> mask("causal & padding", padding=[[0, 1, 1]]).astype(int).tolist()
     [[[[0, 0, 0], [0, 1, 0], [0, 1, 1]]]]
@@ -60,10 +60,11 @@ def mask(
 def name(mask: Any, *, convention: str | None = None, past: int | None = None) -> Name:
     """What a mask is called: the shortest spec that rebuilds it, or the nearest one.
 
-    `mask` is an array that broadcasts to [B, H, Q, K], a padding mask [B, K], or the FILE[:TENSOR] of one. The name
-    has the `spec`, whether it is `exact` (else `wrong` cells differ, those of `missing` and `extra`), the `padding`
-    tokens of each item, and `aliases`, which mean the same at this length. `convention` is how the values are written,
-    `past` how many keys come before the first query. Raises MaskcliError for what is no mask.
+    `mask` is an array that broadcasts to [B, H, Q, K], a padding mask [B, K], or the FILE[:TENSOR] of one.
+    The name has the `spec`, whether it is `exact` (else `wrong` cells differ, those of `missing` and
+    `extra`), the `padding` tokens of each item, and `aliases`, which mean the same at this length.
+    `convention` is how the values are written, `past` how many keys come before the first query. Raises
+    MaskcliError for what is no mask.
 
     >>> import numpy as np
     >>> name(np.tril(np.ones((6, 6), bool))).spec
@@ -93,7 +94,7 @@ def layout_for(
     documents: Any = None,
     ask: str = "pass keys=N, or padding or documents [B, K]",
 ) -> Layout:
-    """The sizes that a spec is built over, as `mask` explains them; `ask` tells what to pass when there are none."""
+    """The sizes that a spec is built over, as `mask` explains them; `ask` tells what to pass without any."""
     real, labels = _rows(padding, "padding"), _rows(documents, "documents")
     known = labels if real is None else real
     if known is not None:

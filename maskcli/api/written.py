@@ -13,7 +13,7 @@ from maskcli.masks.mask import Mask
 
 
 class Written(NamedTuple):
-    """A mask with the shape, convention, type and fill it is written in; `name` is what its tensor is called."""
+    """A mask with the shape, convention, type and fill it is written in, and the name of its tensor."""
 
     name: str
     mask: Mask

@@ -30,8 +30,8 @@ class Exit(enum.IntEnum):
 
 # A module each, and a function of that name in it.
 COMMANDS = ("convert", "diagnose", "diff", "inspect", "rule", "show", "trace")
-# Objects made before the garbage collector looks at them: what a start makes stays, and looking at it again and again
-# with Python's usual 700 took a tenth of the time that a small file takes.
+# Objects made before the garbage collector looks at them: what a start makes stays, and looking at it again
+# and again with Python's usual 700 took a tenth of the time that a small file takes.
 SELDOM = 20_000
 
 app = typer.Typer(
@@ -73,7 +73,7 @@ class Grouped(TyperCommand):
 def command(
     short_help: str, example: str, **settings: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a function a command: its line in the list of commands, and the example that its --help ends with."""
+    """Make a function a command: its line in the list of commands, and the example that ends its --help."""
     return app.command(cls=Grouped, short_help=short_help, epilog=f"Example:  {example}", **settings)
 
 
@@ -89,11 +89,11 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Inspect and debug attention masks: see them, check saved attention, and learn what each finding means."""
+    """Inspect and debug attention masks: see them, check saved attention, learn what findings mean."""
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: 0 fine, 1 findings, 2 an error in one sentence, 130 interrupted, 141 closed pipe."""
+    """Run and exit: 0 fine, 1 findings, 2 an error in one sentence, 130 interrupted, 141 closed pipe."""
     sys.exit(_run())
 
 
@@ -122,7 +122,7 @@ def _run() -> int:
 
 
 def _prepare() -> None:
-    """Import the command that is asked for (the others need not be waited for), and make the process ready."""
+    """Import the command that is asked for (nobody need wait for the others) and make the process ready."""
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     if asked != "trace":
         # It runs a program that is not ours, as it always runs.

@@ -23,7 +23,8 @@ def convert(
         str,
         option(
             "--to",
-            help="sdpa, mha, megatron, hf, additive, binary; or flash-attn, flex, xformers, jax for arguments.",
+            help="sdpa, mha, megatron, hf, additive, binary; "
+            "or flash-attn, flex, xformers, jax for arguments.",
             panel=RESULT,
             metavar="CONVENTION",
         ),
@@ -59,8 +60,8 @@ def convert(
 ) -> int:
     """Write a mask the way another library reads it: a tensor with -o, or the arguments that need no tensor.
 
-    The size of a spec comes from --lengths and --past, where the result depends on it. Nothing is lost in silence: a mask that
-    the target cannot hold is refused, with the reason.
+    The size of a spec comes from --lengths and --past, where the result depends on it. Nothing is lost in
+    silence: a mask that the target cannot hold is refused, with the reason.
     """
     from maskcli.api.converting import conversion, without_tensor
     from maskcli.api.written import Written

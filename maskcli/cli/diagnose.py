@@ -39,7 +39,8 @@ def diagnose(
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="Saved tensors (.safetensors, .npy, .npz, .pt, .pth, .bin), folders of them, or quoted patterns.",
+            help="Saved tensors (.safetensors, .npy, .npz, .pt, .pth, .bin), "
+            "folders of them, or quoted patterns.",
         ),
     ],
     role: Annotated[
@@ -71,9 +72,10 @@ def diagnose(
 ) -> int:
     """Check saved attention weights and masks, and say what is wrong, where, why, and how to fix it.
 
-    Tensors are known by their names (attentions.0, attention_mask, input_ids, …), else by shape and values. Files are
-    reported in the order given, those of a folder or pattern sorted; one that cannot be checked stops none of the others.
-    Exit code 0: nothing found. 1: findings. 2: something could not be read or checked.
+    Tensors are known by their names (attentions.0, attention_mask, input_ids, …), else by shape and values.
+    Files are reported in the order given, those of a folder or pattern sorted; one that cannot be checked
+    stops none of the others. Exit code 0: nothing found. 1: findings. 2: something could not be read or
+    checked.
     """
     from contextlib import closing
 

@@ -39,10 +39,10 @@ def diff(
     form: Form = None,
     output: Output = None,
 ) -> int:
-    """Compare two masks (or two sets of weights) and say what their differences mean; exit code 1 when they differ.
+    """Compare two masks (or sets of weights) and say what differences mean; exit code 1 when they differ.
 
-    Padding and documents come from the file's own attention_mask, ids, cu_seqlens or position ids, or from options; never from
-    the mask that is compared.
+    Padding and documents come from the file's own attention_mask, ids, cu_seqlens or position ids, or from
+    options; never from the mask that is compared.
     """
     from maskcli.api.comparing import compare
     from maskcli.inputs.padding import real_tokens

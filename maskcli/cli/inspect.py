@@ -31,8 +31,8 @@ def inspect(
 ) -> int:
     """List the tensors of files: type, shape, role, values, and for a mask its name.
 
-    With --batch, --head, --rows or --keys it shows a part of FILE:TENSOR: numbers where they fit, else a map of the largest
-    values; -o saves a picture of it.
+    With --batch, --head, --rows or --keys it shows a part of FILE:TENSOR: numbers where they fit, else a map
+    of the largest values; -o saves a picture of it.
     """
     from maskcli.inputs.looks import inspected
     from maskcli.meant.facts import convention as known

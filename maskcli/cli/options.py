@@ -113,7 +113,7 @@ Output = Annotated[
 
 
 def declares(command: Command) -> Command:
-    """A command whose **said takes every declared fact, a tokenizer, and the choice of rules: an option each."""
+    """A command whose **said takes declared facts, a tokenizer, and the choice of rules: an option each."""
     # A type that only checkers import; typer would look for it.
     command.__annotations__.pop("said")
     signature = inspect.signature(command, eval_str=True)

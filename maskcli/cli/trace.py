@@ -78,8 +78,8 @@ def trace(
 ) -> int:
     """Run a Python program and check every attention call that it makes.
 
-    The program's output and exit code stay its own; the report goes to standard error when it has ended, or to -o FILE.
-    With --fail-on, findings make the exit code 1 where the program itself succeeded.
+    The program's output and exit code stay its own; the report goes to standard error when it has ended, or
+    to -o FILE. With --fail-on, findings make the exit code 1 where the program itself succeeded.
     """
     from maskcli.diagnostics.declare import declare
     from maskcli.report.terminal import output as result
@@ -112,6 +112,7 @@ def trace(
         write(report, stream)
     if code == 0 and fail_on is not Severity.never and not report.calls:
         raise MaskcliError(
-            f"{watched.name!r} made no attention call that could be checked; leave --fail-on out if that is right"
+            f"{watched.name!r} made no attention call that could be checked; "
+            "leave --fail-on out if that is right"
         )
     return 1 if code == 0 and fails(report.worst(), fail_on) else code

@@ -1,4 +1,4 @@
-"""What a user declares in options or keyword arguments, turned into facts, the text of ids and a choice of rules."""
+"""What a user declares in options or keyword arguments: facts, the text of ids, a choice of rules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Meaning(NamedTuple):
-    """What was declared: the facts, how an id becomes text (None: unknown), and the rules to report (None: all)."""
+    """What was declared: the facts, how an id becomes text (None: unknown), the rules to report (None: all)."""
 
     declared: Declared
     token: Callable[[int], str] | None

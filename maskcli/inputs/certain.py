@@ -16,7 +16,7 @@ LISTED_VALUES = 6
 def read_certain(
     source: str, saved: Roled, convention: str | None, heads: int | None, past: int | None
 ) -> Given:
-    """What a saved mask lets attend; `source` names it in errors. Raises MaskcliError where two readings are possible."""
+    """What a saved mask, `source` in errors, lets attend. Raises MaskcliError where it can be read in two ways."""
     shape = _shape(source, saved, convention, heads)
     given = read_named(saved, shape, convention, past=past)
     _check(source, given)
@@ -24,7 +24,7 @@ def read_certain(
 
 
 def _shape(source: str, saved: Roled, convention: str | None, heads: int | None) -> Shape:
-    """[b, h, q, K] of [K], [B, K], [Q, K], [B, Q, K], [B*H, Q, K] or [B, H, Q, K], by its convention and its name."""
+    """[b, h, q, K] of one to four axes, [B, K] and [B*H, Q, K] by the convention and the name."""
     sizes = saved.tensor.shape
     row = CONVENTIONS[convention] if convention else None
     folds_heads = row is not None and row.folds_heads
@@ -33,7 +33,8 @@ def _shape(source: str, saved: Roled, convention: str | None, heads: int | None)
         role = saved.role if saved.why != "shape" else None
         if folds_heads and role is None:
             raise MaskcliError(
-                f"{source!r} has two axes {list(sizes)}, [B, K] (a key_padding_mask) or [Q, K] (an attn_mask); "
+                f"{source!r} has two axes {list(sizes)}, [B, K] (a key_padding_mask) or "
+                "[Q, K] (an attn_mask); "
                 "call the tensor by one of these names, or give it four axes"
             )
         called_so = role == "padding_mask" and (row is None or folds_heads)
@@ -69,11 +70,13 @@ def _check(source: str, given: Given) -> None:
     """Refuse what cannot be read for certain, or would lose something."""
     if given.nan is not None:
         raise MaskcliError(
-            f"{source!r} holds NaN, first at index {list(given.nan)}; mend it first (maskcli diagnose says how)"
+            f"{source!r} holds NaN, first at index {list(given.nan)}; "
+            "mend it first (maskcli diagnose says how)"
         )
     if given.reason == "assumed":
         raise MaskcliError(
-            f"{source!r} is bool, and True can mean attend or ignore; say which with --from sdpa or --from mha"
+            f"{source!r} is bool, and True can mean attend or ignore; "
+            "say which with --from sdpa or --from mha"
         )
     if given.added:
         _check_added(source, given)

@@ -14,8 +14,9 @@ from maskcli.tensors import readable, split_target, suffix_of
 def expand(targets: Iterable[str]) -> list[str]:
     """The files of `FILE[:TENSOR]`, folders and quoted patterns, each once and in the order given.
 
-    A folder stands for the files with a known suffix in it and below, sorted; hidden files and folders are passed over and
-    links to folders not followed. A pattern is a shell's, with ** for any folders. Raises MaskcliError for one without files.
+    A folder stands for the files with a known suffix in it and below, sorted; hidden files and folders are
+    passed over and links to folders not followed. A pattern is a shell's, with ** for any folders. Raises
+    MaskcliError for one without files.
     """
     found: dict[tuple[str, str | None], str] = {}
     for target in targets:
@@ -39,7 +40,7 @@ def _files(path: str) -> list[str]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """The files below a folder. A folder that cannot be listed stands for itself, so that opening it says why."""
+    """The files below a folder; one that cannot be listed stands for itself, so that opening it says why."""
     closed: list[str] = []
     for parent, folders, names in os.walk(folder, onerror=lambda error: closed.append(str(error.filename))):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -48,7 +49,7 @@ def _walk(folder: str) -> Iterator[str]:
 
 
 def _matching(pattern: str) -> Iterator[str]:
-    """The files that match, and those below the folders that do; hidden ones only where the pattern names something hidden."""
+    """The files that match, and those below folders that do; hidden ones only where the pattern is hidden."""
     parts = PurePath(pattern).parts
     fixed = next(at for at, part in enumerate(parts) if has_magic(part))
     root = Path(*parts[:fixed])

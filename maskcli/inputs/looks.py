@@ -11,7 +11,7 @@ from maskcli.tensors import Zoom, find_tensor, open_tensors, place, roles_of, sp
 
 
 class Inspected(NamedTuple):
-    """Files by path with their tensors, and the part of each tensor to look at (None: they are listed alone)."""
+    """Files by path with their tensors, and the part of each tensor to look at (None: just listed)."""
 
     files: list[tuple[str, list[Described]]]
     zoom: Zoom | None

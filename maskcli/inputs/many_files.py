@@ -1,4 +1,4 @@
-"""Check files, each by itself, in this process or in several: a bad file stops none of the others, and the order stays."""
+"""Check files in order, in this process or in several: a bad file stops none of the others."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from maskcli.meant.facts import Said
 from maskcli.measure.passes import THREADS, threads, watcher
 from maskcli.tensors import Roled, TensorFile
 
-# Files handed out for each process: one to work on and one to go on with. More would pile up reports behind a slow file.
+# Files handed out for each process: one to work on and one to go on with. More would pile up reports behind a
+# slow file.
 AHEAD = 2
-# Files for which a further process pays: it starts in the time that many small ones take, and threads share the large ones.
+# Files for which a further process pays: it starts in the time that many small ones take, and threads share
+# the large ones.
 WORTH_A_PROCESS = 32
 
 Advance = Callable[[int], None]
@@ -45,9 +47,10 @@ def processes(tasks: Sequence[Task], asked: int | None) -> int:
 def check_files(
     tasks: Sequence[Task], jobs: int, said: Said, meaning: Meaning, advance: Advance | None = None
 ) -> Generator[Checked, None, None]:
-    """What becomes of each file, in their order, by `jobs` processes; `advance` is told of the bytes that are done.
+    """What becomes of each file, in order, by `jobs` processes; `advance` is told of bytes that are done.
 
-    `meaning` is what `said` declares. Close the iterator when it is left early: that ends the processes at once.
+    `meaning` is what `said` declares. Close the iterator when it is left early: that ends the processes at
+    once.
     """
     if jobs == 1:
         for task in tasks:
@@ -68,7 +71,7 @@ def check_files(
 
 
 def check_file(task: Task, meaning: Meaning) -> Checked:
-    """Check one file; whatever goes wrong with it is a sentence (with MASKCLI_DEBUG=1 an internal error is raised)."""
+    """Check one file; what goes wrong is a sentence (with MASKCLI_DEBUG=1 an internal error is raised)."""
     try:
         return Checked(task.path, report_of(task, meaning))
     except Exception as error:
@@ -136,7 +139,7 @@ def _alone(task: Task, said: Said) -> Checked:
 
 
 def _spread(tasks: Sequence[Task], jobs: int, said: Said) -> Iterator[Checked]:
-    """Check files in processes, in order. The processes end with the iterator, at once when it is left early."""
+    """Check files in processes, in order; they end with the iterator, at once when it is left early."""
     # One file needs neither.
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -178,7 +181,7 @@ _meaning: Meaning
 
 
 def _start(said: Said, share: int) -> None:
-    """Make a new process ready: what was declared, its share of the cores, and an end when its parent is gone."""
+    """Make a new process ready: what was declared, its share of the cores, and its parent's end."""
     global _meaning
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, daemon=True).start()

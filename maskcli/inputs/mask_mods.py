@@ -25,14 +25,16 @@ TILE_CELLS = 2**22
 def mask_mod(target: str, layout: Layout) -> Mask:
     """A mask_mod(b, h, q_idx, kv_idx) -> bool from the user's file, asked tile by tile.
 
-    It is called with index arrays that broadcast to [rows, K]: torch tensors when its file does `import torch`, else numpy's.
+    It is called with index arrays that broadcast to [rows, K]: torch tensors when its file does `import
+    torch`, else numpy's.
     """
     path, _, name = target.rpartition(":")
     if not path:
         raise MaskcliError(f"{target!r} names no function; write FILE.py:NAME")
     if np.prod(layout.shape, dtype=object) > MAX_CELLS:
         raise MaskcliError(
-            f"{target!r} would be asked about {int(np.prod(layout.shape, dtype=object)):,} cells, more than the limit of "
+            f"{target!r} would be asked about {int(np.prod(layout.shape, dtype=object)):,} cells, "
+            "more than the limit of "
             f"{MAX_CELLS:,}; ask for fewer tokens"
         )
     function, module = _load(path, name)
@@ -67,7 +69,7 @@ def _load(path: str, name: str) -> tuple[Callable[..., Any], ModuleType]:
 def _tiles(
     function: Callable[..., Any], target: str, layout: Layout, arrays: Callable[..., Any]
 ) -> Iterator[Array]:
-    """The rows of every batch item and head in tiles; `arrays` is the arange of the library that the function uses."""
+    """The rows of every batch item and head in tiles; `arrays` is the arange of the function's library."""
     batch, heads, queries, keys = layout.shape
     step = max(1, TILE_CELLS // max(keys, 1))
     for b in range(batch):
@@ -86,7 +88,8 @@ def _tile(
         answer = np.asarray(function(*indices))
     except (Exception, SystemExit) as error:
         raise MaskcliError(
-            f"{target!r} fails: {_words(error)}; it is called as mask_mod(b, h, q_idx, kv_idx) with index arrays [rows, 1] and [1, K]"
+            f"{target!r} fails: {_words(error)}; it is called as mask_mod(b, h, q_idx, kv_idx) "
+            "with index arrays [rows, 1] and [1, K]"
         ) from error
     if answer.dtype != bool:
         raise MaskcliError(

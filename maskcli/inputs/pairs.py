@@ -20,7 +20,7 @@ from maskcli.scene.saved_mask import read_named
 
 
 def masks_of(pair: Sequence[Operand], declared: Declared, real: Real | None) -> tuple[Mask, Mask, Layout]:
-    """Two operands as masks of one shape, and its layout; `real` bool [B, K] outdoes what files tell of the padding.
+    """Two operands as masks of one shape, and its layout; `real` bool [B, K] outdoes what files tell.
 
     Padding and documents come from tensors beside the masks, never from a mask that is compared.
     """

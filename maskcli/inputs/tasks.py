@@ -38,7 +38,7 @@ class Task(NamedTuple):
 
 
 def tasks_of(targets: Sequence[str], roles: Sequence[str] = ()) -> list[Task]:
-    """The files, folders and patterns as files; each role goes to the file it names, another file's to the only one."""
+    """Files, folders and patterns as files; a role goes to the file it names, another's to the only one."""
     files = expand(targets)
     said: dict[int, list[str]] = {}
     paths = [Task(file).path for file in files]
@@ -89,10 +89,10 @@ def _said_role(text: str) -> _Joined:
 
 
 def check_patterns(expect: Sequence[Expectation], tasks: Sequence[Task]) -> None:
-    """Refuse a pattern that speaks of no attention map and no mask of any file: a typo must not pass for a check.
+    """Refuse a pattern that fits no attention map and no mask of any file: a typo must not pass for a check.
 
-    Files are opened until each pattern has matched, which the first one mostly settles; bad ones are reported in
-    their turn.
+    Files are opened until each pattern has matched, which the first one mostly settles; bad ones are reported
+    in their turn.
     """
     left = [expected.pattern for expected in expect if expected.pattern is not None]
     examples: list[str] | None = None

@@ -1,4 +1,4 @@
-"""What the text arguments of `show` stand for: the tokens of texts, ids or lengths, and a spec's mask over them."""
+"""What the arguments of `show` stand for: tokens of texts, ids or lengths, and a spec's mask over them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ class Given:
         given = [way for way, value in ways.items() if value is not None]
         if len(given) != 1:
             raise MaskcliError(
-                f"{' and '.join(given) or 'nothing'} was given where one of texts, --file, --ids or --lengths belongs; "
+                f"{' and '.join(given) or 'nothing'} was given where one of texts, --file, --ids or "
+                "--lengths belongs; "
                 'for example maskcli show "Hello world"'
             )
         (way,) = given
@@ -89,9 +90,9 @@ class Given:
 class Shown:
     """A mask with the tokens on its axes.
 
-    `queries` are the tokens of the rows, `source` those of the keys when they are another sequence. `past` keys
-    stand before the first query, and `axes` names the axes that the spec varies along. `convention` and `dtype` say
-    how values are written, `block` the side of the blocks that are counted.
+    `queries` are the tokens of the rows, `source` those of the keys when they are another sequence. `past`
+    keys stand before the first query, and `axes` names the axes that the spec varies along. `convention` and
+    `dtype` say how values are written, `block` the side of the blocks that are counted.
     """
 
     spec: str
@@ -111,7 +112,7 @@ class Shown:
 
     @property
     def broadcast_shape(self) -> list[int]:
-        """The smallest shape that broadcasts to the whole: [B, 1, K] padding, [Q, K] causal, [B, Q, K] combined."""
+        """The smallest shape that broadcasts to the whole: [B, 1, K] for padding, [Q, K] for causal."""
         batch, heads, queries, keys = self.mask.shape
         rows = queries if "q" in self.axes else 1
         if self.mask.stored[1] > 1:
@@ -224,7 +225,8 @@ def _source(given: Given, batch: Batch) -> Batch:
     """The tokens of the keys of a cross mask."""
     if len(given.source) != batch.shape[0]:
         raise MaskcliError(
-            f"there are {batch.shape[0]} sequences and {len(given.source)} source texts; pass --source once for each"
+            f"there are {batch.shape[0]} sequences and {len(given.source)} source texts; "
+            "pass --source once for each"
         )
     loaded = load_tokenizer(given.tokenizer, pad_token=given.pad_token)
     return batch_from_texts(
@@ -266,7 +268,8 @@ def _layout(batch: Batch, source: Batch | None, past: int, cache_length: int | N
     keys = filled if cache_length is None else cache_length
     if keys < filled:
         raise MaskcliError(
-            f"--cache-length {keys} has no room for {past} past keys and {queries} new ones; pass at least {filled}"
+            f"--cache-length {keys} has no room for {past} past keys and {queries} new ones; "
+            f"pass at least {filled}"
         )
     real = np.zeros((items, keys), bool)
     real[:, :past] = True

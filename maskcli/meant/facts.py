@@ -1,7 +1,7 @@
-"""What the user declares about the input and the model: the table of facts, with an option and a metadata key for each.
+"""What the user declares about input and model: the table of facts, each with an option and a metadata key.
 
-A row of `Declared` is all that a fact needs: the commands take their options from it, and files their metadata.
-`Said` types it for Python.
+A row of `Declared` is all that a fact needs: the commands take their options from it, and files their
+metadata. `Said` types it for Python.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class LossShift(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Expectation:
-    """The mask that tensors whose name matches `pattern` should have used (None: self-attention without one)."""
+    """The mask that tensors of a name like `pattern` should have used (None: self-attention)."""
 
     pattern: str | None
     spec: Spec
 
 
 class Meant(NamedTuple):
-    """The mask one tensor should have used, who says so, and whether that was said of this layer, not of all."""
+    """The mask one tensor should have used, who says so, and whether of this layer in particular."""
 
     spec: Spec
     source: str
@@ -52,7 +52,7 @@ class Meant(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Who says a fact, as errors name it; only the command line and Python are `trusted` with names of files."""
+    """Who says a fact, as errors name it; only command line and Python are `trusted` with names of files."""
 
     name: str
     trusted: bool = True
@@ -64,7 +64,8 @@ EXPECT, FROM = Origin("--expect"), Origin("--from")
 class Fact(NamedTuple):
     """A row of the table: how a fact is called and explained, what is given for it, and how that is settled.
 
-    `kind` is what an option or a keyword holds: a type, or a list of them. `key` follows `maskcli.` in metadata.
+    `kind` is what an option or a keyword holds: a type, or a list of them. `key` follows `maskcli.` in
+    metadata.
     """
 
     name: str
@@ -79,7 +80,7 @@ class Fact(NamedTuple):
 
 
 def expectation(text: str, origin: Origin = EXPECT) -> Expectation:
-    """`SPEC` or `PATTERN=SPEC`; one that names a file (and could run code) is refused where the origin is no user."""
+    """`SPEC` or `PATTERN=SPEC`; a file (which could run code) is refused where the origin is no user."""
     from maskcli.masks.spec import names_files, needs, parse
 
     pattern, equals, spec_text = text.rpartition("=")
@@ -90,7 +91,8 @@ def expectation(text: str, origin: Origin = EXPECT) -> Expectation:
         )
     if "source" in needs(spec):
         raise MaskcliError(
-            f"{origin.name} {text!r}: write full for cross-attention; the source's padding is always part of it"
+            f"{origin.name} {text!r}: write full for cross-attention; "
+            "the source's padding is always part of it"
         )
     return Expectation(pattern if equals else None, spec)
 
@@ -101,7 +103,8 @@ def convention(name: str, origin: Origin = FROM) -> str:
 
     if name not in CONVENTIONS:
         raise MaskcliError(
-            f"{origin.name} {name!r} is not a convention of saved masks; choose one of {', '.join(CONVENTIONS)}"
+            f"{origin.name} {name!r} is not a convention of saved masks; "
+            f"choose one of {', '.join(CONVENTIONS)}"
         )
     return name
 
@@ -165,7 +168,8 @@ class Declared:
     exact: bool = _fact(bool, "Ignored cells must weigh exactly 0.", default=False)
     model: Config | None = _fact(
         str,
-        "A folder with the model's config.json: layers and windows, ids, positions. Nothing of the model is loaded.",
+        "A folder with the model's config.json: layers and windows, ids, positions. "
+        "Nothing of the model is loaded.",
         key=None,
         metavar="DIR",
         settle=_config,
@@ -212,7 +216,7 @@ class Declared:
     )
 
     def meant(self, name: str, kind: str, layer: int | None) -> Meant | None:
-        """The mask declared for a tensor; patterns win over the plain spec, later ones over earlier, options over the model.
+        """The mask declared for a tensor: patterns win over the plain spec, later over earlier, options over the model.
 
         Without a pattern a spec speaks of self-attention; encoder and cross attention are then expected
         `full`.
@@ -252,10 +256,11 @@ class Declared:
 
 
 class Said(TypedDict, total=False):
-    """What Python and the command line declare: the facts above as they are given, and who reads and reports them.
+    """What Python and the command line declare: facts as they are given, and who reads and reports them.
 
-    `tokenizer` is a tokenizer.json, a folder or a hub name: it gives special ids and the text of tokens. `select` and
-    `ignore` are codes, names or prefixes of rules to report, or not. None is the same as leaving a key out.
+    `tokenizer` is a tokenizer.json, a folder or a hub name: it gives special ids and the text of tokens.
+    `select` and `ignore` are codes, names or prefixes of rules to report, or not. None is the same as leaving
+    a key out.
     """
 
     expect: str | Sequence[str] | None

@@ -1,4 +1,4 @@
-"""The one map of characters: pixels as shades, lines behind the number of their first row, and what they say."""
+"""The one map of characters: pixels as shades, lines behind the number of their first row."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def shaded(share: Array, characters: str = SHADES) -> Array:
 def print_map(
     console: Console, firsts: Iterable[int], glyphs: Array, note: str, gutter: int, style: str = "green"
 ) -> None:
-    """Lines of characters behind the number of their first row, in a gutter of so many columns; then the note."""
+    """Lines behind the number of their first row, in a gutter of so many columns; then the note."""
     from rich.text import Text
 
     for first, line in zip(firsts, glyphs, strict=True):

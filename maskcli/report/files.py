@@ -1,4 +1,4 @@
-"""What was found in files, written as they are checked: the table of forms of `diagnose`, and a writer for each."""
+"""What was found in files, written as they are checked: the forms of `diagnose`, and their writers."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ class Outcome:
 
 
 def write_files(files: Iterable[Checked], writer: Writer, stream: TextIO) -> Outcome:
-    """Write what becomes of each file when it is known; only `json`, which is one object, waits for all of them.
+    """Write what becomes of each file when it is known; only `json`, one object, waits for all of them.
 
-    Files that could not be checked have lines of their own in `jsonl` and a list in `json`; to the others they are left.
+    Files that could not be checked have lines of their own in `jsonl` and a list in `json`; to the others
+    they are left.
     """
     from maskcli.diagnostics.diagnose import Summary
 

@@ -17,7 +17,8 @@ from maskcli.tracing.checker import TraceReport
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Tensor names listed with a finding before the rest is counted, and batch items and heads before it is cut off.
+# Tensor names listed with a finding before the rest is counted, and batch items and heads before it is cut
+# off.
 NAMES, INDICES = 4, 12
 
 
@@ -53,7 +54,7 @@ def print_lines(lines: Iterable[str], console: Console) -> None:
 
 
 def closing(total: Summary) -> list[str]:
-    """The last lines on some files: counts, what was checked, what was passed over and what could not be decided."""
+    """The last lines on some files: counts, what was checked, passed over, and not decided."""
     lines = [
         f"{_counts(total)} in {counted(total.roles.total(), 'tensor')} of {counted(total.files, 'file')}"
     ]
@@ -109,7 +110,7 @@ def _roles(total: Summary) -> str:
 
 
 def as_json(report: Report, errors: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
-    """The JSON of `diagnose` and `trace`, one object; `errors` are the files that could not be checked, and why."""
+    """The JSON of `diagnose` and `trace`, one object; `errors` are files that could not be checked, and why."""
     whole = {"schema_version": SCHEMA_VERSION, "maskcli": __version__, **_body(report)}
     if isinstance(report, TraceReport):
         whole["changed"] = list(report.changed)

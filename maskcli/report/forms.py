@@ -1,4 +1,4 @@
-"""Forms: what results are written as. A command has a table of them; a further form is a row of it and a writer."""
+"""Forms: what results are written as. A command has a table of them: a form is a row and a writer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PICTURES = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True)
 class Form(Generic[Writer]):
-    """A form: what --format calls it (None where only a suffix chooses it), its suffixes, and what writes it."""
+    """A form: its --format (None where only a suffix chooses it), its suffixes, and what writes it."""
 
     name: str | None
     suffixes: tuple[str, ...]
@@ -32,7 +32,7 @@ class Form(Generic[Writer]):
 
 
 def choose(forms: Sequence[Form[Writer]], name: str | None, path: str | None) -> Form[Writer]:
-    """The form that --format names, else the one of the file's suffix; on standard output the first of the table."""
+    """The form that --format names, else that of the file's suffix; on standard output the first."""
     to_file = path is not None and path != "-"
     suffix = os.path.splitext(path or "")[1].lower()
     by_suffix = next((form for form in forms if suffix in form.suffixes), None)
@@ -42,7 +42,8 @@ def choose(forms: Sequence[Form[Writer]], name: str | None, path: str | None) ->
     if name is not None:
         if by_suffix is not None and by_suffix.name is None:
             raise MaskcliError(
-                f"--format {name} does not fit {path!r}, whose suffix names another form; leave one of them out"
+                f"--format {name} does not fit {path!r}, whose suffix names another form; "
+                "leave one of them out"
             )
         return next(form for form in forms if form.name == name)
 

@@ -17,11 +17,13 @@ from maskcli.tensors import replacing
 NAMED = 40
 # A grid helps up to this many cells on a side.
 GRID = 64
-# Pixels of a picture on a side: every token up to here, shares of attended cells beyond. One of several panels has half.
+# Pixels of a picture on a side: every token up to here, shares of attended cells beyond. One of several
+# panels has half.
 PIXELS = 800
 # Panels for batch items that differ.
 MOST_PANELS = 6
-# Two colours that stay apart for every kind of colour blindness and in grey: blue attends, pale sand is ignored.
+# Two colours that stay apart for every kind of colour blindness and in grey: blue attends, pale sand is
+# ignored.
 ATTEND_COLOUR, IGNORE_COLOUR = "#1f5fa8", "#f2e6c9"
 
 

@@ -35,7 +35,7 @@ QUOTED_CELLS = 3
 
 
 def _print(inspected: Inspected, console: Console) -> None:
-    """The files, then the part that is looked at; one that is not there is refused before anything is printed."""
+    """The files, then the part looked at; one that is not there is refused before anything is printed."""
     looked = inspected.looked()
     _print_files(inspected.files, console)
     for described in looked:
@@ -100,7 +100,7 @@ def _json(inspected: Inspected) -> Iterator[str]:
 
 
 def _print_look(described: Described, zoom: Zoom, console: Console) -> None:
-    """A part of a tensor: numbers where they fit, else a map of what attends (masks) or of the largest values."""
+    """A part of a tensor: numbers where they fit, else a map of what attends, or of the largest values."""
     from rich.text import Text
 
     sizes = described.roled.tensor.shape

@@ -1,4 +1,4 @@
-"""What `show` writes: its forms, and those for scripts: JSON, one JSON line a sequence, CSV and tab-separated text."""
+"""What `show` writes: its forms, and those for scripts: JSON, JSON lines, CSV, tab-separated text."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def as_json_lines(shown: Shown) -> Iterator[str]:
 
 
 def as_text(shown: Shown) -> Iterator[str]:
-    """One plain line a query, tab-separated: sequence, query, token, keys attended, and the runs of keys as start:stop."""
+    """A tab-separated line a query: sequence, query, token, keys attended, their runs as start:stop."""
     for item in range(shown.mask.shape[0]):
         for query, runs in enumerate(shown.mask.runs(item)):
             yield "\t".join(_row(shown, item, query, runs)) + "\n"
 
 
 def as_csv(shown: Shown) -> Iterator[str]:
-    """The same with a header, as CSV. A leading =, +, - or @ is quoted away, so that no spreadsheet runs it."""
+    """The same with a header, as CSV; a leading =, +, - or @ is quoted, so that no spreadsheet runs it."""
     import csv
 
     yield "sequence,query,token,attended,keys\n"
@@ -176,7 +176,7 @@ FORMS: tuple[Form[Writer], ...] = (
 
 
 def forms_for(path: str | None) -> tuple[Form[Writer], ...]:
-    """The forms, with that of tensors where there is a file to write: only then their suffixes are asked for."""
+    """The forms, with that of tensors where there is a file to write: else their suffixes are not asked for."""
     if path is None:
         return FORMS
     from maskcli.tensors import writable

@@ -26,7 +26,7 @@ class ClosedPipe(Exception):  # noqa: N818 (it ends the program and is no error)
 
 
 def clean(text: object) -> str:
-    """Text from users and files as a terminal may see it: control, format and unassigned characters as escapes.
+    """Text as a terminal may see it: control, format and unassigned characters as escapes.
 
     That covers ESC and the C1 controls, bidirectional overrides, zero-width characters, and lone surrogates.
     """
@@ -49,7 +49,7 @@ def _escape(character: str) -> str:
 
 
 def colour(stream: TextIO) -> bool:
-    """Whether to write colour: NO_COLOR and FORCE_COLOR (0 is off) first, then whether it is a terminal that knows any."""
+    """Whether to write colour: NO_COLOR and FORCE_COLOR (0 is off) first, then whether the terminal can."""
     if os.environ.get("NO_COLOR"):
         return False
     forced = os.environ.get("FORCE_COLOR")
@@ -72,7 +72,7 @@ def width(stream: TextIO) -> int | None:
 
 
 def console(stream: TextIO) -> Console:
-    """A rich console that writes text as it is: no markup, no emoji, no highlighting, colour and width as above."""
+    """A rich console that writes text as it is: no markup, emoji or highlighting; colour and width as above."""
     from rich.console import Console
 
     class Raising(Console):
@@ -130,7 +130,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def output(path: str | None) -> Iterator[TextIO]:
-    """Where a result goes: standard output (no path, or "-"), or a file that is replaced once the whole is written."""
+    """Where a result goes: standard output (no path, or "-"), or a file that is replaced in the end."""
     if path in (None, "-", "/dev/stdout"):
         if sys.stdout is None:
             raise MaskcliError("standard output is closed; open it, or write to a file with -o FILE")

@@ -43,10 +43,10 @@ def map_shape(shape: tuple[int, ...], batch: int | None = None) -> Shape | None:
 
 
 def mask_shape(shape: tuple[int, ...], *, over_keys: bool = False, heads: int = 1) -> Shape | None:
-    """[b, h, q, K] of a mask of one to four axes, each of size 1 where it says the same for all; None for others.
+    """[b, h, q, K] of a mask of one to four axes, 1 where it says the same for all; None for others.
 
-    Two axes are [Q, K], or [B, K] when the mask lies `over_keys` as a padding mask does. Three are [B, Q, K], or [B*H, Q, K]
-    of so many `heads`.
+    Two axes are [Q, K], or [B, K] when the mask lies `over_keys` as a padding mask does. Three are [B, Q, K],
+    or [B*H, Q, K] of so many `heads`.
 
     >>> mask_shape((2, 9), over_keys=True)
     (2, 1, 1, 9)
@@ -72,7 +72,7 @@ def state_shape(shape: tuple[int, ...]) -> Shape | None:
 
 
 def token_rows(tensor: Tensor) -> Array | None:
-    """What is said of tokens, read as [B, L]: a vector is one row, and middle axes of size 1 ([B, 1, 1, K]) vanish; else None."""
+    """What is said of tokens as [B, L]: a vector is one row, middle axes of size 1 vanish; else None."""
     shape = tensor.shape
     if not shape or any(size != 1 for size in shape[1:-1]) or math.prod(shape) > MAX_TOKEN_CELLS:
         return None
