@@ -32,9 +32,9 @@ def soft(attention: Attention, rows: Rows, share: Array) -> Verdict | None:
     looked = _look(attention, attention.meant, rows)
     if not looked.rows.any():
         return None
-    bias = implied_bias(attention, looked)
-    if bias is not None and bias.even:
-        extra = Softened("implied_bias", bias.strength) if bias.lowers else None
+    bias, rounding = implied_bias(attention, looked), 4 * tolerances(attention.tensor.dtype).bias
+    if bias is not None and bias.spread <= rounding:
+        extra = Softened("implied_bias", bias.strength) if bias.strength < -rounding else None
     else:
         extra = _constant(attention, looked, only_real=bias is None) or _small(looked)
     return None if extra is None else Verdict(Kind.SOFT, rows, share, attention.meant, extra)
@@ -101,21 +101,10 @@ def of_sample(attention: Attention, role: str) -> Array | None:
 
 
 class Bias(NamedTuple):
-    """What was really added to forbidden scores: its median, how far it varies, and how far rounding goes."""
+    """What was really added to forbidden scores, and how far that varies."""
 
     strength: float
     spread: float
-    rounding: float
-
-    @property
-    def even(self) -> bool:
-        """Whether it is the same for every key, up to rounding."""
-        return self.spread <= self.rounding
-
-    @property
-    def lowers(self) -> bool:
-        """Whether it takes anything away."""
-        return self.strength < -self.rounding
 
 
 def implied_bias(attention: Attention, looked: Looked) -> Bias | None:
@@ -138,4 +127,4 @@ def implied_bias(attention: Attention, looked: Looked) -> Bias | None:
     if not lost.any() or np.abs(added[kept]).max(initial=0.0) > rounding:
         return None
     middle = float(np.median(added[lost]))
-    return Bias(middle, float(np.abs(added[lost] - middle).max()), rounding)
+    return Bias(middle, float(np.abs(added[lost] - middle).max()))
