@@ -11,7 +11,7 @@ from maskcli.inputs.pairs import masks_of
 from maskcli.masks.compare import Region, regions
 from maskcli.masks.mask import Mask
 from maskcli.meant.facts import from_said
-from maskcli.tensors import Difference, difference, from_array
+from maskcli.tensors import Difference, Roled, Tensor, difference, from_array
 
 MASKS = {"mask", "padding_mask"}
 
@@ -92,22 +92,16 @@ def _weights(a: Operand, b: Operand, tolerance: float | None) -> tuple[Pair, ...
     if a.path is None or b.path is None:
         return None
     if a.tensor and b.tensor:
-        if {a.tensor.role, b.tensor.role} & MASKS:
-            return None
-        first, second = a.tensor.tensor, b.tensor.tensor
-        return (Pair(first.name, second.name, difference(first, second, tolerance)),)
+        masks = {a.tensor.role, b.tensor.role} & MASKS
+        return None if masks else (_pair(a.tensor, b.tensor.tensor, tolerance),)
     if a.tensor or b.tensor:
         return None
 
     others = {roled.tensor.name: roled.tensor for roled in b.tensors}
     common = [roled for roled in a.tensors if roled.role == "weights" and roled.tensor.name in others]
     common.sort(key=lambda roled: (roled.kind, roled.layer or 0))
-    pairs = [
-        Pair(
-            roled.tensor.name,
-            roled.tensor.name,
-            difference(roled.tensor, others[roled.tensor.name], tolerance),
-        )
-        for roled in common
-    ]
-    return tuple(pairs) or None
+    return tuple(_pair(roled, others[roled.tensor.name], tolerance) for roled in common) or None
+
+
+def _pair(first: Roled, second: Tensor, tolerance: float | None) -> Pair:
+    return Pair(first.tensor.name, second.name, difference(first.tensor, second, tolerance))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from maskcli.meant.facts import Said
+    from maskcli.tracing.checker import TraceReport
 
 
 @command(
@@ -107,12 +108,17 @@ def trace(
         return code
 
     sys.stdout.flush()
-    report = watching.report
     with result(output) if output is not None else nullcontext(sys.stderr) as stream:
-        write(report, stream)
-    if code == 0 and fail_on is not Severity.never and not report.calls:
+        write(watching.report, stream)
+    return code or _code(watching.report, fail_on, watched.name)
+
+
+def _code(report: TraceReport, fail_on: Severity, name: str) -> int:
+    """The exit code that --fail-on gives to a program that succeeded."""
+    if fail_on is Severity.never:
+        return 0
+    if not report.calls:
         raise MaskcliError(
-            f"{watched.name!r} made no attention call that could be checked; "
-            "leave --fail-on out if that is right"
+            f"{name!r} made no attention call that could be checked; leave --fail-on out if that is right"
         )
-    return 1 if code == 0 and fails(report.worst(), fail_on) else code
+    return int(fails(report.worst(), fail_on))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Meaning(NamedTuple):
-    """What was declared: the facts, how an id becomes text (None: unknown), the rules to report (None: all)."""
+    """What was declared: the facts, how an id becomes text, the rules to report (None: all)."""
 
     declared: Declared
     token: Callable[[int], str] | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from maskcli.arrays import Shape
 from maskcli.errors import MaskcliError
-from maskcli.masks.conventions import CONVENTIONS
+from maskcli.masks.conventions import CONVENTIONS, Convention
 from maskcli.scene.saved_mask import Given, read_named
 from maskcli.tensors import Roled
 from maskcli.tensors.axes import mask_shape
@@ -16,7 +16,7 @@ LISTED_VALUES = 6
 def read_certain(
     source: str, saved: Roled, convention: str | None, heads: int | None, past: int | None
 ) -> Given:
-    """What a saved mask, `source` in errors, lets attend. Raises MaskcliError where it can be read in two ways."""
+    """What a saved mask, `source` in errors, lets attend; an error where it reads in two ways."""
     shape = _shape(source, saved, convention, heads)
     given = read_named(saved, shape, convention, past=past)
     _check(source, given)
@@ -27,43 +27,44 @@ def _shape(source: str, saved: Roled, convention: str | None, heads: int | None)
     """[b, h, q, K] of one to four axes, [B, K] and [B*H, Q, K] by the convention and the name."""
     sizes = saved.tensor.shape
     row = CONVENTIONS[convention] if convention else None
-    folds_heads = row is not None and row.folds_heads
-    over_keys = False
-    if len(sizes) == 2:
-        role = saved.role if saved.why != "shape" else None
-        if folds_heads and role is None:
-            raise MaskcliError(
-                f"{source!r} has two axes {list(sizes)}, [B, K] (a key_padding_mask) or "
-                "[Q, K] (an attn_mask); "
-                "call the tensor by one of these names, or give it four axes"
-            )
-        called_so = role == "padding_mask" and (row is None or folds_heads)
-        over_keys = called_so or (row is not None and row.over_keys)
-    if len(sizes) == 3:
-        if row is None and sizes[1] > 1:
-            raise MaskcliError(
-                f"{source!r} has three axes {list(sizes)}, [B, Q, K] or [B*H, Q, K]; "
-                "say which with --from (and --heads for mha)"
-            )
-        _check_heads(source, sizes, heads, folds_heads)
-    folded = heads if len(sizes) == 3 and folds_heads and heads else 1
-    shape = mask_shape(sizes, over_keys=over_keys, heads=folded)
+    over_keys = len(sizes) == 2 and _is_over_keys(source, saved, row)
+    if len(sizes) == 3 and sizes[1] > 1 and row is None:
+        raise MaskcliError(
+            f"{source!r} has three axes {list(sizes)}, [B, Q, K] or [B*H, Q, K]; "
+            "say which with --from (and --heads for mha)"
+        )
+    folded = len(sizes) == 3 and row is not None and row.folds_heads
+    shape = mask_shape(sizes, over_keys=over_keys, heads=_heads(source, sizes, heads) if folded else 1)
     if shape is None:
         raise MaskcliError(f"{source!r} has the shape {list(sizes)}, expected one to four axes")
     return shape
 
 
-def _check_heads(source: str, sizes: tuple[int, ...], heads: int | None, folds_heads: bool) -> None:
-    """Refuse [B*H, Q, K] whose heads are not told, or cannot be."""
-    if folds_heads and heads is None:
+def _is_over_keys(source: str, saved: Roled, row: Convention | None) -> bool:
+    """Whether two axes are [B, K] and not [Q, K]: by the convention, or by what the tensor is called."""
+    if row is not None and not row.folds_heads:
+        return row.over_keys
+    role = saved.role if saved.why != "shape" else None
+    if row is not None and role is None:
+        raise MaskcliError(
+            f"{source!r} has two axes {list(saved.tensor.shape)}, [B, K] (a key_padding_mask) or [Q, K] "
+            "(an attn_mask); call the tensor by one of these names, or give it four axes"
+        )
+    return role == "padding_mask"
+
+
+def _heads(source: str, sizes: tuple[int, ...], heads: int | None) -> int:
+    """How many heads are folded into the first axis of [B*H, Q, K]."""
+    if heads is None:
         raise MaskcliError(
             f"{source!r} has the shape {list(sizes)}, [B*H, Q, K] for mha; say how many heads with --heads"
         )
-    if folds_heads and heads and sizes[0] % heads:
+    if sizes[0] % heads:
         raise MaskcliError(
             f"{source!r} has the shape {list(sizes)}, whose first axis is no multiple of --heads {heads}; "
             "pass one that is"
         )
+    return heads
 
 
 def _check(source: str, given: Given) -> None:

@@ -216,7 +216,7 @@ class Declared:
     )
 
     def meant(self, name: str, kind: str, layer: int | None) -> Meant | None:
-        """The mask declared for a tensor: patterns win over the plain spec, later over earlier, options over the model.
+        """The mask declared for a tensor: patterns win over the plain spec, options over the model.
 
         Without a pattern a spec speaks of self-attention; encoder and cross attention are then expected
         `full`.

@@ -110,7 +110,7 @@ def _roles(total: Summary) -> str:
 
 
 def as_json(report: Report, errors: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
-    """The JSON of `diagnose` and `trace`, one object; `errors` are files that could not be checked, and why."""
+    """The JSON of `diagnose` and `trace`, one object; `errors` are files that could not be checked."""
     whole = {"schema_version": SCHEMA_VERSION, "maskcli": __version__, **_body(report)}
     if isinstance(report, TraceReport):
         whole["changed"] = list(report.changed)

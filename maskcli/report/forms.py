@@ -33,13 +33,10 @@ class Form(Generic[Writer]):
 
 def choose(forms: Sequence[Form[Writer]], name: str | None, path: str | None) -> Form[Writer]:
     """The form that --format names, else that of the file's suffix; on standard output the first."""
-    to_file = path is not None and path != "-"
     suffix = os.path.splitext(path or "")[1].lower()
     by_suffix = next((form for form in forms if suffix in form.suffixes), None)
-    if name is None and not to_file:
-        return forms[0]
-
     if name is not None:
+        # A form that only a suffix chooses: a picture is no JSON.
         if by_suffix is not None and by_suffix.name is None:
             raise MaskcliError(
                 f"--format {name} does not fit {path!r}, whose suffix names another form; "
@@ -47,8 +44,10 @@ def choose(forms: Sequence[Form[Writer]], name: str | None, path: str | None) ->
             )
         return next(form for form in forms if form.name == name)
 
+    if path is None or path == "-":
+        return forms[0]
     if by_suffix is None:
-        known = ", ".join(suffix for form in forms for suffix in form.suffixes)
+        known = ", ".join(", ".join(form.suffixes) for form in forms if form.suffixes)
         raise MaskcliError(
             f"{path!r} ends in {suffix!r}, which names no form; end it in one of {known}, or pass --format"
         )

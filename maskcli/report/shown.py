@@ -176,7 +176,7 @@ FORMS: tuple[Form[Writer], ...] = (
 
 
 def forms_for(path: str | None) -> tuple[Form[Writer], ...]:
-    """The forms, with that of tensors where there is a file to write: else their suffixes are not asked for."""
+    """The forms, with that of tensors where there is a file to write."""
     if path is None:
         return FORMS
     from maskcli.tensors import writable

@@ -72,7 +72,7 @@ def width(stream: TextIO) -> int | None:
 
 
 def console(stream: TextIO) -> Console:
-    """A rich console that writes text as it is: no markup, emoji or highlighting; colour and width as above."""
+    """A rich console that writes text as it is: no markup, no emoji; colour and width as above."""
     from rich.console import Console
 
     class Raising(Console):
