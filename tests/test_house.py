@@ -207,7 +207,7 @@ def test_codes_and_names_are_the_contract():
     assert len(RULES) == len(names)
 
 
-@pytest.mark.parametrize("command", ["show", "diagnose", "trace", "rule", "inspect", "diff", "convert"])
+@pytest.mark.parametrize("command", ["show", "diagnose", "trace", "rule", "docs", "inspect", "diff", "convert"])
 def test_every_command_teaches_with_an_example(command):
     for flag in ("--help", "-h"):
         text = run(command, flag, check=0).stdout
