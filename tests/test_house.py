@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -79,9 +80,9 @@ def test_imports_run_one_way(path):
 def modules_of(*arguments, code="import maskcli.cli; maskcli.cli._run()", whole=False):
     """Modules that a command has imported when it ends, in a process of its own; packages only, or the whole names."""
     script = f"import sys, json; sys.argv = ['maskcli', *{list(map(str, arguments))!r}]\n{code}\nsys.stderr.write(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    # Said, since readline puts the COLUMNS of pytest's terminal into what a child would inherit.
+    command, environment = [sys.executable, "-c", script], dict(os.environ)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
     names = json.loads(done.stderr[done.stderr.rindex("[") :])
     return set(names) if whole else {name.partition(".")[0] for name in names}
 
@@ -95,6 +96,7 @@ NEVER = {"torch", "transformers", "matplotlib", "huggingface_hub", "scipy", "pan
         (("--help",), NEVER | {"numpy", "tokenizers", "rich", "safetensors"}),
         (("--version",), NEVER | {"numpy", "tokenizers", "rich", "safetensors"}),
         (("rule", "--all"), NEVER | {"tokenizers", "safetensors"}),
+        (("docs", "masks"), NEVER | {"numpy", "tokenizers", "rich", "safetensors"}),
         (("show", "The cat"), NEVER | {"tokenizers", "safetensors"}),
         (("show", "The cat", "--format", "json"), NEVER | {"tokenizers", "safetensors", "rich"}),
         (("inspect", DATA / "minilm_attn.safetensors"), NEVER | {"tokenizers"}),
@@ -207,7 +209,9 @@ def test_codes_and_names_are_the_contract():
     assert len(RULES) == len(names)
 
 
-@pytest.mark.parametrize("command", ["show", "diagnose", "trace", "rule", "docs", "inspect", "diff", "convert"])
+@pytest.mark.parametrize(
+    "command", ["show", "diagnose", "trace", "rule", "docs", "inspect", "diff", "convert"]
+)
 def test_every_command_teaches_with_an_example(command):
     for flag in ("--help", "-h"):
         text = run(command, flag, check=0).stdout

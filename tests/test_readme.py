@@ -1,70 +1,43 @@
-"""The README is held to what the commands really print. `python -m tests.test_readme` writes their output into it."""
+"""The README is held to what the commands really print; so are the pages of `maskcli docs`, see test_docs."""
 
 import re
-import shlex
-from pathlib import Path
 
 import pytest
 
-from maskcli.diagnostics.catalogue import in_code_order
-from maskcli.masks.kinds import KINDS
-from tests.cli.running import ROOT, run
+from maskcli.cli import COMMANDS
+from tests.documents import CONSOLE, PAGES, README, ROOT, SHELL, commands, furnish, printed, run, run_python
 
-README = ROOT / "README.md"
-BLOCK = re.compile(r"```console\n\$ maskcli (?P<command>[^\n]*)\n(?P<output>.*?)```\n", re.DOTALL)
-RULES = re.compile(r"<!-- rules -->\n(?:\n\|.*?\n\n)?", re.DOTALL)
+TEXT = README.read_text()
 
 
-def printed(command):
-    done = run(*shlex.split(command), cwd=ROOT, COLUMNS="100")
-    assert done.returncode in (0, 1)
-    assert done.stderr == ""
-    return done.stdout
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return furnish(tmp_path_factory.mktemp("readme"))
 
 
-def table():
-    rows = [f"| {rule.code} | {rule.name} | {rule.severity} | {rule.summary} |" for rule in in_code_order()]
-    return (
-        "<!-- rules -->\n\n"
-        + "\n".join(["| code | name | severity | what it means |", "|---|---|---|---|", *rows])
-        + "\n\n"
-    )
+@pytest.mark.parametrize("block", list(CONSOLE.finditer(TEXT)), ids=lambda block: block["command"][:40])
+def test_outputs_are_real(block, folder):
+    assert printed(block["command"], folder) == block["output"]
 
 
-@pytest.mark.parametrize(
-    "block", list(BLOCK.finditer(README.read_text())), ids=lambda block: block["command"][:40]
-)
-def test_outputs_are_real(block):
-    assert printed(block["command"]) == block["output"]
+@pytest.mark.parametrize("block", list(SHELL.finditer(TEXT)), ids=lambda block: block["lines"][:40])
+def test_commands_run(block, folder):
+    for arguments in commands(block):
+        assert run(*arguments, cwd=folder).returncode in (0, 1), arguments
 
 
-def test_the_table_of_rules_is_the_catalogue():
-    assert table() in README.read_text()
+def test_python_runs(folder, monkeypatch):
+    assert run_python(TEXT, folder, monkeypatch)
 
 
-def test_every_kind_and_command_is_described():
-    text = README.read_text()
-    assert all(f"`{name}" in text for name in KINDS)
-    assert all(
-        f"maskcli {command}" in text for command in ("show", "diagnose", "rule", "inspect", "diff", "convert")
-    )
+def test_it_is_short_and_names_every_command_and_page():
+    assert len(TEXT.splitlines()) <= 200
+    assert all(f"`maskcli {command}`" in TEXT for command in COMMANDS)
+    assert all(f"(maskcli/docs/{page.name})" in TEXT for page in PAGES)
 
 
 def test_the_commands_that_ci_runs_are_the_readmes():
     ci = (ROOT / ".ci" / "run").read_text()
-    commands = re.findall(r"^pip install (.+?) && (.*)$", README.read_text(), re.MULTILINE)
-    assert [command for _, command in commands][1] == "pytest"
+    setup = re.findall(r"^pip install (.+?) && (.*)$", TEXT, re.MULTILINE)
+    assert [command for _, command in setup][1] == "pytest"
     assert "README.md" in ci
-
-
-def update():
-    """Write what the commands print into the README."""
-    text = BLOCK.sub(
-        lambda block: f"```console\n$ maskcli {block['command']}\n{printed(block['command'])}```\n",
-        README.read_text(),
-    )
-    Path(README).write_text(RULES.sub(lambda _: table(), text))
-
-
-if __name__ == "__main__":
-    update()

@@ -1,0 +1,219 @@
+"""README and the pages: what they show is run. `python -m tests.documents` writes it into them anew."""
+
+import json
+import re
+import shlex
+import shutil
+import tempfile
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from maskcli.diagnostics.catalogue import in_code_order
+from maskcli.meant.facts import FACTS
+from tests.cli.running import DATA, ROOT, run
+from tests.diagnostics.attention import causal, layers, padding
+
+README = ROOT / "README.md"
+FOLDER = ROOT / "maskcli" / "docs"
+PAGES = sorted(FOLDER.glob("*.md"))
+CONSOLE = re.compile(r"```console\n\$ maskcli (?P<command>[^\n]*)\n(?P<output>.*?)```\n", re.DOTALL)
+SHELL = re.compile(r"```sh\n(?P<lines>.*?)```\n", re.DOTALL)
+PYTHON = re.compile(r"```python\n(?P<code>.*?)```\n", re.DOTALL)
+FACTS_TABLE = re.compile(r"\| metadata key \|.*\n(?:\|.*\n)*")
+# The hub's model of the example, which a test has not.
+HUB_NAME = '"sentence-transformers/all-MiniLM-L6-v2"'
+COLUMNS = 100
+
+TRAIN = """import torch
+from torch.nn import functional
+
+
+class Attend(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = torch.nn.Linear(8, 24)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x)[:, None].chunk(3, -1)
+        return functional.scaled_dot_product_attention(q, k, v)[:, 0]
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attend = torch.nn.Embedding(9, 8), Attend()
+
+    def forward(self, input_ids, attention_mask):
+        return self.attend(self.embed(input_ids))
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    ids = torch.tensor([[3, 4, 5, 0, 0], [5, 4, 3, 6, 7]])
+    Model()(ids, attention_mask=(ids != 0).long())
+"""
+
+
+def furnish(folder):
+    """The files that examples name."""
+    (folder / "tests").symlink_to(ROOT / "tests")
+    shape = (2, 2, 8, 8)
+    real = padding(shape, "right")
+    keep = causal(shape) & real[:, None, None]
+    batch = {
+        "input_ids": torch.from_numpy(np.where(real, 3 + np.arange(8), 0)),
+        "attention_mask": torch.from_numpy(real.astype(np.int64)),
+    }
+    labels = torch.where(batch["input_ids"] == 0, -100, batch["input_ids"])
+    dump = {**layers(shape, keep), "attn_mask": torch.from_numpy(keep), **batch}
+    save_file(dump, folder / "dump.safetensors")
+    save_file({**batch, "labels": labels}, folder / "batch.safetensors")
+    np.save(folder / "mask.npy", np.tril(np.ones((8, 8), bool)))
+    shutil.copy(DATA / "minilm_attn.safetensors", folder / "before.safetensors")
+    shutil.copy(DATA / "minilm_attn_nomask.safetensors", folder / "after.safetensors")
+    (folder / "dumps").mkdir()
+    shutil.copy(DATA / "minilm_attn.safetensors", folder / "dumps" / "step1.safetensors")
+    (folder / "train.py").write_text(TRAIN)
+    (folder / "mods.py").write_text("def even(b, h, q_idx, kv_idx):\n    return (q_idx - kv_idx) % 2 == 0\n")
+    (folder / "model").mkdir()
+    config = {"model_type": "llama", "pad_token_id": 0, "eos_token_id": 2, "num_hidden_layers": 2}
+    (folder / "model" / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def printed(command, folder):
+    """What a command of a console block prints; JSON, which is one line, is set in several."""
+    done = run(*shlex.split(command), cwd=folder, COLUMNS=str(COLUMNS))
+    assert done.returncode in (0, 1), done.stderr
+    traced = command.startswith("trace ")
+    assert traced or done.stderr == ""
+    text = (done.stdout + done.stderr).replace(f"{folder}/", "")
+    return pretty(json.loads(text)) + "\n" if "--format json" in command else text
+
+
+def pretty(value, indent=0):
+    """JSON in lines: what fits into one is one."""
+    line = json.dumps(value, ensure_ascii=False)
+    if len(line) + indent <= COLUMNS or not isinstance(value, (dict, list)):
+        return line
+    inner, outer = " " * (indent + 2), " " * indent
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(inner + pretty(each, indent + 2) for each in value) + f"\n{outer}]"
+    rows = [f"{inner}{json.dumps(key)}: {pretty(each, indent + 2)}" for key, each in value.items()]
+    return "{\n" + ",\n".join(rows) + f"\n{outer}}}"
+
+
+def commands(block):
+    """The arguments of every command of a sh block; the set-up lines, which CI runs, are left out."""
+    lines = [line for line in block["lines"].replace("\\\n", " ").splitlines() if line]
+    for line in lines:
+        program, *arguments = shlex.split(line, comments=True)
+        if program == "pip":
+            continue
+        assert program == "maskcli", line
+        assert not {"|", "&&", ";", ">"} & set(arguments), line
+        yield arguments
+
+
+def run_python(text, folder, monkeypatch):
+    """Run the python blocks of a text one after the other, each with arrays and a model at hand; how many there are."""
+    monkeypatch.chdir(folder)
+    blocks = PYTHON.findall(text)
+    for code in blocks:
+        space = at_hand()
+        if HUB_NAME in code:
+            save_encoder(folder / "encoder")
+            code = code.replace(HUB_NAME, '"encoder"')
+        exec(compile(code, "a python block", "exec"), space)
+    return len(blocks)
+
+
+def at_hand():
+    """Names that the blocks take for granted."""
+    space = {"__name__": "train"}
+    exec(TRAIN, space)
+    ids = torch.tensor([[3, 4, 5, 0, 0], [5, 4, 3, 6, 7]])
+    real = padding((2, 2, 8, 8), "right")
+    return {
+        "model": space["Model"](),
+        "inputs": {"input_ids": ids, "attention_mask": (ids != 0).long()},
+        "weights": layers((2, 2, 8, 8), causal((2, 2, 8, 8)) & real[:, None, None])["attentions.0"],
+        "attention_mask": real.astype(np.int64),
+    }
+
+
+def save_encoder(folder):
+    """A tiny encoder with its tokenizer, as AutoModel and AutoTokenizer load them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = {
+        word: at
+        for at, word in enumerate(["[PAD]", "[UNK]", "A", "short", "text", "that", "is", "longer", "."])
+    }
+    tokenizer = Tokenizer(models.WordLevel(words, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
+        folder
+    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
+
+
+def rules_page():
+    """The page of rules, as their docstrings have it."""
+    rows = [f"| {rule.code} | {rule.name} | {rule.severity} | {rule.summary} |" for rule in in_code_order()]
+    parts = [
+        "# Rules: every finding, what it means, where it comes from and how to fix it\n",
+        textwrap.fill(
+            "`maskcli rule CODE` prints one of these, `maskcli rule --all` their list, and with `--format json` both are "
+            "for scripts. The code is the contract; names and severities stay as well. `--select` and `--ignore` take "
+            "codes, names and prefixes such as MSK2.",
+            width=110,
+        ) + "\n",
+        "\n".join(["| code | name | severity | what it means |", "|---|---|---|---|", *rows]) + "\n",
+        *map(rule_section, in_code_order()),
+    ]  # fmt: skip
+    return "\n".join(parts)
+
+
+def rule_section(rule):
+    """A rule with its code, name, severity, needs and text."""
+    needs = ", and ".join(" or ".join(group) for group in rule.needs)
+    paragraphs = [textwrap.fill(" ".join(each.split()), width=110) for each in rule.text.split("\n\n")]
+    return (
+        "\n\n".join([f"## {rule.code} {rule.name}", f"*{rule.severity}; needs {needs}*", *paragraphs]) + "\n"
+    )
+
+
+def facts_table():
+    """What can be declared: rows of metadata key, option, meaning."""
+    rows = [
+        f"| `maskcli.{fact.key}` | `{fact.option}` | {fact.help} |"
+        for fact in FACTS.values()
+        if fact.key is not None
+    ]
+    return "\n".join(["| metadata key | option | says |", "|---|---|---|", *rows]) + "\n"
+
+
+def update():
+    """Write the page of rules, the table of facts, and what commands print into README and all pages."""
+    (FOLDER / "rules.md").write_text(rules_page())
+    diagnose = FOLDER / "diagnose.md"
+    diagnose.write_text(FACTS_TABLE.sub(lambda _: facts_table(), diagnose.read_text()))
+    with tempfile.TemporaryDirectory() as name:
+        folder = furnish(Path(name).resolve())
+        for path in (README, *PAGES):
+
+            def anew(block):
+                return f"```console\n$ maskcli {block['command']}\n{printed(block['command'], folder)}```\n"
+
+            path.write_text(CONSOLE.sub(anew, path.read_text()))
+
+
+if __name__ == "__main__":
+    update()

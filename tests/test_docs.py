@@ -1,0 +1,144 @@
+"""The pages: `maskcli docs` prints them, and what they say is so."""
+
+import json
+import re
+
+import pytest
+from rich.cells import cell_len
+
+from maskcli.masks.conventions import CONVENTIONS
+from maskcli.masks.kinds import KINDS
+from tests.cli.running import ROOT, refused, run
+from tests.documents import (
+    CONSOLE,
+    FOLDER,
+    PAGES,
+    README,
+    SHELL,
+    commands,
+    facts_table,
+    furnish,
+    pretty,
+    printed,
+    rules_page,
+    run_python,
+)
+
+EVERY = {page.stem: page.read_text() for page in PAGES}
+
+
+def blocks(pattern):
+    return [(name, block) for name, text in EVERY.items() for block in pattern.finditer(text)]
+
+
+def named(case):
+    name, block = case
+    return f"{name}: {next(iter(block.groupdict().values()))[:40]}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return furnish(tmp_path_factory.mktemp("pages"))
+
+
+@pytest.mark.parametrize("case", blocks(CONSOLE), ids=named)
+def test_outputs_are_real(case, folder):
+    _, block = case
+    assert printed(block["command"], folder) == block["output"]
+
+
+@pytest.mark.parametrize("case", blocks(SHELL), ids=named)
+def test_commands_run(case, folder):
+    _, block = case
+    for arguments in commands(block):
+        done = run(*arguments, cwd=folder)
+        assert done.returncode in (0, 1), done.stderr
+
+
+@pytest.mark.parametrize("name", [name for name, text in EVERY.items() if "```python" in text])
+def test_python_runs(name, folder, monkeypatch):
+    assert run_python(EVERY[name], folder, monkeypatch)
+
+
+def test_the_command_lists_the_pages_and_prints_one_as_it_is():
+    listed = run("docs", check=0).stdout.splitlines()
+    assert [line.split()[0] for line in listed] == sorted(EVERY)
+    for name, text in EVERY.items():
+        assert text.startswith("# ")
+        assert run("docs", name, check=0).stdout == text
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("name", [*EVERY, None])
+def test_a_page_fits_the_terminal(name, columns):
+    arguments = ("docs",) if name is None else ("docs", name)
+    text = run(*arguments, check=0, COLUMNS=str(columns)).stdout
+    assert "\x1b" not in text
+    assert "```" not in text
+    assert max(map(cell_len, text.splitlines())) <= columns
+
+
+def test_a_terminal_with_colour_gets_it():
+    assert "\x1b[" in run("docs", "masks", check=0, COLUMNS="80", FORCE_COLOR="1").stdout
+
+
+def test_an_unknown_page_is_one_sentence():
+    assert "did you mean masks?" in refused("docs", "mask")
+    assert "maskcli docs lists them" in refused("docs", "../cli/docs")
+
+
+def test_links_lead_somewhere():
+    for path in (README, *PAGES):
+        for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+            assert link.startswith("https://") or (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_the_page_of_rules_is_the_catalogue():
+    assert EVERY["rules"] == rules_page()
+
+
+def test_every_kind_convention_and_fact_is_described():
+    text = EVERY["masks"]
+    assert all(f"| `{name}" in text for name in KINDS)
+    for name, row in CONVENTIONS.items():
+        cells = f"| `{name}` | {row.values.attend} | {row.values.ignore} | {row.dtype} |"
+        (line,) = [line for line in text.splitlines() if line.startswith(cells)]
+        assert line.endswith(f"| {row.who} |")
+    assert facts_table() in EVERY["diagnose"]
+
+
+def keys_of(value):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            if key not in ("evidence", "arguments"):
+                yield from keys_of(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys_of(inner)
+
+
+def test_every_key_of_json_is_explained():
+    outputs = CONSOLE.findall(EVERY["json"])
+    prose = CONSOLE.sub("", EVERY["json"])
+    assert len(outputs) >= 5
+    for _, output in outputs:
+        for key in set(keys_of(json.loads(output))):
+            assert re.search(rf"\b{key}\b", prose), key
+
+
+def test_json_is_set_in_lines_that_fit():
+    value = {
+        "short": [1, 2],
+        "long": ["word " * 12] * 3,
+        "deep": {"a": {"b": ["x" * 60, "y" * 60]}},
+        "none": None,
+    }
+    assert json.loads(pretty(value)) == value
+    assert max(map(len, pretty(value).splitlines())) <= 100
+    assert pretty([1, {"a": None}]) == '[1, {"a": null}]'
+
+
+def test_the_pages_are_in_the_package():
+    assert FOLDER == ROOT / "maskcli" / "docs"
+    assert 'include = ["maskcli"' in (ROOT / "pyproject.toml").read_text()
