@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from maskcli.diagnostics.catalogue import RULES
-from tests.cli.running import DATA, ROOT, run
+from tests.cli.running import DATA, ROOT, plain_environment, run
 
 PACKAGE = ROOT / "maskcli"
 # Rooms from the front door down; an arrow may skip rooms but never turn back.
@@ -80,8 +79,7 @@ def test_imports_run_one_way(path):
 def modules_of(*arguments, code="import maskcli.cli; maskcli.cli._run()", whole=False):
     """Modules that a command has imported when it ends, in a process of its own; packages only, or the whole names."""
     script = f"import sys, json; sys.argv = ['maskcli', *{list(map(str, arguments))!r}]\n{code}\nsys.stderr.write(json.dumps(sorted(sys.modules)))"
-    # Said, since readline puts the COLUMNS of pytest's terminal into what a child would inherit.
-    command, environment = [sys.executable, "-c", script], dict(os.environ)
+    command, environment = [sys.executable, "-c", script], plain_environment()
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
     names = json.loads(done.stderr[done.stderr.rindex("[") :])
     return set(names) if whole else {name.partition(".")[0] for name in names}

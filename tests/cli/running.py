@@ -24,16 +24,20 @@ def run(*arguments, stdin=None, cwd=None, check=None, fresh=False, **environment
 
     With `fresh` it is a new interpreter, else a fork of one that has its imports.
     """
-    inherited = {name: value for name, value in os.environ.items() if name not in TERMINAL}
     started_with = [name for name in environment if name.startswith("PYTHON")]
     assert fresh or not started_with, f"{started_with} are read when an interpreter starts: pass fresh=True"
-    environment = {**inherited, "HF_HUB_OFFLINE": "1", **environment}
+    environment = {**plain_environment(), "HF_HUB_OFFLINE": "1", **environment}
     way = started if fresh else forked
     done = way([*map(str, arguments)], (stdin or "").encode(), str(cwd or os.getcwd()), environment)
     assert "Traceback" not in done.stderr, done.stderr
     if check is not None:
         assert done.returncode == check, done.stderr or done.stdout
     return done
+
+
+def plain_environment():
+    """The caller's environment without its terminal, whose COLUMNS readline hands on even where nobody set them."""
+    return {name: value for name, value in os.environ.items() if name not in TERMINAL}
 
 
 def started(arguments, stdin, cwd, environment):
