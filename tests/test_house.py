@@ -122,7 +122,7 @@ LATE = {
     "maskcli.report.heatmap",
 }
 LATE |= {
-    "maskcli.text.pipelines",
+    "maskcli.text.agreement",
     "numpy.ma",
     "numpy.random",
     "multiprocessing",

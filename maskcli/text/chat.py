@@ -23,11 +23,16 @@ def parse_messages(text: str) -> tuple[Messages, ...]:
     conversations = value if all(isinstance(item, list) for item in value) else [value]
     for conversation in conversations:
         for message in conversation or [None]:
-            if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-                raise MaskcliError(f"{quoted(message)} is not a message with a role; write {_EXAMPLE}")
-            if not isinstance(message.get("content", ""), (str, list, type(None))):
-                raise MaskcliError(f"the content of message {quoted(message)} is not text; write {_EXAMPLE}")
+            _check(message)
     return tuple(conversations)
+
+
+def _check(message: object) -> None:
+    """Refuse what is no message with a role and a text, or parts of one."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise MaskcliError(f"{quoted(message)} is not a message with a role; write {_EXAMPLE}")
+    if not isinstance(message.get("content", ""), (str, list, type(None))):
+        raise MaskcliError(f"the content of message {quoted(message)} is not text; write {_EXAMPLE}")
 
 
 def chat_texts(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskcli.errors import MaskcliError
+from maskcli.text.numbers import first_of, plural
 from maskcli.text.tokenizer import quoted
 from maskcli.untrusted import MEBIBYTE, json_object, read_bytes
 
@@ -63,8 +64,5 @@ def split_lines(text: str, source: str = "standard input") -> Lines:
     blank = [number for number, line in enumerate(lines, 1) if not line.strip()]
     if not blank:
         return Lines(texts, ())
-    places = ", ".join(map(str, blank[:5])) + (", ..." if len(blank) > 5 else "")
-    plural = "s" if len(blank) > 1 else ""
-    return Lines(
-        texts, (f"skipped {len(blank)} blank line{plural} of {quoted(source)} (line{plural} {places})",)
-    )
+    skipped = f"skipped {len(blank)} blank {plural('line', len(blank))} of {quoted(source)}"
+    return Lines(texts, (f"{skipped} ({first_of('line', blank)})",))

@@ -54,7 +54,7 @@ def _load(name: str | None, chat: bool) -> Tokenizer:
 
 def _from_file(path: Path, name: str, chat: bool) -> Tokenizer:
     """A tokenizer.json under any name. Only a file of that very name can be loaded by transformers, through its folder."""
-    from maskcli.text.backend import load_light
+    from maskcli.text.light import load_light
 
     if path.suffix != ".json":
         raise MaskcliError(
@@ -66,7 +66,7 @@ def _from_file(path: Path, name: str, chat: bool) -> Tokenizer:
     loaded = load_light(path, name, alone=not whole)
     if loaded is not None:
         return loaded
-    from maskcli.text.slow import load_folder
+    from maskcli.text.heavy import load_folder
 
     try:
         return load_folder(path.parent, name)
@@ -82,12 +82,12 @@ def _from_folder(folder: Path, name: str, chat: bool) -> Tokenizer:
     """A folder: its tokenizer.json when that says it all, else transformers."""
     file = folder / "tokenizer.json"
     if _exists(file) and not chat:
-        from maskcli.text.backend import load_light
+        from maskcli.text.light import load_light
 
         loaded = load_light(file, name, alone=False)
         if loaded is not None:
             return loaded
-    from maskcli.text.slow import load_folder
+    from maskcli.text.heavy import load_folder
 
     return load_folder(folder, name)
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 
@@ -139,17 +137,3 @@ def no_room(max_length: int, reserved: int) -> MaskcliError:
         f"a maximum length of {max_length} leaves no room for the {reserved} special tokens that the tokenizer adds; "
         f"pass --max-length {reserved + 1} or more"
     )
-
-
-def as_encoding(
-    ids: list[int],
-    special_mask: list[int],
-    type_ids: list[int],
-    special_ids: frozenset[int],
-    total: int,
-    end_lost: bool,
-) -> Encoding:
-    """Lists from a library as an Encoding; a token is special when the library says so or its id always is."""
-    array = np.asarray(ids, dtype=np.int64)
-    special = np.asarray(special_mask, dtype=bool) | np.isin(array, np.fromiter(special_ids, dtype=np.int64))
-    return Encoding(array, special, np.asarray(type_ids, dtype=np.int64), total, end_lost)

@@ -13,8 +13,8 @@ import pytest
 
 from maskcli.errors import MaskcliError
 from maskcli.text import Tokenizer, batch_from_texts, load_tokenizer
-from maskcli.text.backend import load_light
-from maskcli.text.slow import load_folder
+from maskcli.text.heavy import load_folder
+from maskcli.text.light import load_light
 
 from .conftest import BUILDERS, NASTY, NOT_LIGHT, write_json
 

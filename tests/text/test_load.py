@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from maskcli.errors import MaskcliError
-from maskcli.text import Tokenizer, backend, batch_from_ids, batch_from_texts, load_tokenizer
+from maskcli.text import Tokenizer, batch_from_ids, batch_from_texts, library, load_tokenizer
 
 from .conftest import bert_slow, gpt2_slow, write_json
 
@@ -105,12 +105,12 @@ def test_ids_outside_the_vocabulary_are_said(tmp_path: Path) -> None:
 
 
 def test_spaces_and_partial_characters_are_readable() -> None:
-    assert backend.readable("Ġcat", byte_level=True) == "▁cat"
-    assert backend.readable("ĠĠĊ", byte_level=True) == "▁▁\n"
-    assert backend.readable("ä½ł", byte_level=True) == "你"
-    assert backend.readable("ä½", byte_level=True) == r"\xe4\xbd"
-    assert backend.readable("##ding", byte_level=False) == "##ding"
-    assert backend.readable("Ġ é", byte_level=False) == "Ġ▁é"
+    assert library.readable("Ġcat", byte_level=True) == "▁cat"
+    assert library.readable("ĠĠĊ", byte_level=True) == "▁▁\n"
+    assert library.readable("ä½ł", byte_level=True) == "你"
+    assert library.readable("ä½", byte_level=True) == r"\xe4\xbd"
+    assert library.readable("##ding", byte_level=False) == "##ding"
+    assert library.readable("Ġ é", byte_level=False) == "Ġ▁é"
 
 
 @pytest.mark.parametrize(
@@ -234,10 +234,10 @@ def test_a_panic_of_a_library_is_one_sentence() -> None:
     panic = type("PanicException", (BaseException,), {})
     with (
         pytest.raises(MaskcliError, match=r"tokenizer 'x' failed \(index out of bounds\)"),
-        backend.refusals("x"),
+        library.refusals("x"),
     ):
         raise panic("index out\n of bounds.")
-    with pytest.raises(KeyboardInterrupt), backend.refusals("x"):
+    with pytest.raises(KeyboardInterrupt), library.refusals("x"):
         raise KeyboardInterrupt
 
 
@@ -280,7 +280,7 @@ def test_a_hub_name_in_the_local_cache_needs_neither_network_nor_transformers(tm
         "tokenizer = load_tokenizer('org/name')\n"
         "print(json.dumps([tokenizer.encode('a b').ids.tolist(), tokenizer.eos_id, 'transformers' in sys.modules]))\n"
     )
-    environment = {"HF_HUB_CACHE": str(tmp_path), "PYTHONPATH": str(Path(backend.__file__).parents[2])}
+    environment = {"HF_HUB_CACHE": str(tmp_path), "PYTHONPATH": str(Path(library.__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", f"import json\n{program}"],
         env=environment,

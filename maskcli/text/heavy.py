@@ -1,4 +1,4 @@
-"""The slow path: whatever only transformers can load, and chat templates. Never runs code that a tokenizer brings along."""
+"""The heavy way: what only transformers can load, and chat templates. Code that a tokenizer brings along is never run."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from maskcli.errors import MaskcliError
-from maskcli.text import backend as light
 from maskcli.text.files import MAX_VOCABULARY_BYTES
-from maskcli.text.tokenizer import ROLES, Encode, Encoding, Messages, Tokenizer, as_encoding, no_room, quoted
+from maskcli.text.library import (
+    Library,
+    Lists,
+    Settings,
+    readable,
+    reason,
+    refusals,
+    sane_length,
+    tokenizer_of,
+)
+from maskcli.text.light import from_backend
+from maskcli.text.tokenizer import ROLES, Messages, Tokenizer, quoted
 from maskcli.untrusted import check_file
 
-_VOCABULARIES = (
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "vocab.bpe",
-    "encoder.json",
-    "tekken.json",
-    "tokenizer.json",
-)
+_VOCABULARIES = {
+    *("vocab.json", "vocab.txt", "merges.txt", "vocab.bpe", "encoder.json", "tekken.json", "tokenizer.json")
+}
 _SUFFIXES = (".model", ".tiktoken", ".vocab", ".bpe", ".spm")
 
 
@@ -32,9 +36,8 @@ def load_folder(folder: Path, name: str) -> Tokenizer:
     try:
         present = sorted(folder.iterdir())
     except OSError as error:
-        raise MaskcliError(
-            f"cannot read folder {quoted(str(folder))}: {(error.strerror or str(error)).lower()}"
-        ) from None
+        said = (error.strerror or str(error)).lower()
+        raise MaskcliError(f"cannot read folder {quoted(str(folder))}: {said}") from None
     files = [file for file in present if file.name in _VOCABULARIES or file.suffix in _SUFFIXES]
     if not files:
         raise MaskcliError(
@@ -43,6 +46,7 @@ def load_folder(folder: Path, name: str) -> Tokenizer:
         )
     for file in files:
         check_file(file, MAX_VOCABULARY_BYTES)
+
     with _quiet():
         try:
             from transformers import AutoTokenizer
@@ -56,23 +60,25 @@ def load_folder(folder: Path, name: str) -> Tokenizer:
 def from_transformers(tokenizer: Any, name: str) -> Tokenizer:
     """A transformers tokenizer as a Tokenizer."""
     tokens = {role: getattr(tokenizer, f"{role}_token", None) for role in ROLES}
-    settings = light.Settings(
+    settings = Settings(
         tokens={role: str(token) for role, token in tokens.items() if token is not None},
         padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,
-        model_max_length=light.sane_length(tokenizer.model_max_length),
+        model_max_length=sane_length(tokenizer.model_max_length),
         pad_type_id=tokenizer.pad_token_type_id,
     )
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    fast = backend is not None and type(backend).__module__.startswith("tokenizers")
-    loaded = light.from_backend(name, backend, settings) if fast else _from_python(tokenizer, name, settings)
+    if backend is not None and type(backend).__module__.startswith("tokenizers"):
+        loaded = from_backend(name, backend, settings)
+    else:
+        loaded = tokenizer_of(name, _in_python(tokenizer), settings, map(int, tokenizer.all_special_ids))
     return replace(loaded, render=_renderer(tokenizer, name)) if tokenizer.chat_template else loaded
 
 
 def _load(loader: Any, folder: Path, name: str) -> Any:
     """Call transformers, and say in one sentence what it could not do."""
     try:
-        with light.refusals(name):
+        with refusals(name):
             return loader.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except MaskcliError as error:
         said = str(error.__cause__ or error)
@@ -89,64 +95,38 @@ def _load(loader: Any, folder: Path, name: str) -> Any:
         raise
 
 
-def _from_python(tokenizer: Any, name: str, settings: light.Settings) -> Tokenizer:
-    """A tokenizer that exists in Python only."""
-    roles = {role: int(tokenizer.convert_tokens_to_ids(token)) for role, token in settings.tokens.items()}
-    special_ids = frozenset(map(int, tokenizer.all_special_ids)) | frozenset(roles.values())
+def _in_python(tokenizer: Any) -> Library:
+    """What a tokenizer that exists in Python only does."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     words = {number: token for token, number in vocabulary.items()}
 
+    def lists(text: str, pair: str | None, add: bool, max_length: int | None) -> Lists:
+        cut = {} if max_length is None else {"truncation": "longest_first", "max_length": max_length}
+        with _quiet():
+            encoded = tokenizer(
+                text,
+                pair,
+                add_special_tokens=add,
+                return_special_tokens_mask=True,
+                return_token_type_ids=True,
+                verbose=False,
+                **cut,
+            )
+        ids = encoded["input_ids"]
+        type_ids = encoded.get("token_type_ids") or [0] * len(ids)
+        return Lists(ids, encoded["special_tokens_mask"], type_ids)
+
     def text_of(token_id: int) -> str | None:
         token = words.get(token_id)
-        return None if token is None else light.readable(token, byte_level=False)
+        return None if token is None else readable(token, byte_level=False)
 
-    return Tokenizer(
-        name=name,
-        roles=roles,
-        special_ids=special_ids,
-        encoder=_python_encoder(tokenizer, name, special_ids, roles.get("eos")),
+    return Library(
+        lists=lists,
+        reserved=tokenizer.num_special_tokens_to_add,
         text_of=text_of,
         id_of=vocabulary.get,
         size=lambda: len(tokenizer),
-        padding_side=settings.padding_side,
-        model_max_length=settings.model_max_length,
-        pad_type_id=settings.pad_type_id,
     )
-
-
-def _python_encoder(tokenizer: Any, name: str, special_ids: frozenset[int], eos: int | None) -> Encode:
-    """The encode function of a tokenizer that exists in Python only."""
-
-    def lists(
-        text: str, pair: str | None, add: bool, **truncation: Any
-    ) -> tuple[list[int], list[int], list[int]]:
-        encoded = tokenizer(
-            text,
-            pair,
-            add_special_tokens=add,
-            return_special_tokens_mask=True,
-            return_token_type_ids=True,
-            verbose=False,
-            **truncation,
-        )
-        ids = encoded["input_ids"]
-        return ids, encoded["special_tokens_mask"], encoded.get("token_type_ids") or [0] * len(ids)
-
-    def encode(text: str, pair: str | None, special_tokens: bool | None, max_length: int | None) -> Encoding:
-        add = special_tokens is not False
-        with _quiet(), light.refusals(name):
-            full = lists(text, pair, add)
-            total = len(full[0])
-            if max_length is None or total <= max_length:
-                return as_encoding(*full, special_ids, total, False)
-            reserved = tokenizer.num_special_tokens_to_add(pair is not None) if add else 0
-            if max_length < reserved:
-                raise no_room(max_length, reserved)
-            cut = lists(text, pair, add, truncation="longest_first", max_length=max_length)
-            end_lost = eos is not None and full[0][-1] == eos and cut[0][-1:] != [eos]
-            return as_encoding(*cut, special_ids, total, end_lost)
-
-    return encode
 
 
 def _renderer(tokenizer: Any, name: str) -> Callable[[Messages, bool], str]:
@@ -159,9 +139,8 @@ def _renderer(tokenizer: Any, name: str) -> Callable[[Messages, bool], str]:
                     messages, tokenize=False, add_generation_prompt=generation_prompt
                 )
             except Exception as error:
-                said = " ".join(str(error).split()) or type(error).__name__
                 raise MaskcliError(
-                    f"the chat template of {quoted(name)} refused the messages ({said.rstrip('.')[:200]}); "
+                    f"the chat template of {quoted(name)} refused the messages ({reason(error)}); "
                     "pass messages as it expects them"
                 ) from None
         return str(text)

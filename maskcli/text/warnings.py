@@ -1,0 +1,86 @@
+"""What is odd about a batch, one sentence each: texts cut or too long, a borrowed or missing pad token, strange ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from maskcli.arrays import Array, Real
+from maskcli.errors import MaskcliError
+from maskcli.text.numbers import first_of, plural
+from maskcli.text.tokenizer import Encoding, Tokenizer, quoted
+
+
+def length_warnings(encodings: Sequence[Encoding], tokenizer: Tokenizer, max_length: int | None) -> list[str]:
+    """Texts that were cut, and texts longer than the model takes."""
+    warnings = []
+    limit = tokenizer.model_max_length
+    for number, encoding in enumerate(encodings, 1):
+        length = len(encoding)
+        if length < encoding.total:
+            end = f", its end token {tokenizer.token(tokenizer.eos_id or 0)} among them"
+            warnings.append(
+                f"text {number} lost {encoding.total - length} of its {encoding.total} tokens to the maximum length "
+                f"{max_length}{end if encoding.end_lost else ''}"
+            )
+        if limit is not None and length > limit:
+            warnings.append(
+                f"text {number} has {length} tokens and the model of {quoted(tokenizer.name)} takes at most "
+                f"{limit}; cut it with --max-length {limit}"
+            )
+    return warnings
+
+
+def padding_warnings(tokenizer: Tokenizer, mask: Real) -> list[str]:
+    """The warning of a borrowed pad token, or the error of a missing one, where rows are padded."""
+    if mask.all():
+        return []
+    if tokenizer.pad_id is None:
+        counts = mask.sum(axis=1)
+        raise MaskcliError(
+            f"tokenizer {quoted(tokenizer.name)} has no pad token to bring rows of {counts.min()} to {counts.max()} "
+            f"tokens to length {mask.shape[1]}; name one with {_pad_option(tokenizer)}"
+        )
+    role = tokenizer.pad_borrowed
+    if role is None:
+        return []
+    return [
+        f"padding is the {role} token {tokenizer.pad_token} (id {tokenizer.pad_id}): "
+        f"tell it from a real {role} by the attention mask, never by the id"
+    ]
+
+
+def _pad_option(tokenizer: Tokenizer) -> str:
+    """The option that gives this tokenizer a pad token."""
+    if tokenizer.eos_id is not None:
+        return "--pad-token eos"
+    texts = map(tokenizer.token, sorted(tokenizer.special_ids))
+    likely = next((text for text in texts if "pad" in text.lower()), None)
+    return f"--pad-token {quoted(likely)}" if likely else "--pad-token and a token of its vocabulary"
+
+
+def label_warnings(ids: Array, mask: Real, tokenizer: Tokenizer) -> list[str]:
+    """Real tokens that masking labels by `ids == pad` would have masked too."""
+    if tokenizer.pad_id is None or tokenizer.pad_id != tokenizer.eos_id:
+        return []
+    counts = ((ids == tokenizer.pad_id) & mask).sum(axis=1)
+    total = int(counts.sum())
+    if not total:
+        return []
+    rows = (np.flatnonzero(counts) + 1).tolist()
+    return [
+        f"the pad token is the eos token ({tokenizer.pad_token}, id {tokenizer.pad_id}): labels masked where ids == pad "
+        f"would have lost {total} real eos {plural('token', total)} ({first_of('row', rows)}); "
+        "these labels follow the attention mask"
+    ]
+
+
+def unknown_ids(ids: Array, tokenizer: Tokenizer) -> list[str]:
+    """Ids that the vocabulary does not hold; the built-in tokenizer has no vocabulary of its own."""
+    largest = int(ids.max())
+    if tokenizer.name == "builtin" or largest < tokenizer.vocab_size:
+        return []
+    return [
+        f"id {largest} is not in the vocabulary of {quoted(tokenizer.name)}, which has {tokenizer.vocab_size} tokens"
+    ]
