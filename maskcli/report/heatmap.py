@@ -37,47 +37,47 @@ def save_heatmap(shown: Shown, path: str) -> None:
 
     items = shown.mask.shape[0]
     panels = 1 if shown.mask.stored[0] == 1 else min(items, MOST_PANELS)
-    longest = max(shown.mask.shape[2:])
-    side = max(5.0, 0.3 * longest) if longest <= NAMED else 12.0 if panels == 1 else 6.0
-    pixels = PIXELS if panels == 1 else PIXELS // 2
+    side = _side(max(shown.mask.shape[2:]), panels)
     figure = Figure(figsize=(side * panels + 1.2, side + 1.2), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     colours = LinearSegmentedColormap.from_list("attend", [IGNORE_COLOUR, ATTEND_COLOUR])
-    note = ""
+    queries, keys = shown.mask.shape[2:]
+    pixels = PIXELS if panels == 1 else PIXELS // 2
+    most = 0
     for item, axes in enumerate(np.atleast_1d(figure.subplots(1, panels, squeeze=False)[0])):
         share, cells = picture(shown.mask, pixels, pixels, item)
-        queries, keys = shown.mask.shape[2:]
-        axes.imshow(
-            share,
-            cmap=colours,
-            vmin=0,
-            vmax=1,
-            interpolation="nearest",
-            extent=(0, keys, queries, 0),
-            aspect="auto",
-        )
-        if cells.size and cells.max() > 1:
-            note = f"each pixel: share of {int(cells.max()):,} cells attended"
+        drawn = {"cmap": colours, "vmin": 0, "vmax": 1, "interpolation": "nearest", "aspect": "auto"}
+        axes.imshow(share, extent=(0, keys, queries, 0), **drawn)
+        most = max(most, int(cells.max(initial=0)))
         _label(axes, shown, item)
         if panels > 1:
             axes.set_title(f"sequence {item}")
-    whose = (
-        ""
-        if panels == items
-        else " (the same for every sequence)"
-        if panels == 1
-        else f" (first {panels} of {items})"
-    )
-    figure.suptitle(_plain(shown.spec, 100) + whose)
+
+    figure.suptitle(_plain(shown.spec, 100) + _whose(panels, items))
+    note = f"each pixel: share of {most:,} cells attended" if most > 1 else None
     handles = [
         Patch(facecolor=ATTEND_COLOUR, edgecolor="grey", label="attend"),
         Patch(facecolor=IGNORE_COLOUR, edgecolor="grey", label="ignored"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, title=note or None, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, title=note, frameon=False)
     with replacing(path) as temporary, warnings.catch_warnings():
         # A font without a token's glyph draws a box; that is no news for someone who asked for a picture.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(temporary, format=os.path.splitext(path)[1][1:].lower())
+
+
+def _side(longest: int, panels: int) -> float:
+    """Inches of a panel: room for a name on each token, else the usual."""
+    if longest <= NAMED:
+        return max(5.0, 0.3 * longest)
+    return 12.0 if panels == 1 else 6.0
+
+
+def _whose(panels: int, items: int) -> str:
+    """Which of the sequences are drawn, where there are more than panels."""
+    if panels == items:
+        return ""
+    return " (the same for every sequence)" if panels == 1 else f" (first {panels} of {items})"
 
 
 def _label(axes: Any, shown: Shown, item: int) -> None:
@@ -87,11 +87,8 @@ def _label(axes: Any, shown: Shown, item: int) -> None:
     if keys <= NAMED and queries <= NAMED:
         names = [_plain(shown.key_token(item, key)) for key in range(keys)]
         axes.set_xticks(np.arange(keys) + 0.5, names, rotation=90, parse_math=False)
-        axes.set_yticks(
-            np.arange(queries) + 0.5,
-            [_plain(shown.queries.token(item, q)) for q in range(queries)],
-            parse_math=False,
-        )
+        names = [_plain(shown.queries.token(item, query)) for query in range(queries)]
+        axes.set_yticks(np.arange(queries) + 0.5, names, parse_math=False)
         axes.tick_params(length=0)
     if keys <= GRID and queries <= GRID:
         axes.set_xticks(np.arange(keys + 1), minor=True)
@@ -103,4 +100,5 @@ def _label(axes: Any, shown: Shown, item: int) -> None:
 def _plain(text: str, longest: int = 24) -> str:
     """Text that matplotlib draws as it is: no mathematics between dollar signs, and not too long."""
     text = clean(text)
-    return (text if len(text) <= longest else text[: longest - 1] + "…").replace("$", r"\$")
+    short = text if len(text) <= longest else text[: longest - 1] + "…"
+    return short.replace("$", r"\$")

@@ -30,8 +30,7 @@ def as_json(shown: Shown) -> Iterator[str]:
     heads = range(shown.mask.stored[1])
     yield ', "runs": '
     yield from _listed(
-        _listed(_listed([str(runs)] for runs in shown.mask.runs(item, head)) for head in heads)
-        for item in range(shown.mask.shape[0])
+        _listed(_rows(shown.mask.runs(item, head)) for head in heads) for item in range(shown.mask.shape[0])
     )
     yield '}, "sequences": '
     yield from _sequences(shown.queries)
@@ -45,7 +44,7 @@ def as_json_lines(shown: Shown) -> Iterator[str]:
     for item in range(shown.mask.shape[0]):
         spec = json_text(shown.spec)
         yield f'{{"schema_version": {SCHEMA_VERSION}, "sequence": {item}, "spec": {spec}, "runs": '
-        yield from _listed([str(runs)] for runs in shown.mask.runs(item))
+        yield from _rows(shown.mask.runs(item))
         yield ', "tokens": '
         yield from _tokens(shown.queries, item)
         yield "}\n"
@@ -101,6 +100,14 @@ def _listed(items: Iterable[Iterable[str]]) -> Iterator[str]:
         if index:
             yield ", "
         yield from pieces
+    yield "]"
+
+
+def _rows(rows: Iterable[list[list[int]]]) -> Iterator[str]:
+    """The runs of every query as a JSON list, a piece a query."""
+    yield "["
+    for query, runs in enumerate(rows):
+        yield f", {runs}" if query else str(runs)
     yield "]"
 
 

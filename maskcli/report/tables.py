@@ -25,37 +25,41 @@ if TYPE_CHECKING:
 MOST_TOKENS, HEAD, TAIL = 64, 40, 8
 # Most sequences printed one by one.
 MOST_SEQUENCES = 8
-# The widest a token may be on either axis before it is cut with an ellipsis.
+# How wide a token may be on either axis before it is cut with an ellipsis, and a key where that does not fit.
 LABEL = 14
+LABELS = (LABEL, 8, 5, 3)
 ATTEND, IGNORE = "■", "·"
 
 
 def print_shown(shown: Shown, console: Console) -> None:
     """Token tables, then the mask (once for all sequences where they are equal), then the numbers."""
-    items = shown.mask.shape[0]
+    items, queries = shown.mask.shape[0], shown.queries
+    printed = range(min(items, MOST_SEQUENCES))
     # Bare lengths have no tokens to tell of; a long table of numbers in order would only push the mask away.
-    listed = (
-        min(items, MOST_SEQUENCES)
-        if shown.queries.ids is not None or shown.queries.shape[1] <= MOST_TOKENS
-        else 0
-    )
-    for item in range(listed):
+    if queries.ids is not None or queries.shape[1] <= MOST_TOKENS:
+        _print_tokens(console, queries, printed, "sequence" if items > 1 else None)
+    if shown.source is not None:
+        console.print()
+        _print_tokens(console, shown.source, printed, "source")
+    if items > MOST_SEQUENCES:
+        more = items - MOST_SEQUENCES
+        console.print(f"… {more} more sequences; --format json or text writes them all", style="dim")
+
+    console.print()
+    if items > 1 and shown.mask.stored[0] == 1:
+        _print_mask(shown, console, 0, " (the same for every sequence)")
+    else:
+        for item in printed:
+            _print_mask(shown, console, item, f" of sequence {item}" if items > 1 else "")
+    _print_numbers(shown, console)
+
+
+def _print_tokens(console: Console, batch: Batch, items: range, name: str | None) -> None:
+    """A table of tokens for each item, with a blank line between them."""
+    for item in items:
         if item:
             console.print()
-        console.print(_token_table(shown.queries, item, "sequence" if items > 1 else None))
-    if shown.source is not None:
-        for item in range(min(items, MOST_SEQUENCES)):
-            console.print()
-            console.print(_token_table(shown.source, item, "source"))
-    if items > MOST_SEQUENCES:
-        console.print(
-            f"… {items - MOST_SEQUENCES} more sequences; --format json or text writes them all", style="dim"
-        )
-    same = shown.mask.stored[0] == 1 and items > 1
-    console.print()
-    for item in range(1 if same else min(items, MOST_SEQUENCES)):
-        _print_mask(shown, console, item, same)
-    _print_numbers(shown, console)
+        console.print(_token_table(batch, item, name))
 
 
 def _token_table(batch: Batch, item: int, name: str | None) -> Table:
@@ -63,109 +67,85 @@ def _token_table(batch: Batch, item: int, name: str | None) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    _rows, length = batch.shape
-    title = None if name is None else f"{name} {item}"
-    text = batch.texts[item] if batch.documents is None else None
-    if text is not None and name is not None:
-        title = f"{title}: {_cut(clean(text), 40)}"
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=title and Text(title),
-        title_justify="left",
-        show_edge=False,
-        pad_edge=False,
-    )
-    columns = {
-        "index": "index",
-        "id": "id",
-        "token": "token",
-        "special": "special",
-        "attention_mask": "attention_mask",
-    }
-    columns |= {"position_id": "position_id", "segment": "segment", "label": "label"}
-    optional = {
-        "id": batch.ids,
-        "token": batch.tokenizer or batch.texts[0],
-        "segment": batch.segments,
-        "label": batch.labels,
-    }
-    shown = [name for name in columns if optional.get(name, True) is not None]
-    if not batch.special[item].any():
-        shown.remove("special")
-    for name in shown:
-        table.add_column(columns[name], justify="left" if name == "token" else "right", overflow="fold")
-    for index in _indices(length):
-        if index is None:
-            table.add_row(*("…" for _ in shown), style="dim")
-            continue
-        (facts,) = token_facts(batch, item, index, index + 1)
-        cells = {**facts, "special": "yes" if facts["special"] else "", "token": clean(facts["token"])}
-        table.add_row(
-            *(Text(str(cells[name])) for name in shown), style=None if facts["attention_mask"] else "dim"
-        )
+    title = None if name is None else Text(_title(batch, item, name))
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", show_edge=False, pad_edge=False)
+    length = batch.shape[1]
+    spans = [(0, length)] if length <= MOST_TOKENS else [(0, HEAD), (length - TAIL, length)]
+    parts = [token_facts(batch, item, *span) for span in spans]
+
+    untold = {"token": batch.tokenizer is None, "special": not batch.special[item].any()}
+    names = [name for name, value in parts[0][0].items() if value is not None and not untold.get(name)]
+    for column in names:
+        table.add_column(column, justify="left" if column == "token" else "right", overflow="fold")
+    for index, part in enumerate(parts):
+        if index:
+            table.add_row(*("…" for _ in names), style="dim")
+        for facts in part:
+            told = {**facts, "special": "yes" if facts["special"] else "", "token": clean(facts["token"])}
+            cells = [Text(str(told[name])) for name in names]
+            table.add_row(*cells, style=None if facts["attention_mask"] else "dim")
     return table
 
 
-def _indices(length: int) -> list[int | None]:
-    if length <= MOST_TOKENS:
-        return list(range(length))
-    return [*range(HEAD), None, *range(length - TAIL, length)]
+def _title(batch: Batch, item: int, name: str) -> str:
+    """What a table of tokens is called: its number, and its text unless several share the row."""
+    text = batch.texts[item] if batch.documents is None else None
+    return f"{name} {item}" if text is None else f"{name} {item}: {_cut(clean(text), 40)}"
 
 
-def _print_mask(shown: Shown, console: Console, item: int, same: bool) -> None:
+def _print_mask(shown: Shown, console: Console, item: int, whose: str) -> None:
     from rich.text import Text
 
-    items = shown.mask.shape[0]
-    whose = " (the same for every sequence)" if same else f" of sequence {item}" if items > 1 else ""
     console.print(Text(f"{shown.spec}{whose}: queries down, keys across", style="bold"))
-    piped = console.width == PIPE_WIDTH
-    if not _print_cells(shown, console, item, MAP_WIDTH * 2 if piped else console.width):
+    small = max(shown.mask.shape[2:]) <= MOST_TOKENS
+    table = _cell_table(shown, console, item) if small else None
+    if table is None:
         _print_map(shown, console, item)
+    else:
+        console.print(table)
     console.print()
-    if shown.mask.stored[1] > 1:
-        console.print(
-            f"head 0 of {shown.mask.stored[1]}; heads differ, and --format json has them all", style="dim"
-        )
+    heads = shown.mask.stored[1]
+    if heads > 1:
+        console.print(f"head 0 of {heads}; heads differ, and --format json has them all", style="dim")
 
 
-def _print_cells(shown: Shown, console: Console, item: int, width: int) -> bool:
-    """A table with tokens on both axes; False when it does not fit."""
+def _cell_table(shown: Shown, console: Console, item: int) -> Table | None:
+    """A table with tokens on both axes; None when it does not fit."""
     from rich import box
-    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    _, _, queries, keys = shown.mask.shape
-    if queries > MOST_TOKENS or keys > MOST_TOKENS:
-        return False
+    queries, keys = shown.mask.shape[2:]
     downs = [_cut(clean(shown.queries.token(item, query)), LABEL) for query in range(queries)]
     acrosses = [_cut(clean(shown.key_token(item, key)), LABEL) for key in range(keys)]
-    plain = CONVENTIONS[shown.convention].plain
-    attend, ignore = (ATTEND, IGNORE) if plain else shown.values()
-    # Beside its text a column takes a blank of padding and a divider.
-    stub = len(str(queries - 1)) + max(map(cell_len, downs)) + 4
-    cell = 1 if plain else max(len(attend), len(ignore))
-    label = next(
-        (
-            w
-            for w in (LABEL, 8, 5, 3)
-            if stub + sum(max(cell, min(cell_len(t), w)) + 2 for t in acrosses) <= width
-        ),
-        None,
-    )
+    attend, ignore = (ATTEND, IGNORE) if CONVENTIONS[shown.convention].plain else shown.values()
+    label = _label_width(console, downs, acrosses, max(len(attend), len(ignore)))
     if label is None:
-        return False
+        return None
+
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", justify="right", style="dim")
     table.add_column("", justify="left")
     for across in acrosses:
         table.add_column(Text(_cut(across, label)), justify="center", no_wrap=True)
-    dense = shown.mask.dense(item)
-    for query in range(queries):
-        cells = (Text(attend if cell else ignore, style="green" if cell else "dim") for cell in dense[query])
+    for query, row in enumerate(shown.mask.dense(item).tolist()):
+        cells = [Text(attend, style="green") if attends else Text(ignore, style="dim") for attends in row]
         table.add_row(str(query), Text(downs[query]), *cells)
-    console.print(table)
-    return True
+    return table
+
+
+def _label_width(console: Console, downs: list[str], acrosses: list[str], cell: int) -> int | None:
+    """The widest that keys may be called so that the table fits; None when none is narrow enough."""
+    from rich.cells import cell_len
+
+    width = MAP_WIDTH * 2 if console.width == PIPE_WIDTH else console.width
+    # Beside its text a column takes a blank of padding and a divider.
+    stub = len(str(len(downs) - 1)) + max(map(cell_len, downs)) + 4
+    for label in LABELS:
+        columns_of_keys = (max(cell, min(cell_len(across), label)) + 2 for across in acrosses)
+        if stub + sum(columns_of_keys) <= width:
+            return label
+    return None
 
 
 def _print_map(shown: Shown, console: Console, item: int) -> None:
@@ -197,22 +177,20 @@ def _half_blocks(dense: Array) -> Array:
 def _print_numbers(shown: Shown, console: Console) -> None:
     from rich.text import Text
 
-    mask = shown.mask
+    mask, block = shown.mask, shown.block
     attend, ignore = shown.values()
     convention = CONVENTIONS[shown.convention]
     glyphs = f"{ATTEND} attend, {IGNORE} ignore; " if convention.plain else ""
-    batch, _, queries, keys = mask.shape
-    shape = [batch, mask.stored[1], queries, keys]
-    copies = mask.shape[1] // mask.stored[1]
+    batch, heads, queries, keys = mask.shape
+    copies = heads // mask.stored[1]
+    hint = ": these queries have no key at all" if mask.empty_rows else ""
     lines = [
         f"{glyphs}{attend} = attend, {ignore} = ignore ({shown.convention}, {shown.dtype}: {convention.who})",
-        f"shape {shape}, broadcasts from {shown.broadcast_shape}",
+        f"shape {[batch, mask.stored[1], queries, keys]}, broadcasts from {shown.broadcast_shape}",
         f"attended {mask.attended // copies:,} of {mask.cells // copies:,} cells ({mask.density:.2%}), "
         f"keys per query {_per_query(mask)}",
-        f"empty rows {mask.empty_rows // copies:,}"
-        + (": these queries have no key at all" if mask.empty_rows else ""),
+        f"empty rows {mask.empty_rows // copies:,}{hint}",
     ]
-    block = shown.block
     if keys > block and queries > 1:
         full, partial, empty = (count // copies for count in blocks(mask, block, block))
         lines.append(f"blocks of {block} x {block}: {full:,} full, {partial:,} partial, {empty:,} empty")
@@ -224,7 +202,8 @@ def _per_query(mask: Mask) -> str:
     """How many keys queries see: the fewest, the most and the mean."""
     counts = mask.keys_per_query
     low, high = counts.min(), counts.max()
-    return f"{low if low == high else f'{low} to {high}'} (mean {counts.mean():.4g})"
+    span = str(low) if low == high else f"{low} to {high}"
+    return f"{span} (mean {counts.mean():.4g})"
 
 
 def _cut(text: str, width: int) -> str:

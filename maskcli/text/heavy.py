@@ -11,16 +11,7 @@ from typing import Any
 
 from maskcli.errors import MaskcliError
 from maskcli.text.files import MAX_VOCABULARY_BYTES
-from maskcli.text.library import (
-    Library,
-    Lists,
-    Settings,
-    readable,
-    reason,
-    refusals,
-    sane_length,
-    tokenizer_of,
-)
+from maskcli.text.library import Library, Lists, Settings, readable, reason, refusals, tokenizer_of
 from maskcli.text.light import from_backend
 from maskcli.text.tokenizer import ROLES, Messages, Tokenizer, quoted
 from maskcli.untrusted import check_file
@@ -64,7 +55,7 @@ def from_transformers(tokenizer: Any, name: str) -> Tokenizer:
         tokens={role: str(token) for role, token in tokens.items() if token is not None},
         padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,
-        model_max_length=sane_length(tokenizer.model_max_length),
+        model_max_length=tokenizer.model_max_length,
         pad_type_id=tokenizer.pad_token_type_id,
     )
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -23,7 +23,7 @@ class Settings:
     tokens: Mapping[str, str]
     padding_side: str = "right"
     truncation_side: str = "right"
-    model_max_length: int | None = None
+    model_max_length: object = None
     pad_type_id: int = 0
 
 
@@ -63,7 +63,7 @@ def tokenizer_of(name: str, library: Library, settings: Settings, always_special
         id_of=library.id_of,
         size=library.size,
         padding_side=settings.padding_side,
-        model_max_length=settings.model_max_length,
+        model_max_length=_sane_length(settings.model_max_length),
         pad_type_id=settings.pad_type_id,
     )
 
@@ -104,7 +104,7 @@ def readable(token: str, byte_level: bool) -> str:
     return token.replace(" ", "▁")
 
 
-def sane_length(value: object) -> int | None:
+def _sane_length(value: object) -> int | None:
     """A model's maximum length, None for those that stand for "no limit"."""
     return int(value) if isinstance(value, (int, float)) and 0 < value < _NO_LIMIT else None
 

@@ -9,16 +9,7 @@ from typing import Any
 from maskcli.errors import MaskcliError
 from maskcli.text import agreement
 from maskcli.text.files import MAX_VOCABULARY_BYTES, read_json_object
-from maskcli.text.library import (
-    Library,
-    Lists,
-    Settings,
-    readable,
-    reason,
-    refusals,
-    sane_length,
-    tokenizer_of,
-)
+from maskcli.text.library import Library, Lists, Settings, readable, reason, refusals, tokenizer_of
 from maskcli.text.tokenizer import ROLES, Tokenizer, quoted
 from maskcli.untrusted import check_file
 
@@ -128,7 +119,7 @@ def _settings(config: Mapping[str, Any], backend: Any, tokens: Mapping[str, str]
         tokens=tokens,
         padding_side=_side(config.get("padding_side", padding.get("direction", "right"))),
         truncation_side=_side(config.get("truncation_side", truncation.get("direction", "right"))),
-        model_max_length=sane_length(config.get("model_max_length", config.get("max_len"))),
+        model_max_length=config.get("model_max_length", config.get("max_len")),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from pathlib import Path
 
@@ -40,9 +41,9 @@ def _load(name: str | None, chat: bool) -> Tokenizer:
     if name is None or name == BUILTIN:
         return builtin_tokenizer()
     path = Path(os.path.expanduser(name))
-    if name and _is_dir(path):
+    if name and stat.S_ISDIR(_mode(path)):
         return _from_folder(path, name, chat)
-    if name and (path.suffix == ".json" or _exists(path)):
+    if name and (path.suffix == ".json" or _mode(path)):
         return _from_file(path, name, chat)
     if not _HUB_NAME.fullmatch(name) or name.endswith((".model", ".txt")):
         raise MaskcliError(
@@ -81,7 +82,7 @@ def _from_file(path: Path, name: str, chat: bool) -> Tokenizer:
 def _from_folder(folder: Path, name: str, chat: bool) -> Tokenizer:
     """A folder: its tokenizer.json when that says it all, else transformers."""
     file = folder / "tokenizer.json"
-    if _exists(file) and not chat:
+    if _mode(file) and not chat:
         from maskcli.text.light import load_light
 
         loaded = load_light(file, name, alone=False)
@@ -120,17 +121,9 @@ def _hub_folder(name: str) -> Path:
         ) from None
 
 
-def _exists(path: Path) -> bool:
-    """Whether there is something at the path; a path no file system could hold is not there."""
+def _mode(path: Path) -> int:
+    """What is at the path, as the file system's mode; 0 for nothing, and for a path that no file system could hold."""
     try:
-        return path.exists()
+        return path.stat().st_mode
     except (OSError, ValueError):
-        return False
-
-
-def _is_dir(path: Path) -> bool:
-    """Whether the path is a folder."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
+        return 0
