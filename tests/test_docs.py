@@ -142,3 +142,34 @@ def test_json_is_set_in_lines_that_fit():
 def test_the_pages_are_in_the_package():
     assert FOLDER == ROOT / "maskcli" / "docs"
     assert 'include = ["maskcli"' in (ROOT / "pyproject.toml").read_text()
+
+
+def listed():
+    """The files of the tree in the page of the house, with the words beside each."""
+    (tree,) = re.findall(r"```text\n(.*?)```", EVERY["house"], re.DOTALL)
+    folder = FOLDER.parent
+    for line in tree.splitlines():
+        name, words = line.split(maxsplit=1) if " " in line.strip() else (line.strip(), "")
+        if line.startswith(" "):
+            yield folder / name, words
+        else:
+            folder = FOLDER.parent / name if name != "maskcli/" else FOLDER.parent
+            yield folder, words
+
+
+def test_the_tree_of_the_house_is_whole_and_brief():
+    tree = dict(listed())
+    files = {path for path in FOLDER.parent.rglob("*.py") if path.name != "__init__.py"}
+    rooms = {path.parent for path in files}
+    assert set(tree) == files | rooms
+    assert all(1 <= len(words.split()) <= 6 for path, words in tree.items() if path != FOLDER.parent)
+
+
+def test_the_recipes_name_files_that_are_there():
+    prose = re.sub(r"```.*?```", "", EVERY["house"], flags=re.DOTALL)
+    named = re.findall(r"`((?:\w+/)+[\w.]*)`", prose)
+    assert len(named) > 20
+    for name in named:
+        assert (ROOT / name).exists() or (FOLDER.parent / name).exists(), name
+    recipes = re.findall(r"^\*\*An? (.+?)\*\*", prose, re.MULTILINE)
+    assert len(recipes) >= 7
