@@ -63,8 +63,7 @@ class Given:
         if len(given) != 1:
             raise MaskcliError(
                 f"{' and '.join(given) or 'nothing'} was given where one of texts, --file, --ids or "
-                "--lengths belongs; "
-                'for example maskcli show "Hello world"'
+                '--lengths belongs; for example maskcli show "Hello world"'
             )
         (way,) = given
         limited = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -73,18 +73,24 @@ def _token_table(batch: Batch, item: int, name: str | None) -> Table:
     spans = [(0, length)] if length <= MOST_TOKENS else [(0, HEAD), (length - TAIL, length)]
     parts = [token_facts(batch, item, *span) for span in spans]
 
-    untold = {"token": batch.tokenizer is None, "special": not batch.special[item].any()}
-    names = [name for name, value in parts[0][0].items() if value is not None and not untold.get(name)]
+    names = _told(batch, item, parts[0][0])
     for column in names:
         table.add_column(column, justify="left" if column == "token" else "right", overflow="fold")
     for index, part in enumerate(parts):
         if index:
             table.add_row(*("…" for _ in names), style="dim")
         for facts in part:
-            told = {**facts, "special": "yes" if facts["special"] else "", "token": clean(facts["token"])}
+            special = "yes" if facts["special"] else ""
+            told = {**facts, "special": special, "token": clean(facts["token"])}
             cells = [Text(str(told[name])) for name in names]
             table.add_row(*cells, style=None if facts["attention_mask"] else "dim")
     return table
+
+
+def _told(batch: Batch, item: int, facts: dict[str, Any]) -> list[str]:
+    """The columns of a table of tokens: what is known of them, and tells something."""
+    silent = {"token": batch.tokenizer is None, "special": not batch.special[item].any()}
+    return [name for name, value in facts.items() if value is not None and not silent.get(name)]
 
 
 def _title(batch: Batch, item: int, name: str) -> str:

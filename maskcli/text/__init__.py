@@ -1,4 +1,4 @@
-"""Words to token ids: tokenizers, and the batch that a mask is built for. transformers is imported only when it must be."""
+"""Words to token ids: tokenizers, and the batch that a mask is built for."""
 
 from maskcli.text.batch import Batch, batch_from_ids, batch_from_lengths, batch_from_texts
 from maskcli.text.chat import chat_texts, parse_messages

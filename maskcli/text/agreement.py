@@ -1,8 +1,9 @@
-"""Agreement: when the light way equals the heavy one, so that a tokenizer.json alone says what transformers would do.
+"""Agreement: when the light way equals the heavy one, a tokenizer.json alone what transformers makes of it.
 
-transformers 5 loads a folder by the class its configuration names, and most classes build their own normalizer,
-pre-tokenizer and post-processor around the vocabulary and ignore those of the tokenizer.json. So the `tokenizers`
-library alone may stand in for it only where the file agrees with the class; elsewhere transformers has to do the work.
+transformers 5 loads a folder by the class its configuration names, and most classes build their own
+normalizer, pre-tokenizer and post-processor around the vocabulary and ignore those of the tokenizer.json.
+So the `tokenizers` library alone may stand in for it only where the file agrees with the class; elsewhere
+transformers has to do the work.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ AS_IT_IS = "TokenizersBackend"
 GENERIC = ("PreTrainedTokenizer", AS_IT_IS)
 # Model types for which transformers may take a class of its own, whatever the configuration names.
 _OVERRIDING = ("qwen", "siglip", "hyperclovax")
-# A byte-level file that names this class is read as it is, in models that have no tokenizer library of their own.
+# A byte-level file that names this class is read as it is, in models without a tokenizer of their own.
 _LLAMA, _LLAMA_MODELS = "LlamaTokenizer", (None, "llama", "deepseek_v2", "deepseek_v3")
 # Keys that make transformers do more than read the files.
 _BEYOND = ("auto_map", "fix_mistral_regex", "init_inputs", "gguf_file")
@@ -49,7 +50,7 @@ class Pipeline(NamedTuple):
 
 
 class Family(NamedTuple):
-    """A class: its models, the special tokens it has by default, and the pipeline it builds (KeyError without one)."""
+    """A class: its models, its tokens by default, and the pipeline it builds (KeyError without a token)."""
 
     models: tuple[str, ...]
     tokens: dict[str, str]
@@ -83,7 +84,7 @@ def _class_of(model_type: object) -> str | None:
 
 
 def _keeps_class(family: Family, config: Config, model_type: object) -> bool:
-    """Whether transformers takes the class for such a model, and with it the tokens that the class has by default."""
+    """Whether transformers takes the class, and with it the tokens it has by default, for such a model."""
     if model_type is None or model_type in family.models:
         return True
     named = all(f"{role}_token" in config for role in family.tokens)
@@ -96,7 +97,7 @@ def _overrides(model_type: object) -> bool:
 
 
 def agrees(name: str, backend: Any, config: Config, tokens: dict[str, str], file: Path) -> bool:
-    """Whether the tokenizer.json behind `backend` is what the class builds from `config` and its special `tokens`."""
+    """Whether the tokenizer.json behind `backend` is what the class builds from `config` and its `tokens`."""
     if not _same_added_tokens(config, file, backend) or not _knows_extras(config, backend):
         return False
     if name in GENERIC:
@@ -111,8 +112,7 @@ def _same_pipeline(family: Family, backend: Any, config: Config, tokens: dict[st
     try:
         built = family.build(backend, config, tokens)
     except (KeyError, TypeError):
-        # A token that the class cannot do without, or a setting of another type than it takes: what becomes of it is
-        # for transformers to say.
+        # A token that the class needs is missing, or a setting has another type: transformers knows better.
         return False
     if type(backend.model).__name__ != built.model or backend.post_processor is None:
         return False
@@ -129,7 +129,7 @@ def default_tokens(name: str) -> dict[str, str]:
 
 
 def missing(tokens: Mapping[str, str], backend: Any) -> list[str]:
-    """Roles, in the order in which transformers adds them, whose token is not among the file's added tokens."""
+    """Roles, in the order in which transformers adds them, whose token the file does not add."""
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     return [role for role in _ADDING_ORDER if role in tokens and tokens[role] not in known]
 
@@ -140,8 +140,8 @@ def content(value: object) -> str | None:
         value = value.get("content")
     if value is not None and not isinstance(value, str):
         raise MaskcliError(
-            f"the tokenizer's configuration names {quoted(value)} as a special token and a string was expected; "
-            "save it again with save_pretrained"
+            f"the tokenizer's configuration names {quoted(value)} as a special token and a string was "
+            "expected; save it again with save_pretrained"
         )
     return value
 
@@ -167,14 +167,19 @@ def _adds_nothing(entry: object, token: dict[str, Any] | None) -> bool:
 
 
 def _knows_extras(config: Config, backend: Any) -> bool:
-    """Whether every further special token that the configuration names is a special added token of the file."""
+    """Whether the file adds every further special token that the configuration names."""
     known = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+    return all(content(value) in known for value in _extras(config) if isinstance(value, (str, dict)))
+
+
+def _extras(config: Config) -> list[Any]:
+    """The special tokens without a role that the configuration names."""
     named = {key.removesuffix("_token"): value for key, value in config.items() if key.endswith("_token")}
     extras = [value for role, value in named.items() if role not in ROLES]
     for key in ("additional_special_tokens", "extra_special_tokens"):
         value = config.get(key) or []
         extras += value.values() if isinstance(value, dict) else value
-    return all(content(value) in known for value in extras if isinstance(value, (str, dict)))
+    return extras
 
 
 def has_byte_level(backend: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -23,13 +24,13 @@ IGNORE_INDEX = -100
 class Batch:
     """Tokens of B rows of length L.
 
-    `texts` B texts (None where there is none; when packed, one for each document). `ids` int64 [B, L], None for lengths
-    only. `attention_mask` bool [B, L], True = real. `position_ids` int64 [B, L] as Hugging Face's generate counts them:
-    real tokens from 0 (cumsum of the mask - 1, never below 0, so that right padding repeats the last position); packed
-    rows restart in each document and have 0 on padding.
-    `special` bool [B, L]. `segments` int64 [B, L]: token_type_ids of pairs, or the document of a packed row with -1 on
-    padding. `documents` the lengths of packed documents, None unless packed (then B is 1). `labels` int64 [B, L]: the
-    ids, -100 on padding. `warnings` one sentence each.
+    `texts` B texts (None where there is none; when packed, one for each document). `ids` int64 [B, L], None
+    for lengths only. `attention_mask` bool [B, L], True = real. `position_ids` int64 [B, L] as Hugging
+    Face's generate counts them: real tokens from 0 (cumsum of the mask - 1, never below 0, so that right
+    padding repeats the last position); packed rows restart in each document and have 0 on padding.
+    `special` bool [B, L]. `segments` int64 [B, L]: token_type_ids of pairs, or the document of a packed row
+    with -1 on padding. `documents` the lengths of packed documents, None unless packed (then B is 1).
+    `labels` int64 [B, L]: the ids, -100 on padding. `warnings` one sentence each.
     """
 
     texts: tuple[str | None, ...]
@@ -91,9 +92,9 @@ def batch_from_texts(
     lengths = [len(encoding) for encoding in encodings]
     mask = laid_out(lengths, width, padding_side or tokenizer.padding_side)
     warnings += padding_warnings(tokenizer, mask)
-    ids = filled(mask, [encoding.ids for encoding in encodings], tokenizer.pad_id or 0)
-    special = filled(mask, [encoding.special for encoding in encodings], 1).astype(bool)
-    type_ids = filled(mask, [encoding.type_ids for encoding in encodings], tokenizer.pad_type_id)
+    row = _joined(encodings)
+    ids = filled(mask, row.ids, tokenizer.pad_id or 0)
+    type_ids = filled(mask, row.type_ids, tokenizer.pad_type_id)
     segments = document_index(mask, documents)
     if segments is None and (pairs is not None or type_ids[mask].any()):
         segments = type_ids
@@ -103,7 +104,7 @@ def batch_from_texts(
         texts=tuple(texts[: len(documents)] if documents else texts),
         ids=ids,
         attention_mask=mask,
-        special=special,
+        special=filled(mask, row.special, 1).astype(bool),
         segments=segments,
         documents=documents,
         labels=np.where(mask, ids, IGNORE_INDEX) if labels else None,
@@ -136,13 +137,13 @@ def _encoded(
     return encodings
 
 
-def _joined(encodings: Sequence[Encoding], length: int) -> Encoding:
+def _joined(encodings: Sequence[Encoding], length: int | None = None) -> Encoding:
     """All encodings one after the other, cut to a length."""
     return Encoding(
         ids=np.concatenate([encoding.ids for encoding in encodings])[:length],
         special=np.concatenate([encoding.special for encoding in encodings])[:length],
         type_ids=np.concatenate([encoding.type_ids for encoding in encodings])[:length],
-        total=length,
+        total=sum(encoding.total for encoding in encodings),
     )
 
 
@@ -156,9 +157,9 @@ def batch_from_ids(
 ) -> Batch:
     """Rows of token ids: `"5 3 2 0 0; 7 4 8 6 0"` or lists.
 
-    A token is padding where its id is `pad_id` (the tokenizer's, when not given). When that id also ends or begins
-    sequences, only runs of it at the edges of a row are padding, without the one eos (bos) that belongs to the text.
-    Rows of different lengths are padded.
+    A token is padding where its id is `pad_id` (the tokenizer's, when not given). When that id also ends or
+    begins sequences, only runs of it at the edges of a row are padding, without the one eos (bos) that
+    belongs to the text. Rows of different lengths are padded.
     """
     parsed = parse_ids(rows)
     if pad_id is None and tokenizer is not None:
@@ -167,12 +168,12 @@ def batch_from_ids(
     _check_pad_id(pad_id, lengths)
     usual_side = tokenizer.padding_side if tokenizer else "right"
     given = laid_out(lengths, None, padding_side or usual_side)
-    ids = filled(given, [np.asarray(row, dtype=np.int64) for row in parsed], pad_id or 0)
+    ids = filled(given, np.asarray(list(chain(*parsed)), dtype=np.int64), pad_id or 0)
     mask = given if pad_id is None else _real(ids, given, pad_id, tokenizer)
 
     special, warnings = ~mask, list[str]()
     if tokenizer is not None:
-        special = special | np.isin(ids, np.fromiter(tokenizer.special_ids, dtype=np.int64))
+        special |= np.isin(ids, np.fromiter(tokenizer.special_ids, dtype=np.int64))
         warnings = unknown_ids(ids, tokenizer)
         warnings += label_warnings(ids, mask, tokenizer) if labels else []
     return Batch(
@@ -192,13 +193,13 @@ def _check_pad_id(pad_id: int | None, lengths: Sequence[int]) -> None:
         raise MaskcliError(f"the pad id {pad_id} is negative; pass the id of a token, such as --pad-id 0")
     if pad_id is None and len(set(lengths)) > 1:
         raise MaskcliError(
-            f"the rows have {min(lengths)} to {max(lengths)} ids and no pad id is known to fill them; pass --pad-id 0 "
-            "(or a --tokenizer that has a pad token), or rows of one length"
+            f"the rows have {min(lengths)} to {max(lengths)} ids and no pad id is known to fill them; pass "
+            "--pad-id 0 (or a --tokenizer that has a pad token), or rows of one length"
         )
 
 
 def _real(ids: Array, given: Real, pad_id: int, tokenizer: Tokenizer | None) -> Real:
-    """bool [B, L]: False on padding, by the pad id or, where it also ends or begins texts, by its runs at the edges."""
+    """Real tokens, bool [B, L]: by the pad id; where that also ends or begins texts, by runs at the edges."""
     if tokenizer is None or pad_id not in (tokenizer.bos_id, tokenizer.eos_id):
         plain: Real = (ids != pad_id) & given
         return plain
@@ -217,8 +218,8 @@ def batch_from_lengths(
 ) -> Batch:
     """Rows of so many tokens, without ids: `"5,3,7"` or a list.
 
-    Padded to the longest, or to `max_length` when given; longer rows are cut to it. `packed` makes them documents of
-    one row.
+    Padded to the longest, or to `max_length` when given; longer rows are cut to it. `packed` makes them
+    documents of one row.
     """
     parsed = parse_lengths(lengths)
     width = None if max_length is None else padded_width("max-length", max_length)

@@ -22,7 +22,7 @@ _JOINER = "\u200d"
 
 
 def builtin_tokenizer() -> Tokenizer:
-    """A fresh built-in tokenizer: `<pad>` 0, `<bos>` 1, `<eos>` 2, then every word in order of first appearance.
+    """A fresh built-in tokenizer: `<pad>` 0, `<bos>` 1, `<eos>` 2, then every word as it first appears.
 
     It adds bos and eos only when asked to, so that people see the words they wrote.
     """
@@ -67,7 +67,7 @@ def builtin_tokenizer() -> Tokenizer:
 
 
 def split_words(text: str) -> list[str]:
-    """Words, single punctuation marks and single CJK characters; combining marks and joined emoji stay together."""
+    """Words, punctuation marks and CJK characters; combining marks and joined emoji stay together."""
     if text.isascii():
         return _TOKEN.findall(text)
     return list(_glued(text))
@@ -117,8 +117,6 @@ def _shorten(first: list[int], second: list[int], room: int) -> tuple[list[int],
         return (first[:keep], second) if len(first) > len(second) else (first, second[:keep])
     half = room // 2
     # An odd token goes to the longer text; equal texts give it to the second.
-    return (
-        (first[: room - half], second[:half])
-        if len(first) > len(second)
-        else (first[:half], second[: room - half])
-    )
+    if len(first) > len(second):
+        return first[: room - half], second[:half]
+    return first[:half], second[: room - half]

@@ -44,7 +44,7 @@ def chat_texts(
     """
     if tokenizer.render is None:
         raise MaskcliError(
-            f"tokenizer {quoted(tokenizer.name)} has no chat template; pass --tokenizer with a folder or hub name of a chat "
-            "model, whose tokenizer_config.json or chat_template.jinja holds one"
+            f"tokenizer {quoted(tokenizer.name)} has no chat template; pass --tokenizer with a folder or "
+            "hub name of a chat model, whose tokenizer_config.json or chat_template.jinja holds one"
         )
     return tuple(tokenizer.render(conversation, generation_prompt) for conversation in conversations)

@@ -1,4 +1,4 @@
-"""The heavy way: what only transformers can load, and chat templates. Code that a tokenizer brings along is never run."""
+"""The heavy way: what only transformers can load, and chat templates; code of a tokenizer is never run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SUFFIXES = (".model", ".tiktoken", ".vocab", ".bpe", ".spm")
 
 
 def load_folder(folder: Path, name: str) -> Tokenizer:
-    """The tokenizer of a folder, as `AutoTokenizer` loads it: from these files alone and without running their code."""
+    """The tokenizer of a folder as `AutoTokenizer` loads it, from these files alone, without running code."""
     try:
         present = sorted(folder.iterdir())
     except OSError as error:
@@ -32,8 +32,8 @@ def load_folder(folder: Path, name: str) -> Tokenizer:
     files = [file for file in present if file.name in _VOCABULARIES or file.suffix in _SUFFIXES]
     if not files:
         raise MaskcliError(
-            f"{quoted(str(folder))} holds no tokenizer; pass a folder with a tokenizer.json, or with the vocabulary "
-            "that the tokenizer's save_pretrained wrote"
+            f"{quoted(str(folder))} holds no tokenizer; pass a folder with a tokenizer.json, or with the "
+            "vocabulary that the tokenizer's save_pretrained wrote"
         )
     for file in files:
         check_file(file, MAX_VOCABULARY_BYTES)
@@ -43,7 +43,8 @@ def load_folder(folder: Path, name: str) -> Tokenizer:
             from transformers import AutoTokenizer
         except ImportError as error:
             raise MaskcliError(
-                f"{quoted(name)} needs transformers, which does not import ({error}); pip install transformers"
+                f"{quoted(name)} needs transformers, which does not import ({error}); pip install "
+                "transformers"
             ) from None
         return from_transformers(_load(AutoTokenizer, folder, name), name)
 
@@ -81,7 +82,8 @@ def _load(loader: Any, folder: Path, name: str) -> Any:
         if "instantiate the backend tokenizer" in said:
             raise MaskcliError(
                 f"transformers cannot tell which tokenizer {quoted(name)} holds; name its class in "
-                'tokenizer_config.json, such as {"tokenizer_class": "GPT2Tokenizer"}, or pass a tokenizer.json'
+                'tokenizer_config.json, such as {"tokenizer_class": "GPT2Tokenizer"}, or pass a '
+                "tokenizer.json"
             ) from None
         raise
 
@@ -141,7 +143,7 @@ def _renderer(tokenizer: Any, name: str) -> Callable[[Messages, bool], str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' remarks off standard error: what matters here becomes an error or a warning of our own."""
+    """Keep transformers' remarks off standard error: what matters becomes an error or a warning of ours."""
     import logging
 
     logger = logging.getLogger("transformers")

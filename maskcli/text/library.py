@@ -1,4 +1,4 @@
-"""What both tokenizer libraries share: a Tokenizer made of what they do, cutting, and their refusals in one sentence."""
+"""What both tokenizer libraries share: a Tokenizer made of what they do, cutting, and their refusals."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Lists(NamedTuple):
 class Library(NamedTuple):
     """What a library does.
 
-    `lists` encodes (text, pair, add special tokens, maximum length), `reserved` counts the special tokens that it adds
-    to one text or to a pair; the others are those of Tokenizer.
+    `lists` encodes (text, pair, add special tokens, maximum length), `reserved` counts the special tokens
+    that it adds to one text or to a pair; the others are those of Tokenizer.
     """
 
     lists: Callable[[str, str | None, bool, int | None], Lists]
@@ -50,7 +50,7 @@ class Library(NamedTuple):
 
 
 def tokenizer_of(name: str, library: Library, settings: Settings, always_special: Iterable[int]) -> Tokenizer:
-    """A Tokenizer of what a library does; its role tokens are special, and so are the ids that `always_special` gives."""
+    """A Tokenizer of what a library does; role tokens and the ids `always_special` are special."""
     ids = {role: library.id_of(settings.tokens[role]) for role in ROLES if role in settings.tokens}
     roles = {role: number for role, number in ids.items() if number is not None}
     special_ids = frozenset(roles.values()) | frozenset(always_special)
@@ -121,7 +121,8 @@ def refusals(name: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise MaskcliError(
-            f"tokenizer {quoted(name)} failed ({reason(error)}); save it again with save_pretrained or pass another"
+            f"tokenizer {quoted(name)} failed ({reason(error)}); save it again with save_pretrained or "
+            "pass another"
         ) from error
 
 
@@ -132,7 +133,7 @@ def reason(error: BaseException) -> str:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The character that stands for each byte: printable Latin-1 stands for itself, the rest moves to 256 and up."""
+    """The character that stands for each byte: itself in printable Latin-1, else one from 256 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]
     moved = {chr(256 + index): byte for index, byte in enumerate(rest)}

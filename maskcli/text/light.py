@@ -1,4 +1,4 @@
-"""The light way: a tokenizer.json and its configuration through the `tokenizers` library, without transformers."""
+"""The light way: a tokenizer.json and its configuration through the `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maskcli.untrusted import check_file
 
 
 def load_light(file: Path, name: str, *, alone: bool) -> Tokenizer | None:
-    """The tokenizer in a tokenizer.json and the configuration files beside it; None when only transformers can say.
+    """The tokenizer in a tokenizer.json and the files beside it; None when only transformers can say.
 
     `alone`: nothing else can load this file, so take it as it is.
     """
@@ -92,7 +92,7 @@ def from_backend(name: str, backend: Any, settings: Settings) -> Tokenizer:
 
 
 def _named_tokens(config: Mapping[str, Any], backend: Any, kind: str) -> dict[str, str]:
-    """The special tokens by role: from the configuration, else the class, else the padding baked into the file."""
+    """The special tokens by role: from the configuration, else the class, else the file's padding."""
     baked = {} if backend.padding is None else {"pad": backend.padding["pad_token"]}
     given = [role for role in ROLES if f"{role}_token" in config]
     named = {role: agreement.content(config[f"{role}_token"]) for role in given}
@@ -112,7 +112,7 @@ def _add_missing(tokens: Mapping[str, str], config: Mapping[str, Any], backend: 
 
 
 def _settings(config: Mapping[str, Any], backend: Any, tokens: Mapping[str, str]) -> Settings:
-    """The configuration's settings, after those baked into the file; also switches `split_special_tokens` on."""
+    """The configuration's settings, else those of the file; also switches `split_special_tokens` on."""
     backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
     padding, truncation = backend.padding or {}, backend.truncation or {}
     return Settings(

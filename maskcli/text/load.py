@@ -27,10 +27,10 @@ _HUB_FAILURES = {
 
 
 def load_tokenizer(name: str | None = None, *, pad_token: str | None = None, chat: bool = False) -> Tokenizer:
-    """The tokenizer called `name`: None or "builtin", a tokenizer.json, a folder, or a name on the Hugging Face hub.
+    """The tokenizer called `name`: None or "builtin", a tokenizer.json, a folder, or a name on the hub.
 
-    `pad_token` replaces the pad token: "eos" (or another role), or a token of the vocabulary. `chat` asks for the chat
-    template too, which only transformers can render.
+    `pad_token` replaces the pad token: "eos" (or another role), or a token of the vocabulary. `chat` asks
+    for the chat template too, which only transformers can render.
     """
     tokenizer = _load(name, chat)
     return tokenizer if pad_token is None else with_pad_token(tokenizer, pad_token)
@@ -47,19 +47,20 @@ def _load(name: str | None, chat: bool) -> Tokenizer:
         return _from_file(path, name, chat)
     if not _HUB_NAME.fullmatch(name) or name.endswith((".model", ".txt")):
         raise MaskcliError(
-            f"there is no tokenizer at {quoted(name)}; pass a tokenizer.json, a folder written by save_pretrained, "
-            'or a hub name such as "org/name"'
+            f"there is no tokenizer at {quoted(name)}; pass a tokenizer.json, a folder written by "
+            'save_pretrained, or a hub name such as "org/name"'
         )
     return _from_folder(_hub_folder(name), name, chat)
 
 
 def _from_file(path: Path, name: str, chat: bool) -> Tokenizer:
-    """A tokenizer.json under any name. Only a file of that very name can be loaded by transformers, through its folder."""
+    """A tokenizer.json under any name; transformers, which loads folders, takes that very name only."""
     from maskcli.text.light import load_light
 
     if path.suffix != ".json":
         raise MaskcliError(
-            f"{quoted(name)} is not a tokenizer.json; pass a file written by the tokenizers library or the folder it is in"
+            f"{quoted(name)} is not a tokenizer.json; pass a file written by the tokenizers library or "
+            "the folder it is in"
         )
     whole = path.name == "tokenizer.json"
     if chat and whole:
@@ -72,7 +73,7 @@ def _from_file(path: Path, name: str, chat: bool) -> Tokenizer:
     try:
         return load_folder(path.parent, name)
     except MaskcliError:
-        # What transformers refuses (a class with code of its own) still has a vocabulary that the file fully describes.
+        # What transformers refuses (a class with code of its own) the file still describes in full.
         alone = load_light(path, name, alone=True)
         if alone is None:
             raise
@@ -94,7 +95,7 @@ def _from_folder(folder: Path, name: str, chat: bool) -> Tokenizer:
 
 
 def _hub_folder(name: str) -> Path:
-    """The folder in the local hub cache that holds the files of `name`, downloaded when they are not there."""
+    """The folder in the hub's cache that holds the files of `name`, downloaded when it is not there."""
     import huggingface_hub as hub
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -109,20 +110,22 @@ def _hub_folder(name: str) -> Path:
         return Path(hub.snapshot_download(name, allow_patterns=list(_HUB_FILES)))
     except HFValidationError:
         raise MaskcliError(
-            f'{quoted(name)} is no path and no hub name; pass a tokenizer.json, a folder, or a name such as "org/name"'
+            f"{quoted(name)} is no path and no hub name; pass a tokenizer.json, a folder, or a name "
+            'such as "org/name"'
         ) from None
     except Exception as error:
         if isinstance(cached, str):
             return Path(cached).parent
         reason = _HUB_FAILURES.get(type(error).__name__, type(error).__name__)
         raise MaskcliError(
-            f"cannot get tokenizer {quoted(name)}: it is not in the local cache, and on the hub {reason}; check the name "
-            "and the connection, or pass a tokenizer.json or a folder written by save_pretrained"
+            f"cannot get tokenizer {quoted(name)}: it is not in the local cache, and on the hub {reason}; "
+            "check the name and the connection, or pass a tokenizer.json or a folder written by "
+            "save_pretrained"
         ) from None
 
 
 def _mode(path: Path) -> int:
-    """What is at the path, as the file system's mode; 0 for nothing, and for a path that no file system could hold."""
+    """What is at the path, as the file system's mode; 0 for nothing, and for a path that cannot be."""
     try:
         return path.stat().st_mode
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Numbers as people write them: rows of ids such as "5 3 2; 7 4", lengths such as "5,3,7", and the first of many."""
+"""Numbers as people write them: rows of ids "5 3 2; 7 4", lengths "5,3,7", and the first of many."""
 
 from __future__ import annotations
 

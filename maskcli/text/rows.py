@@ -33,7 +33,7 @@ def padded_width(padding: str, max_length: int | None) -> int | None:
 
 
 def laid_out(lengths: Sequence[int], width: int | None, side: str) -> Real:
-    """bool [B, L], True on the real tokens of rows with these lengths, padded on one side to a width or the longest."""
+    """Real tokens, bool [B, L], of rows with these lengths, padded on a side to a width or the longest."""
     if side not in ("left", "right"):
         raise MaskcliError(
             f"there is no padding side {quoted(side)}; pass --padding-side left or --padding-side right"
@@ -50,10 +50,10 @@ def laid_out(lengths: Sequence[int], width: int | None, side: str) -> Real:
     return real
 
 
-def filled(mask: Real, rows: Sequence[Array], fill: int) -> Array:
-    """The rows laid out where the mask is True, `fill` elsewhere; int64 [B, L]."""
+def filled(mask: Real, values: Array, fill: int) -> Array:
+    """The values of all rows in turn where the mask is True, `fill` elsewhere; int64 [B, L]."""
     cells = np.full(mask.shape, fill, dtype=np.int64)
-    cells[mask] = np.concatenate(rows)
+    cells[mask] = values
     return cells
 
 
@@ -70,7 +70,7 @@ def document_index(mask: Real, documents: tuple[int, ...] | None) -> Array | Non
     """int64 [1, L]: the document of each token, -1 on padding; None without documents."""
     if documents is None:
         return None
-    return filled(mask, [np.repeat(np.arange(len(documents)), documents)], -1)
+    return filled(mask, np.repeat(np.arange(len(documents)), documents), -1)
 
 
 def fit(lengths: Sequence[int], max_length: int | None, what: str) -> tuple[tuple[int, ...], list[str]]:

@@ -15,7 +15,7 @@ ROLES = ("pad", "bos", "eos", "unk", "sep", "cls", "mask")
 
 
 def quoted(value: object) -> str:
-    """The value as an error message shows it: escaped by repr, and without its middle when it has over 100 characters."""
+    """The value as an error shows it: escaped by repr, without its middle beyond 100 characters."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:48]}...{text[-48:]}"
 
@@ -24,7 +24,8 @@ def quoted(value: object) -> str:
 class Encoding:
     """One sequence [L]: ids int64, special bool, type_ids int64.
 
-    `total` counts the tokens before truncation; `end_lost` says that truncation removed the eos token at the end.
+    `total` counts the tokens before truncation; `end_lost` says that truncation removed the eos token at
+    the end.
     """
 
     ids: Array
@@ -48,9 +49,10 @@ Messages = list[dict[str, Any]]
 class Tokenizer:
     """A loaded tokenizer.
 
-    `roles` maps pad, bos, eos, unk, sep, cls, mask to ids, for those it has; `model_max_length` is None when the files
-    name no sane one; `padding_side` is the files' default. `pad_borrowed` names the role whose
-    token the user made the pad token. `render` turns chat messages into text, None without a chat template.
+    `roles` maps pad, bos, eos, unk, sep, cls, mask to ids, for those it has; `model_max_length` is None
+    when the files name no sane one; `padding_side` is the files' default. `pad_borrowed` names the role
+    whose token the user made the pad token. `render` turns chat messages into text, None without a chat
+    template.
     """
 
     name: str
@@ -88,11 +90,11 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are, added ones included; the built-in tokenizer's number grows as it reads."""
+        """How many tokens there are, added ones included; the built-in tokenizer's grow as it reads."""
         return self.size()
 
     def token(self, token_id: int) -> str:
-        """The token as people read it: a space is `▁`, bytes that are no whole character are `\\xe4`, an unknown id `#7`."""
+        """The token as people read it: a space is `▁`, a part of a character `\\xe4`, an unknown id `#7`."""
         text = self.text_of(token_id) if 0 <= token_id < 2**31 else None
         return f"#{token_id}" if text is None else text
 
@@ -107,7 +109,8 @@ class Tokenizer:
         for part in (text, pair or ""):
             if _SURROGATE.search(part):
                 raise MaskcliError(
-                    f"the text {quoted(part)} holds bytes that are not UTF-8; save or paste it as UTF-8 and try again"
+                    f"the text {quoted(part)} holds bytes that are not UTF-8; save or paste it as "
+                    "UTF-8 and try again"
                 )
         return self.encoder(text, pair, special_tokens, max_length)
 
@@ -134,6 +137,6 @@ def with_pad_token(tokenizer: Tokenizer, pad_token: str) -> Tokenizer:
 def no_room(max_length: int, reserved: int) -> MaskcliError:
     """The error for a length that the special tokens alone exceed."""
     return MaskcliError(
-        f"a maximum length of {max_length} leaves no room for the {reserved} special tokens that the tokenizer adds; "
-        f"pass --max-length {reserved + 1} or more"
+        f"a maximum length of {max_length} leaves no room for the {reserved} special tokens that the "
+        f"tokenizer adds; pass --max-length {reserved + 1} or more"
     )

@@ -1,4 +1,4 @@
-"""What is odd about a batch, one sentence each: texts cut or too long, a borrowed or missing pad token, strange ids."""
+"""What is odd about a batch, a sentence each: texts cut or too long, a borrowed pad token, unknown ids."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def length_warnings(encodings: Sequence[Encoding], tokenizer: Tokenizer, max_len
         if length < encoding.total:
             end = f", its end token {tokenizer.token(tokenizer.eos_id or 0)} among them"
             warnings.append(
-                f"text {number} lost {encoding.total - length} of its {encoding.total} tokens to the maximum length "
-                f"{max_length}{end if encoding.end_lost else ''}"
+                f"text {number} lost {encoding.total - length} of its {encoding.total} tokens to the "
+                f"maximum length {max_length}{end if encoding.end_lost else ''}"
             )
         if limit is not None and length > limit:
             warnings.append(
@@ -39,8 +39,8 @@ def padding_warnings(tokenizer: Tokenizer, mask: Real) -> list[str]:
     if tokenizer.pad_id is None:
         counts = mask.sum(axis=1)
         raise MaskcliError(
-            f"tokenizer {quoted(tokenizer.name)} has no pad token to bring rows of {counts.min()} to {counts.max()} "
-            f"tokens to length {mask.shape[1]}; name one with {_pad_option(tokenizer)}"
+            f"tokenizer {quoted(tokenizer.name)} has no pad token to bring rows of {counts.min()} to "
+            f"{counts.max()} tokens to length {mask.shape[1]}; name one with {_pad_option(tokenizer)}"
         )
     role = tokenizer.pad_borrowed
     if role is None:
@@ -70,9 +70,9 @@ def label_warnings(ids: Array, mask: Real, tokenizer: Tokenizer) -> list[str]:
         return []
     rows = (np.flatnonzero(counts) + 1).tolist()
     return [
-        f"the pad token is the eos token ({tokenizer.pad_token}, id {tokenizer.pad_id}): labels masked where ids == pad "
-        f"would have lost {total} real eos {plural('token', total)} ({first_of('row', rows)}); "
-        "these labels follow the attention mask"
+        f"the pad token is the eos token ({tokenizer.pad_token}, id {tokenizer.pad_id}): labels masked "
+        f"where ids == pad would have lost {total} real eos {plural('token', total)} "
+        f"({first_of('row', rows)}); these labels follow the attention mask"
     ]
 
 
@@ -82,5 +82,6 @@ def unknown_ids(ids: Array, tokenizer: Tokenizer) -> list[str]:
     if tokenizer.name == "builtin" or largest < tokenizer.vocab_size:
         return []
     return [
-        f"id {largest} is not in the vocabulary of {quoted(tokenizer.name)}, which has {tokenizer.vocab_size} tokens"
+        f"id {largest} is not in the vocabulary of {quoted(tokenizer.name)}, which has "
+        f"{tokenizer.vocab_size} tokens"
     ]
