@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from maskcli.diagnostics.rule import Rule
 from maskcli.diagnostics.rules import (
     alignment,
+    answers,
     labels,
     leaks,
     mask,
@@ -76,10 +77,10 @@ RULES: tuple[Rule, ...] = (
     labels.nothing_supervised,
     labels.shifted_labels,
     labels.padding_supervised,
-    labels.prompt_supervised,
-    labels.eos_not_supervised,
-    labels.label_border,
-    labels.eos_missing,
+    answers.prompt_supervised,
+    answers.eos_not_supervised,
+    answers.label_border,
+    answers.eos_missing,
 )
 
 
@@ -96,25 +97,33 @@ def rule(text: str) -> Rule:
 
 
 def chosen_codes(select: Sequence[str], ignore: Sequence[str]) -> frozenset[str] | None:
-    """The codes that --select and --ignore leave, each a list of codes, names and prefixes, with commas; None for all."""
+    """The codes that --select and --ignore leave: codes, names and prefixes, with commas; None for all."""
     if not select and not ignore:
         return None
-    wanted = _matching(select, "--select") if select else {each.code for each in RULES}
+    wanted = _matching(select, "--select") if select else {rule.code for rule in RULES}
     return frozenset(wanted - _matching(ignore, "--ignore"))
 
 
 def _matching(texts: Sequence[str], option: str) -> set[str]:
-    found: set[str] = set()
-    for text in (part.strip() for each in texts for part in each.split(",")):
-        prefixed = {each.code for each in RULES if text and each.code.lower().startswith(text.lower())}
-        if not prefixed and not (prefixed := {each.code for each in RULES if each.name == text.lower()}):
+    codes: set[str] = set()
+    for text in ",".join(texts).split(",") if texts else ():
+        wanted = text.strip()
+        matches = _called(wanted)
+        if not matches:
             raise MaskcliError(
-                f"{option} {text!r}: no rule has this code, name or prefix; maskcli rule --all lists them"
+                f"{option} {wanted!r}: no rule has this code, name or prefix; maskcli rule --all lists them"
             )
-        found |= prefixed
-    return found
+        codes |= matches
+    return codes
+
+
+def _called(text: str) -> set[str]:
+    """The codes that begin with a text, else that of the rule with this name; none for no text."""
+    wanted = text.lower()
+    begins = {rule.code for rule in RULES if text and rule.code.lower().startswith(wanted)}
+    return begins or {rule.code for rule in RULES if rule.name == wanted}
 
 
 def in_code_order() -> tuple[Rule, ...]:
     """The rules by code, for people to read."""
-    return tuple(sorted(RULES, key=lambda each: each.code))
+    return tuple(sorted(RULES, key=lambda rule: rule.code))

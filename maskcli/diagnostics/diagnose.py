@@ -1,16 +1,17 @@
-"""Run the rules over the tensors of a file: findings that no other finding explains, and what could not be decided."""
+"""Run the rules over a file: findings that no other finding explains, and what could not be decided."""
 
 from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from maskcli.diagnostics import catalogue
 from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Skipped, Undecided, Where
-from maskcli.diagnostics.needs import NEEDS, met_by
+from maskcli.diagnostics.needs import met_by, unmet
 from maskcli.diagnostics.rule import Rule
 from maskcli.masks.mask import Runs
 from maskcli.masks.spec import Resolve
@@ -42,20 +43,19 @@ class Report:
 
     def counts(self) -> dict[str, int]:
         """How many findings of each severity."""
-        found = Counter(finding.severity for finding in self.findings)
-        return {severity: found[severity] for severity in SEVERITIES}
+        counted = Counter(finding.severity for finding in self.findings)
+        return {severity: counted[severity] for severity in SEVERITIES}
 
     def worst(self) -> str | None:
         """The worst severity found."""
-        return next((severity for severity in SEVERITIES if self.counts()[severity]), None)
+        return self.summary().worst()
 
     def summary(self) -> Summary:
         """The report without its findings."""
-        open_: dict[tuple[str, ...], frozenset[str]] = {}
+        whole = Summary(self.counts(), len(self.files), Counter(self.roles), self.unfit, self.decided)
         for skip in self.skipped:
-            open_[skip.needs] = open_.get(skip.needs, frozenset()) | {skip.code}
-        roles = Counter(self.roles)
-        return Summary(self.counts(), len(self.files), roles, self.unfit, self.decided, open_)
+            whole.undecided[skip.needs] = whole.undecided.get(skip.needs, frozenset()) | {skip.code}
+        return whole
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,16 @@ class Summary:
         return next((severity for severity in SEVERITIES if self.counts[severity]), None)
 
     def __add__(self, other: Summary) -> Summary:
+        undecided = dict(self.undecided)
+        for needs, codes in other.undecided.items():
+            undecided[needs] = undecided.get(needs, frozenset()) | codes
         return Summary(
-            {severity: count + other.counts[severity] for severity, count in self.counts.items()},
-            self.files + other.files,
-            self.roles + other.roles,
-            self.unfit | other.unfit,
-            self.decided | other.decided,
-            self.undecided
-            | {
-                needs: self.undecided.get(needs, frozenset()) | codes
-                for needs, codes in other.undecided.items()
-            },
+            counts={severity: count + other.counts[severity] for severity, count in self.counts.items()},
+            files=self.files + other.files,
+            roles=self.roles + other.roles,
+            unfit=self.unfit | other.unfit,
+            decided=self.decided | other.decided,
+            undecided=undecided,
         )
 
 
@@ -100,127 +99,108 @@ def diagnose(
     token: Callable[[int], str] | None = None,
     rules: Collection[str] | None = None,
 ) -> Report:
-    """Check the tensors of one file. `roled` replaces the roles that names, shapes and values give; options
-    win over the file's metadata; `resolve` reads the files that a declared spec names; `token` turns an id
-    into text; of `rules` only these codes are reported (None: all), though the others still explain what they
-    explain.
+    """Check the tensors of one file.
+
+    `roled` replaces the roles that names, shapes and values give; options win over the file's metadata;
+    `resolve` reads the files that a declared spec names; `token` turns an id into text; of `rules` only these
+    codes are reported (None: all), though the others still explain what they explain.
     """
     facts = (declared or Declared()).over(from_metadata(file.metadata, file.path)).with_model()
-    scenes = build_scenes(file.path, roled if roled is not None else roles_of(file), facts, resolve)
-    outcomes = [(scene, _check(scene)) for scene in scenes]
-    findings = [
-        _finding(rule, found, scene, token)
-        for scene, outcome in outcomes
-        for rule, found in outcome.found
-        if rules is None or rule.code in rules
-    ]
-    decided = {code for _, outcome in outcomes for code in outcome.decided}
-    needs = {code: said for _, outcome in outcomes for code, said in outcome.needs.items()}
-    skipped = (
-        rule
-        for rule in catalogue.RULES
-        if rule.code in needs.keys() - decided and (rules is None or rule.code in rules)
-    )
+    scenes = build_scenes(file.path, roles_of(file) if roled is None else roled, facts, resolve)
+    outcomes = [_check(scene) for scene in scenes]
+    chosen = [rule for rule in catalogue.RULES if rules is None or rule.code in rules]
+    codes = {rule.code for rule in chosen}
+
+    findings = [finding for outcome in outcomes for finding in _findings(outcome, codes, token)]
     unfit = {name: why for scene in scenes for name, why in scene.unfit.items()}
     checked = {name: role for scene in scenes for name, role in _checked(scene) if name not in unfit}
     return Report(
-        tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.tensors))),
-        tuple(
-            Skipped(rule.code, rule.name, file.path, needs[rule.code])
-            for rule in sorted(skipped, key=lambda rule: rule.code)
-        ),
-        (file.path,),
-        tuple(checked),
-        unfit,
-        tuple(checked.values()),
-        frozenset(code for code in decided if rules is None or code in rules),
+        findings=tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.tensors))),
+        skipped=_skipped(outcomes, chosen, file.path),
+        files=(file.path,),
+        checked=tuple(checked),
+        unfit=unfit,
+        roles=tuple(checked.values()),
+        decided=frozenset(codes & _decided(outcomes)),
     )
 
 
 def together(reports: list[Report]) -> Report:
     """The reports of several files as one."""
-    findings = (finding for report in reports for finding in report.findings)
+    findings = chain.from_iterable(report.findings for report in reports)
+    unfit: dict[str, str] = {}
+    for report in reports:
+        unfit |= report.unfit
     return Report(
-        tuple(sorted(findings, key=lambda f: SEVERITIES.index(f.severity))),
-        tuple(skip for report in reports for skip in report.skipped),
-        tuple(file for report in reports for file in report.files),
-        tuple(each for report in reports for each in report.checked),
-        {name: why for report in reports for name, why in report.unfit.items()},
-        tuple(role for report in reports for role in report.roles),
-        frozenset().union(*(report.decided for report in reports)),
+        findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
+        skipped=tuple(chain.from_iterable(report.skipped for report in reports)),
+        files=tuple(chain.from_iterable(report.files for report in reports)),
+        checked=tuple(chain.from_iterable(report.checked for report in reports)),
+        unfit=unfit,
+        roles=tuple(chain.from_iterable(report.roles for report in reports)),
+        decided=frozenset(chain.from_iterable(report.decided for report in reports)),
     )
 
 
 class _Outcome(NamedTuple):
-    """What all rules say of a scene: what they found, what each of the others needs to decide, and the codes that decided."""
+    """What the rules say of a scene: what they found, what each of the others needs, and who could decide."""
 
+    scene: Scene
     found: list[tuple[Rule, Found]]
     needs: dict[str, tuple[str, ...]]
     decided: set[str]
 
 
 def _check(scene: Scene) -> _Outcome:
-    outcome = _Outcome([], {}, set())
-    maps = {attention.name for attention in scene.attentions}
+    outcome = _Outcome(scene, [], {}, set())
     met = met_by(scene)
     for rule in catalogue.RULES:
-        if missing := [group for group in rule.needs if not set(group) & met]:
-            outcome.needs[rule.code] = tuple(
-                " or ".join(NEEDS[name].asked for name in group) for group in missing
-            )
-            continue
-        earlier = [found for other, found in outcome.found if other.code in rule.explained_by]
-        said = list(rule.check(scene))
-        kept = [
-            each
-            for each in said
-            if isinstance(each, Found) and not any(_explains(other, each, maps) for other in earlier)
-        ]
-        outcome.found.extend((rule, each) for each in kept)
-        asked = [each.needs for each in said if isinstance(each, Undecided)]
-        if asked and not kept:
-            outcome.needs[rule.code] = tuple(dict.fromkeys(asked))
+        missing = unmet(rule.needs, met)
+        if missing:
+            outcome.needs[rule.code] = missing
         else:
-            outcome.decided.add(rule.code)
+            _ask(rule, outcome)
     return outcome
+
+
+def _ask(rule: Rule, outcome: _Outcome) -> None:
+    """Run a rule over a scene, and keep what no earlier finding explains."""
+    maps = {attention.name for attention in outcome.scene.attentions}
+    earlier = [found for other, found in outcome.found if other.code in rule.explained_by]
+    new, asked = [], []
+    for answer in rule.check(outcome.scene):
+        if isinstance(answer, Undecided):
+            asked.append(answer.needs)
+        elif not any(_explains(cause, answer, maps) for cause in earlier):
+            new.append((rule, answer))
+
+    outcome.found.extend(new)
+    if asked and not new:
+        outcome.needs[rule.code] = tuple(dict.fromkeys(asked))
+    else:
+        outcome.decided.add(rule.code)
+
+
+def _decided(outcomes: list[_Outcome]) -> set[str]:
+    """Rules that could decide in some scene."""
+    return set().union(*(outcome.decided for outcome in outcomes))
+
+
+def _skipped(outcomes: list[_Outcome], chosen: list[Rule], file: str) -> tuple[Skipped, ...]:
+    """Rules that could decide in no scene, by code, with what the last one lacked."""
+    needs: dict[str, tuple[str, ...]] = {}
+    for outcome in outcomes:
+        needs |= outcome.needs
+    open_codes = needs.keys() - _decided(outcomes)
+    rules = sorted((rule for rule in chosen if rule.code in open_codes), key=lambda rule: rule.code)
+    return tuple(Skipped(rule.code, rule.name, file, needs[rule.code]) for rule in rules)
 
 
 def _explains(earlier: Found, later: Found, maps: set[str]) -> bool:
     """Whether two findings are of one place; those of attention maps must share a map as well."""
-    apart = (
-        set(earlier.tensors) <= maps
-        and set(later.tensors) <= maps
-        and not set(earlier.tensors) & set(later.tensors)
-    )
+    first, second = set(earlier.tensors), set(later.tensors)
+    apart = first <= maps and second <= maps and not first & second
     return not apart and _overlap(earlier.where, later.where)
-
-
-def _finding(rule: Rule, found: Found, scene: Scene, token: Callable[[int], str] | None) -> Finding:
-    return Finding(
-        rule.code,
-        rule.name,
-        found.severity or rule.severity,
-        scene.file,
-        found.tensors,
-        found.message,
-        found.fix,
-        _see(scene, found),
-        found.where,
-        found.evidence,
-        found.places,
-        _quoted(scene, found.places[0] if found.places else found.where, token),
-    )
-
-
-def _checked(scene: Scene) -> list[tuple[str, str]]:
-    weights = [(attention.name, "weights") for attention in scene.attentions]
-    masks = [(saved.given.tensor.name, "mask") for saved in scene.masks]
-    others = [
-        (roled.tensor.name, roled.role)
-        for roled in scene.tensors
-        if roled.role not in (None, "weights", "mask")
-    ]
-    return weights + masks + [(name, role) for name, role in others if role is not None]
 
 
 def _overlap(a: Where, b: Where) -> bool:
@@ -233,38 +213,81 @@ def _meet(a: Runs, b: Runs) -> bool:
     return any(x[0] < y[1] and y[0] < x[1] for x in a for y in b)
 
 
-def _see(scene: Scene, found: Found) -> str:
-    """The command that shows the place. What is said of tokens [B, L] has its batch items as rows and its tokens as keys."""
-    tensor = found.tensors[0] if found.tensors else ""
-    parts = ["maskcli", "inspect", shlex.quote(f"{scene.file}:{tensor}" if tensor else scene.file)]
+def _findings(outcome: _Outcome, codes: set[str], token: Callable[[int], str] | None) -> Iterator[Finding]:
+    for rule, found in outcome.found:
+        if rule.code in codes:
+            yield _finding(rule, found, outcome.scene, token)
+
+
+def _finding(rule: Rule, found: Found, scene: Scene, token: Callable[[int], str] | None) -> Finding:
     spot = found.places[0] if found.places else found.where
-    if any(roled.tensor.name == tensor and _flat(roled, scene) for roled in scene.tensors):
-        items = ((spot.batch[0], spot.batch[0] + 1),) if spot.batch else None
-        spot = Where(None, None, items, spot.keys or spot.queries)
-    if spot.batch:
-        parts.append(f"--batch {spot.batch[0]}")
-    if spot.heads:
-        parts.append(f"--head {spot.heads[0]}")
-    for option, runs in (("--rows", spot.queries), ("--keys", spot.keys)):
-        if runs:
-            parts.append(f"{option} {runs[0][0]}:{runs[-1][1]}")
-    return " ".join(parts)
-
-
-def _flat(roled: Roled, scene: Scene) -> bool:
-    return len(roled.tensor.shape) < 3 and any(
-        roled.tensor.name in tokens.names.values() for tokens in scene.tokens
+    tensor = found.tensors[0] if found.tensors else ""
+    return Finding(
+        code=rule.code,
+        name=rule.name,
+        severity=found.severity or rule.severity,
+        file=scene.file,
+        tensors=found.tensors,
+        message=found.message,
+        fix=found.fix,
+        see=_see(scene, tensor, spot),
+        where=found.where,
+        evidence=found.evidence,
+        places=found.places,
+        tokens=() if token is None else _quoted(scene, spot, token),
     )
 
 
-def _quoted(scene: Scene, where: Where, token: Callable[[int], str] | None) -> tuple[str, ...]:
+def _checked(scene: Scene) -> Iterator[tuple[str, str]]:
+    """Tensors that rules read, and their roles."""
+    for attention in scene.attentions:
+        yield attention.name, "weights"
+    for saved in scene.masks:
+        yield saved.given.tensor.name, "mask"
+    for roled in scene.tensors:
+        if roled.role not in (None, "weights", "mask"):
+            yield roled.tensor.name, str(roled.role)
+
+
+def _see(scene: Scene, tensor: str, spot: Where) -> str:
+    """The command that shows a place. Of tokens [B, L] the items are its rows and the tokens its keys."""
+    if _is_flat(scene, tensor):
+        items = ((spot.batch[0], spot.batch[0] + 1),) if spot.batch else None
+        spot = Where(queries=items, keys=spot.keys or spot.queries)
+    target = f"{scene.file}:{tensor}" if tensor else scene.file
+    options = {
+        "--batch": _first(spot.batch),
+        "--head": _first(spot.heads),
+        "--rows": _range(spot.queries),
+        "--keys": _range(spot.keys),
+    }
+    given = [f"{option} {value}" for option, value in options.items() if value]
+    return " ".join(["maskcli inspect", shlex.quote(target), *given])
+
+
+def _first(items: tuple[int, ...] | None) -> str:
+    return str(items[0]) if items else ""
+
+
+def _range(runs: Runs | None) -> str:
+    return f"{runs[0][0]}:{runs[-1][1]}" if runs else ""
+
+
+def _is_flat(scene: Scene, name: str) -> bool:
+    """Whether a tensor is of tokens [B, L]."""
+    flat = any(roled.tensor.name == name and len(roled.tensor.shape) < 3 for roled in scene.tensors)
+    return flat and any(name in tokens.names.values() for tokens in scene.tokens)
+
+
+def _quoted(scene: Scene, spot: Where, token: Callable[[int], str]) -> tuple[str, ...]:
     """The first few tokens at the place: its keys, else its queries."""
-    runs = where.keys or where.queries
-    if token is None or not runs:
+    runs = spot.keys or spot.queries
+    item = spot.batch[0] if spot.batch else 0
+    if not runs:
         return ()
-    item = where.batch[0] if where.batch else 0
+    start, stop = runs[0]
     for tokens in scene.tokens:
-        if tokens.ids is not None and item < len(tokens.ids) and runs[0][0] < tokens.ids.shape[1]:
-            start, stop = runs[0][0], min(runs[0][1], runs[0][0] + QUOTED)
-            return tuple(token(int(each)) for each in tokens.ids[item, start:stop])
+        if tokens.ids is not None and item < len(tokens.ids) and start < tokens.ids.shape[1]:
+            ids = tokens.ids[item, start : min(stop, start + QUOTED)]
+            return tuple(token(int(each)) for each in ids)
     return ()

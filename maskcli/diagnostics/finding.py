@@ -41,7 +41,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Undecided:
-    """What a rule returns when what is there does not settle it: the tensor or fact that would, in words a user can act on."""
+    """What a rule returns when nothing there settles it: what would, in words a user can act on."""
 
     needs: str
 
@@ -62,7 +62,7 @@ class Traced(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """A Found with its rule, its file and the command that shows it; `traced` says where a running program showed it."""
+    """A Found with its rule, its file and the command that shows it; `traced` says where a program did."""
 
     code: str
     name: str

@@ -21,7 +21,7 @@ class Need(NamedTuple):
 
 
 def needed(words: tuple[str | tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
-    """Needs as groups of alternatives, where a word alone is a group of one; KeyError for a word that is none of NEEDS."""
+    """Needs as groups of alternatives, a word alone as a group of one; KeyError for none of NEEDS."""
     groups = tuple((word,) if isinstance(word, str) else word for word in words)
     unknown = [word for group in groups for word in group if word not in NEEDS]
     if unknown:
@@ -32,6 +32,12 @@ def needed(words: tuple[str | tuple[str, ...], ...]) -> tuple[tuple[str, ...], .
 def met_by(scene: Scene) -> frozenset[str]:
     """The needs that a scene meets."""
     return frozenset(word for word, need in NEEDS.items() if need.there(scene))
+
+
+def unmet(groups: tuple[tuple[str, ...], ...], met: frozenset[str]) -> tuple[str, ...]:
+    """What to ask a user for, of each group of alternatives of which none is met."""
+    missing = (group for group in groups if not met.intersection(group))
+    return tuple(" or ".join(NEEDS[word].asked for word in group) for group in missing)
 
 
 def _tensor(role: str, scene: Scene) -> bool:

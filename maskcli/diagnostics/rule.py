@@ -1,4 +1,4 @@
-"""A rule: what identifies it, what it needs, and the function that checks a scene; made by decorating that function."""
+"""A rule: its identity, its needs, and the function that checks a scene; made by decorating that."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from maskcli.diagnostics.finding import Undecided
 from maskcli.masks.spec import parse
 from maskcli.meant.facts import Declared
 from maskcli.scene.scene import Scene
-from maskcli.scene.tokens import Tokens, real_tokens
+from maskcli.scene.tokens import Tokens
 
 # The label that torch's cross_entropy leaves out by default, and the one that nanoGPT and others use.
 IGNORE_INDEX, OTHER_IGNORE_INDEX = -100, -1
@@ -62,17 +62,25 @@ class Reading(NamedTuple):
         """Tokens that a supervised label asks for, bool [B, L]."""
         return later(self.supervised, self.shift or 0)
 
+    def names(self, *roles: str) -> tuple[str, ...]:
+        """The tensors of some roles that are there."""
+        return tuple(self.tokens.name(role) for role in roles)
+
+    def asks_for(self, ids: tuple[int, ...]) -> Array:
+        """Supervised labels that are one of some ids, bool [B, L]."""
+        return self.supervised & np.isin(self.labels, ids)
+
     @property
     def first(self) -> Array:
         """Where the text of each row begins, int [B]."""
-        begins: Array = (
-            np.zeros(len(self.labels), np.int64) if self.real is None else self.real.argmax(axis=1)
-        )
+        if self.real is None:
+            return np.zeros(len(self.labels), np.int64)
+        begins: Array = self.real.argmax(axis=1)
         return begins
 
 
 def ignored_labels(labels: Array, declared: Declared) -> Array:
-    """Labels that the loss leaves out, bool like `labels`: of the declared ignore index, else -100, or -1 where none is -100."""
+    """Labels that the loss leaves out: the declared ignore index, else -100, or -1 where none is -100."""
     if declared.ignore_index is not None:
         return np.asarray(labels == declared.ignore_index)
     ignored = np.asarray(labels == IGNORE_INDEX)
@@ -87,7 +95,7 @@ def readings(scene: Scene) -> Iterator[Reading]:
 
 
 def texts(scene: Scene) -> Iterator[Reading | Undecided]:
-    """The labels that are the text of the ids, or what would tell; labels that are another sequence are left out."""
+    """Labels that are the text of the ids, or what would tell; those of another sequence are left out."""
     for reading in readings(scene):
         if reading.tokens.ids is None:
             yield UNKNOWN_IDS
@@ -98,7 +106,7 @@ def texts(scene: Scene) -> Iterator[Reading | Undecided]:
 
 
 def first_dropped(reading: Reading, declared: Declared) -> bool:
-    """Whether the loss leaves out the first label, as that of a decoder which moves the labels itself does."""
+    """Whether the loss leaves out the first label, as a decoder does that moves the labels itself."""
     if reading.tokens.kind == "decoder":
         return False
     if declared.loss_shift is not None:
@@ -116,13 +124,12 @@ def later(flags: Array, places: int) -> Array:
 def _read(tokens: Tokens, labels: Array, scene: Scene) -> Reading:
     declared = scene.declared
     supervised = ~ignored_labels(labels, declared) & (labels >= 0)
-    real = tokens.real
-    if real is None and tokens.ids is not None:
-        real = real_tokens(tokens.ids, declared)
-    agree = (
-        {} if tokens.ids is None or _encoder(declared) else _agreement(labels, tokens.ids, supervised, real)
-    )
-    return Reading(tokens, labels, supervised, real, agree, _shift(agree, DUE.get(declared.loss_shift or "")))
+    real = tokens.known_real(declared)
+    agree: dict[int, int] = {}
+    if tokens.ids is not None and not _is_encoder(declared):
+        agree = _agreement(labels, tokens.ids, supervised, real)
+    shift = _shift(agree, DUE.get(declared.loss_shift or ""))
+    return Reading(tokens=tokens, labels=labels, supervised=supervised, real=real, agree=agree, shift=shift)
 
 
 def _agreement(labels: Array, ids: Array, supervised: Array, real: Array | None) -> dict[int, int]:
@@ -131,7 +138,7 @@ def _agreement(labels: Array, ids: Array, supervised: Array, real: Array | None)
     What the last label of a text asks for need not be there: a text ends before padding or, where nothing
     says what is padding, with its run of labels.
     """
-    found = {}
+    agree = {}
     length = labels.shape[1]
     for shift in SHIFTS[:length]:
         here, there = slice(0, length - shift), slice(shift, length)
@@ -140,12 +147,12 @@ def _agreement(labels: Array, ids: Array, supervised: Array, real: Array | None)
             compared = compared & (supervised if real is None else real)[:, there]
         same = int((compared & (labels[:, here] == ids[:, there])).sum())
         if same and same >= SAME_TEXT * compared.sum():
-            found[shift] = same
-    return found
+            agree[shift] = same
+    return agree
 
 
 def _shift(agree: dict[int, int], due: int | None) -> int | None:
-    """The shift that was declared, when the labels fit there, else the only one at which enough of them do."""
+    """The declared shift, when the labels fit there, else the only one at which enough of them do."""
     if due in agree:
         return due
     if len(agree) != 1:
@@ -154,7 +161,7 @@ def _shift(agree: dict[int, int], due: int | None) -> int | None:
     return shift if count >= ENOUGH else None
 
 
-def _encoder(declared: Declared) -> bool:
-    """Whether self-attention was declared to see everything: an encoder's labels stand where their tokens stand."""
+def _is_encoder(declared: Declared) -> bool:
+    """Whether self-attention was declared to see everything: an encoder's labels stand at their tokens."""
     meant = declared.meant("", "self", None)
     return meant is not None and meant.spec == parse("full")

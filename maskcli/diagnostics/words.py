@@ -18,7 +18,7 @@ _ONE = {"keys": "key", "queries": "query", "tokens": "token"}
 
 
 def told(runs: Runs | None, many: str) -> str:
-    """Runs of "keys", "queries" or "tokens": "key 4", "keys 12..16, 20..26" (stop not included), or "all keys"."""
+    """Runs of "keys", "queries" or "tokens": "key 4", "keys 12..16, 20..26" (stop left out), "all keys"."""
     return runs_in_words(runs, _ONE[many], many, rest=" and {} more runs") if runs else f"all {many}"
 
 
@@ -28,7 +28,7 @@ def told_items(batch: tuple[int, ...] | None) -> str:
 
 
 def told_places(where: Where, places: tuple[Where, ...], many: str = "keys") -> str:
-    """Which keys (or queries, or tokens) of which samples: "keys 12..26 of sample 0, keys 8..26 of sample 1"."""
+    """Keys (or queries, tokens) of which samples: "keys 12..26 of sample 0, keys 8..26 of sample 1"."""
     spots = places or (where,)
     runs = (spot.keys if many == "keys" else spot.queries for spot in spots)
     parts = (f"{told(run, many)} of {told_items(spot.batch)}" for run, spot in zip(runs, spots, strict=True))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found
-from maskcli.diagnostics.rule import NOT_WEIGHTS, rule
-from maskcli.diagnostics.rules.common import listed
+from maskcli.diagnostics.rule import NOT_WEIGHTS, for_each, masks, rule
 from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.diagnostics.verdicts.verdict import LEAK, Kind
+from maskcli.diagnostics.words import listed
 from maskcli.masks.kinds import Layout, causal
 from maskcli.masks.mask import Mask
 from maskcli.measure.passes import measure
@@ -28,7 +28,8 @@ MOST_CELLS = 2**26
     needs=("mask", ("weights", "input_ids")),
     explained_by=("MSK211",),
 )
-def ambiguous_broadcast(scene: Scene) -> Iterator[Found]:
+@for_each(masks)
+def ambiguous_broadcast(saved: Saved, scene: Scene) -> Found | None:
     """The mask fits two axes of the scores, and nothing says which one was meant.
 
     `[B, K]` broadcasts as `[Q, K]` when the batch is as large as the text is long: row b then masks query b
@@ -40,40 +41,66 @@ def ambiguous_broadcast(scene: Scene) -> Iterator[Found]:
 
     Fix: give every mask its four axes: `mask[:, None, None, :]` for padding, `mask[None, None]` for causal.
     """
-    for saved in scene.masks:
-        shape = saved.given.tensor.shape
-        sizes = _sizes(scene, saved)
-        if sizes is None or saved.given.nan:
-            continue
-        batch, heads, queries = sizes
-        told = None
-        if len(shape) == 2 and shape[0] == batch == queries and batch > 1 and _differs_by_row(saved):
-            told = f"[{batch}, {shape[1]}] fits both [B, K] and [Q, K], for there are {batch} samples of {queries} queries"
-            other = _as_batch(saved, heads)
-            if _staircase(saved) or _settled(saved, other):
-                continue
-        elif len(shape) == 3 and shape[0] == batch == heads and batch > 1:
-            told = f"[{batch}, {shape[1]}, {shape[2]}] fits both the batch and the heads, for there are {batch} of each"
-            if _settled(saved, _as_heads(saved, batch)):
-                continue
-        elif (
-            len(shape) == 3
-            and shape[0] == batch * heads
-            and batch > 1
-            and heads > 1
-            and _head_major(scene, saved, batch, heads)
-        ):
-            told = (
-                f"its {shape[0]} blocks repeat the padding of the {batch} samples in turn: the heads are outermost, where torch wants "
-                "the batch outermost"
-            )
-        if told:
-            yield Found(
-                (saved.given.tensor.name,),
-                f"the mask {saved.given.tensor.name!r} {told}",
-                "give the mask its four axes: mask[:, None, None, :] for padding, mask[None, None] for (query, key)",
-                evidence={"shape": str(list(shape))},
-            )
+    sizes = _sizes(scene, saved)
+    if sizes is None or saved.given.nan:
+        return None
+    doubt = _two_axes(saved, sizes) or _batch_or_heads(saved, sizes) or _heads_outermost(scene, saved, sizes)
+    if doubt is None:
+        return None
+    tensor = saved.given.tensor
+    return Found(
+        (tensor.name,),
+        f"the mask {tensor.name!r} {doubt}",
+        "give the mask its four axes: mask[:, None, None, :] for padding, mask[None, None] for (query, key)",
+        evidence={"shape": str(list(tensor.shape))},
+    )
+
+
+def _two_axes(saved: Saved, sizes: tuple[int, int, int]) -> str | None:
+    """How a mask [N, K] fits samples as well as queries; None when it does not, or is settled."""
+    shape, (batch, heads, queries) = saved.given.tensor.shape, sizes
+    if len(shape) != 2 or batch < 2 or not shape[0] == batch == queries:
+        return None
+    differs = saved.given.keep.compact().stored[2] > 1
+    if not differs or _is_staircase(saved.given.keep) or _settled(saved, _as_batch(saved, heads)):
+        return None
+    form = f"[{batch}, {shape[1]}]"
+    return f"{form} fits both [B, K] and [Q, K], for there are {batch} samples of {queries} queries"
+
+
+def _batch_or_heads(saved: Saved, sizes: tuple[int, int, int]) -> str | None:
+    """How a mask [N, Q, K] fits samples as well as heads; None when it does not, or is settled."""
+    shape, (batch, heads, _) = saved.given.tensor.shape, sizes
+    if len(shape) != 3 or batch < 2 or not shape[0] == batch == heads:
+        return None
+    if _settled(saved, _as_heads(saved, batch)):
+        return None
+    return (
+        f"[{batch}, {shape[1]}, {shape[2]}] fits both the batch and the heads, for there are {batch} of each"
+    )
+
+
+def _heads_outermost(scene: Scene, saved: Saved, sizes: tuple[int, int, int]) -> str | None:
+    """What a mask [B*H, Q, K] is whose block n hides the padding of sample n % B, not n // H; else None."""
+    shape, (batch, heads, _) = saved.given.tensor.shape, sizes
+    blocks = batch * heads
+    if len(shape) != 3 or min(batch, heads) < 2 or shape[0] != blocks:
+        return None
+    accused = any(attention is saved.attention for attention, _ in verdicts(scene, Kind.OTHER_SAMPLE))
+    if saved.keys is None or len(saved.keys.real) != batch or accused:
+        return None
+    seen = saved.given.keep.seen
+    seen = np.any(seen, axis=1) if saved.given.shape[1] == 1 else seen.reshape(blocks, -1)
+    if len(seen) != blocks:
+        return None
+    block = np.arange(blocks)
+    in_turn, in_runs = (seen & ~saved.keys.real[order] for order in (block % batch, block // heads))
+    if in_turn.any() or not in_runs.any():
+        return None
+    return (
+        f"its {shape[0]} blocks repeat the padding of the {batch} samples in turn: the heads are outermost, "
+        "where torch wants the batch outermost"
+    )
 
 
 @rule(
@@ -94,17 +121,22 @@ def mask_length(scene: Scene) -> Iterator[Found]:
 
     Fix: make the mask as long as all keys: `cat([ones(B, past), attention_mask], dim=-1)`.
     """
-    found: dict[tuple[str, int], list[Attention]] = {}
+    disobeyed: dict[tuple[str, int], list[Attention]] = {}
     for attention in scene.attentions:
-        for name, length, candidates in _laid_over(attention):
-            said = [_agrees(attention, mask) for mask in candidates]
-            if False in said and True not in said:
-                found.setdefault((name, length), []).append(attention)
-    for (name, length), maps in found.items():
+        for name, dense in _of_other_length(attention):
+            spread = (Mask.from_dense(laid) for laid in _alignments(dense, attention.shape[3]))
+            over = (mask.broadcast_to(attention.shape) for mask in spread)
+            agree = {_agrees(attention, mask) for mask in over if mask is not None}
+            if False in agree and True not in agree:
+                disobeyed.setdefault((name, dense.shape[3]), []).append(attention)
+
+    for (name, length), maps in disobeyed.items():
+        names = [attention.name for attention in maps]
         keys = ", ".join(map(str, sorted({attention.shape[3] for attention in maps})))
         yield Found(
-            (name, *(attention.name for attention in maps)),
-            f"{name!r} covers {length} keys, {listed([a.name for a in maps])} have {keys}; laid on either end, it is not what the weights obey",
+            (name, *names),
+            f"{name!r} covers {length} keys, {listed(names)} have {keys}; laid on either end, it is not what "
+            "the weights obey",
             "make the mask as long as all keys: cat([ones(B, past), attention_mask], dim=-1)",
             evidence={"mask_length": length, "keys": keys},
         )
@@ -121,20 +153,13 @@ def _sizes(scene: Scene, saved: Saved) -> tuple[int, int, int] | None:
     return None
 
 
-def _differs_by_row(saved: Saved) -> bool:
-    return saved.given.keep.compact().stored[2] > 1
-
-
-def _staircase(saved: Saved) -> bool:
-    """Whether each row sees itself and nothing behind it: that is a mask over queries, whatever the batch size."""
-    keep = saved.given.keep
+def _is_staircase(keep: Mask) -> bool:
+    """Whether each row sees itself and nothing behind it: a mask over queries, whatever the batch size."""
     queries, keys = keep.shape[2:]
-    inside = (
-        (keep - causal(Layout(1, queries, keys, 1, keys - queries))).attended == 0
-        if keys >= queries
-        else False
-    )
-    return inside and all(keep.dense(rows=(q, q + 1))[0, q + keys - queries] for q in range(queries))
+    past = keys - queries
+    if past < 0 or (keep - causal(Layout(1, queries, keys, 1, past))).attended:
+        return False
+    return all(keep.dense(rows=(q, q + 1))[0, q + past] for q in range(queries))
 
 
 def _as_batch(saved: Saved, heads: int) -> Mask:
@@ -159,54 +184,17 @@ def _settled(saved: Saved, other: Mask) -> bool:
     return _agrees(attention, attention.keep) != _agrees(attention, other)
 
 
-def _head_major(scene: Scene, saved: Saved, batch: int, heads: int) -> bool:
-    """Whether block n of a mask [B*H, Q, K] hides the padding of sample n % B and not that of n // H."""
-    if (
-        saved.keys is None
-        or len(saved.keys.real) != batch
-        or any(a is saved.attention for a, _ in verdicts(scene, Kind.OTHER_SAMPLE))
-    ):
-        return False
-    seen = (
-        np.any(saved.given.keep.seen, axis=1)
-        if saved.given.shape[1] == 1
-        else saved.given.keep.seen.reshape(batch * heads, -1)
-    )
-    if len(seen) != batch * heads:
-        return False
-    pads = ~saved.keys.real
-    block = np.arange(batch * heads)
-    in_turn, in_runs = (seen & pads[order] for order in (block % batch, block // heads))
-    return not in_turn.any() and bool(in_runs.any())
-
-
-def _laid_over(attention: Attention) -> Iterator[tuple[str, int, list[Mask]]]:
-    """Masks of another length than the keys: the name, the length, and every way of laying them over the keys."""
-    shape = attention.shape
-    if attention.placement.misfit is not None and len(attention.placement.misfit.real) in (1, shape[0]):
-        rows = attention.placement.misfit.real[:, None, None, :]
-        yield (
-            attention.placement.misfit.source,
-            rows.shape[3],
-            [mask for mask in map(_over(shape), _alignments(rows, shape[3])) if mask is not None],
-        )
-    if (
-        attention.given is not None
-        and attention.given.shape[3] != shape[3]
-        and attention.given.shape[2] in (1, shape[2])
-    ):
-        keep = attention.given.keep
-        if keep.shape[0] in (1, shape[0]) and keep.shape[1] in (1, shape[1]) and keep.cells <= MOST_CELLS:
-            dense = np.stack([[keep.dense(b, h) for h in range(keep.shape[1])] for b in range(keep.shape[0])])
-            yield (
-                attention.given.tensor.name,
-                dense.shape[3],
-                [mask for mask in map(_over(shape), _alignments(dense, shape[3])) if mask is not None],
-            )
-
-
-def _over(shape: tuple[int, int, int, int]) -> Callable[[Array], Mask | None]:
-    return lambda dense: Mask.from_dense(dense).broadcast_to(shape)
+def _of_other_length(attention: Attention) -> Iterator[tuple[str, Array]]:
+    """Masks of another length than the keys, by name: bool [b, h, q, L], each axis 1 or the map's."""
+    shape, misfit, given = attention.shape, attention.placement.misfit, attention.given
+    if misfit is not None and len(misfit.real) in (1, shape[0]):
+        yield misfit.source, misfit.real[:, None, None, :]
+    if given is None or given.shape[3] == shape[3] or given.keep.cells > MOST_CELLS:
+        return
+    keep = given.keep
+    if all(size in (1, whole) for size, whole in zip(keep.shape[:3], shape[:3], strict=True)):
+        batch, heads = keep.shape[:2]
+        yield given.tensor.name, np.stack([[keep.dense(b, h) for h in range(heads)] for b in range(batch)])
 
 
 def _alignments(dense: Array, keys: int) -> Iterator[Array]:
@@ -227,12 +215,11 @@ def _agrees(attention: Attention, mask: Mask) -> bool | None:
     """Whether rows that a mask leaves some keys put nothing outside of them; rows it shows to be padding do
     not count, and where they all are nothing is known (None).
     """
+    batch, _, queries, keys = attention.shape
     rows = np.broadcast_to(mask.keys_per_query > 0, attention.shape[:3]) & ~attention.looks_empty
-    positions = np.arange(attention.shape[2]) + attention.past
-    if positions[-1] < attention.shape[3]:
-        own = np.broadcast_to(
-            np.any(mask.seen, axis=1)[:, positions][:, None], (attention.shape[0], 1, attention.shape[2])
-        )
-        rows = rows & own
+    positions = np.arange(queries) + attention.past
+    if positions[-1] < keys:
+        own = np.any(mask.seen, axis=1)[:, positions]
+        rows = rows & np.broadcast_to(own[:, None], (batch, 1, queries))
     mass = measure(attention.tensor, attention.shape, {"mask": mask}).mass["mask"][rows]
     return float(np.nanmean(mass)) < LEAK if mass.size else None

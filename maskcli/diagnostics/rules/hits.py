@@ -1,4 +1,4 @@
-"""What rules make findings of: flagged rows and tokens, folded over the tensors in which they are the same."""
+"""What findings are made of: flagged rows and tokens, folded over the tensors that share them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Extra = TypeVar("Extra")
 
 
 class Hit(NamedTuple):
-    """One tensor with flagged rows [B, H, Q], the keys they concern [B, K] (None: all), and a number for each row."""
+    """One tensor: its flagged rows [B, H, Q], the keys they concern [B, K] (None: all), a number a row."""
 
     tensor: str
     rows: Array
@@ -27,7 +27,7 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Group(Generic[Extra]):
-    """Hits of one place: one finding. `extras` are what the rule knows of each; `places` say it by samples when they differ."""
+    """Hits of one place; `extras` is what the rule knows of each, `places` says it by samples that differ."""
 
     hits: tuple[Hit, ...]
     extras: tuple[Extra, ...]
@@ -66,7 +66,7 @@ class Group(Generic[Extra]):
         return {f"{name}_lowest_layer": low, f"{name}_highest_layer": high}
 
     def told(self, many: str = "keys") -> str:
-        """The place in words: "keys 12..26 of sample 0, keys 8..26 of sample 1"; also of "queries" or "tokens"."""
+        """The place in words: "keys 12..26 of sample 0, keys 8..26 of sample 1"; "queries", "tokens"."""
         return told_places(self.where, self.places, many)
 
     def found(
@@ -109,7 +109,7 @@ def place(rows: Array, keys: Array | None) -> Where:
 
 
 def places(rows: Array, keys: Array | None) -> tuple[Where, ...]:
-    """One place for each set of batch items whose queries and keys are the same; empty when one place says it all."""
+    """One place for each set of batch items with the same queries and keys; empty when one says it all."""
     groups: dict[tuple[Runs, Runs | None], list[int]] = {}
     for item in np.flatnonzero(np.any(rows, axis=(1, 2))):
         concerned = None if keys is None else runs_of(keys[item])
@@ -119,6 +119,15 @@ def places(rows: Array, keys: Array | None) -> tuple[Where, ...]:
     return tuple(
         Where(tuple(items), None, queries, concerned) for (queries, concerned), items in groups.items()
     )
+
+
+def found_at(
+    tensors: tuple[str, ...], flags: Array, message: str, fix: str, **evidence: float | int | str
+) -> Found:
+    """A Found for flagged tokens [B, L]; the {} of the message becomes their place."""
+    where, spots = place(flags[:, None], None), places(flags[:, None], None)
+    told = message.format(told_places(where, spots, "tokens"))
+    return Found(tensors, told, fix, where, evidence, places=spots)
 
 
 def at_keys(flags: Array) -> Where:

@@ -11,12 +11,14 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.rule import rule
-from maskcli.diagnostics.rules.common import Hit, fold, found, told
+from maskcli.diagnostics.rules.hits import Hit, fold_by
+from maskcli.diagnostics.words import told
 from maskcli.masks.kinds import Layout
 from maskcli.masks.kinds import causal as causal_over
 from maskcli.masks.kinds import padding as padding_over
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Joined, Named, Spec, build, conjuncts, kinds_in, names_files, needs, write
+from maskcli.meant.facts import Meant
 from maskcli.scene.scene import Saved, Scene
 
 CAUSAL, DOCUMENTS = Named("causal"), Named("documents")
@@ -39,32 +41,25 @@ def misaligned_causal(scene: Scene) -> Iterator[Found]:
     """
     hits = []
     for saved in _patterned(scene):
-        if saved.past_known and saved.past > 0 and any(_is_top_left(saved, spec) for spec in _meant(saved)):
+        after_cache = saved.past_known and saved.past > 0
+        if after_cache and any(_is_top_left(saved, spec) for spec in _meant(saved)):
             hidden = (~saved.given.keep & _real(saved)) & causal_over(saved.layout)
-            hits.append(
-                _hit(
-                    saved,
-                    hidden,
-                    hidden if saved.keys is None else hidden & padding_over(saved.layout),
-                    f"{saved.past}",
-                )
-            )
-    for members, where, each in fold(hits):
-        past = int(members[0].note)
-        first = where.queries[0][0] if where.queries else 0
-        yield found(
-            members,
-            where,
-            each,
-            f"the mask is aligned at the first key though {past} keys come before the first query: query {first} sees no key "
-            f"behind key {first}, and stands at key {first + past}",
-            "shift the diagonal by the keys in the cache: torch.tril(ones(Q, K), diagonal=K - Q); one query needs no causal mask",
-            {"past": past},
+            hits.append((_hit(saved, hidden, _without_padding(saved, hidden)), saved.past))
+    for group in fold_by(hits):
+        past = group.extra
+        first = group.where.queries[0][0] if group.where.queries else 0
+        yield group.found(
+            f"the mask is aligned at the first key though {past} keys come before the first query: query "
+            f"{first} "
+            f"sees no key behind key {first}, and stands at key {first + past}",
+            "shift the diagonal by the keys in the cache: torch.tril(ones(Q, K), diagonal=K - Q); one query "
+            "needs no causal mask",
+            past=past,
         )
 
 
 def _is_top_left(saved: Saved, spec: Spec) -> bool:
-    """Whether the mask is the meant one with its first query at key 0, and so hides every real query's own key."""
+    """Whether the mask is the meant one with its first query at key 0, hiding every real query's own key."""
     if (_own_keys(saved.layout) & saved.given.keep & _real(saved)).attended:
         return False
     meant, shifted = _built(spec, saved.layout), _built(spec, replace(saved.layout, past=0))
@@ -85,25 +80,26 @@ def shifted_diagonal(scene: Scene) -> Iterator[Found]:
     Fix: attend where `torch.tril(ones)` is 1, which is to ignore where `torch.triu(ones, diagonal=1)` is 1.
     """
     steps = ((saved, _diagonal_step(saved)) for saved in _patterned(scene))
-    hits = [
-        _hit(saved, _own_keys(saved.layout) & _real(saved), None, f"{step}") for saved, step in steps if step
-    ]
-    for members, where, each in fold(hits):
-        step = int(members[0].note)
-        yield found(
-            members,
-            where,
-            each,
-            "the mask hides every token from itself: a query sees only the keys before its own, and the first one none"
-            if step < 0
-            else "the mask shows every query one key behind its own: the token that it has to predict",
-            "attend where torch.tril(torch.ones(Q, K), diagonal=K - Q) is 1, the diagonal included and nothing behind it",
-            {"diagonal": step},
+    for group in fold_by(
+        (_hit(saved, _own_keys(saved.layout) & _real(saved), None), step) for saved, step in steps if step
+    ):
+        effect = "shows every query one key behind its own: the token that it has to predict"
+        if group.extra < 0:
+            effect = (
+                "hides every token from itself: a query sees only the keys before its own, and the first one "
+                "none"
+            )
+        yield group.found(
+            f"the mask {effect}",
+            "attend where torch.tril(torch.ones(Q, K), diagonal=K - Q) is 1, the diagonal included and "
+            "nothing "
+            "behind it",
+            diagonal=group.extra,
         )
 
 
 def _diagonal_step(saved: Saved) -> int:
-    """How far the mask's diagonal lies behind the meant one: -1 or 1; 0 when the mask is right, or another one."""
+    """How far the mask's diagonal lies behind the meant one: -1 or 1; 0 for a right mask, or another one."""
     layout = saved.layout
     if layout.queries != layout.keys and not saved.past_known:
         return 0
@@ -120,28 +116,27 @@ def _is_shifted(saved: Saved, spec: Spec, step: int) -> bool:
     Nothing declared, a mask without its diagonal is a fault only when it leaves a query no key: with a zero
     or sink slot in front it does not. A mask in which every real query sees every key is none of these.
     """
-    keep, layout = saved.given.keep, saved.layout
+    layout = saved.layout
     apart = tuple(part for part in conjuncts(spec) if isinstance(part, Named) and part.name == "documents")
     rest = tuple(part for part in conjuncts(spec) if part not in apart)
     meant, texts = _built(spec, layout), _all_of(apart, layout)
-    if (
-        meant is None
-        or texts is None
-        or "documents" in kinds_in(Joined("&", rest))
-        or not _is_causal(saved, meant)
-    ):
+    if meant is None or texts is None or "documents" in kinds_in(Joined("&", rest)):
         return False
-    if (
-        _fits(saved, meant)
-        or _fits(saved, Mask.full(keep.shape))
-        or (step < 0 and saved.declared is None and _feeds_all(saved))
-    ):
+    if not _is_causal(saved, meant) or _is_in_order(saved, meant, step):
         return False
     # As if each query stood one key further, with the far end of its window moved along or not.
     moved = _all_of(rest, replace(layout, past=layout.past + step))
-    return moved is not None and any(
-        _fits(saved, each & texts) for each in (moved, moved | meant if step > 0 else moved & meant)
-    )
+    if moved is None:
+        return False
+    kept_end = moved | meant if step > 0 else moved & meant
+    return _fits(saved, moved & texts) or _fits(saved, kept_end & texts)
+
+
+def _is_in_order(saved: Saved, meant: Mask, step: int) -> bool:
+    """Whether the mask is the meant one or hides nothing, or lacks its diagonal where nobody needs it."""
+    if _fits(saved, meant) or _fits(saved, Mask.full(saved.given.shape)):
+        return True
+    return step < 0 and saved.declared is None and _feeds_all(saved)
 
 
 def _all_of(parts: tuple[Spec, ...], layout: Layout) -> Mask | None:
@@ -155,8 +150,12 @@ def _all_of(parts: tuple[Spec, ...], layout: Layout) -> Mask | None:
 
 def _feeds_all(saved: Saved) -> bool:
     """Whether the mask leaves every real query a key that is no padding."""
-    keep = saved.given.keep if saved.keys is None else saved.given.keep & padding_over(saved.layout)
+    keep = _without_padding(saved, saved.given.keep)
     return not (_real(saved) - _with_keys(keep)).attended
+
+
+def _without_padding(saved: Saved, mask: Mask) -> Mask:
+    return mask if saved.keys is None else mask & padding_over(saved.layout)
 
 
 @rule("MSK111", "wrong-window", "error", needs=("mask", "mask window"), explained_by=("MSK110", "MSK109"))
@@ -172,50 +171,55 @@ def wrong_window(scene: Scene) -> Iterator[Found | Undecided]:
 
     Fix: attend where `0 <= q - k < W`; in flash-attn `window_size=(W - 1, 0)`.
     """
-    hits: list[Hit] = []
-    meanings: dict[str, _Window] = {}
+    hits = []
     for saved in scene.masks:
-        if saved.declared is None or (size := saved.window) is None or saved.given.nan:
+        if saved.declared is None or saved.window is None or saved.given.nan:
             continue
-        spec = saved.declared.spec
-        meant, bare = _built(spec, saved.layout), _built(_with(spec, size, CAUSAL), saved.layout)
+        size, asked = saved.window, saved.declared.spec
+        meant, bare = _built(asked, saved.layout), _built(_with(asked, size, CAUSAL), saved.layout)
         if meant is None or bare is None:
             yield Undecided(
                 "attention_mask and position_ids beside the mask: the declared mask speaks of them"
             )
-        elif ((meant ^ bare) & _real(saved)).attended == 0:
+            continue
+        if not ((meant ^ bare) & _real(saved)).attended:
             yield Undecided(f"a mask over more than {size} keys: over fewer, no window shows")
-        elif not _fits(saved, meant) and (window := _other_window(saved, spec, size)):
+            continue
+        window = None if _fits(saved, meant) else _other_window(saved, saved.declared, size)
+        if window is not None:
             differing = (saved.given.keep ^ meant) & _real(saved)
-            note = f"{write(window.spec)}/{write(spec)}"
-            meanings[note] = window
-            hits.append(_hit(saved, differing, differing, note))
-    for members, where, each in fold(hits):
-        window = meanings[members[0].note]
-        yield found(
-            members,
-            where,
-            each,
-            f"the mask is {write(window.spec)!r}: a query sees up to {window.seen} keys where {window.source} means "
-            f"{window.meant}, itself included ({window.reading}); first at {told(where.queries, 'query', 'queries')}",
-            "attend where 0 <= q - k < W (flash-attn: window_size=(W - 1, 0)), W being the model's sliding_window",
-            {"window": window.meant, "keys_seen": window.seen},
+            hits.append((_hit(saved, differing, differing), window))
+
+    for group in fold_by(hits, alike=lambda window: window.specs):
+        window, (spec, declared) = group.extra, group.extra.specs
+        yield group.found(
+            f"the mask is {spec!r}: a query sees up to {window.seen} keys where {window.declared.source} "
+            f"{declared!r} means {window.meant}, itself included ({window.reading}); first at "
+            f"{told(group.where.queries, 'queries')}",
+            "attend where 0 <= q - k < W (flash-attn: window_size=(W - 1, 0)), W being the model's "
+            "sliding_window",
+            window=window.meant,
+            keys_seen=window.seen,
         )
 
 
 class _Window(NamedTuple):
-    """A mask with another window than was meant: its spec, the most keys a query sees and should see, who says so, and the mistake."""
+    """A mask with another window than declared: its spec, the keys a query sees and should, the mistake."""
 
     spec: Spec
+    declared: Meant
     seen: int
     meant: int
-    source: str
     reading: str
 
+    @property
+    def specs(self) -> tuple[str, str]:
+        """What the mask is and what was declared, as text."""
+        return write(self.spec), write(self.declared.spec)
 
-def _other_window(saved: Saved, spec: Spec, size: int) -> _Window | None:
+
+def _other_window(saved: Saved, declared: Meant, size: int) -> _Window | None:
     """The mask as the declared one with another window, or with none; None when it is not just that."""
-    assert saved.declared is not None
     seen = int((saved.given.keep & _real(saved)).keys_per_query.max())
     readings: list[tuple[Spec, str]] = [
         (Named("sliding", (size + 1,)), "one key too many: the query itself was not counted"),
@@ -225,10 +229,10 @@ def _other_window(saved: Saved, spec: Spec, size: int) -> _Window | None:
         (Named("window", (size - 1,)), "a window on both sides"),
     ]
     for put, reading in readings:
-        other = _with(spec, size, put)
+        other = _with(declared.spec, size, put)
         mask = _built(other, saved.layout)
         if mask is not None and _fits(saved, mask):
-            return _Window(other, seen, size, f"{saved.declared.source} {write(spec)!r}", reading)
+            return _Window(other, declared, seen, size, reading)
     return None
 
 
@@ -243,7 +247,8 @@ def _with(spec: Spec, size: int, put: Spec) -> Spec:
 def _patterned(scene: Scene) -> Iterator[Saved]:
     """Masks of attention within one sequence, of which the cells of some real query can be read."""
     for saved in scene.masks:
-        if saved.roled.kind != "cross" and not saved.given.nan and (saved.given.keep & _real(saved)).attended:
+        within = saved.roled.kind != "cross" and not saved.given.nan
+        if within and (saved.given.keep & _real(saved)).attended:
             yield saved
 
 
@@ -307,10 +312,10 @@ def _columns(shape: tuple[int, int, int, int], keys: Array) -> Mask:
     return columns
 
 
-def _hit(saved: Saved, rows: Mask, keys: Mask | None, note: str) -> Hit:
+def _hit(saved: Saved, rows: Mask, keys: Mask | None) -> Hit:
     """A mask whose rows with a cell in `rows` are flagged, and the keys that cells of `keys` concern."""
     flagged = rows.keys_per_query > 0
-    concerned = None if keys is None else keys.seen.any(axis=1)
-    if concerned is not None:
-        concerned = np.broadcast_to(concerned, (len(flagged), saved.given.shape[3]))
-    return Hit(saved.given.tensor.name, flagged, concerned, None, note)
+    if keys is None:
+        return Hit(saved.given.tensor.name, flagged)
+    concerned = np.broadcast_to(np.any(keys.seen, axis=1), (len(flagged), saved.given.shape[3]))
+    return Hit(saved.given.tensor.name, flagged, concerned)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Where
 from maskcli.diagnostics.rule import rule
-from maskcli.diagnostics.rules.common import Hit, fold, found, listed, told_places
-from maskcli.masks.kinds import Layout, padding
+from maskcli.diagnostics.rules.hits import Hit, at_keys, fold, places
+from maskcli.diagnostics.words import listed, told_places
 from maskcli.measure.questions import bad_cells, first_bad
 from maskcli.scene.scene import Attention, Scene, once
 from maskcli.tensors import Tensor
@@ -18,6 +19,7 @@ from maskcli.tensors.roles import Roled
 
 # The largest finite float16.
 HALF_MAX = 65504.0
+SCALE_FIRST = "scale q before the product, or compute the scores in float32 or bfloat16"
 # Query rows multiplied with all keys in one go when looking for overflow.
 TILE = 256
 
@@ -41,45 +43,87 @@ def nan_from_empty_row(scene: Scene) -> Iterator[Found]:
     Fix: a finite fill (`torch.finfo(dtype).min`) or one kept key a row, then zero the output of those rows.
     `nan_to_num` behind the softmax only hides it: the gradients are still NaN.
     """
-    first = _first_nan(scene)
-    if first is None or _sources(scene, first):
+    first = _unsourced_nan(scene)
+    if first is None or not _lacks_keys(first):
         return
-    counts = first.nan_counts
-    assert counts is not None
-    rows = counts > 0
-    whole = counts == first.shape[3]
-    if not (whole == rows).all() or (whole.all() and first.keep is None and first.meant is None):
-        return
-    meant = [mask for mask in (first.keep, first.expected) if mask is not None] or [
-        m for m in (first.meant,) if m is not None
-    ]
-    empty = np.zeros(rows.shape, bool)
-    for mask in meant:
-        empty = empty | (mask.keys_per_query == 0)
-    if first.padding is not None:
+    because = "are NaN as a whole while all others are finite"
+    if first.attention.meant is not None:
+        because = "have no key left by the mask"
+    inherited = f"; {listed(first.later)} inherit it" if first.later else ""
+    for group in fold([Hit(first.attention.name, first.rows)]):
+        yield group.found(
+            f"{group.told('queries')} {because}: a softmax over nothing is NaN{inherited}",
+            "use a finite fill (torch.finfo(dtype).min) or keep one key a row, then zero the output of those "
+            "rows; nan_to_num behind the softmax still gives NaN gradients",
+            nan_rows=group.rows,
+            nan_cells=first.cells,
+        )
+
+
+class _Nan(NamedTuple):
+    """The first map with NaN: how many each row holds, int [B, H, Q], and the maps with NaN after it."""
+
+    attention: Attention
+    counts: Array
+    later: list[str]
+
+    @property
+    def rows(self) -> Array:
+        """Rows that hold some."""
+        rows: Array = self.counts > 0
+        return rows
+
+    @property
+    def whole(self) -> Array:
+        """Rows that hold nothing else."""
+        whole: Array = self.counts == self.attention.shape[3]
+        return whole
+
+    @property
+    def cells(self) -> int:
+        """How many there are."""
+        return int(self.counts.sum())
+
+
+def _unsourced_nan(scene: Scene) -> _Nan | None:
+    """The NaN of the earliest layer that has some, unless an earlier tensor explains it."""
+    order = {roled.tensor.name: place for place, roled in enumerate(scene.tensors)}
+    maps = [attention for attention in scene.attentions if attention.nan_counts is not None]
+    maps.sort(key=lambda attention: (attention.roled.layer or 0, order[attention.name]))
+    if not maps or maps[0].nan_counts is None or _has_source(maps[0]):
+        return None
+    return _Nan(maps[0], maps[0].nan_counts, [attention.name for attention in maps[1:]])
+
+
+def _has_source(attention: Attention) -> bool:
+    """Whether an earlier tensor of this layer, or the mask, holds the NaN already, or scores overflowed."""
+    if attention.given is not None and attention.given.nan is not None:
+        return True
+    for role, bad in (("query", _not_finite), ("key", _not_finite), ("scores", _nan_or_inf)):
+        part = attention.parts.get(role)
+        if part is not None and first_bad(part, bad) is not None:
+            return True
+    return overflowed(attention)[1]
+
+
+def _lacks_keys(nan: _Nan) -> bool:
+    """Whether all NaN is in whole rows, which the mask leaves no key where anything says what the mask is."""
+    attention = nan.attention
+    if (nan.whole != nan.rows).any():
+        return False
+    if attention.meant is None:
+        return not nan.whole.all()
+    masks = [mask for mask in (attention.keep, attention.expected) if mask is not None] or [attention.meant]
+    if attention.padding is not None:
         # A causal model needs no saved mask to leave a left-padded query without keys.
-        empty = empty | ((first.causal & first.padding).keys_per_query == 0)
-    if first.queries is not None:
+        masks.append(attention.causal & attention.padding)
+    empty = np.zeros(nan.rows.shape, bool)
+    for mask in masks:
+        empty |= mask.keys_per_query == 0
+    if attention.queries is not None:
         # Nor does a window that lies inside the padding behind a text.
-        empty = empty | ~first.queries.real[:, None]
-    known = bool(meant) or first.padding is not None
-    if known and not (rows <= np.broadcast_to(empty, rows.shape)).all():
-        return
-    later = [a.name for a in _with_nan(scene) if a is not first]
-    for members, where, each in fold([Hit(first.name, rows, None)]):
-        because = (
-            "have no key left by the mask" if known else "are NaN as a whole while all others are finite"
-        )
-        yield found(
-            members,
-            where,
-            each,
-            f"{told_places(where, each, 'queries')} {because}: a softmax over nothing is NaN"
-            + (f"; {listed(later)} inherit it" if later else ""),
-            "use a finite fill (torch.finfo(dtype).min) or keep one key a row, then zero the output of those rows; "
-            "nan_to_num behind the softmax still gives NaN gradients",
-            {"nan_rows": int(rows.sum()), "nan_cells": int(counts.sum())},
-        )
+        empty |= ~attention.queries.real[:, None]
+    return bool((nan.rows <= empty).all())
 
 
 @rule("MSK302", "nan-from-input", "error", needs=(("scores", "query", "key"),), explained_by=("MSK303",))
@@ -93,24 +137,32 @@ def nan_from_input(scene: Scene) -> Iterator[Found]:
 
     Fix: go to the first tensor named here and to the operation that produced it.
     """
+    roled, what, at = next(_bad_inputs(scene), (None, "", ()))
+    if roled is None or roled.role is None:
+        return
+    name = roled.tensor.name
+    yield Found(
+        (name,),
+        f"{name!r} holds {what}, first at index {list(at)}: NaN comes in here, before the mask",
+        f"look at what computes {name!r}; the softmax only passes it on",
+        _place(roled.tensor, at, roled.role),
+        {"index": str(list(at))},
+    )
+
+
+def _bad_inputs(scene: Scene) -> Iterator[tuple[Roled, str, tuple[int, ...]]]:
+    """Inputs of attention that hold what makes NaN, what that is, and the first such cell."""
     for role, bad, what in (
         ("query", _not_finite, "NaN or infinity"),
         ("key", _not_finite, "NaN or infinity"),
         ("scores", np.isnan, "NaN"),
     ):
         for roled in _by_layer(scene, role):
-            if role == "key" and _ignored_only(scene, roled):
-                continue
-            at = first_bad(roled.tensor, bad)
-            if at is not None:
-                yield Found(
-                    (roled.tensor.name,),
-                    f"{roled.tensor.name!r} holds {what}, first at index {list(at)}: NaN comes in here, before the mask",
-                    f"look at what computes {roled.tensor.name!r}; the softmax only passes it on",
-                    _place(roled.tensor, at, role),
-                    {"index": str(list(at))},
-                )
-                return
+            # A key that is bad where nobody looks is MSK304's case.
+            if role != "key" or _bad_ignored(scene, roled) is None:
+                at = first_bad(roled.tensor, bad)
+                if at is not None:
+                    yield roled, what, at
 
 
 @rule("MSK303", "score-overflow", "error", needs=(("scores", "query"),))
@@ -128,29 +180,27 @@ def score_overflow(scene: Scene) -> Iterator[Found]:
         if at is not None:
             yield Found(
                 (roled.tensor.name,),
-                f"{roled.tensor.name!r} holds +inf, first at index {list(at)}: the scores overflowed, and their rows become NaN "
-                "(not a mask bug)",
-                "scale q before the product, or compute the scores in float32 or bfloat16",
+                f"{roled.tensor.name!r} holds +inf, first at index {list(at)}: the scores overflowed, and "
+                "their "
+                "rows become NaN (not a mask bug)",
+                SCALE_FIRST,
                 _place(roled.tensor, at, "scores"),
                 {"index": str(list(at))},
             )
             return
+
     for attention in scene.attentions:
         rows, follows, largest = overflowed(attention)
-        for members, where, each in fold([Hit(attention.name, rows, None)]) if rows.any() else ():
-            yield found(
-                members,
-                where,
-                each,
-                f"q.k of {attention.parts['query'].name!r} and {attention.parts['key'].name!r} reaches {largest:.4g}, beyond float16's 65504"
-                + (
-                    ": these rows are NaN because the scores overflowed (not a mask bug)"
-                    if follows
-                    else ", though no NaN follows"
-                ),
-                "scale q before the product, or compute the scores in float32 or bfloat16",
-                {"largest_score": largest},
-                None if follows else "note",
+        severity, effect = "note", ", though no NaN follows"
+        if follows:
+            severity, effect = "error", ": these rows are NaN because the scores overflowed (not a mask bug)"
+        for group in fold([Hit(attention.name, rows)]):
+            query, key = attention.parts["query"].name, attention.parts["key"].name
+            yield group.found(
+                f"q.k of {query!r} and {key!r} reaches {largest:.4g}, beyond float16's 65504{effect}",
+                SCALE_FIRST,
+                severity=severity,
+                largest_score=largest,
             )
 
 
@@ -165,27 +215,21 @@ def nan_through_value(scene: Scene) -> Iterator[Found]:
 
     Fix: allocate caches with zeros, and zero the values of ignored keys.
     """
-    for role in ("value", "key"):
-        for roled in _by_layer(scene, role):
-            positions = _bad_positions(roled.tensor)
-            if positions is None or not positions.any():
-                continue
-            ignored = _ignored_keys(scene, roled, positions.shape)
-            if ignored is None or not (positions <= ignored).all():
-                continue
-            for members, where, each in fold(
-                [Hit(roled.tensor.name, np.any(positions, axis=1)[:, None, None], positions)]
-            ):
-                yield found(
-                    members,
-                    where._replace(queries=None, heads=None),
-                    each,
-                    f"{roled.tensor.name!r} holds NaN or infinity at ignored keys ({told_places(where, each)}): "
-                    "their weight of 0 does not stop it, 0 * NaN is NaN",
-                    "allocate the cache with zeros, or zero the values of ignored keys",
-                    {"positions": int(positions.sum())},
-                )
-                return
+    for roled in (*_by_layer(scene, "value"), *_by_layer(scene, "key")):
+        bad = _bad_ignored(scene, roled)
+        if bad is None:
+            continue
+        name, where, spots = roled.tensor.name, at_keys(bad), places(np.any(bad, axis=1)[:, None, None], bad)
+        yield Found(
+            (name,),
+            f"{name!r} holds NaN or infinity at ignored keys ({told_places(where, spots)}): "
+            "their weight of 0 does not stop it, 0 * NaN is NaN",
+            "allocate the cache with zeros, or zero the values of ignored keys",
+            where,
+            {"positions": int(bad.sum())},
+            places=spots,
+        )
+        return
 
 
 @rule(
@@ -205,65 +249,38 @@ def unexplained_nan(scene: Scene) -> Iterator[Found]:
 
     Fix: save the mask, the scores, query and key of this layer too and run the check again.
     """
-    first = _first_nan(scene)
-    if first is None or _sources(scene, first) or any(True for _ in nan_from_empty_row.check(scene)):
+    nan = _unsourced_nan(scene)
+    if nan is None or _lacks_keys(nan):
         return
-    counts = first.nan_counts
-    assert counts is not None
-    rows = counts > 0
-    whole = counts == first.shape[3]
-    pattern = "all rows" if whole.all() else "whole rows" if (whole == rows).all() else "parts of rows"
-    at = first_bad(first.tensor, np.isnan)
-    later = [a.name for a in _with_nan(scene) if a is not first]
-    for members, where, each in fold([Hit(first.name, rows, None)]):
-        yield found(
-            members,
-            where,
-            each,
-            f"{first.name!r} holds NaN in {pattern} ({int(counts.sum()):,} cells), first at index {list(at or ())}; nothing in the "
-            "file explains it" + (f", and {listed(later)} come after it" if later else ""),
+    pattern = "parts of rows"
+    if (nan.whole == nan.rows).all():
+        pattern = "all rows" if nan.whole.all() else "whole rows"
+    at = list(first_bad(nan.attention.tensor, np.isnan) or ())
+    after = f", and {listed(nan.later)} come after it" if nan.later else ""
+    for group in fold([Hit(nan.attention.name, nan.rows)]):
+        yield group.found(
+            f"{nan.attention.name!r} holds NaN in {pattern} ({nan.cells:,} cells), first at index {at}; "
+            "nothing "
+            f"in the file explains it{after}",
             "save the mask, scores, query and key of this layer as well and diagnose again",
-            {"nan_cells": int(counts.sum()), "pattern": pattern},
+            nan_cells=nan.cells,
+            pattern=pattern,
         )
 
 
-def _with_nan(scene: Scene) -> list[Attention]:
-    """Maps with NaN, earliest layer first."""
-    found_here = [a for a in scene.attentions if a.nan_counts is not None]
-    order = {roled.tensor.name: place for place, roled in enumerate(scene.tensors)}
-    return sorted(
-        found_here, key=lambda a: (a.roled.layer if a.roled.layer is not None else 0, order[a.name])
-    )
-
-
-def _first_nan(scene: Scene) -> Attention | None:
-    found_here = _with_nan(scene)
-    return found_here[0] if found_here else None
-
-
-def _sources(scene: Scene, attention: Attention) -> bool:
-    """Whether an earlier tensor of this layer already holds the NaN, the mask does, or its scores overflowed."""
-    if attention.given is not None and attention.given.nan is not None:
-        return True
-    if any(first_bad(part, _not_finite) for role in ("query", "key") if (part := attention.parts.get(role))):
-        return True
-    scores = attention.parts.get("scores")
-    if scores is not None and first_bad(scores, lambda values: np.isnan(values) | (values == np.inf)):
-        return True
-    return overflowed(attention)[1]
-
-
 def _by_layer(scene: Scene, role: str) -> list[Roled]:
-    found_here = [
-        (r.layer if r.layer is not None else 0, place, r)
-        for place, r in enumerate(scene.tensors)
-        if r.role == role
-    ]
-    return [roled for _, _, roled in sorted(found_here, key=lambda item: item[:2])]
+    """The tensors of a role, earliest layer first."""
+    tensors = [roled for roled in scene.tensors if roled.role == role]
+    return sorted(tensors, key=lambda roled: roled.layer or 0)
 
 
 def _not_finite(values: Array) -> Array:
     bad: Array = ~np.isfinite(values)
+    return bad
+
+
+def _nan_or_inf(values: Array) -> Array:
+    bad: Array = np.isnan(values) | (values == np.inf)
     return bad
 
 
@@ -276,47 +293,44 @@ def _place(tensor: Tensor, at: tuple[int, ...], role: str) -> Where:
     return Where((at[0],), (at[1],), queries, keys)
 
 
-def _bad_positions(tensor: Tensor) -> Array | None:
-    """Positions of [B, H, L, D] (or [B, L, D]) that hold NaN or infinity in any head, bool [B, L]."""
-    if len(tensor.shape) not in (3, 4):
+def _bad_ignored(scene: Scene, roled: Roled) -> Array | None:
+    """Positions [B, L] of keys or values [B, H, L, D] or [B, L, D] with NaN or infinity in any head.
+
+    None when there are none, or when some of them are not ignored by all.
+    """
+    if len(roled.tensor.shape) not in (3, 4):
         return None
-    flags = bad_cells(tensor, _not_finite)
+    flags = bad_cells(roled.tensor, _not_finite)
     positions: Array = np.any(flags, axis=1) if flags.ndim == 3 else flags
-    return positions
+    if not positions.any():
+        return None
+    ignored = _ignored_keys(scene, roled, positions.shape)
+    return positions if ignored is not None and (positions <= ignored).all() else None
 
 
 def _ignored_keys(scene: Scene, roled: Roled, shape: tuple[int, ...]) -> Array | None:
-    """Keys that no real query of any map of this layer may attend to, bool [B, L]."""
+    """Keys [B, L] that no real query of this layer may attend to: by its map, a saved mask, or padding."""
     for attention in scene.attentions:
-        if attention.roled.layer not in (roled.layer, None) or attention.roled.kind != roled.kind:
-            continue
-        if attention.shape[::3] != shape or attention.meant is None:
-            continue
-        return ~np.broadcast_to(np.any(attention.meant.seen, axis=1), shape)
+        of_layer = attention.roled.layer in (roled.layer, None) and attention.roled.kind == roled.kind
+        if of_layer and attention.shape[::3] == shape and attention.meant is not None:
+            return ~np.broadcast_to(np.any(attention.meant.seen, axis=1), shape)
     for saved in scene.masks:
-        if saved.given.keep.shape[3] == shape[1] and saved.given.keep.shape[0] in (1, shape[0]):
+        batch, _, _, keys = saved.given.shape
+        if keys == shape[1] and batch in (1, shape[0]):
             return ~np.broadcast_to(np.any(saved.given.keep.seen, axis=1), shape)
+    return _padding(scene, shape)
+
+
+def _padding(scene: Scene, shape: tuple[int, ...]) -> Array | None:
+    """Padding [B, L] by a padding mask of this shape."""
     for tokens in scene.tokens:
         if tokens.real is not None and tokens.real.shape == shape:
             return ~tokens.real
-    return _from_padding(scene, shape)
-
-
-def _from_padding(scene: Scene, shape: tuple[int, ...]) -> Array | None:
-    for roled in scene.tensors:
-        if roled.role == "padding_mask" and roled.tensor.shape == shape:
-            layout = Layout(shape[0], 1, shape[1], real=roled.tensor.read() != 0)
-            return ~padding(layout).seen[:, 0]
+    for padding in scene.tensors:
+        if padding.role == "padding_mask" and padding.tensor.shape == shape:
+            ignored: Array = padding.tensor.read() == 0
+            return ignored
     return None
-
-
-def _ignored_only(scene: Scene, roled: Roled) -> bool:
-    """Whether a key tensor is bad at ignored positions only, which is MSK304's case."""
-    positions = _bad_positions(roled.tensor)
-    if positions is None or not positions.any():
-        return False
-    ignored = _ignored_keys(scene, roled, positions.shape)
-    return ignored is not None and bool((positions <= ignored).all())
 
 
 @once
@@ -326,25 +340,21 @@ def overflowed(attention: Attention) -> tuple[Array, bool, float]:
     """
     none = np.zeros(attention.shape[:3], bool)
     query, key = attention.parts.get("query"), attention.parts.get("key")
-    if (
-        query is None
-        or key is None
-        or query.dtype != "float16"
-        or len(query.shape) != 4
-        or len(key.shape) != 4
-    ):
-        return none, False, 0.0
-    if (
-        query.shape[:3] != none.shape
-        or key.shape[0] != query.shape[0]
-        or key.shape[3] != query.shape[3]
-        or query.shape[1] % key.shape[1]
-    ):
+    if query is None or key is None or not _can_overflow(query, key, none.shape):
         return none, False, 0.0
     rows, largest = _products(query, key)
-    counts = attention.nan_counts
-    broken = rows & (counts > 0) if counts is not None else none
-    return (broken if broken.any() else rows), bool(broken.any()), largest
+    broken = none
+    if attention.nan_counts is not None:
+        broken = rows & (attention.nan_counts > 0)
+    return (broken, True, largest) if broken.any() else (rows, False, largest)
+
+
+def _can_overflow(query: Tensor, key: Tensor, rows: tuple[int, ...]) -> bool:
+    """Whether a float16 query [B, H, Q, D] stands in the rows of a map, and a key [B, G, K, D] fits it."""
+    if query.dtype != "float16" or len(query.shape) != 4 or len(key.shape) != 4:
+        return False
+    alike = key.shape[0] == query.shape[0] and key.shape[3] == query.shape[3]
+    return alike and query.shape[:3] == rows and query.shape[1] % key.shape[1] == 0
 
 
 def _products(query: Tensor, key: Tensor) -> tuple[Array, float]:
