@@ -87,12 +87,18 @@ def furnish(folder):
 
 def printed(command, folder):
     """What a command of a console block prints; JSON, which is one line, is set in several."""
-    done = run(*shlex.split(command), cwd=folder, COLUMNS=str(COLUMNS))
-    assert done.returncode in (0, 1), done.stderr
+    done = example(shlex.split(command), folder, COLUMNS=str(COLUMNS))
     traced = command.startswith("trace ")
     assert traced or done.stderr == ""
     text = (done.stdout + done.stderr).replace(f"{folder}/", "")
     return pretty(json.loads(text)) + "\n" if "--format json" in command else text
+
+
+def example(arguments, folder, **environment):
+    """A command of an example; traced programs import torch, which their fork has already."""
+    done = run(*arguments, cwd=folder, torch=arguments[0] == "trace", **environment)
+    assert done.returncode in (0, 1), done.stderr
+    return done
 
 
 def pretty(value, indent=0):

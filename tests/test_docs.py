@@ -16,6 +16,7 @@ from tests.documents import (
     README,
     SHELL,
     commands,
+    example,
     facts_table,
     furnish,
     pretty,
@@ -51,8 +52,7 @@ def test_outputs_are_real(case, folder):
 def test_commands_run(case, folder):
     _, block = case
     for arguments in commands(block):
-        done = run(*arguments, cwd=folder)
-        assert done.returncode in (0, 1), done.stderr
+        example(arguments, folder)
 
 
 @pytest.mark.parametrize("name", [name for name, text in EVERY.items() if "```python" in text])

@@ -19,15 +19,16 @@ SECONDS = 120
 TERMINAL = ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "GITHUB_ACTIONS")
 
 
-def run(*arguments, stdin=None, cwd=None, check=None, fresh=False, **environment):
+def run(*arguments, stdin=None, cwd=None, check=None, fresh=False, torch=False, **environment):
     """The finished process; nothing of the caller's terminal settings reaches it.
 
-    With `fresh` it is a new interpreter, else a fork of one that has its imports.
+    With `fresh` it is a new interpreter, else a fork of one that has its imports, with `torch` also torch.
     """
     started_with = [name for name in environment if name.startswith("PYTHON")]
     assert fresh or not started_with, f"{started_with} are read when an interpreter starts: pass fresh=True"
     environment = {**plain_environment(), "HF_HUB_OFFLINE": "1", **environment}
-    way = started if fresh else forked
+    with_torch = torch or writes_for_torch(arguments)
+    way = started if fresh else functools.partial(forked, preload="torch" if with_torch else "")
     done = way([*map(str, arguments)], (stdin or "").encode(), str(cwd or os.getcwd()), environment)
     assert "Traceback" not in done.stderr, done.stderr
     if check is not None:
@@ -49,9 +50,9 @@ def started(arguments, stdin, cwd, environment):
     return finished(arguments, done.returncode, done.stdout, done.stderr)
 
 
-def forked(arguments, stdin, cwd, environment):
+def forked(arguments, stdin, cwd, environment, preload=""):
     """A call in a fork of the server: pipes, a folder, an environment and an exit code of its own."""
-    link, answers = server("torch" if writes_for_torch(arguments) else "")
+    link, answers = server(preload)
     (theirs_in, ours_in), (ours_out, theirs_out), (ours_err, theirs_err) = (os.pipe() for _ in range(3))
     call = {"arguments": arguments, "cwd": cwd, "environment": environment}
     text = json.dumps(call).encode()
@@ -72,7 +73,7 @@ def forked(arguments, stdin, cwd, environment):
 
 def writes_for_torch(arguments):
     """Whether a call cannot do without torch: it writes what torch.save writes."""
-    return "-o" in arguments and arguments[arguments.index("-o") + 1].endswith(".pt")
+    return "-o" in arguments and str(arguments[arguments.index("-o") + 1]).endswith(".pt")
 
 
 @functools.cache
