@@ -12,7 +12,7 @@ from maskcli.diagnostics import catalogue
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.needs import NEEDS
 from maskcli.diagnostics.rule import for_each, masks, rule
-from maskcli.diagnostics.rules.hits import Hit, fold, fold_by
+from maskcli.diagnostics.rules.hits import Hit, fold, fold_by, found_at
 from tests.diagnostics.attention import report
 
 
@@ -92,3 +92,9 @@ def test_hits_fold_by_what_the_rule_knows_of_them():
     assert [(group.extra, group.tensors) for group in fold_by(hits)] == [(3, ("a", "c")), (4, ("b",))]
     (group,) = fold_by(hits, alike=lambda _: None)
     assert group.extras == (3, 4, 3)
+
+
+def test_a_place_is_put_into_a_message_whatever_the_names_hold():
+    flags = np.array([[False, True]])
+    found = found_at(("a{0}{}",), flags, "'a{0}{}' at {}, again", "fix", values=1)
+    assert found.message == "'a{0}{}' at token 1 of every sample, again"

@@ -124,10 +124,7 @@ def mask_length(scene: Scene) -> Iterator[Found]:
     disobeyed: dict[tuple[str, int], list[Attention]] = {}
     for attention in scene.attentions:
         for name, dense in _of_other_length(attention):
-            spread = (Mask.from_dense(laid) for laid in _alignments(dense, attention.shape[3]))
-            over = (mask.broadcast_to(attention.shape) for mask in spread)
-            agree = {_agrees(attention, mask) for mask in over if mask is not None}
-            if False in agree and True not in agree:
+            if _disobeys(attention, dense):
                 disobeyed.setdefault((name, dense.shape[3]), []).append(attention)
 
     for (name, length), maps in disobeyed.items():
@@ -135,11 +132,19 @@ def mask_length(scene: Scene) -> Iterator[Found]:
         keys = ", ".join(map(str, sorted({attention.shape[3] for attention in maps})))
         yield Found(
             (name, *names),
-            f"{name!r} covers {length} keys, {listed(names)} have {keys}; laid on either end, it is not what "
-            "the weights obey",
+            f"{name!r} covers {length} keys, {listed(names)} have {keys}; laid on either end, it is not "
+            "what the weights obey",
             "make the mask as long as all keys: cat([ones(B, past), attention_mask], dim=-1)",
             evidence={"mask_length": length, "keys": keys},
         )
+
+
+def _disobeys(attention: Attention, dense: Array) -> bool:
+    """Whether the weights disagree with a mask of another length, laid on either end."""
+    laid = (Mask.from_dense(over) for over in _alignments(dense, attention.shape[3]))
+    masks = (mask.broadcast_to(attention.shape) for mask in laid)
+    agree = {_agrees(attention, mask) for mask in masks if mask is not None}
+    return False in agree and True not in agree
 
 
 def _sizes(scene: Scene, saved: Saved) -> tuple[int, int, int] | None:

@@ -39,8 +39,7 @@ def eos_not_supervised(text: Reading, scene: Scene) -> Found | None:
         text.names("labels", "input_ids"),
         missed,
         f"the end token (id {few(text.ids[missed])}) behind a supervised answer has an ignored label at "
-        f"{{}}: "
-        "the model is never taught to stop there",
+        "{}: the model is never taught to stop there",
         "ignore labels where attention_mask is 0, not where ids == pad_id; or give padding a token of its "
         "own",
         unsupervised_ends=int(missed.sum()),
@@ -72,7 +71,7 @@ def prompt_supervised(text: Reading, scene: Scene) -> Found | None:
         text.names("labels", "input_ids"),
         wrong,
         f"{int(wrong.sum())} tokens of the prompt (the first {length}) have a label that the loss counts: "
-        f"{{}}",
+        "{}",
         "set the labels of the prompt to the ignore index",
         prompt_tokens=int(wrong.sum()),
         prompt_length=length,
@@ -101,8 +100,8 @@ def label_border(scene: Scene) -> Iterator[Found | Undecided]:
         late = _untaught_starts(text, prompt)
         if late.any():
             message = (
-                f"the supervised answer starts one token late (the prompt is the first {prompt}): "
-                "no label for {}"
+                f"the supervised answer starts one token late (the prompt is the first {prompt}): no label "
+                "for {}"
             )
             yield found_at(
                 text.names("labels", "input_ids"), late, message, _BORDER, late_starts=int(late.sum())
@@ -110,8 +109,8 @@ def label_border(scene: Scene) -> Iterator[Found | Undecided]:
         early = _untaught_ends(text, declared) & ~_masked_by_id(text, declared)
         if early.any():
             message = (
-                "the supervised answer ends one token early: no label for its end token "
-                f"(id {few(text.ids[early])}), {{}}"
+                "the supervised answer ends one token early: no label for its end token (id "
+                f"{few(text.ids[early])}), {{}}"
             )
             yield found_at(
                 text.names("labels", "input_ids"), early, message, _BORDER, early_ends=int(early.sum())
@@ -150,8 +149,7 @@ def eos_missing(reading: Reading, scene: Scene) -> Found | Undecided | None:
     cause, fix = "template", "append the end token to every answer"
     ends = (
         f"{int((rows & ~full).sum())} of {count} supervised samples end before the maximum of {length} "
-        "places "
-        "without one, so the template does not write it"
+        "places without one, so the template does not write it"
     )
     if full[rows].all():
         cause, fix = "truncation", "raise the maximum length, or leave out texts that do not fit"

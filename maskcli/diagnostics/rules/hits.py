@@ -124,9 +124,11 @@ def places(rows: Array, keys: Array | None) -> tuple[Where, ...]:
 def found_at(
     tensors: tuple[str, ...], flags: Array, message: str, fix: str, **evidence: float | int | str
 ) -> Found:
-    """A Found for flagged tokens [B, L]; the {} of the message becomes their place."""
+    """A Found for flagged tokens [B, L]; the last {} of the message becomes their place."""
     where, spots = place(flags[:, None], None), places(flags[:, None], None)
-    told = message.format(told_places(where, spots, "tokens"))
+    # No str.format: names of tensors may hold braces.
+    before, _, behind = message.rpartition("{}")
+    told = f"{before}{told_places(where, spots, 'tokens')}{behind}"
     return Found(tensors, told, fix, where, evidence, places=spots)
 
 

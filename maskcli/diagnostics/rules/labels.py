@@ -53,8 +53,7 @@ def nothing_supervised(reading: Reading, scene: Scene) -> Found | None:
         reading.names("labels"),
         f"no label of {told_items(where.batch)} counts: all {reading.labels.shape[1]} are ignored{dropped}",
         "compare ids and labels of one such sample: the template that marks the answer, or the maximum "
-        "length, "
-        "is wrong",
+        "length, is wrong",
         where,
         {"samples": int(empty.sum()), "of": len(empty), "labels_at_index_0": first},
         "error" if empty.all() else "warning",
@@ -150,8 +149,8 @@ _SHIFTED = {
     ),
     (1, 0): (
         "one place later",
-        "the model moves them once more (--loss-shift model), so each token is asked for the one after "
-        "the next",
+        "the model moves them once more (--loss-shift model), so each token is asked for the one after the "
+        "next",
         "pass a copy of the ids as labels",
     ),
     (1, None): (
@@ -208,9 +207,8 @@ def invalid_label(column: _Column, scene: Scene) -> Found | None:
     fix = "use ids from 0 up to the vocabulary's size; resize the embeddings after adding tokens"
     if column.labels and bad.min() < 0:
         fix = (
-            "use the ignore index of the loss for labels to leave out (declare it with --ignore-index "
-            "when it is "
-            "not -100)"
+            "use the ignore index of the loss for labels to leave out (declare it with --ignore-index when "
+            "it is not -100)"
         )
     return found_at(
         (column.name,),

@@ -119,8 +119,8 @@ def _inverted_ids(tokens: Tokens, declared: Declared) -> Iterator[Found]:
     name = tokens.name("padding_mask")
     yield Found(
         (name, tokens.name("input_ids")),
-        f"{name!r} is 1 exactly where the ids are the pad id {declared.pad_id}: it keeps the padding "
-        "and hides every real token",
+        f"{name!r} is 1 exactly where the ids are the pad id {declared.pad_id}: it keeps the padding and "
+        "hides every real token",
         "build it as ids != pad_id",
         at_keys(pads & inverted[:, None]),
         {"samples": int(inverted.sum())},

@@ -50,10 +50,9 @@ def misaligned_causal(scene: Scene) -> Iterator[Found]:
         first = group.where.queries[0][0] if group.where.queries else 0
         yield group.found(
             f"the mask is aligned at the first key though {past} keys come before the first query: query "
-            f"{first} "
-            f"sees no key behind key {first}, and stands at key {first + past}",
-            "shift the diagonal by the keys in the cache: torch.tril(ones(Q, K), diagonal=K - Q); one query "
-            "needs no causal mask",
+            f"{first} sees no key behind key {first}, and stands at key {first + past}",
+            "shift the diagonal by the keys in the cache: torch.tril(ones(Q, K), diagonal=K - Q); one "
+            "query needs no causal mask",
             past=past,
         )
 
@@ -86,14 +85,13 @@ def shifted_diagonal(scene: Scene) -> Iterator[Found]:
         effect = "shows every query one key behind its own: the token that it has to predict"
         if group.extra < 0:
             effect = (
-                "hides every token from itself: a query sees only the keys before its own, and the first one "
-                "none"
+                "hides every token from itself: a query sees only the keys before its own, and the first "
+                "one none"
             )
         yield group.found(
             f"the mask {effect}",
             "attend where torch.tril(torch.ones(Q, K), diagonal=K - Q) is 1, the diagonal included and "
-            "nothing "
-            "behind it",
+            "nothing behind it",
             diagonal=group.extra,
         )
 

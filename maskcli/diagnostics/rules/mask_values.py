@@ -50,8 +50,8 @@ def binary_float_mask(saved: Saved, scene: Scene) -> Found | None:
     return Found(
         (given.tensor.name,),
         f"a {given.tensor.dtype} mask of only 0 and 1 {effect}",
-        "pass booleans, or (1 - mask) * torch.finfo(dtype).min; with masked_fill(mask == 0, ...) it is right "
-        "as it is",
+        "pass booleans, or (1 - mask) * torch.finfo(dtype).min; with masked_fill(mask == 0, ...) it is "
+        "right as it is",
         evidence=evidence,
         severity="error" if added else "note",
     )

@@ -53,8 +53,8 @@ def nan_from_empty_row(scene: Scene) -> Iterator[Found]:
     for group in fold([Hit(first.attention.name, first.rows)]):
         yield group.found(
             f"{group.told('queries')} {because}: a softmax over nothing is NaN{inherited}",
-            "use a finite fill (torch.finfo(dtype).min) or keep one key a row, then zero the output of those "
-            "rows; nan_to_num behind the softmax still gives NaN gradients",
+            "use a finite fill (torch.finfo(dtype).min) or keep one key a row, then zero the output of "
+            "those rows; nan_to_num behind the softmax still gives NaN gradients",
             nan_rows=group.rows,
             nan_cells=first.cells,
         )
@@ -181,8 +181,7 @@ def score_overflow(scene: Scene) -> Iterator[Found]:
             yield Found(
                 (roled.tensor.name,),
                 f"{roled.tensor.name!r} holds +inf, first at index {list(at)}: the scores overflowed, and "
-                "their "
-                "rows become NaN (not a mask bug)",
+                "their rows become NaN (not a mask bug)",
                 SCALE_FIRST,
                 _place(roled.tensor, at, "scores"),
                 {"index": str(list(at))},
@@ -222,8 +221,8 @@ def nan_through_value(scene: Scene) -> Iterator[Found]:
         name, where, spots = roled.tensor.name, at_keys(bad), places(np.any(bad, axis=1)[:, None, None], bad)
         yield Found(
             (name,),
-            f"{name!r} holds NaN or infinity at ignored keys ({told_places(where, spots)}): "
-            "their weight of 0 does not stop it, 0 * NaN is NaN",
+            f"{name!r} holds NaN or infinity at ignored keys ({told_places(where, spots)}): their weight of "
+            "0 does not stop it, 0 * NaN is NaN",
             "allocate the cache with zeros, or zero the values of ignored keys",
             where,
             {"positions": int(bad.sum())},
@@ -260,8 +259,7 @@ def unexplained_nan(scene: Scene) -> Iterator[Found]:
     for group in fold([Hit(nan.attention.name, nan.rows)]):
         yield group.found(
             f"{nan.attention.name!r} holds NaN in {pattern} ({nan.cells:,} cells), first at index {at}; "
-            "nothing "
-            f"in the file explains it{after}",
+            f"nothing in the file explains it{after}",
             "save the mask, scores, query and key of this layer as well and diagnose again",
             nan_cells=nan.cells,
             pattern=pattern,
