@@ -1,8 +1,9 @@
 """maskcli inspects and debugs attention masks.
 
-`mask` builds a mask from a spec and `name` finds the spec of a mask, `compare` tells where two masks differ, `convert`
-writes one for another library, `diagnose` checks arrays, `trace` checks the attention calls of a running program, and
-`assert_attention_respects` is for test suites. They are imported when they are first used.
+`mask` builds a mask from a spec and `name` finds the spec of a mask, `compare` tells where two masks differ,
+`convert` writes one for another library, `diagnose` checks arrays, `trace` checks the attention calls of a
+running program, and `assert_attention_respects` is for test suites. They are imported when they are first
+used.
 """
 
 from __future__ import annotations

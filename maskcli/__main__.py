@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Start the command line; an interrupt while its libraries are still being imported ends it quietly as well."""
+    """Start the command line; an interrupt while its libraries are imported ends it quietly too."""
     try:
         from maskcli.cli import main as start
 

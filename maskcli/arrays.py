@@ -17,7 +17,7 @@ Shape = tuple[int, int, int, int]
 
 
 def pixel_edges(length: int, pixels: int) -> Array:
-    """Edges, int64 [min(length, pixels) + 1], that share `length` cells out among pixels as evenly as whole cells allow.
+    """Edges, int64 [min(length, pixels) + 1], that share `length` cells out among pixels evenly.
 
     >>> pixel_edges(10, 3).tolist()
     [0, 3, 6, 10]

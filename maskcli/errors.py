@@ -22,4 +22,5 @@ def sentence(error: Exception) -> str:
         return "there is not enough memory for this; ask for fewer tokens, or a smaller part of the file"
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or 'a file'}; check the path and the permissions"
-    return f"internal error ({type(error).__name__}: {error}); please report it, with MASKCLI_DEBUG=1 for the details"
+    what = f"{type(error).__name__}: {error}"
+    return f"internal error ({what}); please report it, with MASKCLI_DEBUG=1 for the details"

@@ -24,8 +24,7 @@ def rule(
     form: Form = None,
 ) -> None:
     """Explain a rule: what it means, why it matters, how it looks in code and how to fix it."""
-    from maskcli.diagnostics.catalogue import in_code_order
-    from maskcli.diagnostics.catalogue import rule as named
+    from maskcli.diagnostics.catalogue import in_code_order, named
     from maskcli.report.rules import write_rule, write_rules
     from maskcli.report.terminal import output
 

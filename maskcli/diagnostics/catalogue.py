@@ -84,7 +84,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def rule(text: str) -> Rule:
+def named(text: str) -> Rule:
     """The rule of this code or name; MaskcliError suggests the nearest."""
     wanted = text.strip().lower()
     for each in RULES:

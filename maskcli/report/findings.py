@@ -233,9 +233,9 @@ def _origin(traced: Traced | None) -> str:
 
 
 def _summary(finding: Finding) -> str:
-    from maskcli.diagnostics.catalogue import rule
+    from maskcli.diagnostics.catalogue import named
 
-    return rule(finding.code).summary
+    return named(finding.code).summary
 
 
 def _sentence(text: str) -> str:

@@ -42,7 +42,8 @@ def progress(what: str, total: int, files: int = 1) -> Iterator[Bar]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    # Standard output is left alone: it may be a file, and the bar would take what is written there for its own.
+    # Standard output is left alone: it may be a file, and the bar would take what is written there for its
+    # own.
     with Progress(
         *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
     ) as bar:

@@ -165,7 +165,8 @@ def parse_role(text: str) -> tuple[str, str, str | None]:
     role = role.strip().replace("-", "_")
     if not equals or not target or role not in ROLES:
         raise MaskcliError(
-            f"the role {text!r} was not understood; expected ROLE=FILE[:TENSOR] with one of {', '.join(ROLES)}"
+            f"the role {text!r} was not understood; expected ROLE=FILE[:TENSOR] "
+            f"with one of {', '.join(ROLES)}"
         )
     return role, *split_target(target)
 

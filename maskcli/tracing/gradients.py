@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from maskcli.diagnostics.catalogue import rule
+from maskcli.diagnostics.catalogue import named
 from maskcli.diagnostics.finding import Finding, Where
 from maskcli.tracing.calls import Call, Place, Torch, has_nan, quietly
 
@@ -77,7 +77,7 @@ class Gradients:
             )
         return Finding(
             code=code,
-            name=rule(code).name,
+            name=named(code).name,
             severity=severity,
             file=self.program,
             tensors=(f"{place.module}.{name}",),
