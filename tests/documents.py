@@ -6,6 +6,7 @@ import shlex
 import shutil
 import tempfile
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,14 @@ if __name__ == "__main__":
 """
 
 
-def furnish(folder):
-    """The files that examples name."""
+@contextmanager
+def furnished():
+    """A folder with the files that examples name. Its path is printed and taken out again: a short one breaks no line."""
+    with tempfile.TemporaryDirectory() as name:
+        yield _furnish(Path(name).resolve())
+
+
+def _furnish(folder):
     (folder / "tests").symlink_to(ROOT / "tests")
     shape = (2, 2, 8, 8)
     real = padding(shape, "right")
@@ -211,8 +218,7 @@ def update():
     (FOLDER / "rules.md").write_text(rules_page())
     diagnose = FOLDER / "diagnose.md"
     diagnose.write_text(FACTS_TABLE.sub(lambda _: facts_table(), diagnose.read_text()))
-    with tempfile.TemporaryDirectory() as name:
-        folder = furnish(Path(name).resolve())
+    with furnished() as folder:
         for path in (README, *PAGES):
 
             def anew(block):

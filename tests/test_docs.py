@@ -18,7 +18,7 @@ from tests.documents import (
     commands,
     example,
     facts_table,
-    furnish,
+    furnished,
     pretty,
     printed,
     rules_page,
@@ -38,8 +38,9 @@ def named(case):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return furnish(tmp_path_factory.mktemp("pages"))
+def folder():
+    with furnished() as made:
+        yield made
 
 
 @pytest.mark.parametrize("case", blocks(CONSOLE), ids=named)

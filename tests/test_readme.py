@@ -13,7 +13,7 @@ from tests.documents import (
     SHELL,
     commands,
     example,
-    furnish,
+    furnished,
     printed,
     run_python,
 )
@@ -22,8 +22,9 @@ TEXT = README.read_text()
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return furnish(tmp_path_factory.mktemp("readme"))
+def folder():
+    with furnished() as made:
+        yield made
 
 
 @pytest.mark.parametrize("block", list(CONSOLE.finditer(TEXT)), ids=lambda block: block["command"][:40])
