@@ -1,6 +1,13 @@
-"""Options of the suite."""
+"""Options of the suite, and what its processes inherit."""
+
+import os
 
 from tests.diagnostics.thirds import THIRDS, third
+
+# readline, which pytest imports, puts the size of its terminal into the environment that workers and children inherit.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+    os.unsetenv(name)
 
 
 def pytest_addoption(parser):
