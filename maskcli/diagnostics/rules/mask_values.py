@@ -12,6 +12,7 @@ from maskcli.masks.conventions import LOWEST, WEAKEST
 from maskcli.masks.mask import Mask
 from maskcli.scene.saved_mask import Given
 from maskcli.scene.scene import Saved, Scene
+from maskcli.tensors.axes import cell_of
 
 # -1e4 and what float16 and bfloat16 make of it: a mask unless a whole row is masked or scores are of that
 # size.
@@ -157,12 +158,12 @@ def nan_mask(saved: Saved, scene: Scene) -> Found | None:
     """
     if saved.given.nan is None:
         return None
-    at, tensor = list(saved.given.nan), saved.given.tensor
+    at = list(saved.given.nan)
     return Found(
-        (tensor.name,),
+        (saved.given.tensor.name,),
         f"the mask holds NaN, first at index {at}: 0 * -inf at a kept cell",
         'build it with masked_fill(mask == 0, float("-inf")) instead of multiplying',
-        _cell(at, tensor.shape),
+        _cell(saved.given.nan),
         {"index": str(at)},
     )
 
@@ -220,9 +221,9 @@ def _is_filled(given: Given) -> bool:
     return values is not None and values[0] <= TEN_THOUSAND[1]
 
 
-def _cell(index: list[int], shape: tuple[int, ...]) -> Where:
+def _cell(index: tuple[int, ...]) -> Where:
     """The place of one cell of a tensor of two to four axes."""
-    query, key = index[-2:]
-    batch = (index[0],) if len(shape) >= 3 else None
-    heads = (index[1],) if len(shape) == 4 else None
-    return Where(batch, heads, ((query, query + 1),), ((key, key + 1),))
+    batch, head, query, key = cell_of(index)
+    items = None if batch is None else (batch,)
+    heads = None if head is None else (head,)
+    return Where(items, heads, ((query, query + 1),), ((key, key + 1),))

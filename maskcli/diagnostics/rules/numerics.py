@@ -15,6 +15,7 @@ from maskcli.diagnostics.words import listed, told_places
 from maskcli.measure.questions import bad_cells, first_bad
 from maskcli.scene.scene import Attention, Scene, once
 from maskcli.tensors import Tensor
+from maskcli.tensors.axes import state_shape
 from maskcli.tensors.roles import Roled
 
 # The largest finite float16.
@@ -296,10 +297,11 @@ def _bad_ignored(scene: Scene, roled: Roled) -> Array | None:
 
     None when there are none, or when some of them are not ignored by all.
     """
-    if len(roled.tensor.shape) not in (3, 4):
+    shape = state_shape(roled.tensor.shape)
+    if shape is None:
         return None
-    flags = bad_cells(roled.tensor, _not_finite)
-    positions: Array = np.any(flags, axis=1) if flags.ndim == 3 else flags
+    flags = bad_cells(roled.tensor, _not_finite).reshape(shape[:3])
+    positions: Array = np.any(flags, axis=1)
     if not positions.any():
         return None
     ignored = _ignored_keys(scene, roled, positions.shape)
