@@ -1,6 +1,7 @@
 """Options of the suite, and what its processes inherit."""
 
 import os
+import signal
 
 from tests.diagnostics.thirds import THIRDS, third
 
@@ -8,6 +9,9 @@ from tests.diagnostics.thirds import THIRDS, third
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
     os.unsetenv(name)
+# A suite that is started in the background ignores Ctrl-C, and so would what it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

@@ -174,3 +174,19 @@ def test_the_recipes_name_files_that_are_there():
         assert (ROOT / name).exists() or (FOLDER.parent / name).exists(), name
     recipes = re.findall(r"^\*\*An? (.+?)\*\*", prose, re.MULTILINE)
     assert len(recipes) >= 7
+
+
+@pytest.mark.parametrize(
+    ("what", "files"),
+    [
+        ("A kind of mask", 1),
+        ("A rule", 2),
+        ("A file format", 2),
+        ("A convention", 1),
+        ("A declared fact", 1),
+        ("An attention function to trace", 2),
+    ],
+)
+def test_an_addition_costs_few_files(what, files):
+    (recipe,) = re.findall(rf"\*\*{what}\*\*: (.*?\.)\s", EVERY["house"], re.DOTALL)
+    assert len(set(re.findall(r"`((?:\w+/)+[\w.]*)`", recipe))) == files
