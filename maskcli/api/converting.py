@@ -115,13 +115,16 @@ def conversion(
         raise MaskcliError(f"--to {to} gives arguments and no tensor; leave --dtype, --fill and --heads out")
 
     given = operand(mask)
+    declared = known(convention) if convention else None
     if given.path is None:
         if to in TARGETS:
-            return _arguments_of_spec(given.text, to, past, padding, keys)
+            return _arguments_of_spec(given.text, to, past, padding, keys, declared)
         layout = _layout(given.text, past, padding, keys, heads or 1)
-        return written_spec(given.text, layout, to, dtype, fill)
+        return written_spec(given.text, layout, to, dtype, fill, declared)
 
-    saved = _saved(given, convention, heads, past)
+    if padding is not None or keys is not None:
+        raise MaskcliError(f"{given.text!r} has a size of its own; leave --lengths (padding, keys) out")
+    saved = _saved(given, declared, heads, past)
     if to in TARGETS:
         return arguments(name_of(saved.keep, past), to)
     return _written(given.text, saved, to, dtype, fill, heads)
@@ -143,8 +146,7 @@ def without_tensor(converted: Written, past: int | None) -> str | None:
 def _saved(given: Operand, convention: str | None, heads: int | None, past: int | None) -> Given:
     saved = mask_of(given)
     assert saved is not None
-    declared = known(convention) if convention else None
-    return read_certain(given.text, role_of(saved.tensor), declared, heads, past)
+    return read_certain(given.text, role_of(saved.tensor), convention, heads, past)
 
 
 def _written(source: str, saved: Given, to: str, dtype: str | None, fill: str, heads: int | None) -> Written:
@@ -184,7 +186,9 @@ def _layout(text: str, past: int | None, padding: Any, keys: int | None, heads: 
     return layout_for(parse(text), past=past, padding=padding, keys=keys, heads=heads, ask=ask)
 
 
-def _arguments_of_spec(text: str, to: str, past: int | None, padding: Any, keys: int | None) -> Arguments:
+def _arguments_of_spec(
+    text: str, to: str, past: int | None, padding: Any, keys: int | None, convention: str | None
+) -> Arguments:
     """The arguments of a spec as it is written, else of the shortest spec that means the same."""
     spec = parse(text)
     counted = kinds_in(spec) & (COUNTED - UNCOUNTED_BY_FLEX if to == "flex" else COUNTED)
@@ -202,7 +206,7 @@ def _arguments_of_spec(text: str, to: str, past: int | None, padding: Any, keys:
         literal = arguments(Name(write(spec), True, layout, ()), to)
         if literal.why is None:
             return literal
-    return arguments(name_of(build(spec, layout, resolver()), past), to)
+    return arguments(name_of(build(spec, layout, resolver(convention)), past), to)
 
 
 def _largest_number(text: str) -> int:

@@ -118,11 +118,13 @@ def layout_for(
     )
 
 
-def written_spec(spec: str, layout: Layout, convention: str, dtype: str | None, fill: str) -> Written:
-    """A spec over a layout in a convention."""
+def written_spec(
+    spec: str, layout: Layout, convention: str, dtype: str | None, fill: str, saved_as: str | None = None
+) -> Written:
+    """A spec over a layout in a convention; the saved masks in it are read as `saved_as`."""
     parsed = parse(spec)
     kind = conventions.dtype_of(convention, dtype)
-    built = build(parsed, layout, resolver()).compact()
+    built = build(parsed, layout, resolver(saved_as)).compact()
     conventions.fitting(built.stored, convention, spec)
     one_for_all = "b" not in axes(parsed)
     return Written(

@@ -554,3 +554,19 @@ def test_conversion_keeps_memory_flat(tmp_path):
     )
     assert int(done.stdout) < 250
     assert (tmp_path / "out.safetensors").stat().st_size > 2 * size * size
+
+
+def test_saved_masks_in_a_spec_are_read_as_declared(tmp_path):
+    ignored = ~np.tril(np.ones((4, 4), bool))
+    np.save(tmp_path / "m.npy", ignored)
+    run(
+        "convert", f"causal & {tmp_path}/m.npy", "--from", "mha", "--lengths", "4", "--to", "sdpa",
+        "-o", tmp_path / "out.npy", check=0,
+    )  # fmt: skip
+    assert (np.load(tmp_path / "out.npy").reshape(4, 4) == ~ignored).all()
+
+
+def test_a_saved_mask_has_its_own_size(tmp_path):
+    np.save(tmp_path / "m.npy", np.tril(np.ones((4, 4), bool)))
+    told = refused("convert", tmp_path / "m.npy", "--from", "sdpa", "--lengths", "3", "--to", "flash-attn")
+    assert "has a size of its own" in told
