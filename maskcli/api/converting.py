@@ -13,7 +13,7 @@ from maskcli.inputs.certain import read_certain
 from maskcli.inputs.operands import Operand, mask_of, operand, resolver
 from maskcli.masks import conventions
 from maskcli.masks.arguments import TARGETS, Arguments, arguments, causal_flag
-from maskcli.masks.kinds import Layout
+from maskcli.masks.layout import Layout
 from maskcli.masks.naming import Name, name_of
 from maskcli.masks.spec import build, kinds_in, names_files, needs, parse, write
 from maskcli.meant.facts import convention as known

@@ -9,7 +9,7 @@ from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.inputs.operands import mask_of, operand, resolver
 from maskcli.masks import conventions
-from maskcli.masks.kinds import Layout
+from maskcli.masks.layout import Layout
 from maskcli.masks.naming import Name
 from maskcli.masks.spec import Spec, axes, build, needs, parse
 from maskcli.meant.facts import convention as known

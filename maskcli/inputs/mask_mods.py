@@ -13,7 +13,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.masks.kinds import Layout
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 
 # A mask_mod is asked about every cell; 2^31 of them take tens of seconds.

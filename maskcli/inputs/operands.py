@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from maskcli.errors import MaskcliError
 from maskcli.inputs.mask_mods import mask_mod
-from maskcli.masks.kinds import Layout
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import File, Resolve, parse
 from maskcli.scene.saved_mask import read_mask

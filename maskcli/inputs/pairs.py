@@ -10,7 +10,7 @@ import numpy as np
 from maskcli.arrays import Array, Real, Shape
 from maskcli.errors import MaskcliError
 from maskcli.inputs.operands import SHAPES, Operand, mask_of, resolver
-from maskcli.masks.kinds import Layout
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import build, needs, parse
 from maskcli.meant.facts import Declared

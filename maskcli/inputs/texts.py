@@ -10,7 +10,7 @@ import numpy as np
 
 from maskcli.errors import MaskcliError
 from maskcli.masks import conventions, spec
-from maskcli.masks.kinds import Layout
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.text import (
     Batch,

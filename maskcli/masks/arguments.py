@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskcli.masks.kinds import KINDS, Layout, Numbers
+from maskcli.masks.kinds import KINDS, Numbers
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import runs_of
 from maskcli.masks.naming import Name
 from maskcli.masks.spec import Joined, Named, Not, Spec, conjuncts, parse

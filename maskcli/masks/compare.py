@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from maskcli.arrays import Shape
-from maskcli.masks.kinds import Layout, causal, documents, padding, window
+from maskcli.masks.kinds import causal, documents, padding, window
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask, Runs, runs_of
 from maskcli.masks.words import items_in_words, runs_in_words
 
@@ -64,7 +65,7 @@ def _classes(layout: Layout, shape: Shape) -> list[tuple[str, Mask]]:
         classes.append(("padding", ~padding(layout)))
     if not layout.cross:
         classes += [("future", ~causal(layout)), ("itself", window(layout, 0))]
-    if layout.documents is not None and layout.queries + layout.past <= layout.keys:
+    if layout.documents is not None and layout.inside:
         classes.append(("document", ~documents(layout)))
     return [(what, mask) for what, mask in classes if mask.shape == shape]
 

@@ -14,7 +14,8 @@ from maskcli.arrays import Array
 from maskcli.masks.mask import Mask
 
 if TYPE_CHECKING:
-    from maskcli.masks.kinds import Layout, Numbers
+    from maskcli.masks.kinds import Numbers
+    from maskcli.masks.layout import Layout
 
 # Lengths of packed documents written out at most; more make a longer text than the mask deserves.
 MOST_DOCUMENTS = 4096

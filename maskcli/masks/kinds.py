@@ -6,13 +6,13 @@ p is the key position of query q: p = q + past.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from maskcli.arrays import Array, Shape
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
+from maskcli.masks.layout import Layout, at_positions
 from maskcli.masks.mask import MAX_RUNS, Mask, dense_runs
 
 if TYPE_CHECKING:
@@ -22,37 +22,6 @@ if TYPE_CHECKING:
 Numbers = tuple[int, ...]
 # The condition of a mask_mod, and the tensors that it reads.
 Condition = tuple[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a kind may know about the input.
-
-    `real` bool [B, K] says which keys are real tokens, `documents` int [B, K] which packed document each key
-    belongs to; None when nothing tells. `cross` says that keys come from another sequence than queries.
-    `origin` int [B] is the position of key 0 counted from the first real token, for a cache that no longer
-    holds that token; None: `real` tells.
-    """
-
-    batch: int
-    queries: int
-    keys: int
-    heads: int = 1
-    past: int = 0
-    real: Array | None = None
-    documents: Array | None = None
-    cross: bool = False
-    origin: Array | None = None
-
-    @property
-    def shape(self) -> Shape:
-        """[B, H, Q, K]."""
-        return self.batch, self.heads, self.queries, self.keys
-
-    @property
-    def positions(self) -> Array:
-        """The key position of every query, int64 [1, 1, Q]."""
-        return (np.arange(self.queries) + self.past).reshape(1, 1, -1)
 
 
 class Fit(NamedTuple):
@@ -90,11 +59,13 @@ class Kind(NamedTuple):
     grows: bool = False
 
 
+@at_positions
 def full(layout: Layout) -> Mask:
     """Always."""
     return Mask.full(layout.shape)
 
 
+@at_positions
 def causal(layout: Layout) -> Mask:
     """k <= p."""
     return Mask.from_intervals(layout.shape, 0, layout.positions + 1)
@@ -102,7 +73,7 @@ def causal(layout: Layout) -> Mask:
 
 def causal_top_left(layout: Layout) -> Mask:
     """k <= q: torch SDPA's is_causal, whatever the past."""
-    return Mask.from_intervals(layout.shape, 0, layout.positions - layout.past + 1)
+    return Mask.from_intervals(layout.shape, 0, np.arange(1, layout.queries + 1).reshape(1, 1, -1))
 
 
 def padding(layout: Layout) -> Mask:
@@ -118,32 +89,38 @@ def combined(layout: Layout) -> Mask:
     return causal(layout) & padding(layout)
 
 
+@at_positions
 def prefix(layout: Layout, size: int) -> Mask:
     """k < N."""
     return Mask.from_intervals(layout.shape, 0, size)
 
 
+@at_positions
 def prefix_lm(layout: Layout, size: int) -> Mask:
     """k < N or k <= p."""
     return Mask.from_intervals(layout.shape, 0, np.maximum(layout.positions + 1, size))
 
 
+@at_positions
 def window(layout: Layout, reach: int) -> Mask:
     """abs(p - k) <= R."""
     return Mask.from_intervals(layout.shape, layout.positions - reach, layout.positions + reach + 1)
 
 
+@at_positions
 def sliding(layout: Layout, size: int) -> Mask:
     """0 <= p - k < W: W keys, itself included (transformers' masking_utils, `sliding_window`)."""
     return Mask.from_intervals(layout.shape, layout.positions - size + 1, layout.positions + 1)
 
 
+@at_positions
 def blocks(layout: Layout, size: int) -> Mask:
     """p // B == k // B."""
     first = layout.positions // size * size
     return Mask.from_intervals(layout.shape, first, first + size)
 
 
+@at_positions
 def chunked(layout: Layout, size: int) -> Mask:
     """k <= p, and p and k in the same chunk, counted from the first real token (transformers' Llama 4)."""
     left = np.zeros((1, 1, 1), np.int64)
@@ -157,32 +134,35 @@ def chunked(layout: Layout, size: int) -> Mask:
     return Mask.from_intervals(layout.shape, first, layout.positions + 1)
 
 
+@at_positions
 def documents(layout: Layout, *lengths: int) -> Mask:
     """The same packed document; with lengths, those, and what is left over is one more document."""
     if lengths:
-        if sum(lengths) > layout.keys:
+        if sum(lengths) > layout.keys and layout.queries_at is None:
             raise MaskcliError(
                 f"documents:{','.join(map(str, lengths))} covers {sum(lengths)} tokens, but there are only "
                 f"{layout.keys} keys; pass lengths that sum to at most {layout.keys}"
             )
-        rest = layout.keys - sum(lengths)
-        ids = np.repeat(np.arange(len(lengths) + 1), [*lengths, rest])[None]
+        rest = max(layout.keys - sum(lengths), 0)
+        ids = np.repeat(np.arange(len(lengths) + 1), [*lengths, rest])[None, : layout.keys]
     else:
         assert layout.documents is not None
         ids = layout.documents
-    if layout.queries + layout.past > layout.keys:
+    if not layout.inside:
         raise MaskcliError(
-            f"the last query stands at position {layout.queries + layout.past - 1}, behind the last of "
+            f"the last query stands at position {layout.positions.max()}, behind the last of "
             f"{layout.keys} keys, so its document is unknown; pass a smaller past"
         )
     return _same_label(layout, ids)
 
 
+@at_positions
 def dilated(layout: Layout, reach: int, step: int) -> Mask:
     """abs(p - k) <= R and (p - k) % D == 0."""
     if step == 1:
         return window(layout, reach)
     position = layout.positions.ravel()
+    items = len(layout.positions)
     # How many steps fit before and behind each query; both can be negative when it stands outside of the
     # keys.
     before = np.minimum(reach // step, position // step)
@@ -199,9 +179,10 @@ def dilated(layout: Layout, reach: int, step: int) -> Mask:
     for first, count in zip((position - before * step).tolist(), counts.tolist(), strict=True):
         starts[at : at + count] = np.arange(first, first + count * step, step)
         at += count
-    return Mask.from_runs(layout.shape, (1, 1, layout.queries), counts, starts, starts + 1)
+    return Mask.from_runs(layout.shape, (items, 1, layout.queries), counts, starts, starts + 1)
 
 
+@at_positions
 def global_(layout: Layout, size: int) -> Mask:
     """k < N or p < N (Longformer's global tokens)."""
     return Mask.from_intervals(layout.shape, 0, np.where(layout.positions < size, layout.keys, size))
@@ -228,7 +209,10 @@ def _same_label(layout: Layout, ids: Array) -> Mask:
         (stops - item * keys)[order],
     )
     of_key = np.repeat(table_row, stops - starts).reshape(items, keys)
-    return table.take(layout.shape, of_key[:, None, layout.past : layout.past + layout.queries])
+    position = layout.positions[:, 0]
+    of_key = np.broadcast_to(of_key, (max(items, len(position)), keys))
+    of_query = np.take_along_axis(of_key, np.broadcast_to(position, (len(of_key), layout.queries)), axis=1)
+    return table.take(layout.shape, of_query[:, None])
 
 
 def _real_condition(layout: Layout) -> Condition:

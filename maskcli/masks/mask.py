@@ -55,7 +55,7 @@ class Mask:
     def from_runs(cls, shape: Shape, stored: Stored, counts: Array, starts: Array, stops: Array) -> Mask:
         """Runs in row order, `counts` [rows] of them in each stored row; they must be sorted and apart."""
         _check_shape(shape)
-        _check_count(starts.size, "this mask")
+        check_count(starts.size, "this mask")
         return cls(shape, stored, pointer_of(counts), starts.astype(np.int32), stops.astype(np.int32))
 
     @classmethod
@@ -78,7 +78,7 @@ class Mask:
         for chunk in chunks:
             count, start, stop = dense_runs(chunk)
             total += start.size
-            _check_count(total, "this dense mask")
+            check_count(total, "this dense mask")
             counts.append(count)
             starts.append(start)
             stops.append(stop)
@@ -111,7 +111,7 @@ class Mask:
 
     def __invert__(self) -> Mask:
         rows = self.rows
-        _check_count(self.starts.size + rows, "the complement of this mask")
+        check_count(self.starts.size + rows, "the complement of this mask")
         row = self.row_of_run()
         run = np.arange(self.starts.size)
         starts = np.zeros(run.size + rows, np.int32)
@@ -127,8 +127,7 @@ class Mask:
             return NotImplemented
         if self.shape != other.shape:
             return False
-        stored = self._common(other)
-        a, b = self.expand(stored), other.expand(stored)
+        a, b = (each.expand(self._common(other)) for each in (self, other))
         runs = ((a.pointer, b.pointer), (a.starts, b.starts), (a.stops, b.stops))
         return all(np.array_equal(mine, theirs) for mine, theirs in runs)
 
@@ -162,7 +161,7 @@ class Mask:
         flat = index.ravel()
         counts = np.diff(self.pointer)[flat]
         pointer = pointer_of(counts)
-        _check_count(int(pointer[-1]), "this mask")
+        check_count(int(pointer[-1]), "this mask")
         run = np.repeat(self.pointer[:-1][flat] - pointer[:-1], counts) + np.arange(pointer[-1])
         stored = (index.shape[0], index.shape[1], index.shape[2])
         return Mask(shape, stored, pointer, self.starts[run], self.stops[run])
@@ -353,7 +352,7 @@ def _intervals(shape: Shape, starts: Array, stops: Array) -> Mask:
     """One run a row where it is not empty: `starts` and `stops` broadcast to [b, h, q] and lie in 0..K."""
     starts, stops = np.broadcast_arrays(starts, stops)
     stored = (starts.shape[0], starts.shape[1], starts.shape[2])
-    _check_count(starts.size, "this mask")
+    check_count(starts.size, "this mask")
     starts, stops = starts.ravel().astype(np.int32, copy=False), stops.ravel().astype(np.int32, copy=False)
     kept = stops > starts
     if kept.all():
@@ -371,7 +370,7 @@ def _intersect(a: Mask, b: Mask) -> Mask:
     last = np.searchsorted(b.starts + b_base, a.stops + a_base, "left")
     overlaps = last - first
     pointer = pointer_of(overlaps)
-    _check_count(int(pointer[-1]), "the combination of these masks")
+    check_count(int(pointer[-1]), "the combination of these masks")
     of_a = np.repeat(np.arange(row.size), overlaps)
     of_b = np.repeat(first - pointer[:-1], overlaps) + np.arange(pointer[-1])
     starts, stops = np.maximum(a.starts[of_a], b.starts[of_b]), np.minimum(a.stops[of_a], b.stops[of_b])
@@ -392,7 +391,8 @@ def _check_shape(shape: Shape) -> None:
         )
 
 
-def _check_count(count: int, what: str) -> None:
+def check_count(count: int, what: str) -> None:
+    """Refuse masks that are not runs by nature."""
     if count > MAX_RUNS:
         raise MaskcliError(
             f"{what} needs {count:,} runs of keys, more than the limit of {MAX_RUNS:,}; "

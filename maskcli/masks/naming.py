@@ -17,7 +17,8 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.masks.edges import edges_of
-from maskcli.masks.kinds import KINDS, Fit, Layout
+from maskcli.masks.kinds import KINDS, Fit
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Named, Not, Spec, build, joined, kinds_in, write
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from maskcli.errors import MaskcliError
-from maskcli.masks.kinds import KINDS, Kind, Layout
+from maskcli.masks.kinds import KINDS, Kind
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 
 FILE_SUFFIXES = (".safetensors", ".npy", ".npz", ".pt", ".pth", ".bin", ".py")

@@ -9,7 +9,8 @@ import numpy as np
 
 from maskcli.arrays import Array, Shape
 from maskcli.errors import MaskcliError
-from maskcli.masks.kinds import Layout, causal, padding
+from maskcli.masks.kinds import causal, padding
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Resolve, build, kinds_in, needs, write
 from maskcli.meant.facts import Declared, Meant

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array, Shape
-from maskcli.masks.kinds import Layout
+from maskcli.masks.layout import Layout
 from maskcli.scene.by_weights import fills_only, last_weighed
 from maskcli.scene.witnesses import Padding, Witnesses
 from maskcli.tensors import Tensor

@@ -19,7 +19,8 @@ from maskcli.masks.conventions import (
     ZERO_ONE,
     attended,
 )
-from maskcli.masks.kinds import Layout, causal
+from maskcli.masks.kinds import causal
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.measure.questions import first_bad, row_chunks
 from maskcli.measure.survey import Survey, survey

@@ -10,8 +10,9 @@ from typing import TypeVar
 import numpy as np
 
 from maskcli.arrays import Array, Rows, Shape
-from maskcli.masks.kinds import Layout, causal, padding
+from maskcli.masks.kinds import causal, padding
 from maskcli.masks.kinds import documents as same_document
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Named, conjuncts, write
 from maskcli.meant.facts import Declared, Meant
@@ -131,8 +132,8 @@ class Attention(Placed):
     @cached_property
     def same_document(self) -> Mask | None:
         """Keys of the query's own packed document; None when the input shows no more than one."""
-        inside = self.past + self.shape[2] <= self.shape[3]
-        return same_document(self.layout) if inside and several(self.placement.documents) else None
+        inside = several(self.placement.documents) and self.layout.inside
+        return same_document(self.layout) if inside else None
 
     @cached_property
     def keep(self) -> Mask | None:

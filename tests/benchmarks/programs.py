@@ -75,7 +75,7 @@ LlamaConfig(**sizes).save_pretrained(sys.argv[2])
 """
 
 NAMING = f"""
-from maskcli.masks.kinds import Layout
+from maskcli.masks.layout import Layout
 from maskcli.masks.naming import name_of
 from maskcli.masks.spec import build, parse
 layout = Layout(1, {TOKENS}, {TOKENS})

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from maskcli.masks.arguments import arguments, causal_flag
 from maskcli.masks.conventions import CONVENTIONS, attended, checked_fill, written
-from maskcli.masks.kinds import Layout
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.naming import name_of
 from maskcli.masks.spec import build, parse

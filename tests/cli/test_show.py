@@ -128,7 +128,7 @@ def test_a_mask_table_is_whole_or_becomes_a_map(columns, to, length):
     import io
 
     from maskcli.inputs.texts import Shown
-    from maskcli.masks.kinds import Layout
+    from maskcli.masks.layout import Layout
     from maskcli.masks.spec import build, parse
     from maskcli.report.tables import print_shown
     from maskcli.report.terminal import console

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from maskcli.errors import MaskcliError
-from maskcli.masks.kinds import Layout
+from maskcli.masks.layout import Layout
 from maskcli.masks.spec import build, parse
 from maskcli.meant import facts
 from maskcli.meant.model_config import read_config

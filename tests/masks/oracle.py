@@ -50,3 +50,26 @@ def dense(kind, numbers, layout):
             for k in range(layout.keys):
                 out[b, :, q, k] = cell(kind, numbers, q + layout.past, q, k, layout.keys, real, documents)
     return out
+
+
+def anywhere(kind, numbers, layout):
+    """The same where positions are told one by one: the text is laid out by position, and asked there."""
+    out = np.zeros(layout.shape, bool)
+    for b in range(layout.batch):
+        at = list(layout.keys_at[b % len(layout.keys_at)])
+        queries = list(layout.queries_at[b % len(layout.queries_at)])
+        length = max([*at, *queries]) + 1
+        real, documents = [True] * length, [-1] * length
+        for k, p in enumerate(at):
+            if p >= 0:
+                others = [j for j, other in enumerate(at) if other == p and layout.real[b][j]]
+                real[p] = bool(others)
+                documents[p] = layout.documents[b][k]
+        for q, p in enumerate(queries):
+            for k, stands in enumerate(at):
+                if kind in ("padding", "cross", "causal-top-left"):
+                    out[b, :, q, k] = cell(kind, numbers, p, q, k, layout.keys, layout.real[b], None)
+                elif stands >= 0:
+                    seen = cell(kind, numbers, p, q, stands, length, real, documents)
+                    out[b, :, q, k] = seen and (kind != "combined" or layout.real[b][k])
+    return out

@@ -3,7 +3,8 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from maskcli.masks.kinds import KINDS, Layout
+from maskcli.masks.kinds import KINDS
+from maskcli.masks.layout import Layout
 
 
 @st.composite

@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from maskcli.errors import MaskcliError
-from maskcli.masks.kinds import KINDS, Layout
+from maskcli.masks.kinds import KINDS
+from maskcli.masks.layout import Layout
 from maskcli.masks.spec import Named, build
 from tests.masks import oracle
 from tests.masks.strategies import kinds, layouts
@@ -33,6 +36,66 @@ def test_no_kind_escapes_the_oracle(name, side, queries, past):
     )
     numbers = {"dilated": (4, 2)}.get(name, (3,) if KINDS[name].numbers not in ((), ("...",)) else ())
     assert np.array_equal(whole(build(Named(name, numbers), layout)), oracle.dense(name, numbers, layout))
+
+
+ORDERS = {
+    "ring buffer": [8, 9, 10, 3, 4, 5, 6, 7],
+    "zigzag": [0, 1, 14, 15, 4, 5, 10, 11],
+    "striped": [3, 7, 11, 15, 19, 23, 27, 31],
+    "paged": [12, 13, -1, -1, 0, 1, 2, 3],
+    "evicted": [0, 1, 7, 9, 30, 31, 32, 33],
+    "draft tree": [5, 6, 6, 7, 7, 7, 8, 8],
+    "backwards": [7, 6, 5, 4, 3, 2, 1, 0],
+    "empty": [-1] * 8,
+}
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("order", list(ORDERS))
+@pytest.mark.parametrize("same", [True, False])
+def test_every_kind_equals_the_oracle_whatever_order_its_keys_stand_in(name, order, same):
+    at = np.array([ORDERS[order], ORDERS["zigzag"]])[: 1 if same else 2]
+    if order == "empty" and name == "documents":
+        at[:] = ORDERS["zigzag"]
+    queries = np.stack([row[[5, 1, 4]] for row in at])
+    real = np.array([[True] * 8, [False, True, True, True, True, True, False, True]])
+    texts = np.array([[0, 0, 0, 0, 1, 1, 1, 1], [2, 2, 2, 1, 1, 1, 0, 0]])
+    layout = Layout(2, 3, 8, 1, 0, real, texts, cross=True, queries_at=queries, keys_at=at)
+    numbers = {"dilated": (4, 2)}.get(name, (3,) if KINDS[name].numbers not in ((), ("...",)) else ())
+    assert np.array_equal(whole(build(Named(name, numbers), layout)), oracle.anywhere(name, numbers, layout))
+
+
+@given(st.data())
+def test_every_kind_equals_the_oracle_at_positions_of_any_kind(data):
+    layout = data.draw(layouts())
+    batch = st.sampled_from([1, layout.batch])
+    places = st.lists(st.integers(-1, 20), min_size=layout.keys, max_size=layout.keys)
+    at = np.array(data.draw(batch.flatmap(lambda n: st.lists(places, min_size=n, max_size=n))))
+    chosen = st.lists(st.integers(0, layout.keys - 1), min_size=layout.queries, max_size=layout.queries)
+    queries = at[:, data.draw(chosen)]
+    layout = dataclasses.replace(layout, past=0, queries_at=queries, keys_at=at)
+    name, numbers = data.draw(kinds(layout))
+    assert np.array_equal(whole(build(Named(name, numbers), layout)), oracle.anywhere(name, numbers, layout))
+
+
+@given(st.data())
+def test_queries_told_one_by_one_are_the_same_as_those_behind_a_past(data):
+    layout = data.draw(layouts())
+    name, numbers = data.draw(kinds(layout))
+    at = np.arange(layout.queries)[None] + layout.past
+    told = dataclasses.replace(layout, past=0, queries_at=at)
+    assert build(Named(name, numbers), told) == build(Named(name, numbers), layout)
+    keys = np.broadcast_to(np.arange(layout.keys), (layout.batch, layout.keys))
+    told = dataclasses.replace(told, keys_at=keys)
+    assert build(Named(name, numbers), told) == build(Named(name, numbers), layout)
+
+
+def test_keys_in_two_stretches_take_two_runs_a_row():
+    rank = np.concatenate([np.arange(2**18), np.arange(3 * 2**18, 2**20)])[None]
+    layout = Layout(1, 2**19, 2**19, queries_at=rank, keys_at=rank)
+    mask = build(Named("causal"), layout)
+    assert mask.starts.size == 2**19
+    assert mask.attended == 2**19 * (2**19 + 1) // 2
 
 
 def test_the_textbook_example():

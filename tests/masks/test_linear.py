@@ -15,7 +15,8 @@ import pytest
 
 from maskcli.masks import views
 from maskcli.masks.compare import regions
-from maskcli.masks.kinds import KINDS, Layout
+from maskcli.masks.kinds import KINDS
+from maskcli.masks.layout import Layout
 from maskcli.masks.naming import name_of
 from maskcli.masks.spec import build, parse
 from tests.cli.running import ROOT

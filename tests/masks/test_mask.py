@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from maskcli.arrays import pixel_edges
 from maskcli.errors import MaskcliError
-from maskcli.masks.kinds import Layout, causal
+from maskcli.masks.kinds import causal
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import MAX_KEYS, Mask
 from maskcli.masks.spec import build, parse
 from maskcli.masks.views import blocks, picture
@@ -134,7 +135,7 @@ import numpy as np
 def peak():
     # Not ru_maxrss: a child process inherits that of its parent.
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
-from maskcli.masks.kinds import Layout
+from maskcli.masks.layout import Layout
 from maskcli.masks.spec import build, parse
 from maskcli.masks.views import blocks, picture
 n = 2**20

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskcli.masks.kinds import Layout
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.naming import name_of
 from maskcli.masks.spec import build, parse

@@ -9,7 +9,8 @@ import maskcli
 from maskcli.errors import MaskcliError
 from maskcli.masks.arguments import arguments
 from maskcli.masks.conventions import CONVENTIONS, Convention, Values
-from maskcli.masks.kinds import KINDS, Fit, Kind, Layout
+from maskcli.masks.kinds import KINDS, Fit, Kind
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.naming import name_of
 from maskcli.masks.spec import axes, build, parse, write

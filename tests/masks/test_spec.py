@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskcli.errors import MaskcliError
-from maskcli.masks.kinds import KINDS, Layout
+from maskcli.masks.kinds import KINDS
+from maskcli.masks.layout import Layout
 from maskcli.masks.spec import File, Joined, Named, Not, axes, build, kinds_in, needs, parse, write
 
 LAYOUT = Layout(

@@ -12,7 +12,8 @@ from maskcli.diagnostics.rule import NOT_WEIGHTS, for_each, masks, rule
 from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.diagnostics.verdicts.verdict import LEAK, Kind
 from maskcli.diagnostics.words import listed
-from maskcli.masks.kinds import Layout, causal
+from maskcli.masks.kinds import causal
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.measure.passes import measure
 from maskcli.scene.scene import Attention, Saved, Scene

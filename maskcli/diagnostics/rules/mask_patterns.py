@@ -13,9 +13,10 @@ from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.hits import Hit, fold_by
 from maskcli.diagnostics.words import told
-from maskcli.masks.kinds import Layout
 from maskcli.masks.kinds import causal as causal_over
 from maskcli.masks.kinds import padding as padding_over
+from maskcli.masks.kinds import window
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Joined, Named, Spec, build, conjuncts, kinds_in, names_files, needs, write
 from maskcli.meant.facts import Meant
@@ -103,7 +104,7 @@ def _diagonal_step(saved: Saved) -> int:
         return 0
     keep = saved.given.keep & _real(saved)
     step = 1 if (_own_keys(layout) & keep).attended else -1
-    if step > 0 and not (_own_keys(replace(layout, past=layout.past + 1)) & keep).attended:
+    if step > 0 and not (_own_keys(layout.moved(1)) & keep).attended:
         return 0
     return step if any(_is_shifted(saved, spec, step) for spec in _meant(saved)) else 0
 
@@ -123,7 +124,7 @@ def _is_shifted(saved: Saved, spec: Spec, step: int) -> bool:
     if not _is_causal(saved, meant) or _is_in_order(saved, meant, step):
         return False
     # As if each query stood one key further, with the far end of its window moved along or not.
-    moved = _all_of(rest, replace(layout, past=layout.past + step))
+    moved = _all_of(rest, layout.moved(step))
     if moved is None:
         return False
     kept_end = moved | meant if step > 0 else moved & meant
@@ -259,10 +260,7 @@ def _meant(saved: Saved) -> tuple[Spec, ...]:
 
 def _built(spec: Spec, layout: Layout) -> Mask | None:
     """The mask of a spec, None when what it needs is not known."""
-    known = {
-        "padding": layout.real is not None,
-        "documents": layout.documents is not None and layout.queries + layout.past <= layout.keys,
-    }
+    known = {"padding": layout.real is not None, "documents": layout.documents is not None and layout.inside}
     if names_files(spec) or not all(known.get(need, False) for need in needs(spec)):
         return None
     return build(spec, layout)
@@ -300,7 +298,7 @@ def _with_keys(keep: Mask) -> Mask:
 
 def _own_keys(layout: Layout) -> Mask:
     """The cell of each query and its own key."""
-    return Mask.from_intervals(layout.shape, layout.positions, layout.positions + 1)
+    return window(layout, 0)
 
 
 def _columns(shape: tuple[int, int, int, int], keys: Array) -> Mask:

@@ -12,7 +12,8 @@ from maskcli.diagnostics.needs import PADDED
 from maskcli.diagnostics.rule import for_each, rule, sides
 from maskcli.diagnostics.rules.hits import at_keys, at_queries
 from maskcli.diagnostics.words import told, told_items
-from maskcli.masks.kinds import Layout, documents
+from maskcli.masks.kinds import documents
+from maskcli.masks.layout import Layout
 from maskcli.masks.spec import kinds_in
 from maskcli.measure.passes import measure
 from maskcli.scene.scene import Attention, Saved, Scene

@@ -16,8 +16,7 @@ from maskcli.diagnostics.rules.leaks import hit_of
 from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.diagnostics.verdicts.leaks import without
 from maskcli.diagnostics.verdicts.verdict import Kind
-from maskcli.masks.kinds import causal_top_left, sliding
-from maskcli.masks.mask import Mask
+from maskcli.masks.kinds import causal_top_left, sliding, window
 from maskcli.measure.passes import measure
 from maskcli.scene.scene import Attention, Scene
 
@@ -263,8 +262,7 @@ def _strict(attention: Attention) -> Rows | None:
 
 def _diagonal(attention: Attention) -> Array:
     """Each query's weight on itself, [B, H, Q]."""
-    positions = attention.layout.positions
-    own = Mask.from_intervals(attention.shape, positions, positions + 1)
+    own = window(attention.layout, 0)
     return measure(attention.tensor, attention.shape, {"own": ~own}).mass["own"]
 
 

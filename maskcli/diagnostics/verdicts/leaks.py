@@ -10,7 +10,7 @@ import numpy as np
 from maskcli.arrays import Array, Rows
 from maskcli.diagnostics.verdicts.soft import soft
 from maskcli.diagnostics.verdicts.verdict import EXACTLY, LEAK, LEAK_FLOOR, LEAK_OF_EVEN, Kind, Verdict
-from maskcli.masks.kinds import causal_top_left, sliding
+from maskcli.masks.kinds import causal, causal_top_left, sliding
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Joined, Named, Spec, build, conjuncts, names_files
 from maskcli.measure.passes import measure
@@ -151,11 +151,10 @@ def _targets(attention: Attention, leaking: Leaking) -> list[Verdict]:
 def _future(attention: Attention, rows: Rows) -> Verdict:
     """A leak into the future: shifted when nothing but the key right behind each query gets any of it."""
     mass = attention.measured.mass["future"]
-    stops = attention.layout.positions + 2
-    if (attention.rows(stops < attention.shape[3]) & rows).any():
-        one_more = Mask.from_intervals(attention.shape, np.zeros(1, np.int64), stops)
-        if _obeys(attention, one_more, rows):
-            return Verdict(Kind.SHIFTED, rows, mass, attention.causal)
+    one_more = causal(attention.layout.moved(1))
+    shows = attention.rows(one_more.keys_per_query < attention.shape[3]) & rows
+    if shows.any() and _obeys(attention, one_more, rows):
+        return Verdict(Kind.SHIFTED, rows, mass, attention.causal)
     return Verdict(Kind.FUTURE, rows, mass, attention.causal)
 
 

@@ -1,0 +1,94 @@
+"""Layout: what a kind of mask may know about the input: sizes, positions, padding, documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
+
+import numpy as np
+
+from maskcli.arrays import Array, Shape
+from maskcli.masks.gather import gather, scatter
+from maskcli.masks.mask import Mask
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a kind may know about the input.
+
+    `real` bool [B, K] says which keys are real tokens, `documents` int [B, K] which packed document each key
+    belongs to; None when nothing tells. `cross` says that keys come from another sequence than queries.
+    `origin` int [B] is the position of key 0 counted from the first real token, for a cache that no longer
+    holds that token; None: `real` tells.
+
+    Query q stands at position q + `past` and key k at position k, unless they are told one by one:
+    `queries_at` int [b, Q] and `keys_at` int [b, K], -1 for a slot without a token; b is 1 or B.
+    """
+
+    batch: int
+    queries: int
+    keys: int
+    heads: int = 1
+    past: int = 0
+    real: Array | None = None
+    documents: Array | None = None
+    cross: bool = False
+    origin: Array | None = None
+    queries_at: Array | None = None
+    keys_at: Array | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """[B, H, Q, K]."""
+        return self.batch, self.heads, self.queries, self.keys
+
+    @property
+    def positions(self) -> Array:
+        """The position of every query, int64 [1, 1, Q], or [B, 1, Q] where items differ."""
+        if self.queries_at is not None:
+            return self.queries_at[:, None].astype(np.int64)
+        return (np.arange(self.queries) + self.past).reshape(1, 1, -1)
+
+    @property
+    def inside(self) -> bool:
+        """Whether every query stands where a key does."""
+        if self.keys_at is None:
+            return int(self.positions.max(initial=-1)) < self.keys
+        items = max(len(self.keys_at), len(self.positions))
+        keys, queries = (
+            np.broadcast_to(at, (items, at.shape[1])) for at in (self.keys_at, self.positions[:, 0])
+        )
+        return all(np.isin(mine, theirs).all() for mine, theirs in zip(queries, keys, strict=True))
+
+    def moved(self, step: int) -> Layout:
+        """The same with every query so many positions further."""
+        if self.queries_at is None:
+            return replace(self, past=self.past + step)
+        return replace(self, queries_at=self.queries_at + step)
+
+    @property
+    def by_position(self) -> Layout:
+        """The same queries over one key for every position, up to the last that is told."""
+        assert self.keys_at is not None
+        at = self.keys_at
+        last = max(int(at.max(initial=-1)), int(self.positions.max(initial=-1)))
+        real, texts = self.real, self.documents
+        if real is not None:
+            # Where padding and a token share a position, the token counts.
+            real = ~scatter(~real, at, last + 1, False) | scatter(real, at, last + 1, False)
+        if texts is not None:
+            texts = scatter(texts, at, last + 1, -1)
+        return replace(self, keys=last + 1, keys_at=None, real=real, documents=texts)
+
+
+def at_positions(build: Callable[..., Mask]) -> Callable[..., Mask]:
+    """A kind that speaks of positions, over keys that stand anywhere."""
+
+    @wraps(build)
+    def built(layout: Layout, *numbers: int) -> Mask:
+        if layout.keys_at is None:
+            return build(layout, *numbers)
+        return gather(build(layout.by_position, *numbers), layout.keys_at, layout.shape)
+
+    return built
