@@ -19,7 +19,7 @@ from maskcli.meant.facts import Declared, from_metadata
 from maskcli.scene.assemble import build_scenes
 from maskcli.scene.scene import Scene
 from maskcli.tensors import TensorFile
-from maskcli.tensors.roles import Roled, roles_of
+from maskcli.tensors.roles import Roled, role_by_name, roles_of
 
 # Token texts quoted with a finding.
 QUOTED = 3
@@ -106,13 +106,14 @@ def diagnose(
     codes are reported (None: all), though the others still explain what they explain.
     """
     facts = (declared or Declared()).over(from_metadata(file.metadata, file.path)).with_model()
-    scenes = build_scenes(file.path, roles_of(file) if roled is None else roled, facts, resolve)
+    roled = roles_of(file) if roled is None else roled
+    scenes = build_scenes(file.path, roled, facts, resolve)
     outcomes = [_check(scene) for scene in scenes]
     chosen = [rule for rule in catalogue.RULES if rules is None or rule.code in rules]
     codes = {rule.code for rule in chosen}
 
     findings = [finding for outcome in outcomes for finding in _findings(outcome, codes, token)]
-    unfit = {name: why for scene in scenes for name, why in scene.unfit.items()}
+    unfit = _refused(roled) | {name: why for scene in scenes for name, why in scene.unfit.items()}
     checked = {name: role for scene in scenes for name, role in _checked(scene) if name not in unfit}
     return Report(
         findings=tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.tensors))),
@@ -179,6 +180,12 @@ def _ask(rule: Rule, outcome: _Outcome) -> None:
         outcome.needs[rule.code] = tuple(dict.fromkeys(asked))
     else:
         outcome.decided.add(rule.code)
+
+
+def _refused(tensors: tuple[Roled, ...]) -> dict[str, str]:
+    """Tensors that are named for a role and cannot be read, and why."""
+    named = (each.tensor for each in tensors if each.role is None and role_by_name(each.tensor.name)[0])
+    return {tensor.name: tensor.refusal for tensor in named if tensor.refusal is not None}
 
 
 def _decided(outcomes: list[_Outcome]) -> set[str]:

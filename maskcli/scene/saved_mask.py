@@ -31,6 +31,8 @@ from maskcli.tensors.axes import token_rows
 MANY_VALUES = 16
 # An additive value below this is a fill, in a padding mask that holds nothing but 0 and one fill.
 TINY = 1e-30
+# What ~ makes of integers 0 and 1, and of a mask of ones alone; signed, and in eight bits without a sign.
+NEGATED = ({-2.0, -1.0}, {-2.0}, {254.0, 255.0}, {254.0})
 # Booleans hold nothing else; they are not read to find out.
 BOTH = Survey((False, True), 0.0, 1.0, 0, 0, 0, None)
 
@@ -131,14 +133,28 @@ def padding_convention(tensor: Tensor) -> tuple[str, str]:
 
 
 def read_padding(roled: Roled, declared: str | None) -> Array | None:
-    """A padding mask as bool [B, K], True = real; None for others. `declared` counts where its type fits."""
+    """A padding mask as bool [B, K], True = real; None for others. `declared` counts where its type fits.
+
+    One that was negated as integers keeps every token, and says nothing of which are real.
+    """
     values = token_rows(roled.tensor)
-    if values is None:
+    if values is None or _only_negated(values):
         return None
     convention = padding_convention(roled.tensor)[0]
     if declared is not None and CONVENTIONS[declared].values.kind == values.dtype.kind:
         convention = declared
     return attended(values, convention, min(float(np.min(values)) / 2, -TINY))
+
+
+def is_negated(values: tuple[float, ...] | None) -> bool:
+    """Whether the distinct values of a mask are those that ~ makes of integers."""
+    return values is not None and set(values) in NEGATED
+
+
+def _only_negated(values: Array) -> bool:
+    """Whether a padding mask holds what ~ makes of integers; only odd ones are looked at closely."""
+    first = values.flat[0] if values.size else 0
+    return first in (-2, -1, 254, 255) and is_negated(tuple(np.unique(values).astype(float)))
 
 
 def _says_padding(tensor: Tensor) -> bool:

@@ -25,6 +25,7 @@ SAMPLE_ELEMENTS = 4 * 1024 * 1024
 SUM_TOLERANCE = 0.05
 # A value at or below this is no score but the fill of an additive mask.
 FILL = -1e3
+UNREAD = "it cannot be read"
 UNTOLD = "neither its name nor its shape tells"
 
 
@@ -148,7 +149,7 @@ def roles_of(file: TensorFile) -> tuple[Roled, ...]:
 def role_of(tensor: Tensor) -> Roled:
     """The role of one tensor; only when name and shape do not tell are some of its rows read."""
     name = _taken_apart(tensor.name)
-    role, why = _role(tensor, name)
+    role, why = _role(tensor, name) if tensor.refusal is None else (None, UNREAD)
     return Roled(tensor, role, why, name.group, name.kind, name.layer)
 
 

@@ -36,6 +36,15 @@ class Tensor:
     storage: Storage | Refused = field(repr=False)
 
     @property
+    def refusal(self) -> str | None:
+        """Why nothing of it can be read, in one sentence; None when it can."""
+        if isinstance(self.storage, Refused):
+            return self.storage.reason
+        known = DTYPES.get(self.dtype)
+        readable = known is not None and known.raw is not None
+        return None if readable else unreadable(self.name, self.dtype)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the elements as they are stored."""
         known = DTYPES.get(self.dtype)

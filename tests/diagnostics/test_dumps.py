@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from maskcli.diagnostics.diagnose import diagnose
+from maskcli.tensors import open_tensors
 from tests.diagnostics import zoo
 from tests.diagnostics.attention import causal, layers, loud, padding, report, the, weights
 
@@ -236,3 +238,18 @@ def test_padding_queries_that_fall_through_a_finite_fill(fall):
         np.triu(np.ones((12, 12), bool), 1) | np.eye(12, dtype=bool),
     ):
         assert loud(report(layers(SHAPE, keep), "causal")) != []
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fnuz], ids=str)
+@pytest.mark.parametrize("name", ["mask", "attn_mask", "attention_mask", "labels", "attentions.1"])
+def test_a_tensor_that_cannot_be_read_leaves_the_rest_of_the_file(dtype, name, tmp_path):
+    good = torch.softmax(torch.randn(1, 2, 7, 7), -1)
+    path = tmp_path / "run.pt"
+    torch.save(
+        {name: torch.zeros(3, 7).to(dtype), "attentions.0": good, "freqs_cis": torch.zeros(3, 7).to(dtype)},
+        path,
+    )
+    found = diagnose(open_tensors(str(path)))
+    assert found.checked == ("attentions.0",)
+    assert list(found.unfit) == [name]
+    assert str(dtype).removeprefix("torch.") in found.unfit[name]

@@ -368,6 +368,21 @@ def test_an_end_masked_by_its_id_in_one_sample_and_in_every_turn():
     assert finding.evidence == {"unsupervised_ends": 1, "supervised_ends": 2}
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("shift", [0, 1])
+def test_ends_that_a_mask_made_by_id_hides_are_real_all_the_same(shape, side, shift):
+    """No text of the batch ends in another token, not the longest either: the first of a trailing run is the end."""
+    batch = Batch(shape, side, EOS)
+    arrays = batch.arrays(batch.answer & (batch.ids != EOS), shift)
+    arrays["attention_mask"] = (batch.ids != EOS).astype(int)
+    for declared in ({"eos_ids": (EOS,), "pad_id": EOS}, {"eos_ids": (EOS,)}):
+        finding = only(report(arrays, **declared), "MSK501")
+        assert finding.evidence["unsupervised_ends"] == len(batch.ids)
+    taught = batch.arrays(batch.answer, shift) | {"attention_mask": arrays["attention_mask"]}
+    assert "MSK501" not in loud(report(taught, eos_ids=(EOS,), pad_id=EOS))
+
+
 def test_an_end_that_the_mask_calls_padding_is_none():
     batch = Batch((3, 12), "right", EOS)
     batch.ids[2, -1] = 99

@@ -212,6 +212,59 @@ def test_positions_in_sixteen_bits(kind, exact, begin, back):
     assert loud(report(ones)) == ["MSK408"]
 
 
+def summed(kind, length, left, moved, sequential):
+    """What a cumulative sum of a padding mask comes to in a type, less 1; `moved` is added as whole numbers."""
+    ones = (torch.arange(length + left) >= left).to(kind)
+    total = ones.cumsum(0)
+    if sequential:
+        # One step after the other in the type itself, as an accelerator's scan may do it.
+        total, steps = torch.zeros((), dtype=kind), []
+        for one in ones:
+            total = total + one
+            steps.append(total)
+        total = torch.stack(steps)
+    return torch.where(ones == 1, total - 1 if moved is None else total, 0), ones, moved
+
+
+@pytest.mark.parametrize(("kind", "exact"), [("bfloat16", 256), ("float16", 2048)])
+@pytest.mark.parametrize("left", [0, 3])
+@pytest.mark.parametrize("moved", [None, -1, 1])
+@pytest.mark.parametrize("sequential", [False, True])
+def test_positions_summed_in_sixteen_bits(kind, exact, left, moved, sequential):
+    total, ones, _ = summed(DTYPES[kind], exact + 100, left, moved, sequential)
+    backs = [torch.int64, torch.float32] + ([None] if moved is None else [])
+    for back in backs:
+        positions = (total if back is None else total.to(back) + (moved or 0))[None].clamp(min=0)
+        arrays = {"position_ids": positions, "attention_mask": ones.long()[None]}
+        found = report(arrays)
+        assert loud(found) == ["MSK408"]
+        assert kind in the(found, "MSK408").message
+        ((start, stop),) = the(found, "MSK408").where.keys
+        assert (abs(start - left - exact) <= 2, stop) == (True, exact + 100 + left)
+        assert ("stop growing" in the(found, "MSK408").message) == sequential
+
+
+def test_positions_that_do_not_grow_over_padding():
+    """A cumulative sum of the mask stays at the last token's position over the padding on the right."""
+    for length, pads in ((256, 60), (2048, 60), (255, 60), (257, 3), (300, 200)):
+        mask = (torch.arange(length + pads) < length).long()[None]
+        positions = mask.cumsum(1) - 1
+        assert loud(report({"position_ids": positions, "attention_mask": mask})) == []
+        padded = torch.where(mask == 1, torch.arange(length + pads) + 5, 0)
+        assert loud(report({"position_ids": positions, "input_ids": padded})) == []
+        assert loud(report({"position_ids": positions, "input_ids": padded}, pad_id=0)) == []
+        assert loud(report({"position_ids": positions})) == []
+
+
+def test_positions_that_do_not_grow_over_words():
+    positions = torch.arange(400).clamp(max=255)[None]
+    for other in ({"input_ids": torch.arange(5, 405)[None]}, {"attention_mask": torch.ones(1, 400).long()}):
+        assert loud(report({"position_ids": positions, **other})) == ["MSK408"]
+    assert loud(report({"position_ids": positions.expand(3, -1)})) == ["MSK408"]
+    alone = report({"position_ids": positions})
+    assert (alone.findings, "MSK408" in {skip.code for skip in alone.skipped}) == ((), True)
+
+
 @pytest.mark.parametrize("lengths", [(300, 280), (900, 20, 600)])
 def test_packed_positions_in_sixteen_bits(lengths):
     true = np.concatenate([np.arange(n) for n in lengths])

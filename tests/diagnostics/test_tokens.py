@@ -61,6 +61,87 @@ def test_a_finished_answer_whose_eos_is_the_pad_token():
     assert report({"input_ids": numbers, "attention_mask": right}, pad_id=2, eos_ids=(2,)).findings == ()
 
 
+def test_right_padding_under_a_mask_of_ones_with_ignored_labels_is_a_note_in_training():
+    """Labels that ask for the text itself are those of a causal model, whose text never sees what is behind it."""
+    real = padding(SHAPE, "right")
+    numbers = ids(real)
+    arrays = {"input_ids": numbers, "attention_mask": mask(np.ones_like(real))}
+    labels = torch.where(torch.from_numpy(real), numbers, -100)
+    for extra in ({"labels": labels}, {"labels": torch.cat([labels[:, 1:], torch.full((3, 1), -100)], 1)}):
+        found = report(arrays | extra, pad_id=0)
+        assert [f.severity for f in found.findings if f.code == "MSK401"] == ["note"]
+    # An encoder, labels on the padding, padding on the left, and labels of another text are no such thing.
+    sick = [
+        report(arrays | {"labels": labels}, pad_id=0, expect="full"),
+        report(arrays | {"labels": numbers}, pad_id=0),
+        report(arrays | {"labels": torch.where(labels == -100, -100, labels + 40)}, pad_id=0),
+    ]
+    left = padding(SHAPE, "left")
+    numbers = ids(left)
+    ones = mask(np.ones_like(left))
+    labels = torch.where(torch.from_numpy(left), numbers, -100)
+    sick.append(report({"input_ids": numbers, "attention_mask": ones, "labels": labels}, pad_id=0))
+    assert all("MSK401" in loud(found) for found in sick)
+
+
+# A decoder's mask. Its ids are the labels, moved one place behind a start token.
+
+LABELS = torch.tensor([[5, 6, 7, 8, 1, -100, -100], [9, 10, 11, 12, 13, 14, 1], [9, 10, 1, *[-100] * 4]])
+
+
+def decoder(start, pad=0):
+    shifted = torch.cat([torch.full((3, 1), start), LABELS[:, :-1]], 1)
+    return {
+        "input_ids": torch.tensor([[20, 21, 22, 1], [20, 21, 1, pad], [24, 1, pad, pad]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]),
+        "decoder_input_ids": shifted.masked_fill(shifted == -100, pad),
+        "decoder_attention_mask": (LABELS != -100).long(),
+    }
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_a_decoder_mask_may_hide_what_no_label_asks_for(start):
+    """Made of the labels, it hides the end token behind each text: nothing is asked for there."""
+    arrays = decoder(start)
+    for extra in ({}, {"labels": LABELS}):
+        assert loud(report(arrays | extra, pad_id=0)) == []
+    for row, stop in ((1, 5), (0, 3)):
+        holed = arrays["decoder_attention_mask"].clone()
+        holed[row, stop:] = 0
+        sick = arrays | {"decoder_attention_mask": holed, "labels": LABELS}
+        found = report(sick, pad_id=0)
+        assert loud(found) == ["MSK402"]
+        assert the(found, "MSK402").where.batch == (row,)
+        assert the(found, "MSK402").where.keys[0][0] == stop
+
+
+# Masks negated as integers
+
+NEGATED = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+
+
+@pytest.mark.parametrize("dtype", NEGATED, ids=str)
+@pytest.mark.parametrize("side", ["left", "right", "none"])
+@pytest.mark.parametrize("name", ["attention_mask", "key_padding_mask", "padding_mask"])
+def test_a_padding_mask_negated_as_integers(dtype, side, name):
+    real = np.ones((3, 12), bool) if side == "none" else padding(SHAPE, side)
+    right = mask(real).to(dtype)
+    keep = real[:, None, None]
+    for extra in ({}, {"input_ids": ids(real)}, layers(SHAPE, keep), layers(SHAPE, np.ones_like(keep))):
+        for declared in ({}, {"pad_id": 0}):
+            assert loud(report({name: ~right, **extra}, **declared)) == ["MSK107"]
+        assert "MSK107" not in loud(report({name: right, **extra}))
+    found = report({name: (~right).float()})
+    assert loud(found) == ["MSK107"]
+    assert the(found, "MSK107").tensors == (name,)
+
+
+@pytest.mark.parametrize("values", [(0, 255), (0, -1), (1, 2), (0, 254), (-1, 1)])
+def test_other_integers_of_a_padding_mask_are_not_negated(values):
+    numbers = torch.tensor(values)[mask(padding(SHAPE, "right"))]
+    assert "MSK107" not in loud(report({"attention_mask": numbers}))
+
+
 # Padding for generation
 
 

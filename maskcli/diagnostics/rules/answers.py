@@ -14,6 +14,7 @@ from maskcli.diagnostics.rules.hits import found_at
 from maskcli.diagnostics.supervision import UNKNOWN_IDS, Reading, later, readings, texts
 from maskcli.diagnostics.words import few
 from maskcli.meant.facts import Declared
+from maskcli.padding import edge_padding
 from maskcli.scene.scene import Scene
 
 
@@ -40,10 +41,22 @@ def eos_not_supervised(text: Reading, scene: Scene) -> Found | None:
         missed,
         f"the end token (id {few(text.ids[missed])}) behind a supervised answer has an ignored label at "
         "{}: the model is never taught to stop there",
-        "ignore labels where attention_mask is 0, not where ids == pad_id; or give padding a token of its "
-        "own",
+        _fix_of_ends(text, missed),
         unsupervised_ends=int(missed.sum()),
         supervised_ends=int(text.asks_for(declared.eos_ids).sum()),
+    )
+
+
+def _fix_of_ends(text: Reading, missed: Array) -> str:
+    """What to do about ends without a label; those that the mask hides too may be padding after all."""
+    real = text.tokens.real
+    if real is not None and (missed & ~real).any():
+        return (
+            "make attention_mask and labels before padding, not by ids != pad_id, or give padding a token of "
+            "its own; where texts do not end in this token, append it"
+        )
+    return (
+        "ignore labels where attention_mask is 0, not where ids == pad_id; or give padding a token of its own"
     )
 
 
@@ -178,7 +191,27 @@ def _untaught_ends(text: Reading, declared: Declared) -> Array:
     """Real end tokens [B, L] that no label asks for, directly behind a token that one does."""
     eos = np.isin(text.ids, declared.eos_ids)
     ends = eos & later(text.taught & ~eos, 1) & ~text.taught & ~_beginnings(text, declared)
-    return ends if text.tokens.real is None else ends & text.tokens.real
+    real = text.tokens.real
+    if real is None:
+        return ends
+    return ends & (real | _ends_masked_by_id(text, real, declared))
+
+
+def _ends_masked_by_id(text: Reading, real: Array, declared: Declared) -> Array:
+    """The first of each trailing run of the end's id, bool [B, L], where the mask hides that id everywhere.
+
+    Padding of that id is behind all of them unless some row is so long that it ends in another: the longest
+    text of a batch needs no padding, so its last token is its end.
+    """
+    none = np.zeros(real.shape, bool)
+    last = np.unique(text.ids[:, -1])
+    end, known = int(last[0]), (None, *declared.eos_ids)
+    if len(last) > 1 or end not in declared.eos_ids or declared.pad_id not in known:
+        return none
+    if (real & (text.ids == end)).any():
+        return none
+    first: Array = edge_padding(text.ids, end, (), (end,)) & (text.ids == end) & ~real
+    return first
 
 
 def _beginnings(text: Reading, declared: Declared) -> Array:

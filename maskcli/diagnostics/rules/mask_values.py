@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 
 from maskcli.diagnostics.finding import Found, Where
@@ -10,8 +13,10 @@ from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.diagnostics.verdicts.verdict import Kind
 from maskcli.masks.conventions import LOWEST, WEAKEST
 from maskcli.masks.mask import Mask
-from maskcli.scene.saved_mask import Given
+from maskcli.measure.survey import survey
+from maskcli.scene.saved_mask import MANY_VALUES, Given, is_negated
 from maskcli.scene.scene import Saved, Scene
+from maskcli.tensors import Tensor
 from maskcli.tensors.axes import cell_of
 
 # -1e4 and what float16 and bfloat16 make of it: a mask unless a whole row is masked or scores are of that
@@ -168,9 +173,24 @@ def nan_mask(saved: Saved, scene: Scene) -> Found | None:
     )
 
 
-@rule("MSK107", "negated-integer-mask", "error", needs=("mask",))
-@for_each(masks)
-def negated_integer_mask(saved: Saved, scene: Scene) -> Found | None:
+class _Values(NamedTuple):
+    """The tensor of a mask or a padding mask, and its distinct values in order; None when they are many."""
+
+    tensor: Tensor
+    values: tuple[float, ...] | None
+
+
+def _values(scene: Scene) -> Iterator[_Values]:
+    for saved in scene.masks:
+        yield _Values(saved.given.tensor, saved.given.values)
+    for roled in scene.tensors:
+        if roled.role == "padding_mask":
+            yield _Values(roled.tensor, survey(roled.tensor, MANY_VALUES).distinct)
+
+
+@rule("MSK107", "negated-integer-mask", "error", needs=(("mask", "padding_mask"),))
+@for_each(_values)
+def negated_integer_mask(mask: _Values, scene: Scene) -> Found | None:
     """An integer mask was negated with ~, which gives -1 and -2 (or 255 and 254), all of them true.
 
     `~` on integers flips bits: 1 becomes -2, 0 becomes -1. Both count as True, so the mask keeps everything.
@@ -179,19 +199,15 @@ def negated_integer_mask(saved: Saved, scene: Scene) -> Found | None:
 
     Fix: `attention_mask == 0`, or `~attention_mask.bool()`.
     """
-    tensor = saved.given.tensor
-    if not tensor.dtype.startswith(("int", "uint")) or not saved.given.values:
+    if not is_negated(mask.values):
         return None
-    top = 2 ** int(tensor.dtype.removeprefix("uint")) if tensor.dtype.startswith("uint") else 0
-    values = sorted(int(value) for value in saved.given.values)
-    if values != [top - 2, top - 1]:
-        return None
+    told = " and ".join(f"{value:.0f}" for value in mask.values or ())
+    both = "both count" if len(mask.values or ()) > 1 else "that counts"
     return Found(
-        (tensor.name,),
-        f"an integer mask holds only {values[0]} and {values[1]}: ~ was applied to integers, and both count "
-        "as True",
+        (mask.tensor.name,),
+        f"an integer mask holds only {told}: ~ was applied to integers, and {both} as True",
         "negate booleans: mask == 0, or ~mask.bool()",
-        evidence={"values": f"{values[0]} and {values[1]}"},
+        evidence={"values": told},
     )
 
 

@@ -265,14 +265,14 @@ def _token_counts(scene: Scene, roled: Roled) -> set[int]:
 
 @rule("MSK408", "imprecise-positions", "error", needs=("position_ids",))
 @for_each(sides)
-def imprecise_positions(tokens: Tokens, scene: Scene) -> Found | None:
+def imprecise_positions(tokens: Tokens, scene: Scene) -> Found | Undecided | None:
     """Positions went through bfloat16 or float16, which cannot hold every whole number past 256 or 2048.
 
-    From there on neighbours share a position, and later ones jump by 2, 4, 8: the order of the tokens is
-    lost. Nothing shows on short texts.
+    From there on neighbours share a position, and later ones jump by 2, 4, 8; a sum of ones stops growing
+    altogether. The order of the tokens is lost, and nothing shows on short texts.
 
-    In code: `torch.arange(length, dtype=torch.bfloat16)`, or `model.to(torch.bfloat16)` on a buffer of
-    positions.
+    In code: `torch.arange(length, dtype=torch.bfloat16)`, `mask.cumsum(-1)` of a mask in bfloat16, or
+    `model.to(torch.bfloat16)` on a buffer of positions.
 
     Fix: count in int64, and compute the angles of rotary positions in float32.
     """
@@ -280,53 +280,99 @@ def imprecise_positions(tokens: Tokens, scene: Scene) -> Found | None:
         return None
     name = tokens.name("position_ids")
     dtype = _named(scene, name).tensor.dtype
-    lossy = _lossy(tokens.positions, dtype)
+    lossy = _lossy(tokens, dtype, scene)
     if lossy is None:
         return None
 
     kind, flags = lossy
     item = int(flags.any(axis=1).argmax())
-    at = int(flags[item].argmax())
-    shown = ", ".join(f"{value:.0f}" for value in tokens.positions[item, at : at + 6])
+    shown = tokens.positions[item, flags[item]][:6]
+    if _may_be_padding(tokens, flags, scene) and kind != dtype:
+        return Undecided(f"attention_mask (positions stay at {shown[0]:.0f}, over padding or in {kind})")
+
     verb = "is" if kind == dtype else "was"
+    stuck = ""
+    if (shown == shown[0]).all():
+        stuck = f": they stop growing, as a sum of ones in {kind} does"
+        stuck += "" if kind == dtype else " (or were clamped there)"
     return Found(
         (name,),
-        f"{name!r} {verb} {kind}, which is exact up to {EXACT[kind]}: from key {at} of sample {item} on the "
-        f"positions are {shown}",
-        "count positions in int64 (torch.arange(length)), and convert to float32 where angles are computed",
+        f"{name!r} {verb} {kind}, which is exact up to {EXACT[kind]}: from key {int(flags[item].argmax())} "
+        f"of sample {item} on the positions are {', '.join(f'{value:.0f}' for value in shown)}{stuck}",
+        "count positions in int64 (torch.arange(length), mask.long().cumsum(-1) - 1), and convert to float32 "
+        "where angles are computed",
         at_keys(flags),
         {"highest": int(np.nanmax(tokens.positions)), "exact_up_to": EXACT[kind]},
     )
 
 
-def _lossy(positions: Array, dtype: str) -> tuple[str, Array] | None:
+def _may_be_padding(tokens: Tokens, flags: Array, scene: Scene) -> bool:
+    """Whether flagged positions [B, L] that do not grow can be those of padding behind a text."""
+    assert tokens.positions is not None
+    if tokens.known_real(scene.declared) is not None:
+        return False
+    alike = (tokens.positions, tokens.ids)
+    one_each = all(rows is None or _one_value_each(rows, flags) for rows in alike)
+    # Texts of a batch that all end at one place are no coincidence.
+    return one_each and (len(flags) == 1 or bool((flags != flags[0]).any()))
+
+
+def _one_value_each(rows: Array, flags: Array) -> bool:
+    """Whether the flagged part of each row holds one value."""
+    return all(len(np.unique(row[part])) < 2 for row, part in zip(rows, flags, strict=True))
+
+
+def _lossy(tokens: Tokens, dtype: str, scene: Scene) -> tuple[str, Array] | None:
     """Which type rounded the positions and where [B, L]; None when none did, or they are no whole numbers."""
+    positions = tokens.positions
+    assert positions is not None
     whole = np.isfinite(positions).all() and (positions == np.floor(positions)).all()
     if not whole or (positions < 0).any():
         return None
-    if dtype in EXACT:
+    if dtype in EXACT and (positions > EXACT[dtype]).any():
         past = np.any(positions > EXACT[dtype], axis=1)
-        return (dtype, (positions >= EXACT[dtype]) & past[:, None]) if past.any() else None
-    rows = list(zip(positions, restarts(positions, None), strict=True))
-    for kind in SIGNIFICANT_BITS:
-        rounded = np.stack([_rounded_texts(row, text, kind) for row, text in rows])
+        return dtype, (positions >= EXACT[dtype]) & past[:, None]
+
+    known = tokens.known_real(scene.declared)
+    real = np.ones(positions.shape, bool) if known is None else known
+    rows = list(zip(positions, restarts(positions, known), real, strict=True))
+    for kind in (dtype,) if dtype in EXACT else SIGNIFICANT_BITS:
+        rounded = np.stack([_rounded_texts(*row, kind) for row in rows])
         if rounded.any():
             return kind, rounded
     return None
 
 
-def _rounded_texts(row: Array, texts: Array, kind: str) -> Array:
-    """Positions [L] past the exact ones in a text that is, to the last value, a rounded run of numbers."""
+def _rounded_texts(row: Array, texts: Array, real: Array, kind: str) -> Array:
+    """Positions [L] of real tokens past the exact ones, of texts whose numbers a type rounded or added up."""
     flags = np.zeros(row.shape, bool)
-    if row.max(initial=0) <= EXACT[kind]:
+    bits = SIGNIFICANT_BITS[kind]
+    if row.max(initial=0) < EXACT[kind] - 1:
         return flags
-    borders = np.flatnonzero(np.diff(texts)) + 1
-    for start, stop in zip([0, *borders], [*borders, len(row)], strict=True):
-        values = row[start:stop].astype(np.float64)
+    for text in np.unique(texts):
+        at = np.flatnonzero((texts == text) & real)
+        values = row[at].astype(np.float64)
         past = values >= EXACT[kind]
-        if past.sum() >= FEWEST and _is_rounded_run(values, SIGNIFICANT_BITS[kind]):
-            flags[start:stop] = past
+        if past.sum() < FEWEST or not _is_rounded_run(values, bits):
+            past = _lost_count(values, bits)
+        flags[at] = past
     return flags
+
+
+def _lost_count(values: Array, bits: int) -> Array:
+    """Which values [n] follow a run of about 2^bits that counts by one, and are numbers of so many bits only.
+
+    So a sum of ones comes out in a type of so many bits: it stops growing, or is rounded as a whole. What was
+    added to it or taken from it in another type may move all by one or two.
+    """
+    lost = np.zeros(len(values), bool)
+    irregular = np.flatnonzero(np.diff(values) != 1)
+    counted = int(irregular[0]) + 1 if irregular.size else len(values)
+    rest = values[counted:]
+    if abs(counted - 2**bits) > 2 or len(rest) < FEWEST:
+        return lost
+    lost[counted:] = any((_rounded(rest + moved, bits) == rest + moved).all() for moved in range(-2, 3))
+    return lost
 
 
 def _is_rounded_run(values: Array, bits: int) -> bool:

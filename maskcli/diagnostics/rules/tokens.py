@@ -9,10 +9,10 @@ from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.needs import PADDED
 from maskcli.diagnostics.rule import for_each, rule, sides
 from maskcli.diagnostics.rules.hits import at_keys
-from maskcli.diagnostics.supervision import ignored_labels
+from maskcli.diagnostics.supervision import ignored_labels, readings
 from maskcli.diagnostics.words import told, told_items
 from maskcli.meant.facts import Declared
-from maskcli.padding import edge_padding
+from maskcli.padding import edge_padding, text_span
 from maskcli.scene.scene import Scene
 from maskcli.scene.tokens import Tokens
 
@@ -57,10 +57,16 @@ def padding_not_masked(tokens: Tokens, scene: Scene) -> Found | None:
 def _is_unread(tokens: Tokens, kept: Array, scene: Scene) -> bool:
     """Whether kept padding is of no consequence: on the right, under a causal mask, with ignored labels."""
     right = not kept[:, 0].any()
-    causal = any(attention.future_expected for attention in scene.attentions)
-    if tokens.labels is None or not right or not causal:
+    if tokens.labels is None or not right or not _is_causal(tokens, scene):
         return False
     return bool(ignored_labels(tokens.labels, scene.declared)[kept].all())
+
+
+def _is_causal(tokens: Tokens, scene: Scene) -> bool:
+    """Whether a mask is causal, or labels ask for the text itself: a model that saw it could copy it."""
+    if any(attention.future_expected for attention in scene.attentions):
+        return True
+    return any(reading.tokens is tokens and reading.same_text for reading in readings(scene))
 
 
 @rule("MSK402", "real-token-masked", "warning", needs=("input_ids", "padding_mask"), explained_by=("MSK407",))
@@ -98,12 +104,31 @@ def _hidden_words(tokens: Tokens, declared: Declared) -> Array | None:
     if tokens.real is None or tokens.ids is None:
         return None
     hidden = ~tokens.real & _inside(tokens.real)
-    if declared.pad_id is None:
-        return hidden
-    pads = ~edge_padding(tokens.ids, declared.pad_id, declared.bos_ids, declared.eos_ids)
-    # Of an edge run of pad == eos, either the first or none is real: both ways are in use.
-    edge = ~edge_padding(tokens.ids, declared.pad_id)
-    return None if _inverse(tokens.real, pads) else hidden | (~tokens.real & ~edge)
+    if declared.pad_id is not None:
+        pads = ~edge_padding(tokens.ids, declared.pad_id, declared.bos_ids, declared.eos_ids)
+        if _inverse(tokens.real, pads):
+            return None
+        # Of an edge run of pad == eos, either the first or none is real: both ways are in use.
+        hidden |= ~tokens.real & edge_padding(tokens.ids, declared.pad_id)
+    return hidden & _matters(tokens, declared)
+
+
+def _matters(tokens: Tokens, declared: Declared) -> Array:
+    """Tokens whose loss a label can show, bool [B, L] or one for all: of a decoder's text, not what comes
+    behind its last label, or its end token where no labels are saved.
+    """
+    matters = np.ones(1, bool)
+    if tokens.kind != "decoder":
+        return matters
+    if tokens.labels is not None:
+        asked = ~ignored_labels(tokens.labels, declared)
+        matters = np.logical_or.accumulate(asked[:, ::-1], axis=1)[:, ::-1]
+    elif tokens.ids is not None and declared.pad_id is not None:
+        _, stop = text_span(tokens.ids == declared.pad_id)
+        last = np.arange(tokens.ids.shape[1]) == stop[:, None] - 1
+        hidden = tokens.ids[last if tokens.real is None else last & ~tokens.real]
+        matters = ~last | (len(np.unique(hidden)) > 1)
+    return matters
 
 
 @rule(
