@@ -96,7 +96,7 @@ def diagnose(
         closing(check_files(tasks, processes(tasks, jobs), said, meaning, bar.advance)) as checked,
     ):
         outcome = write_files(bar.while_waiting(checked), writer, stream)
-        sentences = [_sentence(file, error, len(tasks)) for file, error in outcome.errors]
+        sentences = [_sentence(file, error, len(tasks)) for file, error in outcome.errors + outcome.blind]
         if not outcome.written:
             # What stands at -o FILE stays.
             *others, last = sentences
@@ -106,7 +106,7 @@ def diagnose(
 
     for sentence in sentences:
         complain(sentence)
-    if outcome.errors:
+    if outcome.errors or outcome.blind:
         return Exit.ERROR
     found = not exit_zero and fails(outcome.total.worst(), fail_on)
     return Exit.FOUND if found else Exit.OK

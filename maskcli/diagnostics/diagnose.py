@@ -12,14 +12,15 @@ from typing import NamedTuple
 from maskcli.diagnostics import catalogue
 from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Skipped, Undecided, Where
 from maskcli.diagnostics.needs import met_by, unmet
+from maskcli.diagnostics.over_steps import Told, over_steps
 from maskcli.diagnostics.rule import Rule
+from maskcli.diagnostics.unchecked import Unchecked, unchecked
 from maskcli.masks.mask import Runs
 from maskcli.masks.spec import Resolve
 from maskcli.meant.facts import Declared, from_metadata
 from maskcli.scene.assemble import build_scenes
 from maskcli.scene.scene import Scene
-from maskcli.tensors import TensorFile
-from maskcli.tensors.roles import Roled, role_by_name, roles_of
+from maskcli.tensors import Roled, TensorFile, role_by_name, roles_of
 
 # Token texts quoted with a finding.
 QUOTED = 3
@@ -30,7 +31,7 @@ class Report:
     """What diagnose found in some files, worst first.
 
     `checked` are the tensors that rules read and `roles` what each of them is, `unfit` those passed over and
-    why, `decided` the codes of the rules that could decide.
+    why, `decided` the codes of the rules that could decide, `unchecked` what no rule looked at, in groups.
     """
 
     findings: tuple[Finding, ...]
@@ -40,6 +41,12 @@ class Report:
     unfit: dict[str, str]
     roles: tuple[str, ...] = ()
     decided: frozenset[str] = frozenset()
+    unchecked: tuple[Unchecked, ...] = ()
+
+    @property
+    def blind(self) -> tuple[Unchecked, ...]:
+        """Evidence that is there and of which nothing could be checked: all weights, or all masks."""
+        return tuple(each for each in self.unchecked if each.every)
 
     def counts(self) -> dict[str, int]:
         """How many findings of each severity."""
@@ -112,7 +119,8 @@ def diagnose(
     chosen = [rule for rule in catalogue.RULES if rules is None or rule.code in rules]
     codes = {rule.code for rule in chosen}
 
-    findings = [finding for outcome in outcomes for finding in _findings(outcome, codes, token)]
+    told = (Told(rule, found, outcome.scene) for outcome in outcomes for rule, found in outcome.found)
+    findings = [_finding(*each, token) for each in over_steps(told, roled) if each.rule.code in codes]
     unfit = _refused(roled) | {name: why for scene in scenes for name, why in scene.unfit.items()}
     checked = {name: role for scene in scenes for name, role in _checked(scene) if name not in unfit}
     return Report(
@@ -123,6 +131,7 @@ def diagnose(
         unfit=unfit,
         roles=tuple(checked.values()),
         decided=frozenset(codes & _decided(outcomes)),
+        unchecked=unchecked(file.path, unfit, roled, checked),
     )
 
 
@@ -140,6 +149,7 @@ def together(reports: list[Report]) -> Report:
         unfit=unfit,
         roles=tuple(chain.from_iterable(report.roles for report in reports)),
         decided=frozenset(chain.from_iterable(report.decided for report in reports)),
+        unchecked=tuple(chain.from_iterable(report.unchecked for report in reports)),
     )
 
 
@@ -218,12 +228,6 @@ def _overlap(a: Where, b: Where) -> bool:
 
 def _meet(a: Runs, b: Runs) -> bool:
     return any(x[0] < y[1] and y[0] < x[1] for x in a for y in b)
-
-
-def _findings(outcome: _Outcome, codes: set[str], token: Callable[[int], str] | None) -> Iterator[Finding]:
-    for rule, found in outcome.found:
-        if rule.code in codes:
-            yield _finding(rule, found, outcome.scene, token)
 
 
 def _finding(rule: Rule, found: Found, scene: Scene, token: Callable[[int], str] | None) -> Finding:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from maskcli.errors import MaskcliError
 from maskcli.scene.describe import Described, describe
-from maskcli.tensors import Zoom, find_tensor, open_tensors, place, roles_of, split_target
+from maskcli.tensors import Zoom, named_tensor, open_tensors, place, role_of, split_target
 
 
 class Inspected(NamedTuple):
@@ -34,11 +34,11 @@ def inspected(
     for target in targets:
         path, name = split_target(target)
         file = open_tensors(path)
-        chosen = (find_tensor(file, name),) if name is not None else file.tensors
+        chosen = (named_tensor(file, name),) if name is not None else file.tensors
         if zoom is not None and len(chosen) != 1:
             raise MaskcliError(
                 f"{target!r} has {len(chosen)} tensors; say which to look into: {target}:TENSOR"
             )
-        roled = [one for one in roles_of(file) if one.tensor in chosen]
+        roled = [role_of(tensor) for tensor in chosen]
         files.append((path, [describe(one, convention, past) for one in roled]))
     return Inspected(files, zoom)

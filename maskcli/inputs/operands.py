@@ -47,8 +47,8 @@ def from_file(target: str) -> Operand:
     tensors = roles_of(file)
     if name is None:
         return Operand(target, path, tensors, tensors[0] if len(tensors) == 1 else None)
-    named = find_tensor(file, name)
-    return Operand(target, path, tensors, next(roled for roled in tensors if roled.tensor is named))
+    named = next((roled for roled in tensors if roled.tensor.name == name), None)
+    return Operand(target, path, tensors, named or role_of(find_tensor(file, name)))
 
 
 def mask_of(given: Operand) -> Roled | None:

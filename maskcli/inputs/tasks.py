@@ -11,7 +11,16 @@ from typing import NamedTuple
 from maskcli.errors import MaskcliError
 from maskcli.inputs.files import expand
 from maskcli.meant.facts import Expectation
-from maskcli.tensors import Roled, TensorFile, find_tensor, open_tensors, parse_role, roles_of, split_target
+from maskcli.tensors import (
+    Roled,
+    TensorFile,
+    arranged,
+    named_tensor,
+    open_tensors,
+    parse_role,
+    role_of,
+    split_target,
+)
 
 # Tensors that are named where a pattern matches none.
 NAMED = 4
@@ -58,14 +67,14 @@ def open_roled(task: Task) -> tuple[TensorFile, tuple[Roled, ...]]:
     path, name = split_target(task.target)
     file = open_tensors(path)
     if name is not None:
-        file = dataclasses.replace(file, tensors=(find_tensor(file, name),))
-    roled = roles_of(file)
+        file = dataclasses.replace(file, tensors=(named_tensor(file, name),))
+    roled = tuple(role_of(tensor) for tensor in file.tensors)
     for text in task.roles:
         joined = _said_role(text)
         same_file = joined.file.path == file.path
         name = joined.roled.tensor.name
         roled = (*(one for one in roled if not same_file or one.tensor.name != name), joined.roled)
-    return file, roled
+    return file, arranged(roled)
 
 
 class _Joined(NamedTuple):
@@ -83,9 +92,8 @@ def _said_role(text: str) -> _Joined:
         raise MaskcliError(
             f"--role {text!r}: {path!r} has {len(file.tensors)} tensors; say which: {role}={path}:NAME"
         )
-    tensor = find_tensor(file, name) if name else file.tensors[0]
-    (roled,) = roles_of(dataclasses.replace(file, tensors=(tensor,)))
-    return _Joined(file, dataclasses.replace(roled, role=role, why="--role"))
+    tensor = named_tensor(file, name) if name else file.tensors[0]
+    return _Joined(file, dataclasses.replace(role_of(tensor), role=role, why="--role"))
 
 
 def check_patterns(expect: Sequence[Expectation], tasks: Sequence[Task]) -> None:

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 class Outcome:
     """What is known when all is written: the summary, and a sentence for each file that could not be checked.
 
-    `written` says whether anything was.
+    `blind` are files of which all weights, or all masks, could not be; `written` says whether anything was.
     """
 
     total: Summary
     errors: list[tuple[str, str]] = field(default_factory=list)
+    blind: list[tuple[str, str]] = field(default_factory=list)
     written: bool = False
 
 
@@ -48,6 +49,7 @@ def _counted(files: Iterable[Checked], outcome: Outcome) -> Iterator[Checked]:
             outcome.errors.append((checked.file, checked.error or ""))
         else:
             outcome.total += checked.report.summary()
+            outcome.blind += [(checked.file, each.sentence) for each in checked.report.blind]
             outcome.written = True
         yield checked
 
@@ -57,11 +59,12 @@ def _reports(files: Iterable[Checked]) -> Iterator[Report]:
 
 
 def _text(files: Iterable[Checked], outcome: Outcome, stream: TextIO) -> None:
-    from maskcli.report.findings import closing, print_findings, print_lines
+    from maskcli.report.findings import closing, not_checked, print_findings, print_lines
     from maskcli.report.terminal import console
 
     screen = console(stream)
     for report in _reports(files):
+        print_lines(not_checked(report), screen)
         print_findings(report.findings, screen)
         stream.flush()
     if outcome.written:
@@ -69,10 +72,11 @@ def _text(files: Iterable[Checked], outcome: Outcome, stream: TextIO) -> None:
 
 
 def _concise(files: Iterable[Checked], outcome: Outcome, stream: TextIO) -> None:
-    from maskcli.report.findings import closing, concise
+    from maskcli.report.findings import closing, concise, not_checked
     from maskcli.report.terminal import write
 
     for report in _reports(files):
+        write((f"{line}\n" for line in not_checked(report)), stream)
         write(concise(report.findings), stream)
         stream.flush()
     if outcome.written:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from maskcli import __version__
 from maskcli.diagnostics.diagnose import Report, Summary
 from maskcli.diagnostics.finding import Finding, Traced, Where
+from maskcli.diagnostics.unchecked import Unchecked
+from maskcli.diagnostics.words import listed
 from maskcli.masks.mask import Runs
 from maskcli.masks.words import LISTED_RUNS, counted, first
 from maskcli.report.forms import SCHEMA_VERSION
@@ -60,7 +62,7 @@ def closing(total: Summary) -> list[str]:
     ]
     if total.worst() is None:
         lines.append(f"checked by {len(total.decided)} rules: {_roles(total)}")
-    return lines + _left_open(total)
+    return lines + _undecided(total)
 
 
 def trace_closing(report: TraceReport) -> list[str]:
@@ -72,12 +74,29 @@ def trace_closing(report: TraceReport) -> list[str]:
     ]
     if report.changed:
         lines.append(f"tracing changed: {'; '.join(report.changed)}")
-    return lines + _left_open(total)
+    lines += [f"not checked: {clean(name)}: {clean(why)}" for name, why in total.unfit.items()]
+    return lines + _undecided(total)
 
 
-def _left_open(total: Summary) -> list[str]:
-    """What was passed over, and what could not be decided."""
-    lines = [f"not checked: {clean(name)}: {clean(why)}" for name, why in total.unfit.items()]
+def not_checked(report: Report) -> list[str]:
+    """The first lines on a file: what is there and was not looked at, and why."""
+    return [
+        f"{clean(each.file)}: not checked: {_passed_over(each)}: {clean(each.why)}"
+        for each in report.unchecked
+    ]
+
+
+def _passed_over(each: Unchecked) -> str:
+    """Tensors that were not looked at: "all weights (attentions)", "hidden_states.0 to .9 (10 tensors)"."""
+    names = clean(listed(each.tensors))
+    if each.what is None:
+        return names
+    return f"{'all ' if each.every else ''}{each.what} ({names})"
+
+
+def _undecided(total: Summary) -> list[str]:
+    """What could not be decided."""
+    lines: list[str] = []
     needs: dict[str, set[str]] = {}
     for group, codes in total.undecided.items():
         needs.setdefault(" and ".join(group), set()).update(codes)
@@ -139,6 +158,17 @@ def _body(report: Report) -> dict[str, Any]:
             {"code": skip.code, "name": skip.name, "file": skip.file, "needs": list(skip.needs)}
             for skip in report.skipped
         ],
+        **({} if isinstance(report, TraceReport) else {"unchecked": list(map(_unchecked, report.unchecked))}),
+    }
+
+
+def _unchecked(each: Unchecked) -> dict[str, Any]:
+    return {
+        "file": each.file,
+        "what": each.what,
+        "tensors": list(each.tensors),
+        "why": each.why,
+        "every": each.every,
     }
 
 

@@ -106,6 +106,9 @@ class _Room:
     def _map_shape(self, roled: Roled) -> Shape | None:
         said = self.witnesses.padding(roled.kind)
         tensor = roled.tensor
+        if roled.unfit is not None:
+            self.unfit[tensor.name] = roled.unfit
+            return None
         shape = map_shape(tensor.shape, len(said.real) if said else None)
         if shape is None:
             self.unfit[tensor.name] = f"its shape {list(tensor.shape)} is no [B, H, Q, K]"

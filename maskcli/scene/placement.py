@@ -82,6 +82,8 @@ def place(witnesses: Witnesses, kind: str, shape: Shape, weights: Tensor | None 
             misfit=_misfit(said, keys),
         )
 
+    if said is not None and witnesses.step is not None:
+        said = said.at_step(witnesses.step, batch, keys)
     said = _over_the_cache(said, shape, weights)
     positions = witnesses.consecutive_positions(batch, queries)
     case = _Case(shape, witnesses.declared.past, positions, said, weights)

@@ -17,6 +17,7 @@ from maskcli.scene.saved_mask import read_padding
 from maskcli.scene.tokens import real_tokens, restarts
 from maskcli.tensors import Roled
 from maskcli.tensors.axes import token_rows
+from maskcli.tensors.roles import Step
 
 # Which kinds of tensors speak for the keys of each kind of attention, best first.
 _KEYS = {
@@ -42,6 +43,19 @@ class Padding:
             return None
         return Padding(np.broadcast_to(self.real, (batch, length)), self.source)
 
+    def at_step(self, step: Step, batch: int, keys: int) -> Padding:
+        """What is said of a prompt, as generate grows it: a real token for each that was added.
+
+        Of a text saved whole the tokens up to this step are meant, of a cache that dropped its oldest keys
+        the last. Beams are copies of a sample, one after the other.
+        """
+        whole = self.real.shape[1] > step.prompt
+        behind = ((0, 0), (0, step.added))
+        real = self.real if whole else np.pad(self.real, behind, constant_values=True)
+        real = real[:, : step.prompt + step.added][:, -keys:]
+        beams, left = divmod(batch, len(real))
+        return Padding(real if left else real.repeat(beams, axis=0), self.source)
+
 
 class Witnesses:
     """The tensors of one group of a file (`left.`, `step3.`, …), and what they tell."""
@@ -49,6 +63,8 @@ class Witnesses:
     def __init__(self, tensors: tuple[Roled, ...], group: str, declared: Declared) -> None:
         self.tensors, self.group, self.declared = tensors, group, declared
         self._paddings: dict[tuple[str, ...], Padding | None] = {}
+        steps = (each.step for each in tensors if each.group == group)
+        self.step = next((step for step in steps if step is not None), None)
 
     @cached_property
     def encoder_decoder(self) -> bool:

@@ -5,15 +5,24 @@ from maskcli.tensors.compare import Difference, difference
 from maskcli.tensors.formats import readable, suffix_of, writable
 from maskcli.tensors.memory import from_array, from_arrays
 from maskcli.tensors.open import open_tensors
-from maskcli.tensors.roles import ROLES, Kind, Roled, parse_role, role_by_name, role_of, roles_of
+from maskcli.tensors.roles import ROLES, Kind, Roled, parse_role, role_by_name, role_of
 from maskcli.tensors.sources import Source, source_from, source_of
+from maskcli.tensors.stacks import arranged, named_tensor, roles_of
 from maskcli.tensors.storage import Computed, on_a_page
 from maskcli.tensors.tensor import Tensor, TensorFile, find_tensor, split_target
 from maskcli.tensors.views import View, Zoom, parse_range, place, view
 from maskcli.tensors.write import write_tensors
 
 __all__ = ["Computed", "Difference", "Kind", "Roled", "Source", "Tensor", "TensorFile", "View", "Zoom"]
-__all__ += ["find_tensor", "open_tensors", "readable", "split_target", "suffix_of"]
+__all__ += [
+    "arranged",
+    "find_tensor",
+    "named_tensor",
+    "open_tensors",
+    "readable",
+    "split_target",
+    "suffix_of",
+]
 __all__ += ["from_array", "from_arrays", "on_a_page"]
 __all__ += ["ROLES", "parse_role", "role_by_name", "role_of", "roles_of"]
 __all__ += ["difference", "parse_range", "place", "view"]

@@ -13,7 +13,8 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.tensors.tensor import Tensor, TensorFile, split_target
+from maskcli.tensors.limits import MAX_RANK
+from maskcli.tensors.tensor import Tensor, split_target
 
 Kind = Literal["self", "encoder", "cross", "decoder"]
 
@@ -45,9 +46,9 @@ class _Fit(NamedTuple):
     expected: str
 
 
-_MAPS = _Fit(_is_float, range(2, 6), "floats of two or more axes")
-_VECTORS = _Fit(_is_float, range(3, 6), "floats of three or more axes")
-_MASKS = _Fit(lambda tensor: True, range(1, 6), "one to five axes")
+_MAPS = _Fit(_is_float, range(2, MAX_RANK + 1), "floats of two or more axes")
+_VECTORS = _Fit(_is_float, range(3, MAX_RANK + 1), "floats of three or more axes")
+_MASKS = _Fit(lambda tensor: True, range(1, MAX_RANK + 1), "one or more axes")
 _INTEGERS = _Fit(_is_integer, range(4), "integers of at most three axes")
 _IDS = _Fit(lambda tensor: tensor.dtype != "bool", range(4), "numbers of at most three axes")
 _PLACES = _Fit(
@@ -88,7 +89,7 @@ _WORDS = {
     "key": "k key keys key_states key_layer k_proj k_states",
     "value": "v value values value_states value_layer v_proj v_states",
     "output": "attn_output attn_outputs attn_out attention_output context context_layer output out o z",
-    "input_ids": "input_ids ids tokens token_ids inputs input_tokens source_ids target_ids",
+    "input_ids": "input_ids ids tokens token_ids inputs input_tokens source_ids target_ids sequences",
     "labels": "labels label targets target lm_labels",
     "position_ids": "position_ids positions position_id pos_ids input_pos cache_position",
     "cu_seqlens": "cu_seqlens cu_seqlens_q cu_seqlens_k cu_seqlens_kv cu_seq_lens "
@@ -125,12 +126,21 @@ _CROSS = re.compile(
 _SIDES = re.compile(r"(?:^|[._])(encoder|decoder|enc|dec|src|tgt)(?=[._]|$)")
 
 
+class Step(NamedTuple):
+    """A step of generate: the tokens of the prompt, and those that were added behind it up to this step."""
+
+    prompt: int
+    added: int
+
+
 @dataclass(frozen=True, eq=False)
 class Roled:
     """A tensor and the part it plays.
 
     `role` is one of ROLES or None; `why` says in a few words how that is known. `group` is a prefix such as
     `left` or `step3` that sets tensors of one run apart, "" for none; `layer` the layer number in the name.
+    `step` is where a step of generate stands, None elsewhere; `unfit` says why the tensor cannot be read as
+    what it is.
     """
 
     tensor: Tensor
@@ -139,11 +149,8 @@ class Roled:
     group: str
     kind: Kind
     layer: int | None
-
-
-def roles_of(file: TensorFile) -> tuple[Roled, ...]:
-    """Every tensor of a file with its role, in its order."""
-    return tuple(role_of(tensor) for tensor in file.tensors)
+    step: Step | None = None
+    unfit: str | None = None
 
 
 def role_of(tensor: Tensor) -> Roled:
@@ -188,7 +195,7 @@ def _taken_apart(name: str) -> _Name:
     parts = [part for part in re.split(r"[./]+", name.lower().replace("-", "_")) if part]
     words = [at for at, part in enumerate(parts) if not part.isdigit()]
     if not words:
-        return _Name("", (), "", "self", None)
+        return _Name("", (), ".".join(parts[:-1][:1]), "self", int(parts[-1][:9]) if parts else None)
 
     last = words[-1]
     parents, numbers = tuple(parts[:last]), parts[last + 1 :]
@@ -319,7 +326,7 @@ def _by_shape(tensor: Tensor) -> tuple[str | None, str]:
         return "mask" if over_queries else "padding_mask", "shape"
 
     fewest = 3 if floating else 2
-    if not fewest <= axes <= 5 or tensor.row_length < 2:
+    if not fewest <= axes <= 6 or tensor.row_length < 2:
         return None, UNTOLD
     sample = _sample(tensor)
     if sample is None:

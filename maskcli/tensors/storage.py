@@ -69,8 +69,8 @@ class InMemory:
         array = self.array
         if array.ndim < 2 or array.flags.c_contiguous:
             array = array.reshape(-1, out.shape[1])
-        boxes = _boxes(array.shape[:-1], start, stop)
-        _decode_planes((array[_slices(box)] for box in boxes), out, decode)
+        pieces = boxes(array.shape[:-1], start, stop)
+        decode_planes((array[_slices(box)] for box in pieces), out, decode)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +87,11 @@ class Computed:
     def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
         """Compute rows into `out`, as many at a time as lie beside each other."""
         keys = range(self.shape[-1])
-        boxes = _boxes(self.shape[:-1], start, stop)
-        _decode_planes((self.compute([*box, keys]) for box in boxes), out, decode)
+        pieces = boxes(self.shape[:-1], start, stop)
+        decode_planes((self.compute([*box, keys]) for box in pieces), out, decode)
 
 
-def _boxes(leading: tuple[int, ...], start: int, stop: int) -> Iterator[list[range]]:
+def boxes(leading: tuple[int, ...], start: int, stop: int) -> Iterator[list[range]]:
     """Positions on each leading axis that together are the rows `start` to `stop`, in order."""
     if len(leading) < 2:
         yield [range(start, stop)][: len(leading)]
@@ -100,11 +100,11 @@ def _boxes(leading: tuple[int, ...], start: int, stop: int) -> Iterator[list[ran
     inner = math.prod(leading[1:])
     for index in range(start // inner, -(-stop // inner)):
         low = index * inner
-        for box in _boxes(leading[1:], max(start - low, 0), min(stop - low, inner)):
+        for box in boxes(leading[1:], max(start - low, 0), min(stop - low, inner)):
             yield [range(index, index + 1), *box]
 
 
-def _decode_planes(planes: Iterator[Array], out: Array, decode: Decoder) -> None:
+def decode_planes(planes: Iterator[Array], out: Array, decode: Decoder) -> None:
     """Decode rows, plane by plane and in blocks, so that what strides make a copy of stays small."""
     at = 0
     for plane in planes:
@@ -314,8 +314,8 @@ class Strided:
     def rows(self, start: int, stop: int, out: Array, decode: Decoder) -> None:
         """Decode rows into `out`, those of one plane at a time."""
         keys = range(out.shape[1])
-        boxes = _boxes(self.shape[:-1], start, stop)
-        _decode_planes((self.gather([*box, keys]) for box in boxes), out, decode)
+        pieces = boxes(self.shape[:-1], start, stop)
+        decode_planes((self.gather([*box, keys]) for box in pieces), out, decode)
 
 
 def in_file(

@@ -68,7 +68,7 @@ def test_a_line_for_each_file_in_order(mixed):
     assert [set(line) for line in found] == [
         {"schema_version", "file", "error"}
         if name in "bd"
-        else {"schema_version", "file", "findings", "skipped", "summary"}
+        else {"schema_version", "file", "findings", "skipped", "unchecked", "summary"}
         for name in "abcde"
     ]
     assert [[each["code"] for each in found[at]["findings"]] for at in (0, 2, 4)] == [

@@ -1,0 +1,56 @@
+"""What no rule looked at: said before anything else, so that silence is only ever about the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from maskcli.tensors import Roled, role_by_name
+
+# Roles by what they are evidence of. Where tensors of one are there and none could be read, nothing is known.
+EVIDENCE = {"weights": "weights", "mask": "masks", "padding_mask": "masks"}
+UNKNOWN = "no part of attention by name, shape or values; --role says what a tensor is"
+
+
+class Unchecked(NamedTuple):
+    """Tensors of a file that no rule looked at, and why.
+
+    `what` they are evidence of, "weights" or "masks", or their role, None where it is not known. `every` says
+    that all tensors of this evidence are so: a file of which nothing is known.
+    """
+
+    file: str
+    what: str | None
+    tensors: tuple[str, ...]
+    why: str
+    every: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """What an error says of evidence that could not be looked at."""
+        return f"none of the {self.what} of {self.file!r} could be checked: {self.why}"
+
+
+def unchecked(
+    file: str, why: dict[str, str], roled: Iterable[Roled], checked: Iterable[str]
+) -> tuple[Unchecked, ...]:
+    """What was passed over, tensors of one reason together; what makes a file unknown first."""
+    passed = {each.tensor.name: each for each in roled if each.tensor.name in why or _is_unknown(each)}
+    seen = set(checked)
+    known = {EVIDENCE.get(each.role or "") for each in roled if each.tensor.name in seen}
+
+    groups: dict[tuple[str | None, str], list[str]] = {}
+    for name, each in passed.items():
+        role = each.role or (role_by_name(name)[0] if name in why else None)
+        what = EVIDENCE.get(role or "", role)
+        groups.setdefault((what, why.get(name, UNKNOWN)), []).append(name)
+    found = [
+        Unchecked(file, what, tuple(names), reason, what in EVIDENCE.values() and what not in known)
+        for (what, reason), names in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda each: (not each.every, each.what is None)))
+
+
+def _is_unknown(roled: Roled) -> bool:
+    """Whether a tensor is an array of several axes that nothing tells the part of; parameters are told."""
+    return roled.role is None and len(roled.tensor.shape) > 1 and "parameter" not in roled.why
