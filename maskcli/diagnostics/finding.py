@@ -62,7 +62,10 @@ class Traced(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """A Found with its rule, its file and the command that shows it; `traced` says where a program did."""
+    """A Found with its rule, its file and the command that shows it; `traced` says where a program did.
+
+    `known` are facts that it used and nobody declared, each with who told it.
+    """
 
     code: str
     name: str
@@ -77,6 +80,7 @@ class Finding:
     places: tuple[Where, ...] = ()
     tokens: tuple[str, ...] = ()
     traced: Traced | None = None
+    known: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The finding in a line."""

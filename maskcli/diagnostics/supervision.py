@@ -127,12 +127,12 @@ def _read(tokens: Tokens, labels: Array, scene: Scene) -> Reading:
     real = tokens.known_real(declared)
     agree: dict[int, int] = {}
     if tokens.ids is not None and not _is_encoder(declared):
-        agree = _agreement(labels, tokens.ids, supervised, real)
+        agree = agreement(labels, tokens.ids, supervised, real)
     shift = _shift(agree, DUE.get(declared.loss_shift or ""))
     return Reading(tokens=tokens, labels=labels, supervised=supervised, real=real, agree=agree, shift=shift)
 
 
-def _agreement(labels: Array, ids: Array, supervised: Array, real: Array | None) -> dict[int, int]:
+def agreement(labels: Array, ids: Array, supervised: Array, real: Array | None) -> dict[int, int]:
     """How many supervised labels are the id so many places later, for the shifts at which nearly all are.
 
     What the last label of a text asks for need not be there: a text ends before padding or, where nothing

@@ -44,11 +44,15 @@ class Expectation:
 
 
 class Meant(NamedTuple):
-    """The mask one tensor should have used, who says so, and whether of this layer in particular."""
+    """The mask one tensor should have used, who says so, and whether of this layer in particular.
+
+    With `bound` it is only known what must not be seen: less than the mask allows may be meant.
+    """
 
     spec: Spec
     source: str
     particular: bool
+    bound: bool = False
 
 
 class Origin(NamedTuple):
@@ -176,6 +180,8 @@ class Declared:
     )
     pad_id: int | None = _fact(int, "The id of the padding token.", lowest=0)
     bos_ids: tuple[int, ...] = ()
+    # What may be seen at most, and who says so: a loss that asks each token for the next one tells that much.
+    at_most: tuple[str, str] | None = None
     eos_ids: tuple[int, ...] = _fact(
         list[int],
         "The id of the token that ends a text. Repeatable.",
@@ -233,7 +239,12 @@ class Declared:
                 return Meant(expected.spec if mine else parse("full"), "--expect", False)
 
         text = self.model.mask(layer, name) if self.model is not None and mine else None
-        return None if text is None else Meant(parse(text), "--model", True)
+        if self.model is not None and text is not None:
+            return Meant(parse(text), self.model.source, True, bound=not self.model.declared)
+        if self.at_most is not None and mine:
+            bound, source = self.at_most
+            return Meant(parse(bound), source, False, bound=True)
+        return None
 
     def over(self, other: Declared) -> Declared:
         """These facts where they are said, else the other's."""

@@ -40,6 +40,8 @@ ROTARY = """rope_theta rope_parameters rope_scaling rotary_dim rotary_pct rotary
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 # Any of these says that some layer may see less than the whole text.
 LOCAL = ("layer_types", "sliding_window", "local_attention", "attention_window")
+# Who says what a config.json says that a user names.
+OPTION = "--model"
 # Every layer of these slides when `sliding_window` is set; others say so layer by layer, or not at all.
 ALWAYS_SLIDING = frozenset("mistral mixtral phi3 phimoe starcoder2 ministral minimax".split())
 
@@ -48,11 +50,13 @@ ALWAYS_SLIDING = frozenset("mistral mixtral phi3 phimoe starcoder2 ministral min
 class Config:
     """What a config.json says. None: it does not say.
 
-    `layers` holds the mask spec of each layer's self-attention (None where it cannot be told), `spec` the one
-    that all layers share at the least: `causal` for a decoder, `full` for an encoder.
+    `source` is who says it, in words. `layers` holds the mask spec of each layer's self-attention (None where
+    it cannot be told), `spec` the one that all layers share at the least: `causal` for a decoder, `full` for
+    an encoder.
     """
 
     path: str
+    source: str
     spec: str | None
     layers: tuple[str | None, ...]
     absolute: bool | None
@@ -60,6 +64,11 @@ class Config:
     bos_ids: tuple[int, ...]
     eos_ids: tuple[int, ...]
     vocab_size: int | None
+
+    @property
+    def declared(self) -> bool:
+        """Whether a user declared it; a running program may use its model for less than it could see."""
+        return self.source == OPTION
 
     def mask(self, layer: int | None, name: str) -> str | None:
         """The spec of one layer; without a number, the one that the name speaks of or that all share."""
@@ -81,13 +90,19 @@ def read_config(path: str) -> Config:
     whole = _json(file, path)
     beside = os.path.join(os.path.dirname(file), "generation_config.json")
     generation = _json(beside, path) if os.path.exists(beside) else {}
+    return config_of(whole, generation, file, OPTION)
+
+
+def config_of(whole: dict[str, Any], generation: dict[str, Any], path: str, source: str) -> Config:
+    """What a model's configuration says, with that of its generation; `source` says whose it is."""
     inner = whole.get("text_config")
     said = {**whole, **inner} if isinstance(inner, dict) else whole
     spec = _spec(said, whole)
     eos = _ids(said.get("eos_token_id")) + _ids(generation.get("eos_token_id"))
     pads = _ids(said.get("pad_token_id")) or _ids(generation.get("pad_token_id"))
     return Config(
-        path=file,
+        path=path,
+        source=source,
         spec=spec,
         layers=_layers(said, spec),
         absolute=_absolute(said),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Collection
@@ -24,7 +25,10 @@ from maskcli.tracing.folded import Folded
 from maskcli.tracing.gradients import Gradients
 from maskcli.tracing.habits import Habit
 from maskcli.tracing.saving import Folder, see
-from maskcli.tracing.steps import Step
+from maskcli.tracing.steps import NEXT, Step
+
+# Elements of tensors that wait for their step to end, at most: 256 MiB of float32.
+KEPT = 2**26
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,22 @@ class _Shown(NamedTuple):
     tokens: tuple[Roled, ...]
 
 
+class _Waiting(NamedTuple):
+    """A call that is looked at when its step has told all: what it showed, whether to check and save it."""
+
+    place: Place
+    tensors: tuple[Roled, ...]
+    padding: Torch | None
+    key: object
+    due: bool
+    saved: bool
+
+    @property
+    def size(self) -> int:
+        """Elements of its tensors."""
+        return sum(math.prod(roled.tensor.shape) for roled in self.tensors)
+
+
 class Checker:
     """The rules over the calls of a program, as they are made."""
 
@@ -96,6 +116,7 @@ class Checker:
         self._tally, self._folded, self._folder = _Tally(), Folded(), Folder(options.save)
         self._gradients = Gradients(program, self._folded.add, self.trouble)
         self._habits: defaultdict[object, Habit] = defaultdict(Habit)
+        self._waiting: list[_Waiting] = []
         self._broken = False
 
     def report(self) -> TraceReport:
@@ -136,28 +157,47 @@ class Checker:
         if broken and again and _inherits(call):
             return
         self._broken |= broken
-        key = (*place[:2], step.two_sided, tuple(step.tokens), padding is not None, call.signature)
+        said = (
+            step.two_sided,
+            tuple(step.tokens),
+            padding is not None,
+            step.generates,
+            *step.facts.signature(),
+        )
+        key = (*place[:2], *said, call.signature)
         saved = self.options.save_all and self._in_turn(step)
         due = (broken and not again) or self._due(step, key)
         if not due and not saved:
             return
-        shown = _Shown(place, roled(call, place, step.batch), step.roled(place.kind, padding))
-        if saved:
-            self._folder.write(shown.tensors + shown.tokens, f"{place.step:05d}-{place.module}")
-        if due:
-            self._look(shown, step, key)
+        tensors = roled(call, place, step.samples(call.weights.shape))
+        self._waiting.append(_Waiting(place, tensors, padding, key, due, saved))
+        if broken or sum(each.size for each in self._waiting) > KEPT:
+            self.settle(step)
+
+    def settle(self, step: Step) -> None:
+        """All that the step will tell of its calls is told: look at those that wait."""
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            shown = _Shown(call.place, call.tensors, step.roled(call.place.kind, call.padding))
+            if call.saved:
+                stem = f"{call.place.step:05d}-{call.place.module}"
+                self._folder.write(shown.tensors + shown.tokens, stem)
+            if call.due:
+                self._look(shown, step, call.key)
 
     def step_ends(self, step: Step) -> None:
         """The step is over: check what it said of its tokens, with one of its attention calls beside it."""
+        self.settle(step)
         key = ("tokens", *step.tokens)
         if not step.tokens or not self._due(step, key):
             return
         declared = _declared(self.options.declared, step)
-        if step.aligned and declared.loss_shift is None and _is_causal(step.shown):
+        moved = step.shift is not None and step.shift >= NEXT
+        if step.aligned and declared.loss_shift is None and (moved or _is_causal(step.shown)):
             declared = dataclasses.replace(declared, loss_shift="data")
         place = Place("", "self", max(step.number, 0), None)
         shown = _Shown(place, step.shown, step.roled("self", None))
-        self._note(self._findings(shown, declared, of_tokens=True), shown, key)
+        self._note(self._findings(shown, declared, of_tokens=True), shown, key, step)
 
     def changed(self, what: str) -> None:
         """Watching made the program take another way."""
@@ -175,7 +215,8 @@ class Checker:
     # What is done about it.
 
     def _in_turn(self, step: Step) -> bool:
-        within = self.options.limit is None or self._tally.looked < self.options.limit
+        looked = self._tally.looked + sum(call.due for call in self._waiting)
+        within = self.options.limit is None or looked < self.options.limit
         return within and max(step.number, 0) % self.options.every == 0
 
     def _due(self, step: Step, key: object) -> bool:
@@ -188,7 +229,7 @@ class Checker:
         self._tally.looked += 1
         self._tally.modules[module] = None
         findings = self._findings(shown, _declared(self.options.declared, step), of_tokens=False)
-        self._note([_renamed(finding, module) for finding in findings], shown, key)
+        self._note([_renamed(finding, module) for finding in findings], shown, key, step)
         if not step.shown and shown.place.kind in ("self", "decoder"):
             step.shown = tuple(filter(_is_kept, shown.tensors))
 
@@ -204,7 +245,7 @@ class Checker:
         with quietly():
             return diagnose(file, declared, tensors, self._resolve, options.token, options.codes)
 
-    def _note(self, findings: list[Finding], shown: _Shown, key: object) -> None:
+    def _note(self, findings: list[Finding], shown: _Shown, key: object, step: Step) -> None:
         """Fold findings; the tensors of those that are new are saved."""
         place = shown.place
         self._habits[key].ended(sorted((finding.code, finding.severity) for finding in findings))
@@ -213,13 +254,15 @@ class Checker:
                 stem = f"{place.step:05d}-{finding.code}-{place.module or 'tokens'}"
                 path = self._folder.write(shown.tensors + shown.tokens, stem)
                 command = f"maskcli rule {finding.code}" if path is None else see(finding, path)
-                finding = dataclasses.replace(finding, see=command)
+                known = step.facts.known_for(finding.code, self.options.declared, step.texts, step.generates)
+                finding = dataclasses.replace(finding, see=command, known=known)
             self._folded.add(finding, place)
 
 
 def _declared(declared: Declared, step: Step) -> Declared:
-    """What the user declared; the pad token is real where all texts of a decoder start with it (T5)."""
-    ids = step.ids("decoder")
+    """What the user declared, else the program knows; the pad token may begin the texts of a decoder (T5)."""
+    declared = step.facts.declared(declared, step.texts, step.generates)
+    ids = step.rows("decoder")
     if ids is None or declared.pad_id is None or not bool((ids[:, 0] == declared.pad_id).all()):
         return declared
     return dataclasses.replace(declared, bos_ids=(*declared.bos_ids, declared.pad_id))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import islice
 from types import FrameType
 from typing import Any, NamedTuple
 
 from maskcli.tensors import Kind, role_by_name
-from maskcli.tracing.calls import Torch
+from maskcli.tracing.calls import Torch, quietly
+from maskcli.tracing.facts import Facts, generating, of_model
 from maskcli.tracing.habits import Habit
-from maskcli.tracing.steps import Step
+from maskcli.tracing.lines import user_line
+from maskcli.tracing.steps import Loss, Step
 
 # What arguments of a module may say of the tokens, and the depth of modules down to which they are believed:
 # what is called `inputs` or `target` further in is something else.
@@ -27,25 +31,38 @@ ROLES = {
     "segment_ids": 1000,
     "cu_seqlens": 1000,
 }
+# How it is known that a model predicts the next token.
+ASKED = "the loss asks each token for the next one"
+# What torch's losses ignore unless they are told otherwise.
+IGNORED = -100
 # Tables of positions and kinds, whose indices are no token ids.
 _POSITIONS = re.compile(r"pos|wpe")
 _NO_IDS = re.compile(r"pos|wpe|type|segment|rel|bias|bucket")
+# What attention calls the keys that come from another sequence than its queries.
+_OTHER_SEQUENCE = re.compile(
+    r"(.*_)?(keys?|mem|memory|context|ctx|cond|encoder_hidden_states|encoded|enc|src|source|key_value_states|text|kv)"
+    r"(_.*)?"
+)
 # A module compiled by torch.compile stands in a wrapper of this name.
 _COMPILED = "_orig_mod"
 
 
 class _Frame(NamedTuple):
-    """A module that is being called, and the padding mask that it alone was given."""
+    """A module that is being called, the padding mask that it alone was given, and its call."""
 
     path: str
     padding: Torch | None
+    module: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 class _Known(NamedTuple):
-    """A module's path in its model, and whether that has an encoder and a decoder."""
+    """A module's path in its model, whether that has an encoder and a decoder, and what is known of it."""
 
     path: str
     two_sided: bool
+    facts: Facts
 
 
 class Modules:
@@ -55,6 +72,7 @@ class Modules:
         self._known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
         self._habits: weakref.WeakKeyDictionary[Any, Habit | None] = weakref.WeakKeyDictionary()
         self._frames: list[_Frame] = []
+        self._encoded: dict[int, tuple[weakref.ref[Torch], Step]] = {}
         self.step = Step(-1, False)
 
     def enter(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
@@ -63,14 +81,19 @@ class Modules:
         if not self._frames and _holds_parts(module):
             if module not in self._known:
                 self._name(_whole(module))
-            ended, self.step = self.step, Step(self.step.number + 1, self._known[module].two_sided)
+            ended, self.step = self.step, self._step(self._known[module])
+            self._encoded = {at: known for at, known in self._encoded.items() if known[0]() is not None}
         known = self._known.get(module)
         path = known.path if known is not None else self.path
         said = _said(module, args, kwargs)
-        self._frames.append(_Frame(path or type(module).__name__, said.get("key_padding_mask")))
+        name = path or type(module).__name__
+        self._frames.append(_Frame(name, said.get("key_padding_mask"), module, args, kwargs))
         for name, tensor in said.items():
             self._note(name, tensor, path)
         return ended
+
+    def _step(self, known: _Known) -> Step:
+        return Step(self.step.number + 1, known.two_sided, known.facts, generating())
 
     @property
     def depth(self) -> int:
@@ -108,24 +131,65 @@ class Modules:
 
     @property
     def kind(self) -> Kind:
-        """The kind of attention that the innermost module computes, by its path."""
+        """The kind of attention that the innermost module computes: by what it was given, and by its path."""
         kind = _kind_by(self.path)
-        return kind if kind == "cross" or self.step.two_sided else "self"
+        if kind == "cross" or (self._frames and _has_two_sequences(self._frames[-1])):
+            return "cross"
+        return kind if self.step.two_sided else "self"
 
-    def looked_up(self, input: Torch, *_: Any, **__: Any) -> None:
+    def looked_up(
+        self, input: Torch, weight: Torch, padding_idx: int | None = None, *_: Any, **__: Any
+    ) -> None:
         """An embedding is looked up: token ids or positions, by the name of its module."""
-        parent, leaf = self.path.rpartition(".")[::2]
-        if _POSITIONS.search(leaf):
+        table = ".".join(self.path.split(".")[-2:])
+        if _POSITIONS.search(table):
             self._note("position_ids", input, self.path)
-        elif input.ndim == 2 and not _NO_IDS.search(leaf):
-            side = self.step.side(_kind_by(parent))
-            self.step.note(
-                "input_ids", side, "decoder_input_ids" if side == "decoder" else "input_ids", input
-            )
+        elif input.ndim == 2 and not _NO_IDS.search(table):
+            side = self.step.side(_kind_by(self.path))
+            self.step.facts.pad(padding_idx, f"padding_idx of {self.path}")
+            self.step.facts.vocabularies.add(weight.shape[0])
+            self.step.note_ids(side, "decoder_input_ids" if side == "decoder" else "input_ids", input)
 
     def compared(self, input: Any, target: Torch, *more: Any, ignore_index: int = -100, **_: Any) -> None:
         """Logits are about to be compared with labels; `ignore_index` may stand third of `more`."""
-        self.step.note_targets(target.detach(), more[2] if len(more) > 2 else ignore_index)
+        ignored = int(more[2] if len(more) > 2 else ignore_index)
+        if target.is_floating_point():
+            return
+        self.step.facts.trains = True
+        self.step.facts.ignored = ignored
+        self.step.facts.pad(ignored, "ignore_index of the loss")
+        self.step.note_loss(Loss(target.detach(), ignored, _line(ASKED)))
+
+    def likened(self, input: Any, target: Torch, *_: Any, **__: Any) -> None:
+        """Log-probabilities are about to be compared with probabilities, such as smoothed labels."""
+        if target.ndim < 2 or target.shape != input.shape:
+            return
+        target = target.detach()
+        labels = target.argmax(-1).masked_fill(target.sum(-1) == 0, IGNORED)
+        self.step.facts.trains = True
+        self.step.note_loss(Loss(labels, IGNORED, _line(ASKED)))
+
+    def picked(self, input: Torch, dim: int, index: Torch, *_: Any, **__: Any) -> None:
+        """Of each row one value is picked: where these are logits, a loss that is written by hand does it."""
+        last = dim in (-1, input.ndim - 1) and input.shape[-1] in self.step.facts.vocabularies
+        if last and index.ndim == input.ndim and index.shape[-1] == 1:
+            self.step.note_asked(Loss(index.detach(), IGNORED, _line(ASKED)))
+
+    def returned(self, result: Any) -> None:
+        """The outermost module returns: what an encoder returns alone is what its decoder looks at later."""
+        held = tuple(result.values()) if isinstance(result, dict) else result
+        values = held if isinstance(held, tuple) else (held,)
+        for value in values:
+            if _are_states(value):
+                self._encoded[id(value)] = weakref.ref(value), self.step
+
+    def recall(self) -> None:
+        """Attention looks at what an earlier step encoded: that step's tokens are those of the keys."""
+        states = _states(self._frames[-1]) if self._frames else ()
+        for _, state in states[1:2]:
+            known = self._encoded.get(id(state))
+            if known is not None and known[0]() is state:
+                self.step.recall(known[1])
 
     def _name(self, whole: Any) -> None:
         """Name all modules of a model, in place of what parts of it were called when they were seen alone."""
@@ -133,8 +197,11 @@ class Modules:
             module: ".".join(part for part in path.split(".") if part != _COMPILED)
             for path, module in whole.named_modules()
         }
-        two_sided = {"encoder", "decoder"} <= {_kind_by(path) for path in paths.values()}
-        self._known.update({module: _Known(path, two_sided) for module, path in paths.items()})
+        # A layer called `decoder`, such as one that turns states into logits, makes no side of its own.
+        sides = {_kind_by(path) for module, path in paths.items() if any(True for _ in module.children())}
+        two_sided = {"encoder", "decoder"} <= sides
+        facts = of_model(whole, two_sided)
+        self._known.update({module: _Known(path, two_sided, facts) for module, path in paths.items()})
 
     def _note(self, name: str, tensor: Torch, path: str) -> None:
         """An argument of the innermost module may say something of the tokens."""
@@ -153,6 +220,37 @@ def _kind_by(path: str) -> Kind:
     return role_by_name(f"{path}.query")[1]
 
 
+def _states(frame: _Frame) -> tuple[tuple[str, Torch], ...]:
+    """The first sequences of states [.., .., D] that a module was given, at most two, by name."""
+    names = _parameters(type(frame.module).forward)
+    given = (*zip(names, frame.args, strict=False), *frame.kwargs.items())
+    return tuple(islice(((name, value) for name, value in given if _are_states(value)), 2))
+
+
+def _are_states(value: Any) -> bool:
+    return getattr(value, "ndim", 0) == 3 and bool(value.is_floating_point())
+
+
+def _has_two_sequences(frame: _Frame) -> bool:
+    """Whether a module was given keys of another sequence than its queries."""
+    states = _states(frame)
+    if len(states) < 2:
+        return False
+    (_, queries), (name, keys) = states
+    if queries is keys or not _OTHER_SEQUENCE.fullmatch(name):
+        return False
+    if queries.shape != keys.shape:
+        return True
+    with quietly():
+        return not bool((queries == keys).all())
+
+
+def _line(text: str) -> str:
+    """A text with the user's line that is at work."""
+    source = user_line()
+    return text if source is None else f"{text} ({os.path.basename(source[0])}:{source[1]})"
+
+
 def _holds_parts(module: Any) -> bool:
     """Whether a module has modules and parameters of its own."""
     return any(True for _ in module.children()) and any(True for _ in module.parameters())
@@ -165,9 +263,10 @@ def _whole(module: Any) -> Any:
     whole = module
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, torch.nn.Module) and any(part is whole for part in owner.modules()):
-            whole = owner
+        owners = [value for value in frame.f_locals.values() if isinstance(value, torch.nn.Module)]
+        for owner in owners:
+            if any(part is whole for part in owner.modules()):
+                whole = owner
         frame = frame.f_back
     return whole
 
@@ -184,11 +283,16 @@ def _said(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[st
 @lru_cache(maxsize=4096)
 def _positional(forward: Callable[..., Any]) -> tuple[tuple[int, str], ...]:
     """Where the arguments of a module's forward that may speak of tokens stand."""
+    return tuple((at, name) for at, name in enumerate(_parameters(forward)) if _speaks(name))
+
+
+@lru_cache(maxsize=4096)
+def _parameters(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """What a module's forward calls its arguments."""
     try:
-        parameters = list(inspect.signature(forward).parameters)[1:]
+        return tuple(inspect.signature(forward).parameters)[1:]
     except (TypeError, ValueError):
         return ()
-    return tuple((at, name) for at, name in enumerate(parameters) if _speaks(name))
 
 
 @lru_cache(maxsize=4096)

@@ -2,36 +2,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
+import numpy as np
+
+from maskcli.arrays import Array
+from maskcli.diagnostics.supervision import agreement
+from maskcli.padding import edge_runs
 from maskcli.tensors import Kind, Roled
 from maskcli.tracing.calls import Torch, known_as, quietly
+from maskcli.tracing.facts import Facts
+
+# Labels stand this many places before the token that they ask for, in a model of the next token.
+NEXT = 1
+# So many labels that agree are no chance.
+TOLD = 4
+# What is said of every token, as [B, L], or as [L, B] by models that have the batch second.
+OF_TOKENS = ("input_ids", "labels", "position_ids", "token_type_ids", "segment_ids")
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """Targets of a loss over logits, the target that it ignores, and what it is called."""
+
+    targets: Torch
+    ignored: int
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Labels:
+    """Labels [B, L] beside ids."""
+
+    ids: Torch
+    tensor: Torch
+    ignored: int
+
+    @property
+    def supervised(self) -> Array:
+        """Labels that the loss counts, bool [B, L]."""
+        counted: Array = _array(self.tensor) != self.ignored
+        return counted
+
+    def shifts(self) -> list[tuple[int, int]]:
+        """How many places before the token that they ask for labels stand, and how many show it."""
+        agree = agreement(_array(self.tensor), _array(self.ids), self.supervised, None)
+        return [(shift, count) for shift, count in agree.items() if count >= TOLD]
+
+    def at_most(self, shift: int) -> str:
+        """The widest mask under which no label that counts is seen where it is asked for.
+
+        Tokens before the first that is asked for, such as a prompt, may see one another.
+        """
+        asked = np.roll(self.supervised, shift, axis=1)
+        asked[:, :shift] = False
+        pads = edge_runs(~asked)[0].sum(axis=1)
+        prefix = int(pads.max())
+        return f"prefix-lm:{prefix}" if prefix > shift else "causal"
 
 
 @dataclass(eq=False)
 class Step:
     """What was said of the tokens so far, (name, tensor) by role and side.
 
-    `two_sided` says that the model has an encoder and a decoder. `shown` are weights and masks of its first
-    checked call of self-attention; `aligned` says that the labels stand beside the logits that are to predict
-    them.
+    `two_sided` says that the model has an encoder and a decoder. `facts` are what its program knows of the
+    model; `generating` that a generation is at work. `shown` are weights and masks of its first checked call
+    of self-attention; `shift` says how many places before the token that they ask for the labels at the loss
+    stand; None without such labels. `turned` says that tokens are [L, B], None as long as nothing tells.
     """
 
     number: int
     two_sided: bool
+    facts: Facts = field(default_factory=Facts)
+    generating: bool = False
     tokens: dict[tuple[str, Kind], tuple[str, Torch]] = field(default_factory=dict)
+    looked_up: list[tuple[str, Kind, Torch]] = field(default_factory=list)
     shown: tuple[Roled, ...] = ()
+    shift: int | None = None
     aligned: bool = False
+    turned: bool | None = None
 
-    @property
-    def batch(self) -> int | None:
-        """How many samples there are."""
-        counts = (
-            len(tensor)
-            for (role, _), (_, tensor) in self.tokens.items()
-            if role in ("input_ids", "padding_mask")
-        )
-        return next(counts, None)
+    def samples(self, shape: Sequence[int]) -> int | None:
+        """How many samples there are where weights have this shape; None when nothing tells."""
+        self._turn(shape)
+        known = (tensor for _, kind, tensor in self.looked_up if kind != "encoder")
+        ids = next(known, self.ids("self", "decoder", "encoder"))
+        if ids is not None:
+            return int(ids.shape[1 if self.turned else 0])
+        paddings = (len(tensor) for (role, _), (_, tensor) in self.tokens.items() if role == "padding_mask")
+        return next(paddings, None)
+
+    def _turn(self, shape: Sequence[int]) -> None:
+        """Tell whether tokens are [L, B] from weights [.., Q, K]: their leading axes hold the samples."""
+        if self.turned is not None:
+            return
+        first, keys = shape[0], shape[-1]
+        for _, _, ids in self.looked_up:
+            straight = ids.shape[1] == keys and first % ids.shape[0] == 0
+            turned = ids.shape[0] == keys and first % ids.shape[1] == 0
+            if straight != turned:
+                self.turned = turned
+                return
 
     @property
     def single(self) -> bool:
@@ -43,10 +116,27 @@ class Step:
         ]
         return lengths == [1]
 
+    @property
+    def generates(self) -> bool:
+        """Whether what follows its tokens is to be generated: not where only a source is encoded."""
+        encodes = self.two_sided and self.ids("decoder", "self") is None
+        return self.generating and not encodes
+
     def ids(self, *kinds: Kind) -> Torch | None:
-        """The token ids of the first of these sides that has some."""
+        """The token ids of the first of these sides that has some, as the program has them."""
         known = (self.tokens["input_ids", kind][1] for kind in kinds if ("input_ids", kind) in self.tokens)
         return next(known, None)
+
+    def rows(self, kind: Kind) -> Array | None:
+        """Those of one side as an array [B, L]."""
+        ids = self.ids(kind)
+        return None if ids is None else _array(self._straight("input_ids", ids))
+
+    @property
+    def texts(self) -> tuple[Array, ...]:
+        """The ids [B, L] of each side."""
+        sides: tuple[Kind, ...] = ("decoder", "self", "encoder")
+        return tuple(rows for side in sides if (rows := self.rows(side)) is not None)
 
     def side(self, kind: Kind) -> Kind:
         """The side that a name speaks of: a model with one side has no encoder to tell from it."""
@@ -62,27 +152,85 @@ class Step:
             with quietly():
                 self.tokens[role, kind] = name, tensor.detach().clone()
 
-    def note_targets(self, target: Torch, ignored: int) -> None:
-        """Labels at the loss: as many as tokens, or one fewer a sample."""
-        ids = self.ids("decoder", "self")
-        if ids is None or target.is_floating_point() or any(role == "labels" for role, _ in self.tokens):
-            return
-        batch, length = ids.shape
+    def note_ids(self, kind: Kind, name: str, ids: Torch) -> None:
+        """Ids were looked up in a table of tokens."""
+        self.note("input_ids", kind, name, ids)
+        kept = self.ids(kind)
+        same = kept is not None and kept.shape == ids.shape
         with quietly():
-            if target.numel() == batch * length:
-                labels = target.reshape(batch, length)
-            elif length > 1 and target.numel() == batch * (length - 1):
-                labels = target.new_full((batch, length), ignored)
-                labels[:, :-1] = target.reshape(batch, length - 1)
-            else:
-                return
-        self.note("labels", "self", "labels", labels)
+            known = same and bool((kept == ids).all())
+            self.looked_up.append((name, kind, kept if known else ids.detach().clone()))
+
+    def note_loss(self, loss: Loss) -> None:
+        """Labels at the loss, as many as tokens or one fewer a sample: they are what counts."""
+        candidates = list(self._labelled(loss))
+        if not candidates:
+            return
+        fits = [
+            (shift == NEXT, agreeing, shift, labels)
+            for labels in candidates
+            for shift, agreeing in labels.shifts()
+        ]
+        none: tuple[bool, int, int | None, _Labels] = (False, 0, None, candidates[0])
+        _, _, self.shift, labels = max(fits, key=itemgetter(0, 1), default=none)
+        self.tokens["labels", "self"] = "labels", labels.tensor
         self.aligned = True
+        if self.shift is not None and self.shift >= NEXT:
+            self.facts.at_most = labels.at_most(self.shift), loss.source
+
+    def note_asked(self, loss: Loss) -> None:
+        """A loss by hand: which of its labels count is not known, only whether they are the next tokens."""
+        for labels in self._labelled(loss):
+            if any(shift == NEXT for shift, _ in labels.shifts()):
+                self.facts.at_most = labels.at_most(NEXT), loss.source
+
+    def recall(self, encoded: Step) -> None:
+        """An earlier step has encoded what this one looks at: its tokens are known here too."""
+        if self.number != encoded.number and self.two_sided:
+            for (role, kind), said in encoded.tokens.items():
+                if kind in ("encoder", "self") and role in ("input_ids", "padding_mask"):
+                    self.tokens.setdefault((role, "encoder"), said)
+
+    def _labelled(self, loss: Loss) -> Iterator[_Labels]:
+        """The labels beside each of the ids that they may belong to, those of the decoder first."""
+        for _, _, given in reversed(self.looked_up):
+            for turned in (False, True) if self.turned is None else (self.turned,):
+                ids = given.T if turned else given
+                labels = _shaped(loss, ids, turned)
+                if labels is not None:
+                    yield _Labels(ids, labels, loss.ignored)
 
     def roled(self, kind: Kind, padding: Torch | None) -> tuple[Roled, ...]:
         """What is said of the tokens; a module's own padding mask where nothing else tells of that side."""
         sides = ("encoder", "cross") if kind == "cross" else (kind, "self")
-        said = [known_as(role, side, *named) for (role, side), named in self.tokens.items()]
+        said = [
+            known_as(role, side, name, self._straight(role, tensor))
+            for (role, side), (name, tensor) in self.tokens.items()
+        ]
         if padding is not None and not any(("padding_mask", side) in self.tokens for side in sides):
             said.append(known_as("padding_mask", kind, "key_padding_mask", padding.detach()))
         return tuple(said)
+
+    def _straight(self, role: str, tensor: Torch) -> Torch:
+        """Something said of tokens as [B, L]; labels at the loss are that already."""
+        known = role == "labels" and self.aligned
+        turned = self.turned and role in OF_TOKENS and tensor.ndim == 2 and not known
+        return tensor.T if turned else tensor
+
+
+def _shaped(loss: Loss, ids: Torch, turned: bool) -> Torch | None:
+    """Targets in the shape of ids [B, L], where there are as many, or one fewer a sample; else None."""
+    batch, length = ids.shape
+    targets = loss.targets.reshape(-1)
+    count, left = divmod(targets.numel(), batch)
+    if left or count < 1 or count not in (length, length - 1):
+        return None
+    rows = targets.reshape(count, batch).T if turned else targets.reshape(batch, count)
+    labels = rows.new_full((batch, length), loss.ignored)
+    labels[:, :count] = rows
+    return labels
+
+
+def _array(tensor: Torch) -> Array:
+    values: Array = tensor.detach().cpu().numpy()
+    return values

@@ -91,10 +91,13 @@ class Watch:
             self._passing = self._enter(module, args, kwargs)
             watched = not self._passing
             try:
-                if watched:
-                    return original(module, *args, **kwargs)
-                with _pop_mode_temporarily():
-                    return original(module, *args, **kwargs)
+                if not watched:
+                    with _pop_mode_temporarily():
+                        return original(module, *args, **kwargs)
+                result = original(module, *args, **kwargs)
+                if depth == 0:
+                    self.modules.returned(result)
+                return result
             finally:
                 self.modules.leave(depth)
                 self._passing = False
@@ -165,7 +168,11 @@ class Watch:
                 table[getattr(functional, name)] = self._after(read, self.modules)
         table[functional.multi_head_attention_forward] = self._multi_head
         table[functional.embedding] = self._before(self.modules.looked_up)
-        table[functional.cross_entropy] = self._before(self.modules.compared)
+        for loss in (functional.cross_entropy, functional.nll_loss):
+            table[loss] = self._before(self._compared)
+        for pick in (torch.gather, torch.Tensor.gather):
+            table[pick] = self._before(self.modules.picked)
+        table[functional.kl_div] = self._before(self._likened)
         return table
 
     def _after(
@@ -205,9 +212,19 @@ class Watch:
         with self._mode:
             return _undispatched(func)(*args, **kwargs)
 
+    def _compared(self, *args: Any, **kwargs: Any) -> None:
+        """A loss is about to be computed: what the step's calls were for is known now."""
+        self.modules.compared(*args, **kwargs)
+        self.watcher.settle(self.modules.step)
+
+    def _likened(self, *args: Any, **kwargs: Any) -> None:
+        self.modules.likened(*args, **kwargs)
+        self.watcher.settle(self.modules.step)
+
     def _attention(self, call: Call) -> None:
         self._events += 1
         modules, step = self.modules, self.modules.step
+        modules.recall()
         if self.watcher.wants(modules.path):
             place = Place(modules.path, modules.kind, max(step.number, 0), user_line())
             self.watcher.attention(call, place, step, modules.padding)

@@ -58,6 +58,8 @@ PAIRS = {
         forced_eos_token_id=None, **IDS,
     ),
 }  # fmt: skip
+# These count positions from the first key, padding or not, unless they are given.
+ABSOLUTE = {"gpt2", "gpt_neo"}
 # These have no scaled_dot_product_attention of their own.
 EAGER_ONLY = {"gemma2", "gpt_neo", "bloom", "gpt_oss"}
 ALL = [
@@ -95,6 +97,8 @@ def batch(name):
     # Every text ends as texts do, so that its end is taught.
     ids[torch.arange(3), kept.cumsum(1).argmax(1)] = 2
     inputs = {"input_ids": ids, "attention_mask": kept}
+    if name in ABSOLUTE:
+        inputs["position_ids"] = (kept.cumsum(1) - 1).clamp(min=0)
     if name not in ENCODERS:
         inputs["labels"] = ids.masked_fill(kept == 0, -100)
     return inputs
