@@ -165,11 +165,16 @@ CONVENTIONS: dict[str, Convention] = {
 TRUE_ATTENDS, TRUE_IGNORES, ADDED, ZERO_ONE, TOKENS = "sdpa", "mha", "additive", "binary", "hf"
 
 
+def is_float(dtype: str) -> bool:
+    """Whether a mask of this type can be added to scores, in eight bits too."""
+    return dtype in LOWEST or dtype.startswith("float8")
+
+
 def usual(dtype: str) -> str:
     """The convention that the type of a mask calls for."""
     if dtype == "bool":
         return TRUE_ATTENDS
-    return ADDED if dtype in LOWEST else TOKENS
+    return ADDED if is_float(dtype) else TOKENS
 
 
 def dtype_of(convention: str, dtype: str | None) -> str:

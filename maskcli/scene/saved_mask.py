@@ -11,13 +11,13 @@ from maskcli.arrays import Array, Shape
 from maskcli.masks.conventions import (
     ADDED,
     CONVENTIONS,
-    LOWEST,
     SILENT,
     TOKENS,
     TRUE_ATTENDS,
     TRUE_IGNORES,
     ZERO_ONE,
     attended,
+    is_float,
 )
 from maskcli.masks.kinds import causal
 from maskcli.masks.layout import Layout
@@ -63,7 +63,7 @@ class Given:
     @property
     def is_float(self) -> bool:
         """Whether it is saved as floats, which can be added to the scores."""
-        return _is_float(self.tensor.dtype)
+        return is_float(self.tensor.dtype)
 
     @property
     def fill(self) -> float | None:
@@ -126,10 +126,10 @@ def padding_convention(tensor: Tensor) -> tuple[str, str]:
         if "pad" in tensor.name.rpartition(".")[2]:
             return (TRUE_ATTENDS if np.mean(tensor.read()) > 0.5 else TRUE_IGNORES), "values"
         return TRUE_ATTENDS, "name"
-    if tensor.dtype in LOWEST:
+    if is_float(tensor.dtype):
         values = tensor.read()
         return (ADDED if (values < 0).any() or not values.any() else ZERO_ONE), "values"
-    return TOKENS, "values"
+    return (ADDED if _has_fill(tensor.read()) else TOKENS), "values"
 
 
 def read_padding(roled: Roled, declared: str | None) -> Array | None:
@@ -144,6 +144,11 @@ def read_padding(roled: Roled, declared: str | None) -> Array | None:
     if declared is not None and CONVENTIONS[declared].values.kind == values.dtype.kind:
         convention = declared
     return attended(values, convention, min(float(np.min(values)) / 2, -TINY))
+
+
+def _has_fill(values: Array) -> bool:
+    """Whether whole numbers are added to the scores: one of them is as low as no label is."""
+    return bool(values.min(initial=0) <= SILENT)
 
 
 def is_negated(values: tuple[float, ...] | None) -> bool:
@@ -169,8 +174,8 @@ def _reading(tensor: Tensor, seen: Survey, declared: str | None) -> tuple[str, s
         return declared, "declared"
     if tensor.dtype == "bool":
         return (TRUE_IGNORES, "name") if _says_padding(tensor) else (TRUE_ATTENDS, "assumed")
-    if not _is_float(tensor.dtype):
-        return TOKENS, "values"
+    if not is_float(tensor.dtype):
+        return (ADDED if seen.low <= SILENT else TOKENS), "values"
 
     binary = set(seen.distinct or ()) in ({1.0}, {0.0, 1.0}) and not seen.minus_inf
     return (ZERO_ONE if binary else ADDED), "values"
@@ -181,10 +186,6 @@ def _threshold(seen: Survey) -> float:
     values = seen.distinct or ()
     two = len(values) == 2 and values[1] == 0.0 and not seen.minus_inf
     return values[0] / 2 if two else SILENT
-
-
-def _is_float(dtype: str) -> bool:
-    return dtype in LOWEST or dtype.startswith("float8")
 
 
 def _speaks_for(keep: Mask, real: Array | None, past: int | None) -> bool:

@@ -25,7 +25,7 @@ from maskcli.scene.tokens import Tokens, several
 from maskcli.scene.witnesses import Padding
 from maskcli.tensors import Tensor
 from maskcli.tensors.roles import Roled
-from maskcli.tensors.tolerances import tolerances
+from maskcli.tensors.tolerances import sum_tolerances
 
 Answer = TypeVar("Answer")
 
@@ -112,12 +112,12 @@ class Attention(Placed):
     @property
     def tolerance(self) -> float:
         """How far a healthy row sum may lie from 1."""
-        return tolerances(self.tensor.dtype).sums
+        return sum_tolerances(self.tensor.dtype, self.shape[3])[0]
 
     @property
     def rounding(self) -> float:
         """How far rounding alone takes the row sums of healthy weights from 1."""
-        return tolerances(self.tensor.dtype).rounding
+        return sum_tolerances(self.tensor.dtype, self.shape[3])[1]
 
     @cached_property
     def padding(self) -> Mask | None:

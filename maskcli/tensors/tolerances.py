@@ -35,6 +35,9 @@ _OF = {
 # Of eight bits and fewer; such cells, and whole numbers, are compared exactly.
 _COARSE = Tolerances(0.1, 0.05, bias=0.2, logs=0.1, products=0.1, cells=0.0)
 
+# Of eight bits: half a step between two numbers, as a share of them, and near 0, where steps are all alike.
+_FLOAT8 = {"float8_e4m3fn": (2.0**-4, 2.0**-10), "float8_e5m2": (2.0**-3, 2.0**-17)}
+
 # Of the types that round positions. Up to EXACT every whole number has a value of its own.
 SIGNIFICANT_BITS = {"bfloat16": 8, "float16": 11}
 EXACT = {dtype: 2**bits for dtype, bits in SIGNIFICANT_BITS.items()}
@@ -43,6 +46,24 @@ EXACT = {dtype: 2**bits for dtype, bits in SIGNIFICANT_BITS.items()}
 def tolerances(dtype: str) -> Tolerances:
     """The tolerances of a dtype by its name."""
     return _OF.get(dtype, _COARSE)
+
+
+def sum_tolerances(dtype: str, keys: int) -> tuple[float, float]:
+    """`sums` and `rounding` of rows of so many keys.
+
+    In eight bits both are the worst that rounding can do to equal weights: 1/700 becomes 1/512, and all
+    weights below 1/1024 vanish from e4m3, so that a sum over many keys may be anything.
+    """
+    if dtype in _FLOAT8:
+        share, step = _FLOAT8[dtype]
+        return share + keys * step, share + keys * step
+    known = tolerances(dtype)
+    return known.sums, known.rounding
+
+
+def tells_equal(dtype: str) -> bool:
+    """Whether equal weights can show equal scores: in eight bits most of a row is the same number."""
+    return dtype in _OF
 
 
 def has_digits(dtype: str) -> bool:

@@ -203,3 +203,39 @@ def test_padding_masks_by_every_name_hide_the_same(name):
 def test_an_additive_padding_mask_that_hides_nothing_hides_no_finding():
     arrays = layers(SQUARE, np.ones(SQUARE, bool)) | {"key_padding_mask": torch.zeros(3, 12)}
     assert loud(report(arrays, expect="causal")) == ["MSK203"]
+
+
+# Types that masks have seldom
+
+FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+@pytest.mark.parametrize("dtype", FLOAT8, ids=str)
+@pytest.mark.parametrize("form", ["0 and 1", "0 and a fill"])
+@pytest.mark.parametrize("name", ["attention_mask", "attn_mask"])
+def test_masks_of_eight_bits_are_read_as_other_floats_are(dtype, form, name):
+    """Padding masks too: one answer, whoever reads them."""
+    shape = (3, 2, 12, 12)
+    real = padding(shape, "right")
+    keep = causal(shape) & real[:, None, None]
+    cells = torch.from_numpy((real if name == "attention_mask" else keep).astype(np.float32))
+    mask = (cells if form == "0 and 1" else (1 - cells) * -448).to(dtype)
+    assert loud(report(layers(shape, keep) | {name: mask})) == []
+    for sick, extra in (
+        (causal(shape) | True, {"expect": "causal"}),
+        (causal(shape) & ~real[:, None, None], {}),
+    ):
+        assert loud(report(layers(shape, sick & np.ones(shape, bool)) | {name: mask}, **extra)) != []
+
+
+@pytest.mark.parametrize("fill", [-10000, -(2**31)])
+@pytest.mark.parametrize("name", ["attention_mask", "attn_mask"])
+def test_integers_with_a_fill_are_added(fill, name):
+    """(1 - mask) * -10000 on whole numbers: 0 attends, as in the same mask of floats."""
+    shape = (3, 2, 12, 12)
+    real = padding(shape, "right")
+    keep = causal(shape) & real[:, None, None]
+    cells = torch.from_numpy((real if name == "attention_mask" else keep).astype(np.int64))
+    arrays = {name: (1 - cells) * fill}
+    assert loud(report(layers(shape, keep) | arrays)) == []
+    assert loud(report(layers(shape, causal(shape) & ~real[:, None, None]) | arrays)) != []

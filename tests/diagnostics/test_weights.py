@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from tests.diagnostics.attention import (
     DTYPES,
@@ -266,6 +267,132 @@ def test_scores_saved_as_weights(dtype):
     assert loud(report({"attentions.0": masked})) == ["MSK216"]
     exponents = torch.from_numpy(np.exp(scores(shape, scale=0.5))).to(DTYPES[dtype])
     assert "MSK216" in loud(report({"attentions.0": exponents}))
+
+
+@dtypes
+@pytest.mark.parametrize("sick", [(0,), (1,), (0, 1)])
+def test_maps_of_zeros(dtype, sick):
+    shape = (2, 3, 12, 12)
+    real = padding(shape, "left")
+    arrays = layers(shape, causal(shape) & real[:, None, None], dtype)
+    for layer in sick:
+        arrays[f"attentions.{layer}"] *= 0
+    for extra, declared in (({}, {}), (mask_of(real), {}), (mask_of(real), {"expect": "causal"})):
+        found = report(arrays | extra, **declared)
+        assert loud(found) == ["MSK207"]
+        assert the(found, "MSK207").tensors == tuple(f"attentions.{layer}" for layer in sick)
+    # A pruned head, and a source that is all padding, leave zeros too.
+    pruned = layers(shape, causal(shape), dtype)
+    pruned["attentions.1"][:, 1] = 0
+    assert loud(report(pruned)) == []
+    nobody = {"cross_attentions.0": torch.zeros(1, 2, 4, 6), "attention_mask": torch.zeros(1, 6).long()}
+    assert "MSK207" not in loud(report(nobody))
+
+
+# Designs whose weights are below 0 or above 1
+
+
+def signed(shape, keep, seed):
+    raw = scores(shape, seed)
+    return np.sign(raw) * softmax(np.where(keep, np.abs(raw), -1e30))
+
+
+def talking(shape, keep, seed):
+    mixing = np.random.default_rng(seed).normal(size=(shape[1], shape[1]))
+    return np.einsum("gh,bhqk->bgqk", mixing, softmax(np.where(keep, scores(shape, seed), -1e30)))
+
+
+def differential(shape, keep, seed):
+    first, second = (softmax(np.where(keep, scores(shape, seed + n), -1e30)) for n in (0, 50))
+    return first - 0.8 * second
+
+
+DESIGNS = {"talking heads": talking, "differential": differential, "signed": signed}
+
+
+@dtypes
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("side", ["left", "right", None])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_weights_with_a_sign_by_design_are_a_warning(dtype, design, side, ahead):
+    shape = (2, 4, 16, 16)
+    real = np.ones((2, 16), bool) if side is None else padding(shape, side)
+    keep = (causal(shape) | ahead) & real[:, None, None]
+    arrays = {
+        f"attentions.{n}": torch.from_numpy(DESIGNS[design](shape, keep, n)).to(DTYPES[dtype])
+        for n in range(2)
+    }
+    found = report(arrays | (mask_of(real) if side else {}))
+    assert loud(found) == ["MSK216"]
+    assert the(found, "MSK216").severity == "warning"
+    assert design in the(found, "MSK216").message
+
+
+@dtypes
+def test_scores_that_are_centred_are_scores(dtype):
+    shape = (2, 4, 16, 16)
+    raw = scores(shape) - scores(shape).mean(-1, keepdims=True)
+    found = report({"attentions.0": torch.from_numpy(raw).to(DTYPES[dtype])})
+    assert the(found, "MSK216").severity == "error"
+
+
+def test_the_correlations_of_autoformer():
+    config = transformers.AutoformerConfig(
+        prediction_length=8, context_length=16, d_model=32, encoder_layers=2, decoder_layers=2, label_length=4,
+        encoder_attention_heads=4, decoder_attention_heads=4, lags_sequence=[1, 2, 3], num_time_features=1,
+        encoder_ffn_dim=32, decoder_ffn_dim=32,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoformerModel(config).eval()
+    with torch.no_grad():
+        out = model(
+            past_values=torch.randn(3, 19), past_time_features=torch.randn(3, 19, 1),
+            past_observed_mask=torch.ones(3, 19), future_values=torch.randn(3, 8),
+            future_time_features=torch.randn(3, 8, 1), output_attentions=True,
+        )  # fmt: skip
+    sides = ("encoder_attentions", "decoder_attentions", "cross_attentions")
+    found = report({f"{side}.{n}": each for side in sides for n, each in enumerate(out[side])})
+    assert [(each.code, each.severity) for each in found.findings] == [("MSK216", "warning")]
+    assert "Autoformer" in found.findings[0].message
+
+
+# Weights of eight bits
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(3, 2, 12, 12), (2, 3, 1, 16), (1, 1, 80, 80), (1, 2, 300, 300), (1, 1, 700, 700)]
+)
+@pytest.mark.parametrize("scale", [0.05, 1, 3])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_healthy_weights_of_eight_bits(dtype, shape, scale, ahead):
+    """Equal weights of 700 keys come to 1.37 in e4m3; of half of that, the row above it, to 0.9."""
+    real = padding(shape, "left")
+    keep = (causal(shape) | ahead) & real[:, None, None]
+    arrays = {
+        f"attentions.{n}": torch.from_numpy(softmax(np.where(keep, scale * scores(shape, n), -1e30))).to(
+            dtype
+        )
+        for n in range(2)
+    }
+    for extra, expect in (({}, ()), (mask_of(real), ()), (mask_of(real), "full" if ahead else "causal")):
+        assert loud(report(arrays | extra, expect=expect)) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize("shape", [(3, 2, 12, 12), (1, 1, 80, 80)])
+def test_sick_weights_of_eight_bits(dtype, shape):
+    real = padding(shape, "left")
+    good, bad = (softmax(np.where(keep, scores(shape), -1e30)) for keep in (causal(shape), np.ones(shape)))
+    sick = {
+        "MSK207": (good * 0.5, {}, ()),
+        "MSK203": (bad, {}, "causal"),
+        "MSK202": (good, mask_of(real), ()),
+        "MSK216": (scores(shape), {}, ()),
+    }
+    for code, (values, extra, expect) in sick.items():
+        arrays = {"attentions.0": torch.from_numpy(values).to(dtype)} | extra
+        assert loud(report(arrays, expect=expect)) == [code]
 
 
 def windowed(shape, size=4):

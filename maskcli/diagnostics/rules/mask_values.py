@@ -213,7 +213,7 @@ def negated_integer_mask(mask: _Values, scene: Scene) -> Found | None:
 
 def _is_binary_float(given: Given) -> bool:
     """Whether a float mask holds both 0 and 1, and nothing else."""
-    if given.tensor.dtype not in LOWEST or given.minus_inf or given.nan:
+    if not given.is_float or given.minus_inf or given.nan:
         return False
     return given.values is not None and set(given.values) == {0.0, 1.0}
 

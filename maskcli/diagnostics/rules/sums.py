@@ -10,7 +10,7 @@ from maskcli.arrays import Array, Rows
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.common import FEW, MOSTLY
-from maskcli.diagnostics.rules.hits import Hit, fold_by
+from maskcli.diagnostics.rules.hits import Hit, fold, fold_by
 from maskcli.diagnostics.words import listed
 from maskcli.measure.questions import first_sums, query_sums
 from maskcli.scene.scene import Attention, Scene, once
@@ -28,17 +28,18 @@ FADING = 0.1
     "MSK207", "unnormalised-rows", "warning", needs=("weights",), explained_by=("MSK216", "MSK208", "MSK209")
 )
 def unnormalised_rows(scene: Scene) -> Iterator[Found]:
-    """Rows sum to one number other than 1, or only some rows do not sum to 1.
+    """Rows sum to one number other than 1, or only some rows do not sum to 1, or all weights are 0.
 
     A softmax over the keys sums to 1. One other constant points to a scale applied afterwards; a few odd rows
-    point to something done to those rows only. Dropout, attention sinks and sigmoid attention have sums that
-    vary from row to row, and are left alone.
+    point to something done to those rows only; nothing but zeros to a buffer that nobody filled. Dropout,
+    attention sinks and sigmoid attention have sums that vary from row to row, and are left alone.
 
     In code: weights multiplied or clipped after the softmax, averaged with the wrong divisor, saved after an
-    in-place change.
+    in-place change; `torch.zeros` allocated for weights that the fused kernel never returns.
 
     Fix: save the weights right behind the softmax, before anything scales them.
     """
+    yield from _all_zeros(scene)
     hits = []
     for attention in scene.attentions:
         rows, constant = _odd_sums(attention)
@@ -56,6 +57,27 @@ def unnormalised_rows(scene: Scene) -> Iterator[Found]:
             lowest_sum=low,
             highest_sum=high,
         )
+
+
+def _all_zeros(scene: Scene) -> Iterator[Found]:
+    """Maps that hold nothing but zeros, though their rows have keys."""
+    for group in fold(Hit(attention.name, _zeros(attention)) for attention in scene.attentions):
+        yield group.found(
+            f"all weights of {listed(group.tensors)} are 0: no row of it attends to anything",
+            "save what the softmax returns: a buffer that was never filled, a layer that was skipped and a "
+            "head mask of zeros look like this",
+            lowest_sum=0.0,
+            highest_sum=0.0,
+        )
+
+
+def _zeros(attention: Attention) -> Rows:
+    """The rows [B, H, Q] of a map of zeros that have a key to attend to; none when it is no such map."""
+    measured, allowed = attention.measured, attention.meant
+    none = np.zeros(measured.total.shape, bool)
+    if (measured.high != 0).any() or (measured.low != 0).any() or attention.tolerance >= 1:
+        return none
+    return attention.real if allowed is None else attention.real & (allowed.keys_per_query > 0)
 
 
 @rule("MSK208", "softmax-axis", "error", needs=("weights",), explained_by=("MSK216",))
@@ -90,26 +112,86 @@ def invalid_weights(scene: Scene) -> Iterator[Found]:
 
     A softmax yields numbers from 0 to 1. Values outside mean that scores, log-probabilities or an
     uninitialised buffer were saved in their place, and every other check of this tensor would be about the
-    wrong thing.
+    wrong thing. Where the numbers look like those of a model that means them so, this is a warning: heads
+    mixed after the softmax (talking heads), the difference of two softmaxes (differential transformer),
+    weights with a sign, or the correlations of Autoformer.
 
     In code: returning the scores before the softmax, or a debug output of a fused kernel.
 
     Fix: save what comes out of the softmax. Fused kernels do not return it: use the eager implementation to
     look at it.
     """
-    invalid = ((attention, _invalid(attention)) for attention in scene.attentions)
-    hits = ((Hit(attention.name, rows), attention.measured) for attention, rows in invalid)
-    for group in fold_by(hits, alike=lambda _: None):
-        low = min(np.nanmin(measured.low) for measured in group.extras)
-        high = max(np.nanmax(measured.high) for measured in group.extras)
+    hits = []
+    for attention in scene.attentions:
+        rows = _invalid(attention)
+        design = _design(attention, scene) if rows.any() else None
+        flagged = attention.real if design else rows
+        hits.append((Hit(attention.name, flagged), (design, attention.measured)))
+    for group in fold_by(hits, alike=lambda extra: extra[0]):
+        design = group.extra[0]
+        low = min(np.nanmin(measured.low) for _, measured in group.extras)
+        high = max(np.nanmax(measured.high) for _, measured in group.extras)
         yield group.found(
             f"values run from {low:.4g} to {high:.4g}, where weights lie between 0 and 1: "
-            f"{listed(group.tensors)} holds scores or something else",
-            "save what comes out of the softmax (or pass --role scores=FILE:TENSOR when these are the "
-            "scores)",
+            f"{listed(group.tensors)} {design or 'holds scores or something else'}",
+            _MEANT_SO if design else _SAVE_WEIGHTS,
+            severity="warning" if design else None,
             lowest=_finite(low),
             highest=_finite(high),
         )
+
+
+_SAVE_WEIGHTS = (
+    "save what comes out of the softmax (or pass --role scores=FILE:TENSOR when these are the scores)"
+)
+_MEANT_SO = (
+    "nothing, when the model is of that kind (no other rule looks at these maps); else save what comes out "
+    "of the softmax"
+)
+
+
+def _design(attention: Attention, scene: Scene) -> str | None:
+    """Which known design of attention these values are of, in words behind a name; None when of none."""
+    if not np.isfinite(attention.measured.total[attention.real]).all():
+        return None
+    if _heads_are_mixed(attention):
+        return (
+            "has rows that sum to one number in each head, as heads mixed after the softmax (talking heads) "
+            "or a difference of two softmaxes (differential attention) have them"
+        )
+    if _has_signs(attention):
+        return "has rows whose sizes sum to 1, as signed attention has them"
+    if _ends_in_channels(attention, scene):
+        return "ends in channels, not keys, as the correlations of Autoformer do"
+    return None
+
+
+def _heads_are_mixed(attention: Attention) -> bool:
+    """Whether the real rows of each head sum to one number, which centred scores do only when it is 0."""
+    total, real = attention.measured.total.astype(np.float64), attention.real
+    if real.any(axis=1).sum() < FEW:
+        return False
+    low = np.where(real, total, np.inf).min(axis=(0, 2))
+    high = np.where(real, total, -np.inf).max(axis=(0, 2))
+    # Rounding goes with the size of what is added up.
+    size = np.maximum(np.abs(attention.measured.high), np.abs(attention.measured.low)).max()
+    close = 2 * attention.tolerance * max(float(size), 1.0)
+    return bool((high - low <= close).all() and (np.abs(high) > close).any())
+
+
+def _has_signs(attention: Attention) -> bool:
+    """Whether the sampled rows sum to 1 when signs are left out."""
+    sample = attention.sample
+    sizes = np.abs(sample.values).sum(axis=3, dtype=np.float64)[sample.of(attention.real)]
+    return sizes.size >= FEW and bool((np.abs(sizes - 1) <= attention.tolerance).all())
+
+
+def _ends_in_channels(attention: Attention, scene: Scene) -> bool:
+    """Whether all maps end in one size, whatever the number of queries, and some have more queries."""
+    shapes = [roled.tensor.shape for roled in scene.tensors if roled.role == "weights"]
+    alike = len(shapes) > 1 and all(shape[-1] == attention.shape[3] for shape in shapes)
+    several = len({shape[-2] for shape in shapes if len(shape) > 2}) > 1
+    return alike and several and any(shape[-2] > shape[-1] for shape in shapes if len(shape) > 2)
 
 
 def _finite(value: float) -> float | str:

@@ -21,7 +21,7 @@ from maskcli.masks.mask import Mask
 from maskcli.measure.passes import measure
 from maskcli.measure.questions import column_mass
 from maskcli.scene.scene import Attention
-from maskcli.tensors.tolerances import has_digits, tolerances
+from maskcli.tensors.tolerances import has_digits, tells_equal, tolerances
 
 # Inverted: this much mass on ignored keys, and less than that outside of the inverse.
 INVERTED, INVERSE_FITS = 0.5, 0.05
@@ -160,7 +160,7 @@ def _told_by(attention: Attention, inverse: Mask, mass: Array) -> Rows | None:
 
 def uniform(attention: Attention, leaking: Leaking) -> Verdict | None:
     """Whether every real row that could differ is exactly uniform; short 16-bit rows can be by chance."""
-    if leaking.some:
+    if leaking.some or not tells_equal(attention.tensor.dtype):
         return None
     # In a uniform row the sum is the weight times the number of keys: what is no whole multiple is not worth
     # reading again.
