@@ -23,7 +23,7 @@ from maskcli.tensors import role_of
 ToTensor = Literal["sdpa", "mha", "megatron", "hf", "additive", "binary"]
 ToArguments = Literal["flash-attn", "flex", "xformers", "jax"]
 # Kinds whose arguments count tokens: they have no meaning without lengths.
-COUNTED = {"padding", "combined", "documents", "blocks", "chunked"}
+COUNTED = {"padding", "combined", "documents", "blocks", "chunked", "same", "spans", "tree"}
 # flex says these by arithmetic.
 UNCOUNTED_BY_FLEX = {"blocks", "chunked"}
 # Tokens that stand for any number of them where a spec says nothing of lengths.

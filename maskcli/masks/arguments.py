@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskcli.masks.kinds import KINDS, Numbers
+from maskcli.errors import MaskcliError
+from maskcli.masks.conditions import document_condition
+from maskcli.masks.kinds import KINDS, Numbers, document_ids
 from maskcli.masks.layout import Layout
+from maskcli.masks.leaves import arguments_of
 from maskcli.masks.mask import runs_of
 from maskcli.masks.naming import Name
-from maskcli.masks.spec import Joined, Named, Not, Spec, conjuncts, parse
+from maskcli.masks.packed import positions_in
+from maskcli.masks.spec import Joined, Named, Not, PerDocument, Spec, conjuncts, kinds_in, parse
 
 
 @dataclass(frozen=True)
@@ -34,17 +40,20 @@ class Call(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A conjunction taken apart: how far queries look, and the lengths of what is set apart in each item."""
+    """A conjunction taken apart: how far queries look, and the lengths of what is set apart in each item.
+
+    `window` is how many keys are seen before and behind a query, for bands of a size; -1 is no limit.
+    """
 
     layout: Layout
     band: str = "full"
-    size: int = 0
+    window: tuple[int, int] | None = None
     lengths: tuple[Numbers, ...] | None = None
 
     @property
-    def window(self) -> tuple[int, int] | None:
-        """How many keys are seen to the left and to the right, for bands of a size."""
-        return {"sliding": (self.size - 1, 0), "window": (self.size, self.size)}.get(self.band)
+    def open_sided(self) -> bool:
+        """Whether a window has no limit on one side."""
+        return self.window is not None and min(self.window) < 0
 
     @property
     def square(self) -> bool:
@@ -116,8 +125,9 @@ def _with(parts: Parts, term: Named) -> Parts | str:
     if term.name in BANDS:
         if parts.band != "full":
             return f"{parts.band} together with {term.name}"
-        return parts._replace(band=term.name, size=sum(term.numbers))
-    if term.name not in SETS:
+        return parts._replace(band=term.name, window=WINDOWS.get(term.name, _no_window)(*term.numbers))
+    whole_chunks = term.name == "chunked" and len(term.numbers) > 1
+    if term.name not in SETS or whole_chunks:
         return term.name
 
     if parts.lengths is not None:
@@ -151,7 +161,16 @@ def _documents(keys: int, numbers: Numbers) -> Numbers:
     return (*numbers, keys - sum(numbers))
 
 
+def _no_window() -> None:
+    return None
+
+
 BANDS = ("causal", "causal-top-left", "sliding", "window")
+# How many keys are seen before and behind a query, from a band's numbers.
+WINDOWS: dict[str, Callable[..., tuple[int, int] | None]] = {
+    "sliding": lambda size: (size - 1, 0),
+    "window": lambda left, right=None: (left, left if right is None else right),
+}
 # The lengths of what a kind sets apart, from how many keys there are and its numbers.
 SETS: dict[str, Callable[[int, Numbers], Numbers]] = {
     "documents": _documents,
@@ -203,6 +222,8 @@ def _xformers(parts: Parts) -> Call | str:
         return why
     if parts.lengths is not None:
         return _block_diagonal(parts)
+    if parts.open_sided:
+        return OPEN_SIDED.format("xformers")
     if parts.window is not None:
         left, right = parts.window
         bias = f"LocalAttentionFromBottomRightMask(window_left={left}, window_right={right})"
@@ -221,15 +242,16 @@ def _block_diagonal(parts: Parts) -> Call | str:
             "packed or padded keys of another length than the queries need both seqlens; "
             "pass those of your batch"
         )
+    size = parts.window[0] + 1 if parts.window else 0
     made = {
         "full": "",
         "causal": ".make_causal()",
         "causal-top-left": ".make_causal()",
-        "sliding": f".make_local_attention({parts.size})",
+        "sliding": f".make_local_attention({size})",
     }
     if parts.band not in made:
         return f"xformers has no block-diagonal bias with {parts.band}; use flex, or a dense mask"
-    given = {"seqlens": parts.flat, "band": parts.band, "size": parts.size or None}
+    given = {"seqlens": parts.flat, "band": parts.band, "size": size or None}
     code = f"{BIAS}BlockDiagonalMask.from_seqlens({parts.flat}){made[parts.band]}"
     return Call(given, parts.note + code)
 
@@ -245,6 +267,8 @@ def _jax(parts: Parts) -> Call | str:
     if parts.window is not None:
         if past:
             return "JAX counts windows from the first key, and this mask from the last; pass a dense mask"
+        if parts.open_sided:
+            return OPEN_SIDED.format("JAX")
         given["local_window_size"] = list(parts.window)
     if parts.lengths is not None:
         if real is None:
@@ -258,6 +282,9 @@ def _jax(parts: Parts) -> Call | str:
     return Call(given, _code("jax.nn.dot_product_attention", given))
 
 
+OPEN_SIDED = "{}'s windows have a limit on both sides; write the number of keys in place of -1"
+# Stands for the query's key position while a condition is made.
+POSITION = "<p>"
 BIAS = "xformers.ops.fmha.attn_bias."
 # How lists are written in code, by the argument that takes them.
 WRITTEN = {
@@ -277,7 +304,8 @@ def _code(function: str, given: dict[str, Any]) -> str:
 def _flex(spec: Spec, layout: Layout) -> Call:
     """FlexAttention: the spec as the expression of a mask_mod, and the tensors that it reads."""
     tensors: dict[str, Any] = {}
-    condition = _condition(spec, layout, tensors)
+    absolute = f"(q_idx + {layout.past})" if layout.past else "q_idx"
+    condition = _condition(spec, layout, tensors).replace(POSITION, absolute)
     lines = ["import torch"]
     lines += [f"{key} = torch.tensor({value})" for key, value in tensors.items()]
     lines += ["def mask_mod(b, h, q_idx, kv_idx):", f"    return {condition}"]
@@ -288,6 +316,8 @@ def _condition(spec: Spec, layout: Layout, tensors: dict[str, Any]) -> str:
     """The condition of a spec over q_idx and kv_idx; the tensors that it reads are added to `tensors`."""
     if isinstance(spec, Not):
         return f"~({_condition(spec.operand, layout, tensors)})"
+    if isinstance(spec, PerDocument):
+        return _condition_per_document(spec, layout, tensors)
     if isinstance(spec, Joined):
         operands = [_condition(operand, layout, tensors) for operand in spec.operands]
         return f" {spec.sign} ".join(f"({operand})" for operand in operands)
@@ -295,12 +325,44 @@ def _condition(spec: Spec, layout: Layout, tensors: dict[str, Any]) -> str:
     assert isinstance(spec, Named)
     kind = KINDS[spec.name]
     condition = kind.flex
-    if not isinstance(condition, str):
-        condition, read = condition(layout, *spec.numbers)
-        tensors |= read
-    position = f"(q_idx + {layout.past})" if layout.past else "q_idx"
-    numbers = dict(zip(kind.numbers, spec.numbers, strict=False))
-    return condition.format(p=position, **numbers)
+    if isinstance(condition, str):
+        numbers = dict(zip(kind.numbers, spec.numbers, strict=False))
+        return condition.format(p=POSITION, **numbers)
+
+    condition, read = condition(layout, *arguments_of(spec, layout))
+    for name, values in read.items():
+        # Two operands can read tensors of one name: the second is numbered.
+        own = _unused(name, values, tensors)
+        condition = re.sub(rf"\b{name}\[", f"{own}[", condition)
+        tensors[own] = values
+    return condition.format(p=POSITION)
+
+
+def _unused(name: str, values: Any, tensors: dict[str, Any]) -> str:
+    """The name for a tensor: its own, or with a number where another holds it already."""
+    own, number = name, 2
+    while own in tensors and tensors[own] != values:
+        own, number = f"{name}_{number}", number + 1
+    return own
+
+
+def _condition_per_document(spec: PerDocument, layout: Layout, tensors: dict[str, Any]) -> str:
+    """The operand over positions that count anew in each document, and nothing across documents."""
+    ids = document_ids(layout, *spec.lengths)
+    same, read = document_condition(ids)
+    tensors |= read
+    tensors["position"] = positions_in(ids).tolist() if len(ids) > 1 else positions_in(ids)[0].tolist()
+    padded_left = layout.real is not None and not layout.real[:, 0].all()
+    if padded_left and "chunked" in kinds_in(spec.operand):
+        raise MaskcliError("flex has no condition for chunks inside documents behind left padding")
+    whole = dataclasses.replace(layout, documents=None)
+    inner = _condition(spec.operand, whole, tensors)
+    item = "b, " if len(ids) > 1 else ""
+    # What indexes a tensor stays a key; everything else is a position.
+    inner = re.sub(rf"(?:{re.escape(POSITION)})(?!\])", f"position[{item}{POSITION}]", inner)
+    inner = re.sub(r"\bkv_idx\b(?!\])", f"position[{item}kv_idx]", inner)
+    inner = re.sub(r"\bq_idx\b(?!\])", f"torch.minimum(position[{item}{POSITION}], q_idx)", inner)
+    return f"({same.format(p=POSITION)}) & ({inner})"
 
 
 class Form(NamedTuple):

@@ -6,12 +6,15 @@ p is the key position of query q: p = q + past.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
+from maskcli.masks import conditions, patterns
+from maskcli.masks.conditions import Condition
+from maskcli.masks.labels import same, same_label, spans
 from maskcli.masks.layout import Layout, at_positions
 from maskcli.masks.mask import MAX_RUNS, Mask, dense_runs
 
@@ -20,8 +23,6 @@ if TYPE_CHECKING:
 
 # The numbers behind a kind's colon.
 Numbers = tuple[int, ...]
-# The condition of a mask_mod, and the tensors that it reads.
-Condition = tuple[str, dict[str, Any]]
 
 
 class Fit(NamedTuple):
@@ -43,10 +44,13 @@ class Kind(NamedTuple):
     """All there is to a kind of mask: a new one is a row of KINDS and nothing else.
 
     `build` makes the mask from a layout and `numbers`, each at least `lowest`, which are called so in specs
-    and in `flex`. It varies along `axes`, of "b" and "q". `flex` is the condition of a FlexAttention mask_mod
-    over q_idx, kv_idx and {p}, the query's key position, or makes it from the layout and the numbers, with
-    the tensors that it reads. `needs` is a fact about the input. `fit` finds it in a mask; one that `grows`
-    is also sought inside of masks, with the largest number.
+    and in `flex`; the last `optional` of them, at least `lowest_optional`, may be left out. It varies along
+    `axes`, of "b" and "q". `flex` is the condition of a FlexAttention mask_mod over q_idx, kv_idx and {p},
+    the query's key position, or makes it from the layout and the numbers, with the tensors that it reads.
+    `needs` is a fact about the input. `fit` finds it in a mask; one that `grows` is also sought inside of
+    masks, with the largest number. `reads` says what is behind the colon but numbers: "sizes", one for each
+    sample, listed or in a tensor; "labels", a tensor, which comes before the numbers; "ranges", START:STOP,
+    whose numbers are the borders.
     """
 
     build: Callable[..., Mask]
@@ -57,6 +61,9 @@ class Kind(NamedTuple):
     lowest: int = 0
     needs: str | None = None
     grows: bool = False
+    optional: int = 0
+    lowest_optional: int = 0
+    reads: str = ""
 
 
 @at_positions
@@ -90,21 +97,29 @@ def combined(layout: Layout) -> Mask:
 
 
 @at_positions
-def prefix(layout: Layout, size: int) -> Mask:
+def prefix(layout: Layout, *sizes: int) -> Mask:
     """k < N."""
-    return Mask.from_intervals(layout.shape, 0, size)
+    return Mask.from_intervals(layout.shape, 0, _by_item(sizes))
 
 
 @at_positions
-def prefix_lm(layout: Layout, size: int) -> Mask:
+def prefix_lm(layout: Layout, *sizes: int) -> Mask:
     """k < N or k <= p."""
-    return Mask.from_intervals(layout.shape, 0, np.maximum(layout.positions + 1, size))
+    return Mask.from_intervals(layout.shape, 0, np.maximum(layout.positions + 1, _by_item(sizes)))
+
+
+def _by_item(sizes: Numbers) -> Array:
+    """A number, or one for each sample, int64 [b, 1, 1]."""
+    return np.array(sizes, np.int64).reshape(-1, 1, 1)
 
 
 @at_positions
-def window(layout: Layout, reach: int) -> Mask:
-    """abs(p - k) <= R."""
-    return Mask.from_intervals(layout.shape, layout.positions - reach, layout.positions + reach + 1)
+def window(layout: Layout, left: int, right: int | None = None) -> Mask:
+    """abs(p - k) <= R; with two numbers, -L <= k - p <= R, and -1 is no limit (as in flash-attn)."""
+    right = left if right is None else right
+    starts = layout.positions - left if left >= 0 else np.zeros((1, 1, 1), np.int64)
+    stops = layout.positions + right + 1 if right >= 0 else np.full((1, 1, 1), layout.keys)
+    return Mask.from_intervals(layout.shape, starts, stops)
 
 
 @at_positions
@@ -121,8 +136,14 @@ def blocks(layout: Layout, size: int) -> Mask:
 
 
 @at_positions
-def chunked(layout: Layout, size: int) -> Mask:
-    """k <= p, and p and k in the same chunk, counted from the first real token (transformers' Llama 4)."""
+def chunked(layout: Layout, size: int, before: int | None = None) -> Mask:
+    """k <= p, and p and k in the same chunk, counted from the first real token (transformers' Llama 4).
+
+    With L, the whole chunk and L keys before it, counted from key 0 (transformers' Nemotron ASR, NeMo).
+    """
+    if before is not None:
+        begins = layout.positions // size * size
+        return Mask.from_intervals(layout.shape, begins - before, begins + size)
     left = np.zeros((1, 1, 1), np.int64)
     if layout.origin is not None:
         left = -layout.origin.reshape(-1, 1, 1)
@@ -137,23 +158,27 @@ def chunked(layout: Layout, size: int) -> Mask:
 @at_positions
 def documents(layout: Layout, *lengths: int) -> Mask:
     """The same packed document; with lengths, those, and what is left over is one more document."""
-    if lengths:
-        if sum(lengths) > layout.keys and layout.queries_at is None:
-            raise MaskcliError(
-                f"documents:{','.join(map(str, lengths))} covers {sum(lengths)} tokens, but there are only "
-                f"{layout.keys} keys; pass lengths that sum to at most {layout.keys}"
-            )
-        rest = max(layout.keys - sum(lengths), 0)
-        ids = np.repeat(np.arange(len(lengths) + 1), [*lengths, rest])[None, : layout.keys]
-    else:
-        assert layout.documents is not None
-        ids = layout.documents
+    ids = document_ids(layout, *lengths)
     if not layout.inside:
         raise MaskcliError(
             f"the last query stands at position {layout.positions.max()}, behind the last of "
             f"{layout.keys} keys, so its document is unknown; pass a smaller past"
         )
-    return _same_label(layout, ids)
+    return same_label(layout, ids)
+
+
+def document_ids(layout: Layout, *lengths: int) -> Array:
+    """The document of each key, int [b, K]: those of the input, or of these lengths and what is left over."""
+    if not lengths:
+        assert layout.documents is not None
+        return layout.documents
+    if sum(lengths) > layout.keys and layout.queries_at is None:
+        raise MaskcliError(
+            f"documents:{','.join(map(str, lengths))} covers {sum(lengths)} tokens, but there are only "
+            f"{layout.keys} keys; pass lengths that sum to at most {layout.keys}"
+        )
+    rest = max(layout.keys - sum(lengths), 0)
+    return np.repeat(np.arange(len(lengths) + 1), [*lengths, rest])[None, : layout.keys]
 
 
 @at_positions
@@ -183,62 +208,10 @@ def dilated(layout: Layout, reach: int, step: int) -> Mask:
 
 
 @at_positions
-def global_(layout: Layout, size: int) -> Mask:
+def global_(layout: Layout, *sizes: int) -> Mask:
     """k < N or p < N (Longformer's global tokens)."""
+    size = _by_item(sizes)
     return Mask.from_intervals(layout.shape, 0, np.where(layout.positions < size, layout.keys, size))
-
-
-def _same_label(layout: Layout, ids: Array) -> Mask:
-    """Keys whose label [b, K] equals that of the query's position."""
-    items, keys = ids.shape
-    # One table row for each label of each item: the runs of keys that carry it. Queries then take their
-    # label's row.
-    change = np.ones((items, keys), bool)
-    change[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    starts = np.flatnonzero(change)
-    stops = np.append(starts[1:], items * keys)
-    item = starts // keys
-    labels, table_row = np.unique(np.stack([item, ids.ravel()[starts]], axis=1), axis=0, return_inverse=True)
-    table_row = table_row.ravel()
-    order = np.argsort(table_row, kind="stable")
-    table = Mask.from_runs(
-        (1, 1, len(labels), keys),
-        (1, 1, len(labels)),
-        np.bincount(table_row, minlength=len(labels)),
-        (starts - item * keys)[order],
-        (stops - item * keys)[order],
-    )
-    of_key = np.repeat(table_row, stops - starts).reshape(items, keys)
-    position = layout.positions[:, 0]
-    of_key = np.broadcast_to(of_key, (max(items, len(position)), keys))
-    of_query = np.take_along_axis(of_key, np.broadcast_to(position, (len(of_key), layout.queries)), axis=1)
-    return table.take(layout.shape, of_query[:, None])
-
-
-def _real_condition(layout: Layout) -> Condition:
-    assert layout.real is not None
-    if len(layout.real) == 1:
-        # One row is the same for every batch item, however many there will be.
-        return "real[kv_idx]", {"real": layout.real[0].tolist()}
-    return "real[b, kv_idx]", {"real": layout.real.tolist()}
-
-
-def _combined_condition(layout: Layout) -> Condition:
-    condition, tensors = _real_condition(layout)
-    return f"{condition} & (kv_idx <= {{p}})", tensors
-
-
-def _chunked_condition(layout: Layout, size: int) -> Condition:
-    if layout.real is None:
-        return "(kv_idx <= {p}) & ({p} // {C} == kv_idx // {C})", {}
-    left = "left[b]" if len(layout.real) > 1 else "left[0]"
-    condition = f"(kv_idx <= {{p}}) & (({{p}} - {left}) // {{C}} == (kv_idx - {left}) // {{C}})"
-    return condition, {"left": layout.real.argmax(axis=1).tolist()}
-
-
-def _documents_condition(layout: Layout, *lengths: int) -> Condition:
-    whole = (*lengths, layout.keys - sum(lengths))
-    return "document[{p}] == document[kv_idx]", {"document": np.repeat(np.arange(len(whole)), whole).tolist()}
 
 
 def _looks_back(edges: Edges) -> bool:
@@ -264,30 +237,35 @@ KINDS: dict[str, Kind] = {
         "kv_idx <= q_idx",
         Fit(3, lambda _: [()], lambda edges: edges.layout.past > 0 and edges.top_left <= 0, usual=True),
     ),
-    "padding": Kind(padding, (), "b", _real_condition, needs="padding"),
-    "combined": Kind(combined, (), "bq", _combined_condition, needs="padding"),
-    "cross": Kind(padding, (), "b", _real_condition, needs="source"),
+    "padding": Kind(padding, (), "b", conditions.real, needs="padding"),
+    "combined": Kind(combined, (), "bq", conditions.combined, needs="padding"),
+    "cross": Kind(padding, (), "b", conditions.real, needs="source"),
     "prefix": Kind(
         prefix,
         ("N",),
         "",
-        "kv_idx < {N}",
+        conditions.prefix,
         Fit(6, lambda edges: [(edges.last,)], _looks_ahead, usual=True),
         grows=True,
+        reads="sizes",
     ),
     "prefix-lm": Kind(
         prefix_lm,
         ("N",),
         "q",
-        "(kv_idx < {N}) | (kv_idx <= {p})",
+        conditions.prefix_lm,
         Fit(5, lambda edges: edges.prefix_lm(), _looks_ahead),
+        reads="sizes",
     ),
     "window": Kind(
         window,
-        ("R",),
+        ("L", "R"),
         "q",
-        "({p} - kv_idx).abs() <= {R}",
+        conditions.window,
         Fit(4, lambda edges: [(_reach(edges),)], _looks_ahead, usual=True, under_causal=True),
+        lowest=-1,
+        optional=1,
+        lowest_optional=-1,
     ),
     "sliding": Kind(
         sliding,
@@ -306,13 +284,19 @@ KINDS: dict[str, Kind] = {
         lowest=1,
     ),
     "chunked": Kind(
-        chunked, ("C",), "bq", _chunked_condition, Fit(8, lambda edges: edges.chunks(), _looks_back), lowest=1
+        chunked,
+        ("C", "L"),
+        "bq",
+        conditions.chunked,
+        Fit(8, lambda edges: edges.chunks(), _looks_back),
+        lowest=1,
+        optional=1,
     ),
     "documents": Kind(
         documents,
         ("...",),
         "bq",
-        _documents_condition,
+        conditions.documents,
         Fit(9, lambda edges: edges.documents(), under_causal=True),
         needs="documents",
     ),
@@ -324,5 +308,19 @@ KINDS: dict[str, Kind] = {
         Fit(10, lambda edges: [(_reach(edges), edges.step)], lambda edges: edges.step > 1),
         lowest=1,
     ),
-    "global": Kind(global_, ("N",), "q", "(kv_idx < {N}) | ({p} < {N})", grows=True),
+    "global": Kind(global_, ("N",), "q", conditions.global_, grows=True, reads="sizes"),
+    "same": Kind(same, ("...",), "bq", conditions.same, reads="labels"),
+    "spans": Kind(spans, ("...",), "bq", conditions.spans, reads="labels"),
+    "keys": Kind(patterns.keys, ("...",), "", conditions.keys, reads="ranges"),
+    "rows": Kind(patterns.rows, ("...",), "q", conditions.rows, reads="ranges"),
+    "tree": Kind(patterns.tree, ("...",), "q", conditions.tree, lowest=-1),
+    "block-diffusion": Kind(
+        patterns.block_diffusion,
+        ("B", "N"),
+        "q",
+        conditions.block_diffusion,
+        lowest=1,
+        optional=1,
+        lowest_optional=1,
+    ),
 }

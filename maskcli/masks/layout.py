@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,8 @@ class Layout:
     holds that token; None: `real` tells.
 
     Query q stands at position q + `past` and key k at position k, unless they are told one by one:
-    `queries_at` int [b, Q] and `keys_at` int [b, K], -1 for a slot without a token; b is 1 or B.
+    `queries_at` int [b, Q] and `keys_at` int [b, K], -1 for a slot without a token; b is 1 or B. `tensors`
+    reads a tensor that a spec names, as rows [b, L].
     """
 
     batch: int
@@ -37,6 +39,7 @@ class Layout:
     origin: Array | None = None
     queries_at: Array | None = None
     keys_at: Array | None = None
+    tensors: Callable[[str], Array] | None = None
 
     @property
     def shape(self) -> Shape:
@@ -79,14 +82,27 @@ class Layout:
             real = ~scatter(~real, at, last + 1, False) | scatter(real, at, last + 1, False)
         if texts is not None:
             texts = scatter(texts, at, last + 1, -1)
-        return replace(self, keys=last + 1, keys_at=None, real=real, documents=texts)
+        tensors = self._tensors_by_position(last + 1) if self.tensors is not None else None
+        return replace(self, keys=last + 1, keys_at=None, real=real, documents=texts, tensors=tensors)
+
+    def _tensors_by_position(self, length: int) -> Callable[[str], Array]:
+        """The tensors of `tensors`: those that are told of keys are told of positions."""
+
+        def placed(name: str) -> Array:
+            assert self.tensors is not None
+            assert self.keys_at is not None
+            rows = self.tensors(name)
+            of_keys = rows.shape[1] == self.keys
+            return scatter(rows, self.keys_at, length, -1) if of_keys else rows
+
+        return placed
 
 
 def at_positions(build: Callable[..., Mask]) -> Callable[..., Mask]:
     """A kind that speaks of positions, over keys that stand anywhere."""
 
     @wraps(build)
-    def built(layout: Layout, *numbers: int) -> Mask:
+    def built(layout: Layout, *numbers: Any) -> Mask:
         if layout.keys_at is None:
             return build(layout, *numbers)
         return gather(build(layout.by_position, *numbers), layout.keys_at, layout.shape)

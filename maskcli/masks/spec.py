@@ -1,12 +1,11 @@
 """Mask specs: the text "causal & sliding:4" to a Mask.
 
-spec := kind | spec & spec | spec "|" spec | ~spec | (spec), with ~ before & before |; `not`, `and`, `or` are
-the same.
+spec := kind | spec & spec | spec "|" spec | ~spec | (spec) | per-document(spec), with ~ before & before |;
+`not`, `and`, `or` are the same.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import operator
 import re
@@ -14,11 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from maskcli.errors import MaskcliError
-from maskcli.masks.kinds import KINDS, Kind
+from maskcli.masks.kinds import KINDS
 from maskcli.masks.layout import Layout
+from maskcli.masks.leaves import PER_DOCUMENT, axes_of, build_kind, leaf, leaf_text, reads_file
+from maskcli.masks.leaves import File as File
+from maskcli.masks.leaves import Named as Named
 from maskcli.masks.mask import Mask
+from maskcli.masks.packed import by_document
 
-FILE_SUFFIXES = (".safetensors", ".npy", ".npz", ".pt", ".pth", ".bin", ".py")
 # Deeper nesting or longer texts are nobody's mask, and a spec can come from a file's metadata.
 MAX_LENGTH, MAX_DEPTH = 100_000, 50
 _WORDS = {"and": "&", "or": "|", "not": "~", "&&": "&", "||": "|", "!": "~"}
@@ -29,25 +31,8 @@ _HINTS = {
     "source": "the source sequence; pass its text with --source",
     "documents": "where documents begin; pass --packed, or write their lengths (documents:5,3,7)",
 }
-# Numbers that an error message proposes; 4 for all others.
-_EXAMPLES = {"D": "2", "...": "5,3,7"}
 
 Resolve = Callable[[str, Layout], Mask]
-
-
-@dataclass(frozen=True)
-class Named:
-    """A kind with its numbers, e.g. sliding and (4,)."""
-
-    name: str
-    numbers: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class File:
-    """An operand that names a file: a saved mask, or FILE.py:NAME."""
-
-    target: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +50,15 @@ class Joined:
     operands: tuple[Spec, ...]
 
 
-Spec = Named | File | Not | Joined
+@dataclass(frozen=True)
+class PerDocument:
+    """The operand in every packed document by itself: those of the input, or of these lengths."""
+
+    operand: Spec
+    lengths: tuple[int, ...] = ()
+
+
+Spec = Named | File | Not | Joined | PerDocument
 
 
 def parse(text: str) -> Spec:
@@ -90,10 +83,8 @@ def parse(text: str) -> Spec:
 def build(spec: Spec, layout: Layout, resolve: Resolve | None = None) -> Mask:
     """The Mask of `spec` over `layout`. Files go to `resolve`; without one they are refused."""
     if isinstance(spec, Named):
-        kind = KINDS[spec.name]
         require(spec, layout)
-        mask: Mask = kind.build(layout, *spec.numbers)
-        return mask
+        return build_kind(spec, layout)
     if isinstance(spec, File):
         if resolve is None:
             raise MaskcliError(
@@ -102,19 +93,29 @@ def build(spec: Spec, layout: Layout, resolve: Resolve | None = None) -> Mask:
         return resolve(spec.target, layout)
     if isinstance(spec, Not):
         return ~build(spec.operand, layout, resolve)
+    if isinstance(spec, PerDocument):
+        return _build_per_document(spec, layout, resolve)
     masks = (build(operand, layout, resolve) for operand in spec.operands)
     return functools.reduce(operator.and_ if spec.sign == "&" else operator.or_, masks)
 
 
+def _build_per_document(spec: PerDocument, layout: Layout, resolve: Resolve | None) -> Mask:
+    """Every document by itself; only what reads tokens has to be built anew for documents of one length."""
+    require(Named("documents", spec.lengths), layout)
+    # What varies between samples, or reads tensors or files, differs between documents as well.
+    alike = "b" not in axes(spec.operand) and not tensors_in(spec.operand)
+    return by_document(layout, spec.lengths, lambda part: build(spec.operand, part, resolve), alike)
+
+
 def write(spec: Spec) -> str:
     """The shortest text that parses to `spec`."""
-    if isinstance(spec, Named):
-        numbers = ",".join(map(str, spec.numbers))
-        return f"{spec.name}:{numbers}" if numbers else spec.name
-    if isinstance(spec, File):
-        return spec.target
+    if isinstance(spec, (Named, File)):
+        return leaf_text(spec)
     if isinstance(spec, Not):
         return f"~{_within(spec.operand, '&|')}"
+    if isinstance(spec, PerDocument):
+        lengths = ",".join(map(str, spec.lengths))
+        return f"{PER_DOCUMENT}{':' if lengths else ''}{lengths}({write(spec.operand)})"
     looser = "|" if spec.sign == "&" else ""
     return f" {spec.sign} ".join(_within(operand, looser) for operand in spec.operands)
 
@@ -145,22 +146,27 @@ def _operands(spec: Spec, sign: str) -> Iterator[Spec]:
 
 def kinds_in(spec: Spec) -> set[str]:
     """The names of the kinds that `spec` uses."""
-    return {leaf.name for leaf in _leaves(spec) if isinstance(leaf, Named)}
+    return {part.name for part in leaves(spec) if isinstance(part, Named)}
+
+
+def tensors_in(spec: Spec) -> set[str]:
+    """The tensors that `spec` reads, by name."""
+    return {part.tensor for part in leaves(spec) if isinstance(part, Named) and part.tensor is not None}
 
 
 def needs(spec: Spec) -> set[str]:
     """The facts about the input that `spec` needs: padding, documents, source."""
-    return {need for leaf in _leaves(spec) if isinstance(leaf, Named) and (need := _need(leaf))}
+    return {need for part in leaves(spec) if isinstance(part, Named) and (need := _need(part))}
 
 
 def names_files(spec: Spec) -> bool:
-    """Whether `spec` has an operand that names a file."""
-    return any(isinstance(leaf, File) for leaf in _leaves(spec))
+    """Whether `spec` names a file, as an operand or for a tensor that it reads."""
+    return any(map(reads_file, leaves(spec)))
 
 
 def axes(spec: Spec) -> str:
     """The axes that `spec` varies along: any of "b" and "q" (files may vary along all)."""
-    found = "".join("bhq" if isinstance(leaf, File) else KINDS[leaf.name].axes for leaf in _leaves(spec))
+    found = "".join(map(axes_of, leaves(spec)))
     return "".join(axis for axis in "bhq" if axis in found)
 
 
@@ -181,14 +187,17 @@ def _need(spec: Named) -> str | None:
     return None if spec.numbers else KINDS[spec.name].needs
 
 
-def _leaves(spec: Spec) -> Iterator[Named | File]:
+def leaves(spec: Spec) -> Iterator[Named | File]:
+    """The operands of a spec; the documents of per-document are one of them."""
     if isinstance(spec, (Named, File)):
         yield spec
-    elif isinstance(spec, Not):
-        yield from _leaves(spec.operand)
-    else:
+    elif isinstance(spec, Joined):
         for operand in spec.operands:
-            yield from _leaves(operand)
+            yield from leaves(operand)
+    else:
+        if isinstance(spec, PerDocument):
+            yield Named("documents", spec.lengths)
+        yield from leaves(spec.operand)
 
 
 def _tokens(text: str) -> Iterator[str]:
@@ -229,51 +238,23 @@ def _unary(tokens: list[str], at: int, text: str, depth: int) -> tuple[Spec, int
         if at >= len(tokens) or tokens[at] != ")":
             raise MaskcliError(f"{text!r} opens a parenthesis that it does not close; add )")
         return inner, at + 1
+    if tokens[at + 1 : at + 2] == ["("]:
+        return _per_document(tokens, at, text, depth)
     if word in ("", "&", "|", ")"):
         where = f"before {word!r}" if word else "at the end"
         raise MaskcliError(f"{text!r} lacks a mask {where}; write a kind such as causal or sliding:4 there")
-    return _operand(word), at + 1
+    return leaf(word), at + 1
 
 
-def _operand(word: str) -> Named | File:
-    written, colon, rest = word.partition(":")
-    is_path = "/" in word or "\\" in word
-    if is_path or written.lower().endswith(FILE_SUFFIXES) or word.lower().endswith(FILE_SUFFIXES):
-        return File(word)
-    name = written.lower().replace("_", "-")
-    if name not in KINDS:
-        close = difflib.get_close_matches(name, KINDS, 1, 0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise MaskcliError(f"unknown mask kind {written!r}; {hint}known kinds: {', '.join(KINDS)}")
-    return Named(name, _numbers(name, KINDS[name], rest if colon else None))
-
-
-def _numbers(name: str, kind: Kind, rest: str | None) -> tuple[int, ...]:
-    """The numbers behind a kind's colon; `rest` is None without a colon."""
-    expected, any_number = len(kind.numbers), kind.numbers == ("...",)
-    example = f"{name}:{','.join(_EXAMPLES.get(number, '4') for number in kind.numbers)}"
-    if not expected and rest is not None:
-        raise MaskcliError(f"{name!r} takes no number, but {name}:{rest} was given; write {name}")
-    if rest is None and (any_number or not expected):
-        return ()
-    if not rest:
-        what = "a size" if expected == 1 else f"{expected} numbers"
-        raise MaskcliError(f"{name} needs {what}: {example}")
-
-    parts = rest.split(",")
-    if len(parts) != expected and not any_number:
+def _per_document(tokens: list[str], at: int, text: str, depth: int) -> tuple[Spec, int]:
+    """per-document(SPEC), or per-document:5,3,7(SPEC)."""
+    name, colon, lengths = tokens[at].partition(":")
+    if name.lower().replace("_", "-") != PER_DOCUMENT:
         raise MaskcliError(
-            f"{name} takes {expected} number(s), but {name}:{rest} has {len(parts)}; write {example}"
+            f"{text!r} does not read as a mask: {tokens[at]!r} stands before a parenthesis; "
+            f"join masks with & or |, or write {PER_DOCUMENT}(SPEC)"
         )
-    for part in parts:
-        if not _is_number(part, kind.lowest):
-            raise MaskcliError(
-                f"{name}:{rest} has {part!r} where a whole number of at least {kind.lowest} belongs; "
-                f"write {example}"
-            )
-    return tuple(map(int, parts))
-
-
-def _is_number(text: str, lowest: int) -> bool:
-    digits = text.isascii() and text.isdigit() and len(text) < 16
-    return digits and int(text) >= lowest
+    numbers = leaf(f"documents:{lengths}") if colon else Named("documents")
+    assert isinstance(numbers, Named)
+    operand, end = _unary(tokens, at + 1, text, depth + 1)
+    return PerDocument(operand, numbers.numbers), end

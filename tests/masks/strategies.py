@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from maskcli.masks.kinds import KINDS
 from maskcli.masks.layout import Layout
+from maskcli.masks.spec import Named
 
 
 @st.composite
@@ -29,19 +30,42 @@ def layouts(draw, longest=12):
     )
     if draw(st.booleans()):
         documents = np.sort(documents, axis=1)
-    return Layout(batch, queries, keys, draw(st.integers(1, 2)), past, real, documents, cross=True)
+    labels = np.array(
+        [draw(st.lists(st.integers(-1, 2), min_size=keys, max_size=keys)) for _ in range(batch)]
+    )
+    heads = draw(st.integers(1, 2))
+    return Layout(batch, queries, keys, heads, past, real, documents, cross=True, tensors=lambda name: labels)
 
 
 @st.composite
-def kinds(draw, layout):
+def kinds(draw, layout=None):
+    """A kind with numbers that fit the layout, as an operand of a spec."""
     name = draw(st.sampled_from(list(KINDS)))
-    kind = KINDS[name]
-    if kind.numbers == ("...",):
+    return draw(operand(name, layout))
+
+
+@st.composite
+def operand(draw, name, layout=None):
+    kind, batch = KINDS[name], layout.batch if layout else 2
+    length = layout.keys if layout else 12
+    if name == "documents":
         lengths = draw(st.lists(st.integers(0, 5), max_size=4))
-        return name, tuple(lengths) if 0 < sum(lengths) <= layout.keys else ()
-    if name == "dilated":
-        return name, (draw(st.integers(0, 20)), draw(st.integers(1, 5)))
-    return name, tuple(draw(st.integers(kind.lowest, 20)) for _ in kind.numbers)
+        return Named(name, tuple(lengths) if 0 < sum(lengths) <= length else ())
+    if name == "tree":
+        nodes = draw(st.integers(1, layout.past + layout.queries if layout else 9))
+        return Named(name, tuple(draw(st.integers(-1, node - 1)) for node in range(nodes)))
+    if kind.reads == "labels":
+        return Named(name, tuple(draw(st.lists(st.integers(0, 2), max_size=2, unique=True))), "labels")
+    if kind.reads == "ranges":
+        starts = draw(st.lists(st.integers(0, 12), min_size=1, max_size=3))
+        return Named(name, tuple(at for start in starts for at in (start, start + draw(st.integers(1, 6)))))
+    if kind.reads == "sizes":
+        return Named(name, tuple(draw(st.integers(0, 20)) for _ in range(draw(st.sampled_from([1, batch])))))
+    least = len(kind.numbers) - kind.optional
+    numbers = [draw(st.integers(kind.lowest, 20)) for _ in range(least)]
+    if kind.optional and draw(st.booleans()):
+        numbers += [draw(st.integers(kind.lowest_optional, 20)) for _ in range(kind.optional)]
+    return Named(name, tuple(numbers))
 
 
 @st.composite

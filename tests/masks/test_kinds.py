@@ -8,9 +8,25 @@ from hypothesis import strategies as st
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import KINDS
 from maskcli.masks.layout import Layout
-from maskcli.masks.spec import Named, build
+from maskcli.masks.spec import Named, PerDocument, build, parse
 from tests.masks import oracle
-from tests.masks.strategies import kinds, layouts
+from tests.masks.strategies import kinds, layouts, operand
+
+NUMBERS = {
+    "dilated": [(4, 2)],
+    "documents": [(), (3,)],
+    "prefix": [(3,), (2, 5)],
+    "prefix-lm": [(3,), (2, 5)],
+    "global": [(3,), (2, 5)],
+    "window": [(3,), (2, 1), (-1, 2), (1, -1), (-1, -1)],
+    "chunked": [(3,), (3, 0), (3, 2), (2, 6)],
+    "same": [(), (1,), (0, 2)],
+    "spans": [(), (1,), (1, 2)],
+    "keys": [(0, 2), (4, 6, 1, 2), (2, 5, 4, 40)],
+    "rows": [(0, 2), (1, 2, 3, 9)],
+    "tree": [(-1,), (-1, 0, 0, 1, 1), (-1, 0, 1), (-1, -1, 0, 1)],
+    "block-diffusion": [(1,), (4,), (2, 4), (3, 5)],
+}
 
 
 def whole(mask):
@@ -20,9 +36,24 @@ def whole(mask):
 @given(st.data())
 def test_every_kind_equals_the_oracle_cell_by_cell(data):
     layout = data.draw(layouts())
-    name, numbers = data.draw(kinds(layout))
-    mask = build(Named(name, numbers), layout)
-    assert np.array_equal(whole(mask), oracle.dense(name, numbers, layout))
+    spec = data.draw(kinds(layout))
+    mask = build(spec, layout)
+    assert np.array_equal(whole(mask), oracle.dense(spec.name, spec.numbers, layout))
+
+
+@given(st.data())
+def test_kinds_inside_documents_equal_the_oracle(data):
+    """Documents in one piece each; chunks count from each document's first real token."""
+    layout = data.draw(layouts())
+    end = layout.past + layout.queries
+    layout = dataclasses.replace(layout, documents=np.sort(layout.documents, axis=1), cross=True)
+    outside = {"documents", "cross", "same", "spans", "tree"}
+    name = data.draw(st.sampled_from([name for name in KINDS if name not in outside]))
+    spec = data.draw(operand(name))
+    spec = Named(name, spec.numbers[:1]) if KINDS[name].reads == "sizes" else spec
+    mask = build(PerDocument(spec), layout)
+    assert end <= layout.keys
+    assert np.array_equal(whole(mask), oracle.per_document(spec.name, spec.numbers, layout))
 
 
 @pytest.mark.parametrize("name", list(KINDS))
@@ -32,10 +63,13 @@ def test_no_kind_escapes_the_oracle(name, side, queries, past):
     real = np.ones((2, 9), bool)
     real[1, slice(0, 3) if side == "left" else slice(6, 9)] = False
     layout = Layout(
-        2, queries, 9, 1, past, real, np.array([[0] * 4 + [1] * 5, [0] * 2 + [1] * 7]), cross=True
-    )
-    numbers = {"dilated": (4, 2)}.get(name, (3,) if KINDS[name].numbers not in ((), ("...",)) else ())
-    assert np.array_equal(whole(build(Named(name, numbers), layout)), oracle.dense(name, numbers, layout))
+        2, queries, 9, 1, past, real, np.array([[0] * 4 + [1] * 5, [0] * 2 + [1] * 7]), cross=True,
+        tensors=lambda name: np.array([[0, 1, 1, 0, 1, 1, 1, 0, 0], [-1, -1, 2, 2, 2, 1, 1, 1, 2]]),
+    )  # fmt: skip
+    for numbers in NUMBERS.get(name, [(3,)] if KINDS[name].numbers else [()]):
+        tensor = "labels" if KINDS[name].reads == "labels" else None
+        mask = build(Named(name, numbers, tensor), layout)
+        assert np.array_equal(whole(mask), oracle.dense(name, numbers, layout))
 
 
 ORDERS = {
@@ -60,9 +94,15 @@ def test_every_kind_equals_the_oracle_whatever_order_its_keys_stand_in(name, ord
     queries = np.stack([row[[5, 1, 4]] for row in at])
     real = np.array([[True] * 8, [False, True, True, True, True, True, False, True]])
     texts = np.array([[0, 0, 0, 0, 1, 1, 1, 1], [2, 2, 2, 1, 1, 1, 0, 0]])
-    layout = Layout(2, 3, 8, 1, 0, real, texts, cross=True, queries_at=queries, keys_at=at)
-    numbers = {"dilated": (4, 2)}.get(name, (3,) if KINDS[name].numbers not in ((), ("...",)) else ())
-    assert np.array_equal(whole(build(Named(name, numbers), layout)), oracle.anywhere(name, numbers, layout))
+    labels = np.array([[0, 1, 1, 1, 2, 1, 1, -1], [1, 1, 0, 0, 1, 1, 2, 2]])
+    layout = Layout(
+        2, 3, 8, 1, 0, real, texts, cross=True, queries_at=queries, keys_at=at, tensors=lambda name: labels
+    )
+    for numbers in NUMBERS.get(name, [(3,)] if KINDS[name].numbers else [()]):
+        if name == "tree" and len(numbers) > 3:
+            continue
+        spec = Named(name, numbers, "labels" if KINDS[name].reads == "labels" else None)
+        assert np.array_equal(whole(build(spec, layout)), oracle.anywhere(name, numbers, layout))
 
 
 @given(st.data())
@@ -74,20 +114,31 @@ def test_every_kind_equals_the_oracle_at_positions_of_any_kind(data):
     chosen = st.lists(st.integers(0, layout.keys - 1), min_size=layout.queries, max_size=layout.queries)
     queries = at[:, data.draw(chosen)]
     layout = dataclasses.replace(layout, past=0, queries_at=queries, keys_at=at)
-    name, numbers = data.draw(kinds(layout))
-    assert np.array_equal(whole(build(Named(name, numbers), layout)), oracle.anywhere(name, numbers, layout))
+    spec = data.draw(kinds(layout))
+    assert np.array_equal(whole(build(spec, layout)), oracle.anywhere(spec.name, spec.numbers, layout))
 
 
 @given(st.data())
 def test_queries_told_one_by_one_are_the_same_as_those_behind_a_past(data):
     layout = data.draw(layouts())
-    name, numbers = data.draw(kinds(layout))
+    spec = data.draw(kinds(layout))
     at = np.arange(layout.queries)[None] + layout.past
-    told = dataclasses.replace(layout, past=0, queries_at=at)
-    assert build(Named(name, numbers), told) == build(Named(name, numbers), layout)
+    # A tree goes by the slots of its nodes, which the past tells.
+    told = dataclasses.replace(layout, past=layout.past if spec.name == "tree" else 0, queries_at=at)
+    assert build(spec, told) == build(spec, layout)
     keys = np.broadcast_to(np.arange(layout.keys), (layout.batch, layout.keys))
     told = dataclasses.replace(told, keys_at=keys)
-    assert build(Named(name, numbers), told) == build(Named(name, numbers), layout)
+    assert build(spec, told) == build(spec, layout)
+
+
+@given(st.data())
+def test_documents_are_texts_of_their_own_in_whatever_order_the_queries_stand(data):
+    layout = data.draw(layouts())
+    layout = dataclasses.replace(layout, documents=np.sort(layout.documents, axis=1))
+    order = np.array(data.draw(st.permutations(range(layout.queries))))
+    shuffled = dataclasses.replace(layout, queries_at=(order + layout.past)[None])
+    spec = PerDocument(parse("causal & (sliding:2 | prefix:1) | blocks:3"))
+    assert np.array_equal(whole(build(spec, shuffled)), whole(build(spec, layout))[:, :, order])
 
 
 def test_keys_in_two_stretches_take_two_runs_a_row():

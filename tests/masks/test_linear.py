@@ -28,13 +28,15 @@ GROWTH = 2.6
 SLACK = 2**16
 NUMBERS = {
     "prefix": ":1000", "prefix-lm": ":1000", "window": ":100", "sliding": ":100", "blocks": ":64", "chunked": ":64",
-    "dilated": ":40,4", "global": ":16",
+    "dilated": ":40,4", "global": ":16", "same": ":segments", "spans": ":segments=1,3", "keys": ":5:70,100:200", "rows": ":5:70",
+    "tree": ":-1,0,0,1,1,2,5", "block-diffusion": ":64",
 }  # fmt: skip
 SPECS = [
     "causal & padding & sliding:100",
     "causal & (global:16 | sliding:64) & padding",
     "causal & documents",
     "~documents",
+    "per-document(prefix-lm:20 | sliding:9) & window:200,-1",
 ]
 # Each works on a mask, and on another of the same shape and the layout of both where it takes them.
 OPERATORS = {
@@ -78,7 +80,7 @@ def layout(length, documents=64):
     real = np.ones((2, length), bool)
     real[:, :7], real[0, :9] = False, False
     ids = np.broadcast_to(np.arange(length) * documents // length, (2, length))
-    return Layout(2, length, length, 1, 0, real, ids, cross=True)
+    return Layout(2, length, length, 1, 0, real, ids, cross=True, tensors=lambda name: ids)
 
 
 def operands(spec, length):

@@ -8,19 +8,37 @@ from hypothesis import strategies as st
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import KINDS
 from maskcli.masks.layout import Layout
-from maskcli.masks.spec import File, Joined, Named, Not, axes, build, kinds_in, needs, parse, write
+from maskcli.masks.spec import (
+    File,
+    Joined,
+    Named,
+    Not,
+    PerDocument,
+    axes,
+    build,
+    kinds_in,
+    needs,
+    parse,
+    write,
+)
+from tests.masks.strategies import kinds
 
 LAYOUT = Layout(
-    2, 6, 6, real=np.array([[1, 1, 1, 1, 0, 0], [1] * 6], bool), documents=np.array([[0, 0, 1, 1, 2, 2]] * 2)
-)
+    2, 6, 6, real=np.array([[1, 1, 1, 1, 0, 0], [1] * 6], bool), documents=np.array([[0, 0, 1, 1, 2, 2]] * 2),
+    cross=True, tensors=lambda name: np.array([[0, 1, 1, 0, 1, 2], [-1, 0, 0, 2, 2, 2]]),
+)  # fmt: skip
 
-names = st.sampled_from(
-    [Named("causal"), Named("padding"), Named("sliding", (4,)), Named("documents", (2, 3)), Named("full")]
+names = st.one_of(
+    st.sampled_from(
+        [Named("causal"), Named("padding"), Named("sliding", (4,)), Named("documents", (2, 3)), Named("full")]
+    ),
+    kinds(LAYOUT),
 )
 specs = st.recursive(
     names,
     lambda inner: st.one_of(
         inner.map(Not),
+        st.tuples(inner, st.sampled_from([(), (2, 3)])).map(lambda t: PerDocument(*t)),
         st.tuples(st.sampled_from("&|"), st.lists(inner, min_size=2, max_size=3)).map(
             lambda t: Joined(t[0], tuple(t[1]))
         ),
@@ -33,6 +51,8 @@ def flat(spec):
     """Nested joins of one sign are one join: a & (b & c) is a & b & c."""
     if isinstance(spec, Not):
         return Not(flat(spec.operand))
+    if isinstance(spec, PerDocument):
+        return PerDocument(flat(spec.operand), spec.lengths)
     if isinstance(spec, Joined):
         parts = [flat(operand) for operand in spec.operands]
         return Joined(spec.sign, tuple(
@@ -47,7 +67,16 @@ def test_what_is_written_parses_to_the_same(spec):
     assert parse(write(flat(spec))) == flat(spec)
 
 
-@given(specs)
+plain = st.recursive(
+    names,
+    lambda inner: st.one_of(
+        inner.map(Not), st.lists(inner, min_size=2, max_size=3).map(lambda t: Joined("|", tuple(t)))
+    ),
+    max_leaves=5,
+)
+
+
+@given(plain)
 def test_specs_mean_what_python_means(spec):
     def value(node):
         if isinstance(node, Named):
@@ -73,6 +102,8 @@ def test_specs_mean_what_python_means(spec):
         ("~(causal | padding)", "!(causal || padding)"),
         ("CAUSAL & Prefix_LM:3", "causal & prefix-lm:3"),
         ("causal & (padding & full)", "causal & padding & full"),
+        ("Per_Document ( causal|prefix:2 )", "per-document(causal | prefix:2)"),
+        ("PREFIX_LM:lengths", "prefix-lm:lengths"),
     ],
 )
 def test_spellings_of_one_spec(text, same):
@@ -105,6 +136,24 @@ def test_files_are_operands():
         ("(causal", "add )"),
         ("causal)", "')' follows a whole mask"),
         ("causal padding", "join masks with & or |"),
+        ("window:1,2,3", "window takes 1 or 2 number(s), but window:1,2,3 has 3; write window:4"),
+        ("chunked:0,3", "'0' where a whole number of at least 1 belongs"),
+        ("chunked:3,-1", "'-1' where a whole number of at least 0 belongs"),
+        ("tree", "tree needs its numbers: tree:-1,0,0,1,1"),
+        ("tree:-2", "'-2' where a whole number of at least -1"),
+        ("same", "same needs a tensor of labels: same:token_type_ids"),
+        ("spans:", "spans needs a tensor of labels: spans:token_type_ids=1"),
+        ("spans:ids=" + "9" * 30, "a label of more than 15 digits"),
+        ("keys", "keys needs ranges START:STOP: keys:0:4,10:12"),
+        ("keys:0-4", "write 0:5 (0-4, both included)"),
+        ("keys:0:4,7", "'7' where a range START:STOP belongs"),
+        ("rows:4:4", "'4:4' where a range START:STOP belongs"),
+        ("rows:" + "9" * 40 + ":" + "9" * 50, "where a range START:STOP belongs"),
+        ("prefix-lm:4,x", "'x' where a whole number"),
+        ("causal(padding)", "'causal' stands before a parenthesis"),
+        ("per-document", "per-document takes a mask in parentheses: per-document(causal)"),
+        ("per-document(", "lacks a mask at the end"),
+        ("per-document:x(causal)", "documents:x has 'x' where a whole number"),
         ("~" * 99 + "causal", "nests more than 50 levels"),
         ("(" * 99_999, "nests more than 50 levels"),
         ("causal" * 100_000, "more than the limit"),

@@ -203,7 +203,9 @@ def without(attention: Attention, names: set[str]) -> Mask | None:
 def _freed(part: Spec, names: set[str]) -> Spec:
     if not isinstance(part, Named) or part.name not in names:
         return part
-    return Named("causal" if part.name in ("sliding", "chunked") else "full")
+    # chunked:C,L sees its whole chunk, what lies ahead as well.
+    looks_back = part.name == "sliding" or (part.name == "chunked" and len(part.numbers) == 1)
+    return Named("causal" if looks_back else "full")
 
 
 def reach(attention: Attention) -> int:
