@@ -17,6 +17,7 @@ from maskcli.errors import MaskcliError
 from maskcli.inputs.many_files import first_unfit, judged, report_of
 from maskcli.inputs.tasks import Task
 from maskcli.masks import conventions
+from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.meant.facts import Declared, Said
 from maskcli.scene.saved_mask import read_mask
@@ -115,7 +116,8 @@ def assert_attention_respects(weights: Any, mask: Any, *, convention: str | None
         (batch, heads, queries, keys),
         convention_of(convention) if convention else conventions.usual(given.dtype),
     )
-    padded = pad_rows(Mask.from_dense(keep), max(keys - queries, 0))
+    layout = Layout(batch, queries, keys, heads, max(keys - queries, 0))
+    padded = pad_rows(Mask.from_dense(keep), layout.own)
     looked = ~np.broadcast_to(padded, (batch, 1, queries))
     wrong = ~keep & (values != 0) & looked[..., None]
     if wrong.any():

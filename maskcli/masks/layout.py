@@ -56,13 +56,24 @@ class Layout:
     @property
     def inside(self) -> bool:
         """Whether every query stands where a key does."""
+        return bool(((self.own >= 0) | (self.positions[:, 0] < 0)).all())
+
+    @property
+    def own(self) -> Array:
+        """The index of each query's own key, int64 [b, Q]; -1 where no key stands."""
+        queries = self.positions[:, 0]
         if self.keys_at is None:
-            return int(self.positions.max(initial=-1)) < self.keys
-        items = max(len(self.keys_at), len(self.positions))
-        keys, queries = (
-            np.broadcast_to(at, (items, at.shape[1])) for at in (self.keys_at, self.positions[:, 0])
-        )
-        return all(np.isin(mine, theirs).all() for mine, theirs in zip(queries, keys, strict=True))
+            return np.where(queries < self.keys, queries, -1)
+        items = max(len(self.keys_at), len(queries))
+        keys = np.broadcast_to(self.keys_at, (items, self.keys))
+        queries = np.broadcast_to(queries, (items, self.queries))
+        order = np.argsort(keys, axis=1, kind="stable")
+        found = np.empty(queries.shape, np.int64)
+        for item in range(items):
+            ranked = keys[item, order[item]]
+            rank = np.minimum(np.searchsorted(ranked, queries[item]), self.keys - 1)
+            found[item] = np.where(ranked[rank] == queries[item], order[item, rank], -1)
+        return found
 
     def moved(self, step: int) -> Layout:
         """The same with every query so many positions further."""

@@ -19,6 +19,7 @@ from maskcli.errors import MaskcliError
 if TYPE_CHECKING:
     from maskcli.masks.spec import Spec
     from maskcli.meant.model_config import Config
+    from maskcli.meant.places import Places
 
 
 class Purpose(str, enum.Enum):
@@ -124,6 +125,12 @@ def _config(path: str, _: Origin) -> Config:
     return read_config(path)
 
 
+def _places(given: Any, origin: Origin) -> Places:
+    from maskcli.meant.places import places
+
+    return places(given, origin)
+
+
 def _ids(values: int | Sequence[int], _: Origin) -> tuple[int, ...]:
     return (values,) if isinstance(values, int) else tuple(values)
 
@@ -200,6 +207,19 @@ class Declared:
     )
     past: int | None = _fact(
         int, "Keys that come before the first query (a KV cache).", metavar="N", lowest=0, highest=2**30
+    )
+    positions: Places | None = _fact(
+        str,
+        "Where each query stands in its text, such as 0:4,28:32 (rows between semicolons), a tensor of the "
+        "file, or FILE:TENSOR.",
+        metavar="POSITIONS",
+        settle=_places,
+    )
+    key_positions: Places | None = _fact(
+        str,
+        "Where each key stands, likewise; -1 for an empty slot of a cache.",
+        metavar="POSITIONS",
+        settle=_places,
     )
     purpose: str | None = _fact(
         Purpose,
@@ -282,6 +302,8 @@ class Said(TypedDict, total=False):
     eos_id: int | Sequence[int] | None
     convention: str | None
     past: int | None
+    positions: Any
+    key_positions: Any
     purpose: str | None
     prompt_length: int | None
     vocab_size: int | None

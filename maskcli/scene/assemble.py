@@ -12,7 +12,7 @@ from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import causal, padding
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
-from maskcli.masks.spec import Resolve, build, kinds_in, needs, write
+from maskcli.masks.spec import Named, Resolve, Spec, axes, build, conjuncts, kinds_in, needs, write
 from maskcli.meant.facts import Declared, Meant
 from maskcli.scene.by_weights import by_weights, left_padding
 from maskcli.scene.placement import WEIGHTS, Placement, place
@@ -156,7 +156,7 @@ class _Room:
         meant = self._meant_for_mask(roled, users)
         if users and users[0].given:
             given = users[0].given
-            return Saved(roled, given, _of_owner(users[0].placement, given.shape), meant, users[0])
+            return Saved(roled, given, users[0].placement.fitting(given.shape), meant, users[0])
 
         shape = self._mask_shape(roled.tensor, None)
         if shape is None:
@@ -164,7 +164,7 @@ class _Room:
         placement = place(self.witnesses, roled.kind, shape)
         if shape[2] == 1:
             # One row speaks for the last query, or for all.
-            placement = replace(placement, past=max(shape[3] - 1, 0))
+            placement = replace(placement, past=max(shape[3] - 1, 0), queries_at=None, keys_at=None)
         lone = self._given(roled.tensor, placement, like=None)
         return Saved(roled, lone, placement, meant, None) if lone else None
 
@@ -196,8 +196,13 @@ class _Room:
         return mask_shape(shape, heads=like[1] if like and flat else 1)
 
     def _expected(self, meant: Meant, roled: Roled, placement: Placement) -> Mask | None:
-        """The declared mask with the input's padding; None when nothing says where its chunks begin."""
+        """The declared mask with the input's padding; None when nothing says where its chunks or keys are."""
         if not placement.beginning_known and "chunked" in kinds_in(meant.spec):
+            return None
+        if placement.scattered is not None and _asks_for_order(meant.spec, placement):
+            self.unfit[roled.tensor.name] = (
+                f"whether it is {write(meant.spec)!r} ({meant.source}): {placement.scattered.why}"
+            )
             return None
 
         told = {"padding": placement.keys, "documents": placement.documents}
@@ -259,6 +264,18 @@ class _Room:
         return token_rows(roled.tensor)
 
 
+def _asks_for_order(spec: Spec, placement: Placement) -> bool:
+    """Whether a mask over a cache shorter than its text depends on where in it each key stands.
+
+    A sliding layer's cache holds its window in order; all that came before is seen in any order.
+    """
+    queries, keys = placement.shape[2:]
+    parts = [part for part in conjuncts(spec) if isinstance(part, Named)]
+    windows = [part.numbers[0] for part in parts if part.name == "sliding"]
+    jumping = placement.scattered is not None and placement.scattered.jumping
+    return "q" in axes(spec) and (jumping or any(keys > size - 1 + queries for size in windows))
+
+
 def _padding_by_weights(roled: Roled, placement: Placement, expected: Mask) -> Padding | None:
     """Leading padding that the weights alone show, where nothing else says which tokens are real."""
     if roled.kind == "cross" or placement.keys is not None or placement.past > 0:
@@ -267,9 +284,3 @@ def _padding_by_weights(roled: Roled, placement: Placement, expected: Mask) -> P
     allowed = expected | causal(Layout(batch, queries, keys, heads))
     real = left_padding(roled.tensor, placement.shape, allowed)
     return None if real is None else Padding(real, WEIGHTS)
-
-
-def _of_owner(placement: Placement, shape: Shape) -> Placement:
-    """A map's placement as that of its saved mask [b, h, q, K]."""
-    keys = placement.keys.fitting(shape[0], shape[3]) if placement.keys else None
-    return replace(placement, shape=shape, keys=keys, origin=placement.origin if keys is None else None)

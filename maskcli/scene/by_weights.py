@@ -82,6 +82,14 @@ def left_padding(weights: Tensor, shape: Shape, allowed: Mask) -> Array | None:
     return None if real.all() else real
 
 
+def weighs(weights: Tensor, shape: Shape, key: Array) -> bool:
+    """Whether the last query of some item gives weight to a key of that item, int [B], in any head."""
+    batch, heads, queries, _ = shape
+    last = (np.arange(batch * heads) + 1) * queries - 1
+    rows = [weights.rows(row, row + 1)[0, key[at // heads]] for at, row in enumerate(last.tolist())]
+    return bool(np.any(np.array(rows) > 0))
+
+
 def last_weighed(weights: Tensor, shape: Shape) -> int:
     """The last key that a row weighs, exactly uniform (fully masked) rows aside; K - 1 when there is none."""
     last = last_key(weights, shape)

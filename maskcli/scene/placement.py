@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from maskcli.arrays import Array, Shape
 from maskcli.masks.layout import Layout
+from maskcli.meant.places import MOST
 from maskcli.scene.by_weights import fills_only, last_weighed
+from maskcli.scene.standing import Scattered, Stand, Told, scattered, stand
 from maskcli.scene.witnesses import Padding, Witnesses
 from maskcli.tensors import Tensor
 
@@ -21,10 +23,13 @@ WEIGHTS = "the weights"
 class Placement:
     """Where a tensor stands: its axes [B, H, Q, K], the queries among the keys, and what either side is.
 
-    Query q stands at key `past` + q; `told_by` names the witness of that, None for K - Q alone. `keys` and
-    `queries` say which tokens are real, None when nothing tells; `misfit` is a padding mask of another length
-    than the keys. `documents` int [b, K] numbers the packed texts. `origin` int [B] is the position of key 0
-    counted from the first real token, where positions tell it and the padding does not.
+    Query q stands at key `past` + q; `told_by` names the witness of that, None for K - Q alone. `queries_at`
+    int [b, Q] and `keys_at` int [b, K] are positions one by one, where they do not simply follow each other:
+    -1 is a slot without a token, b 1 or B. `keys` and `queries` say which tokens are real, None when nothing
+    tells; `misfit` is a padding mask of another length than the keys. `documents` int [b, K] numbers the
+    packed texts. `origin` int [B] is the position of key 0 counted from the first real token, where positions
+    tell it and the padding does not. `scattered` says why the places of the keys are not known, where the
+    text is longer than they are: what a cache has kept is taken for the last ones, in order.
     """
 
     shape: Shape
@@ -35,6 +40,9 @@ class Placement:
     misfit: Padding | None = None
     documents: Array | None = None
     origin: Array | None = None
+    queries_at: Array | None = None
+    keys_at: Array | None = None
+    scattered: Scattered | None = None
 
     @property
     def past_known(self) -> bool:
@@ -44,14 +52,53 @@ class Placement:
     @property
     def beginning_known(self) -> bool:
         """Whether something tells which key is the first real token of each item."""
-        return self.keys is not None or self.past == 0 or self.origin is not None
+        told = self.keys is not None or self.origin is not None or self.keys_at is not None
+        return told or self.past == 0
 
     @property
     def layout(self) -> Layout:
         """The sizes, past, padding and documents that specs are built over."""
         batch, heads, queries, keys = self.shape
-        real = self.keys.real if self.keys else None
-        return Layout(batch, queries, keys, heads, self.past, real, self.documents, origin=self.origin)
+        return Layout(
+            batch,
+            queries,
+            keys,
+            heads,
+            self.past,
+            self.keys.real if self.keys else None,
+            self.documents,
+            origin=self.origin,
+            queries_at=self.queries_at,
+            keys_at=self.keys_at,
+        )
+
+    @property
+    def own(self) -> Array:
+        """The index of each query's own key, int [b, Q]; -1 where no key stands."""
+        return self.layout.own
+
+    def distances(self, rows: Array) -> Array:
+        """How far keys stand before some queries, int [b, n, K], negative behind them and for empty slots."""
+        queries = self.layout.positions[:, 0, rows]
+        if self.keys_at is None:
+            return queries[..., None] - np.arange(self.shape[3])
+        return np.where(self.keys_at < 0, -MOST, queries[..., None] - self.keys_at[:, None])
+
+    def fitting(self, shape: Shape) -> Placement:
+        """The same for a saved mask [b, h, q, K] of this map, whose axes may be stored once."""
+        batch, _, queries, keys = shape
+        at, keys_at = self.queries_at, self.keys_at
+        told = at is not None and at.shape[1] == queries and len(at) in (1, batch)
+        rows = None if keys_at is None or len(keys_at) not in (1, batch) else keys_at
+        real = self.keys.fitting(batch, keys) if self.keys else None
+        return replace(
+            self,
+            shape=shape,
+            keys=real,
+            origin=self.origin if real is None else None,
+            queries_at=at if told else None,
+            keys_at=rows if told else None,
+        )
 
 
 class _Case(NamedTuple):
@@ -62,6 +109,7 @@ class _Case(NamedTuple):
     positions: Array | None
     said: Padding | None
     weights: Tensor | None
+    slots: bool
 
     @property
     def whole(self) -> Padding | None:
@@ -71,36 +119,66 @@ class _Case(NamedTuple):
 
 def place(witnesses: Witnesses, kind: str, shape: Shape, weights: Tensor | None = None) -> Placement:
     """Where a tensor [B, H, Q, K] of this kind of attention stands; the first witness of its past wins."""
-    batch, _, queries, keys = shape
     said = witnesses.padding(kind)
     if kind == "cross":
-        target = witnesses.padding("decoder")
-        return Placement(
-            shape,
-            keys=said.fitting(batch, keys) if said else None,
-            queries=target.fitting(batch, queries) if target else None,
-            misfit=_misfit(said, keys),
-        )
+        return _across(witnesses, said, shape)
 
+    batch, _, queries, keys = shape
     if said is not None and witnesses.step is not None:
         said = said.at_step(witnesses.step, batch, keys)
     said = _over_the_cache(said, shape, weights)
     positions = witnesses.consecutive_positions(batch, queries)
-    case = _Case(shape, witnesses.declared.past, positions, said, weights)
-    past, told_by = _first_answer(case)
+    case = _Case(shape, witnesses.declared.past, positions, said, weights, witnesses.slots)
+    over_keys = case.whole.fitting(batch, keys) if case.whole else None
+    stood = stand(witnesses, Told(shape, over_keys, weights, witnesses.slots))
+    past, told_by = _first_answer(case) if stood is None else _of_standing(stood)
 
     real = said.fitting(batch, keys) if said else None
-    inside = real is not None and past + queries <= keys
+    misfit, documents = _misfit(said, keys), witnesses.documents(batch, keys)
+    placement = Placement(shape, past, told_by, real, None, misfit, documents)
+    placement = _in_order(placement, case, witnesses) if stood is None else _as_told(placement, stood)
+    return replace(placement, queries=_real_queries(placement))
+
+
+def _in_order(placement: Placement, case: _Case, witnesses: Witnesses) -> Placement:
+    """Keys from the first on, or the last ones of a text that is longer than they are."""
+    origin = _origin(case, placement.past) if placement.keys is None else None
+    return replace(placement, origin=origin, scattered=scattered(witnesses, case.shape))
+
+
+def _as_told(placement: Placement, stood: Stand) -> Placement:
+    """Queries and keys one by one; lengths of the cache tell which of its slots are filled."""
+    keys = placement.keys
+    if keys is None and stood.filled is not None:
+        keys = Padding(np.arange(placement.shape[3]) < stood.filled[:, None], stood.told_by)
+    return replace(placement, keys=keys, queries_at=stood.queries, keys_at=stood.keys)
+
+
+def _across(witnesses: Witnesses, said: Padding | None, shape: Shape) -> Placement:
+    """Queries of a target over the keys of a source: neither stands in the other's text."""
+    batch, _, queries, keys = shape
+    target = witnesses.padding("decoder")
     return Placement(
         shape,
-        past,
-        told_by,
-        keys=real,
-        queries=Padding(real.real[:, past : past + queries], real.source) if real and inside else None,
+        keys=said.fitting(batch, keys) if said else None,
+        queries=target.fitting(batch, queries) if target else None,
         misfit=_misfit(said, keys),
-        documents=witnesses.documents(batch, keys),
-        origin=_origin(case, past) if real is None else None,
     )
+
+
+def _of_standing(stood: Stand) -> tuple[int, str | None]:
+    """Keys before the first query of any item, where the queries of each follow each other."""
+    follow = stood.keys is None and bool((np.diff(stood.queries, axis=1) == 1).all())
+    return (int(stood.queries[:, 0].min()) if follow else 0), stood.told_by
+
+
+def _real_queries(placement: Placement) -> Padding | None:
+    """Which queries are real, by their own keys; None where some have none, or nothing tells."""
+    real, own = placement.keys, placement.own
+    if real is None or (own < 0).any():
+        return None
+    own = np.broadcast_to(own, (len(real.real), own.shape[1]))
+    return Padding(np.take_along_axis(real.real, own, axis=1), real.source)
 
 
 def _first_answer(case: _Case) -> tuple[int, str | None]:
@@ -126,7 +204,7 @@ def _by_positions(case: _Case) -> int | None:
     if case.positions is None or not np.isfinite(case.positions[:, 0]).all():
         return None
 
-    padding = case.whole.fitting(batch, keys) if case.whole else None
+    padding = case.whole.fitting(batch, keys) if case.whole and not case.slots else None
     left = padding.real.argmax(axis=1) if padding else np.zeros(1, np.int64)
     pasts = np.unique(case.positions[:, 0].astype(np.int64) + left)
     if len(pasts) > 1 or not 0 <= pasts[0] <= keys - queries:

@@ -197,7 +197,7 @@ class Attention(Placed):
         if self.queries is not None:
             return np.broadcast_to(self.queries.real[:, None, :], shape)
         if self.keep is not None:
-            return np.broadcast_to(~pad_rows(self.keep, self.past), shape)
+            return np.broadcast_to(~pad_rows(self.keep, self.placement.own), shape)
         return np.ones(shape, bool)
 
     @cached_property
@@ -276,15 +276,14 @@ class Saved(Placed):
     @cached_property
     def pad_rows(self) -> Array:
         """Which rows are padding tokens, bool [b, 1, q], by the input's padding, else by the mask itself."""
-        queries, keys = self.given.shape[2:]
-        if self.keys is not None and queries == 1:
+        if self.keys is not None and self.given.shape[2] == 1:
             # One row speaks for every query of a sample, or for the last: padding only where all of it is.
             nothing: Array = ~np.any(self.keys.real, axis=1, keepdims=True)[:, None]
             return nothing
-        if self.keys is not None and self.past + queries <= keys:
-            pads: Array = ~self.keys.real[:, None, self.past : self.past + queries]
+        if self.placement.queries is not None:
+            pads: Array = ~self.placement.queries.real[:, None]
             return pads
-        return pad_rows(self.given.keep, self.past)
+        return pad_rows(self.given.keep, self.placement.own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,12 +299,15 @@ class Scene:
     unfit: dict[str, str]
 
 
-def pad_rows(keep: Mask, past: int) -> Array:
-    """Rows that a mask shows to be padding, bool [b, 1, q]: empty, and no query sees their own key."""
+def pad_rows(keep: Mask, own: Array) -> Array:
+    """Rows that a mask shows to be padding, bool [b, 1, q]: empty, and no query sees their `own` key."""
     empty: Array = np.all(keep.keys_per_query == 0, axis=1, keepdims=True)
     if not empty.any():
         return empty
     seen = np.any(keep.seen, axis=1, keepdims=True)
-    own = np.minimum(np.arange(empty.shape[2]) + past, keep.shape[3] - 1)
-    hidden: Array = empty & ~seen[:, :, own]
+    # One behind the last key is as if it were there.
+    own = np.where(own < 0, keep.shape[3] - 1, own)[:, None, : empty.shape[2]]
+    items = (max(len(own), len(seen)), 1)
+    seen, own = (np.broadcast_to(each, (*items, each.shape[2])) for each in (seen, own))
+    hidden: Array = empty & ~np.take_along_axis(seen, own, axis=2)
     return hidden

@@ -70,6 +70,22 @@ def restarts(positions: Array, real: Array | None) -> Array:
     return np.cumsum(begins, axis=1)
 
 
+def jumps(rows: Array, real: Real | None = None) -> bool:
+    """Whether positions [b, L] are those of tokens taken out of their order, and no packed documents.
+
+    No two tokens of a row share a position, and some step leads neither one further nor back to the first.
+    """
+    if (np.diff(rows, axis=1) == 1).all():
+        return False
+    for item, row in enumerate(rows):
+        tokens = row if real is None else row[real[item % len(real)]]
+        steps = np.diff(tokens)
+        begins = (steps < 0) & (tokens[1:] == tokens.min(initial=0))
+        if len(np.unique(tokens)) == tokens.size and ((steps != 1) & ~begins).any():
+            return True
+    return False
+
+
 def several(documents: Array | None) -> bool:
     """Whether some row [K] holds more than one packed document."""
     return documents is not None and bool((documents != documents[:, :1]).any())

@@ -5,6 +5,8 @@ A mask under test is none of them: one that forgot its padding would otherwise p
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +14,11 @@ from functools import cached_property
 import numpy as np
 
 from maskcli.arrays import Array, Real
+from maskcli.errors import MaskcliError
 from maskcli.meant.facts import Declared
+from maskcli.meant.places import Places, whole
 from maskcli.scene.saved_mask import read_padding
-from maskcli.scene.tokens import real_tokens, restarts
+from maskcli.scene.tokens import jumps, real_tokens, restarts
 from maskcli.tensors import Roled
 from maskcli.tensors.axes import token_rows
 from maskcli.tensors.roles import Step
@@ -124,12 +128,75 @@ class Witnesses:
         """The position ids [B, L] of the text that attends to itself; None when they are not saved."""
         return self._rows("position_ids")
 
+    @cached_property
+    def slots(self) -> bool:
+        """Whether the positions are places in a cache, which count the padding."""
+        roled = self.find("position_ids", _TEXT)
+        return roled is not None and are_slots(roled)
+
     def consecutive_positions(self, batch: int, queries: int) -> Array | None:
         """Position ids [b, Q] of these queries, when they count up by one in every item; b is 1 or B."""
         rows = self.positions
         if rows is None or rows.shape[1] != queries or len(rows) not in (1, batch):
             return None
         return rows if (np.diff(rows, axis=1) == 1).all() else None
+
+    @cached_property
+    def declared_positions(self) -> tuple[Array | None, str]:
+        """Where each query stands, as declared, and who declares it."""
+        return self._declared(self.declared.positions)
+
+    @cached_property
+    def key_positions(self) -> tuple[Array | None, str]:
+        """Where each key stands, as declared or saved, and who says so."""
+        rows, source = self._declared(self.declared.key_positions)
+        if rows is not None:
+            return rows, source
+        roled = self.find("key_positions", _TEXT)
+        return (token_rows(roled.tensor), roled.tensor.name) if roled else (None, "")
+
+    def _declared(self, places: Places | None) -> tuple[Array | None, str]:
+        """Declared positions; a name is that of a tensor beside the others."""
+        if places is None or places.name is None:
+            return (None, "") if places is None else (places.rows, places.source)
+        named = [each.tensor for each in self.tensors if each.tensor.name == places.name]
+        rows = token_rows(named[0]) if named else None
+        if rows is None:
+            raise MaskcliError(
+                f"{places.source} is {places.name!r}, and there is no such tensor of positions; write them "
+                "as 0,1,6,7 or 0:4,28:32, or name a tensor of the file or FILE:TENSOR"
+            )
+        return whole(rows, f"{places.source} {places.name!r}"), places.source
+
+    @cached_property
+    def lengths(self) -> Array | None:
+        """How many tokens each item has in its cache, int [n], as a vector of lengths says."""
+        rows = self._rows("lengths")
+        return None if rows is None else rows.ravel()
+
+    @cached_property
+    def lengths_name(self) -> str:
+        """The tensor of lengths."""
+        roled = self.find("lengths", _TEXT)
+        return "" if roled is None else roled.tensor.name
+
+    @property
+    def lengths_before(self) -> bool:
+        """Whether lengths by their name may be those before the queries' own tokens were put in."""
+        return bool(re.search(r"cache|past|context", self.lengths_name.lower()))
+
+    @cached_property
+    def block_table(self) -> Array | None:
+        """The blocks of each item in a paged cache, int [B, n]."""
+        return self._rows("block_tables")
+
+    @cached_property
+    def block_size(self) -> int | None:
+        """How many slots a block of a paged cache has."""
+        roled = self.find("block_size", _TEXT)
+        if roled is None or math.prod(roled.tensor.shape) != 1:
+            return None
+        return max(int(roled.tensor.read().ravel()[0]), 1)
 
     def documents(self, batch: int, keys: int) -> Array | None:
         """The packed document of each key, int [b, K], from segment ids, position ids or cu_seqlens."""
@@ -142,8 +209,9 @@ class Witnesses:
             if self.positions.shape not in fits:
                 return None
             said = self.padding("self")
-            real = said.fitting(*self.positions.shape) if said else None
-            return restarts(self.positions, real.real if real else None)
+            fitting = said.fitting(*self.positions.shape) if said else None
+            real = fitting.real if fitting else None
+            return None if jumps(self.positions, real) else restarts(self.positions, real)
 
         borders = self._rows("cu_seqlens")
         return None if borders is None else _documents_between(borders[0], keys)

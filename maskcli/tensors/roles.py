@@ -66,6 +66,10 @@ _FITS = {
     "input_ids": _IDS,
     "labels": _INTEGERS,
     "position_ids": _PLACES,
+    "key_positions": _PLACES,
+    "lengths": _INTEGERS,
+    "block_tables": _INTEGERS,
+    "block_size": _INTEGERS,
     "cu_seqlens": _INTEGERS._replace(expected="integers"),
     "token_type_ids": _INTEGERS,
     "segment_ids": _INTEGERS,
@@ -92,6 +96,11 @@ _WORDS = {
     "input_ids": "input_ids ids tokens token_ids inputs input_tokens source_ids target_ids sequences",
     "labels": "labels label targets target lm_labels",
     "position_ids": "position_ids positions position_id pos_ids input_pos cache_position",
+    "key_positions": "key_positions key_position_ids kv_positions kv_position_ids kv_pos key_pos k_pos",
+    "lengths": "seq_lens seqlens context_lens context_lengths cache_seqlens cache_lens cache_lengths "
+    "past_lengths kv_lens kv_lengths kv_seq_lens kv_seqlens seqused_k",
+    "block_tables": "block_tables block_table page_table page_tables",
+    "block_size": "block_size page_size",
     "cu_seqlens": "cu_seqlens cu_seqlens_q cu_seqlens_k cu_seqlens_kv cu_seq_lens "
     "cu_seq_lens_q cu_seq_lens_k cu_seq_len",
     "token_type_ids": "token_type_ids token_types token_type_id",

@@ -43,8 +43,10 @@ def test_positions_skip_the_left_padding(left, past):
     assert (place_.past, place_.told_by) == (past, "position_ids")
 
 
-def test_positions_that_differ_between_items_tell_nothing():
-    assert placed((2, 1, 2, 8), position_ids=[[4, 5], [3, 4]]).told_by is None
+def test_positions_that_differ_between_items_place_each_by_itself():
+    place_ = placed((2, 1, 2, 8), position_ids=[[4, 5], [3, 4]])
+    assert (place_.past, place_.told_by) == (3, "position_ids")
+    assert place_.queries_at.tolist() == [[4, 5], [3, 4]]
 
 
 def test_weights_behind_the_last_query_refute_positions():

@@ -211,12 +211,13 @@ def _narrower(attention: Attention) -> tuple[int, Rows | None]:
     stops anywhere.
     """
     sample = attention.sample
-    positions = sample.queries + attention.past
     real = sample.of(attention.real_rows)
-    weighed = np.any((sample.values > 0) & real[..., None], axis=(0, 1))
-    behind = np.where(weighed, positions[:, None] - np.arange(attention.shape[3]) + 1, 0).max(axis=1)
+    weighed = np.any((sample.values > 0) & real[..., None], axis=1)
+    distances = attention.placement.distances(sample.queries)[: sample.items]
+    behind = np.where(weighed, distances + 1, 0).max(axis=(0, 2))
     seen = int(behind.max(initial=0))
     first = attention.keys.real.argmax(axis=1).max() if attention.keys is not None else 0
+    positions = attention.layout.positions[:, 0, sample.queries].min(axis=0)
     far = (positions - first + 1 > seen) & real.any(axis=(0, 1))
     width = math.inf if attention.window is None else attention.window
     if not 0 < seen < width or far.sum() < ROWS or (behind[far] != seen).any():

@@ -143,8 +143,14 @@ def _targets(attention: Attention, leaking: Leaking) -> list[Verdict]:
     if leaking.rows["padding"].any():
         mass = attention.measured.mass["padding"]
         targets.append(Verdict(Kind.PADDING, leaking.rows["padding"], mass, attention.padding))
-    if leaking.rows["future"].any():
-        targets.append(_future(attention, leaking.rows["future"]))
+    behind = leaking.rows["future"]
+    if targets and attention.padding is not None and behind.any():
+        # Padding behind a query is padding: it is told once.
+        either = attention.causal | ~attention.padding
+        mass = measure(attention.tensor, attention.shape, {"real": either}).mass["real"]
+        behind = behind & (mass > LEAK_FLOOR)
+    if behind.any():
+        targets.append(_future(attention, behind))
     return targets
 
 
@@ -211,10 +217,9 @@ def _freed(part: Spec, names: set[str]) -> Spec:
 def reach(attention: Attention) -> int:
     """How many keys the sampled real rows look back over at most, themselves included."""
     sample = attention.sample
-    positions = sample.queries + attention.past
     weighed = (sample.values > 0) & sample.of(attention.real_rows)[..., None]
-    behind = np.where(weighed, positions[:, None] - np.arange(attention.shape[3]) + 1, 0)
-    return int(behind.max(initial=0))
+    distances = attention.placement.distances(sample.queries)[: sample.items, None]
+    return int(np.where(weighed, distances + 1, 0).max(initial=0))
 
 
 def _obeys(attention: Attention, mask: Mask, rows: Rows) -> bool:
