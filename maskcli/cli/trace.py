@@ -61,6 +61,9 @@ def trace(
     save_all: Annotated[
         bool, option("--save-all", help="With --save: the tensors of every call.", panel=RESULT)
     ] = False,
+    verbose: Annotated[
+        bool, option("--verbose", help="Say of every rule that could not decide what it lacks.", panel=RESULT)
+    ] = False,
     fail_on: FailOn = Severity.never,
     form: Annotated[
         str | None, form_option(names(FORMS), "text for people, concise for one line each, json for scripts.")
@@ -109,7 +112,7 @@ def trace(
 
     sys.stdout.flush()
     with result(output) if output is not None else nullcontext(sys.stderr) as stream:
-        write(watching.report, stream)
+        write(watching.report, stream, verbose)
     return code or _code(watching.report, fail_on, watched.name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ def print_findings(findings: Iterable[Finding], console: Console) -> None:
             ("", _sentence(finding.message)),
             ("where: ", _where(finding)),
             ("in:    ", _origin(finding.traced)),
+            ("known: ", clean("; ".join(finding.known))),
             ("why:   ", _summary(finding)),
             ("fix:   ", _sentence(finding.fix)),
             ("see:   ", clean(finding.see)),
@@ -65,8 +67,8 @@ def closing(total: Summary) -> list[str]:
     return lines + _undecided(total)
 
 
-def trace_closing(report: TraceReport) -> list[str]:
-    """The last lines on a running program."""
+def trace_closing(report: TraceReport, verbose: bool = False) -> list[str]:
+    """The last lines on a running program; with `verbose`, all that could not be decided and why."""
     total = report.summary()
     lines = [
         f"{_counts(total)} in {report.looked:,} checked of {counted(report.calls, 'attention call')} "
@@ -75,7 +77,14 @@ def trace_closing(report: TraceReport) -> list[str]:
     if report.changed:
         lines.append(f"tracing changed: {'; '.join(report.changed)}")
     lines += [f"not checked: {clean(name)}: {clean(why)}" for name, why in total.unfit.items()]
-    return lines + _undecided(total)
+    return lines + (_undecided(total) if verbose else _more_options(total))
+
+
+def _more_options(total: Summary) -> list[str]:
+    """The options that would let more rules decide. What a program does not have is not asked for."""
+    asked = " ".join(need for group in total.undecided for need in group)
+    options = dict.fromkeys(re.findall(r"--[a-z-]+", asked))
+    return [f"more could be decided with {', '.join(options)}; --verbose says what"] if options else []
 
 
 def not_checked(report: Report) -> list[str]:
@@ -201,6 +210,8 @@ def _finding(finding: Finding) -> dict[str, Any]:
         entry["places"] = [_place(place) for place in finding.places]
     if finding.tokens:
         entry["tokens"] = list(finding.tokens)
+    if finding.known:
+        entry["known"] = list(finding.known)
     if finding.traced:
         modules, step, calls, source = finding.traced
         entry |= {

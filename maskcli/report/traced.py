@@ -12,24 +12,24 @@ from maskcli.report.terminal import console, write
 if TYPE_CHECKING:
     from maskcli.tracing.checker import TraceReport
 
-    Writer = Callable[[TraceReport, TextIO], None]
+    Writer = Callable[[TraceReport, TextIO, bool], None]
 
 
-def _text(report: TraceReport, stream: TextIO) -> None:
+def _text(report: TraceReport, stream: TextIO, verbose: bool) -> None:
     from maskcli.report.findings import print_findings, print_lines, trace_closing
 
     screen = console(stream)
     print_findings(report.findings, screen)
-    print_lines(trace_closing(report), screen)
+    print_lines(trace_closing(report, verbose), screen)
 
 
-def _concise(report: TraceReport, stream: TextIO) -> None:
+def _concise(report: TraceReport, stream: TextIO, _: bool) -> None:
     from maskcli.report.findings import concise, trace_closing
 
     write([*concise(report.findings), trace_closing(report)[0] + "\n"], stream)
 
 
-def _json(report: TraceReport, stream: TextIO) -> None:
+def _json(report: TraceReport, stream: TextIO, _: bool) -> None:
     from maskcli.report.findings import as_json
 
     write(as_json(report), stream)

@@ -20,6 +20,7 @@ from maskcli.inputs.operands import resolver
 from maskcli.meant.facts import Declared
 from maskcli.tensors import Roled, TensorFile
 from maskcli.tensors.storage import InMemory
+from maskcli.tracing.caches import Caches
 from maskcli.tracing.calls import Call, Place, Torch, has_nan, quietly, roled
 from maskcli.tracing.folded import Folded
 from maskcli.tracing.gradients import Gradients
@@ -97,6 +98,7 @@ class _Waiting(NamedTuple):
     place: Place
     tensors: tuple[Roled, ...]
     padding: Torch | None
+    past: int | None
     key: object
     due: bool
     saved: bool
@@ -117,6 +119,7 @@ class Checker:
         self._gradients = Gradients(program, self._folded.add, self.trouble)
         self._habits: defaultdict[object, Habit] = defaultdict(Habit)
         self._waiting: list[_Waiting] = []
+        self._caches = Caches()
         self._broken = False
 
     def report(self) -> TraceReport:
@@ -170,7 +173,8 @@ class Checker:
         if not due and not saved:
             return
         tensors = roled(call, place, step.samples(call.weights.shape))
-        self._waiting.append(_Waiting(place, tensors, padding, key, due, saved))
+        past = self._caches.past(call, place.module)
+        self._waiting.append(_Waiting(place, tensors, padding, past, key, due, saved))
         if broken or sum(each.size for each in self._waiting) > KEPT:
             self.settle(step)
 
@@ -183,7 +187,7 @@ class Checker:
                 stem = f"{call.place.step:05d}-{call.place.module}"
                 self._folder.write(shown.tensors + shown.tokens, stem)
             if call.due:
-                self._look(shown, step, call.key)
+                self._look(shown, step, call)
 
     def step_ends(self, step: Step) -> None:
         """The step is over: check what it said of its tokens, with one of its attention calls beside it."""
@@ -223,13 +227,14 @@ class Checker:
         """Whether it is the turn of what happens under this key: always, until it has ended alike."""
         return self._in_turn(step) and self._habits[key].due()
 
-    def _look(self, shown: _Shown, step: Step, key: object) -> None:
+    def _look(self, shown: _Shown, step: Step, call: _Waiting) -> None:
         """Check a call; the first of self-attention stands for the step."""
         module = shown.place.module
         self._tally.looked += 1
         self._tally.modules[module] = None
-        findings = self._findings(shown, _declared(self.options.declared, step), of_tokens=False)
-        self._note([_renamed(finding, module) for finding in findings], shown, key, step)
+        declared = _declared(self.options.declared, step).over(Declared(past=call.past))
+        findings = self._findings(shown, declared, of_tokens=False)
+        self._note([_renamed(finding, module) for finding in findings], shown, call.key, step)
         if not step.shown and shown.place.kind in ("self", "decoder"):
             step.shown = tuple(filter(_is_kept, shown.tensors))
 

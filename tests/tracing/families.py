@@ -749,6 +749,5 @@ UNDECIDED = {
     ("BERT sdpa", "token types as the mask"),
     ("BART", "inverted"),
     ("static cache", "one too many"),
-    ("growing cache", "top-left causal"),
     ("diffusion", "padding forgotten"),
 }

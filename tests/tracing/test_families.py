@@ -12,7 +12,6 @@ BUGS = [(family, bug) for family, (_, bugs) in FAMILIES.items() for bug in bugs]
 def traced(family, bug):
     with maskcli.trace() as watching:
         FAMILIES[family][0](bug)
-    assert watching.report.calls
     assert watching.report.unfit == {}
     return watching.findings
 
@@ -25,8 +24,8 @@ def test_a_healthy_program_is_silent(family):
 @pytest.mark.parametrize(("family", "bug"), BUGS)
 def test_a_bug_is_called_by_its_name_and_nothing_else_is(family, bug):
     findings = traced(family, bug)
-    loud = {finding.code for finding in findings if finding.severity != "note" or bug in HARMLESS}
     if (family, bug) in UNDECIDED:
-        pytest.xfail("the process does not tell")
+        pytest.xfail("not called by its name alone")
+    loud = {finding.code for finding in findings if finding.severity != "note" or bug in HARMLESS}
     assert loud
     assert loud <= FAMILIES[family][1][bug]
