@@ -31,6 +31,8 @@ MAX_INFLATED = 2 * 1024**3
 MAX_LEGACY = 1024**3
 # Bytes of the pickle that describes tensors: some 100 for each, unpickled in Python.
 MAX_PICKLE = 16 * 1024**2
+# Bytes of one that holds numpy arrays, which is followed here and by nothing else; they stay in memory.
+MAX_ARRAYS = 64 * 1024**2
 # Opcodes that are followed: some 40 tell of one tensor, and each can make an object of 64 bytes.
 MAX_OPCODES = 2_000_000
 # Arguments of a call, which torch's _rebuild_tensor_v3 has.

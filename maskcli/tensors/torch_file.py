@@ -8,13 +8,15 @@ import pickle
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
 from maskcli.errors import MaskcliError
 from maskcli.tensors.dtypes import DTYPES, unreadable
 from maskcli.tensors.limits import (
+    MAX_ARRAYS,
     MAX_DEPTH,
     MAX_ELEMENTS,
     MAX_LEGACY,
@@ -24,20 +26,26 @@ from maskcli.tensors.limits import (
     MAX_TENSORS,
     MAX_VISITED,
 )
+from maskcli.tensors.memory import from_array
+from maskcli.tensors.pickled_classes import SavedArray, UnfamiliarError, contents, finished
 from maskcli.tensors.sources import Source, Writer, blocks
 from maskcli.tensors.storage import Handle, InMemory, Refused, in_file
 from maskcli.tensors.tensor import Tensor, TensorFile
-from maskcli.tensors.torch_pickle import SavedTensor, UnfamiliarError, described
+from maskcli.tensors.torch_pickle import SavedTensor, described, is_known
 from maskcli.tensors.zipped import archive, data_offset, names_in_zip
 
 # From here on weights_only=True is safe against hostile files (CVE-2025-32434).
 SAFE_TORCH = (2, 6)
 # Bytes written as .pt: torch.save wants all of them in memory at once.
 MAX_WRITTEN = 4 * 1024**3
+# What saves any object's tensors as what is read here: dicts of attributes, items and places.
+PLAIN = (
+    "`plain = lambda x: x if torch.is_tensor(x) or type(x).__module__ == 'numpy' else {k: plain(v) for k, v "
+    "in (x if isinstance(x, dict) else dict(enumerate(x)) if isinstance(x, (list, tuple)) else "
+    "getattr(x, '__dict__', {})).items()}; torch.save(plain(obj), 'dump.pt')`"
+)
 # Opcodes that a pickle by any protocol from 2 to 5 begins with.
 PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
-
-Leaf = TypeVar("Leaf")
 
 
 def holds_torch(handle: Handle, head: bytes) -> bool:
@@ -58,7 +66,7 @@ def read_torch(handle: Handle) -> TensorFile:
         try:
             return TensorFile(handle.path, _described(handle, members))
         except UnfamiliarError:
-            pass
+            _check_pickle(handle, members, MAX_PICKLE)
     elif handle.bytes(0, 1) != b"\x80":
         raise handle.error(
             "is no file by torch.save; save the tensors again or rename the file to what it is"
@@ -85,14 +93,23 @@ def _checked(handle: Handle) -> dict[str, tuple[int, int]]:
                 "save it again with torch.save"
             )
         inner = member.filename.rpartition("/")[2]
-        if inner == "data.pkl" and member.file_size > MAX_PICKLE:
-            said = f"describes its tensors in {member.file_size} bytes"
-            raise handle.error(f"{said} and at most {MAX_PICKLE} are read; save fewer in a file")
         if inner == "constants.pkl":
             raise handle.error(
                 "is a TorchScript program and holds no tensors alone; torch.save(module.state_dict(), path)"
             )
-    return {member.filename: (data_offset(handle, member), member.file_size) for member in members}
+    found = {member.filename: (data_offset(handle, member), member.file_size) for member in members}
+    _check_pickle(handle, found, MAX_ARRAYS)
+    return found
+
+
+def _check_pickle(handle: Handle, members: dict[str, tuple[int, int]], most: int) -> None:
+    """Refuse a pickle too large to be read: numpy arrays lie in it with all of their elements."""
+    for name, (_, size) in members.items():
+        if f"/{name}".endswith("/data.pkl") and size > most:
+            raise handle.error(
+                f"has a pickle of {size} bytes and at most {most} are read; save numpy arrays as tensors, "
+                "torch.from_numpy(array), whose elements lie outside of it, or fewer tensors in a file"
+            )
 
 
 def _described(handle: Handle, members: dict[str, tuple[int, int]]) -> tuple[Tensor, ...]:
@@ -108,10 +125,30 @@ def _described(handle: Handle, members: dict[str, tuple[int, int]]) -> tuple[Ten
         raise UnfamiliarError
     saved = described(handle.bytes(*members[f"{folder}data.pkl"]))
 
-    def tensor(name: str, leaf: SavedTensor) -> Tensor:
+    encoded: dict[int, bytes] = {}
+
+    def tensor(name: str, leaf: SavedTensor | SavedArray) -> Tensor:
+        if isinstance(leaf, SavedArray):
+            return _in_pickle(name, leaf, encoded)
         return _in_storage(handle, name, leaf, *members.get(f"{folder}data/{leaf.storage}", (0, 0)))
 
-    return _named(handle.path, saved, SavedTensor, tensor)
+    return _named(handle.path, saved, (SavedTensor, SavedArray), tensor)
+
+
+def _in_pickle(name: str, leaf: SavedArray, encoded: dict[int, bytes]) -> Tensor:
+    """A numpy array, whose bytes the pickle holds; `encoded` has those of texts that arrays share, by id."""
+    raw = leaf.elements
+    if isinstance(raw, str):
+        raw = encoded[id(raw)] if id(raw) in encoded else encoded.setdefault(id(raw), _as_bytes(raw))
+    values = np.frombuffer(raw, leaf.dtype).reshape(leaf.shape, order="F" if leaf.fortran else "C")
+    return from_array(name, values)
+
+
+def _as_bytes(text: str) -> bytes:
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise UnfamiliarError from error
 
 
 def _in_storage(handle: Handle, name: str, leaf: SavedTensor, begin: int, size: int) -> Tensor:
@@ -165,25 +202,20 @@ def _refused(path: str, zipped: bool) -> str:
         classes = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
     except Exception:
         classes = []
-    if not classes:
-        return (
-            "holds a pickle that torch refuses to load safely; save a plain dict of tensors with torch.save"
-        )
-    named = ", ".join(str(refused)[:80] for refused in sorted(classes)[:3])
-    line = 'torch.save({name: value for name, value in obj.items()}, "dump.pt")'
-    return f"holds Python objects ({named!r}), expected tensors in dicts and lists; save it with `{line}`"
+    unknown = [str(each)[:80] for each in sorted(classes) if not is_known(str(each))]
+    what = f"Python objects ({', '.join(unknown[:3])!r})" if unknown else "a pickle that is not safe to load"
+    return f"holds {what}, expected tensors in dicts and lists; where it was made, as obj, save {PLAIN}"
 
 
-def _named(
-    path: str, loaded: Any, kind: type[Leaf], tensor: Callable[[str, Leaf], Tensor]
-) -> tuple[Tensor, ...]:
+def _named(path: str, loaded: Any, kind: Any, tensor: Callable[[str, Any], Tensor]) -> tuple[Tensor, ...]:
     """Every leaf in a nest of containers as a tensor with its dotted name; a lone one has the file's."""
     stem = os.path.splitext(os.path.basename(path))[0]
     waiting: list[tuple[str, Any, int]] = [("", loaded, 0)]
     visited = 0
     tensors: dict[str, Tensor] = {}
     while waiting:
-        name, value, depth = waiting.pop()
+        name, waiting_value, depth = waiting.pop()
+        value = finished(waiting_value)
         visited += 1
         if isinstance(value, kind):
             name = name or stem
@@ -204,7 +236,7 @@ def _named(
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """What a container holds, each with its name in it; nothing of what is no container."""
     if isinstance(value, Mapping):
-        for key, part in value.items():
+        for key, part in chain.from_iterable(each.items() for each in contents(value)):
             if isinstance(key, str | int | float | tuple):
                 yield str(key), part
     elif isinstance(value, list | tuple):

@@ -10,18 +10,16 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 from maskcli.tensors.dtypes import DTYPES
 from maskcli.tensors.limits import MAX_ARGUMENTS, MAX_OPCODES
+from maskcli.tensors.pickled_classes import ARRAYS, CONTAINERS, UnderWay, UnfamiliarError, instance_of
 
 # The element types of torch's typed storages.
 STORAGES = {f"{dtype.storage}Storage": dtype.name for dtype in DTYPES.values() if dtype.storage}
-
-
-class UnfamiliarError(Exception):
-    """A pickle that says more than this module follows."""
 
 
 class SavedTensor(NamedTuple):
@@ -75,7 +73,7 @@ def _followed(pickled: bytes) -> Any:
             count, make = OPCODES[opcode.name]
             items = _taken(state, count)
             state.stack.append(make(state, items, argument))
-        elif opcode.name != "PROTO":
+        elif opcode.name not in ("PROTO", "FRAME"):
             raise UnfamiliarError(opcode.name)
     raise UnfamiliarError
 
@@ -112,10 +110,13 @@ def _set(state: _State, items: list[Any], argument: Any) -> Any:
 
 
 def _built(state: _State, items: list[Any], argument: Any) -> Any:
-    """A dict without what a state_dict says of its modules' versions."""
-    if not all(isinstance(item, dict) for item in items):
+    """An object with its state; of a dict's state, as a state_dict has it, nothing is kept."""
+    target, given = items
+    if isinstance(target, UnderWay):
+        target.build(given)
+    elif not isinstance(target, dict) or not isinstance(given, dict):
         raise UnfamiliarError
-    return items[0]
+    return target
 
 
 def _global(state: _State, items: list[Any], name: str) -> Any:
@@ -125,14 +126,35 @@ def _global(state: _State, items: list[Any], name: str) -> Any:
         return STORAGES.get(what, what)
     if name in FUNCTIONS:
         return FUNCTIONS[name]
+    made = instance_of(name)
+    if made is not None:
+        return made
     raise UnfamiliarError(name)
+
+
+def is_known(name: str) -> bool:
+    """Whether a class or function by its dotted name is followed here."""
+    spoken = " ".join(name.rsplit(".", 1))
+    return spoken in FUNCTIONS or instance_of(spoken) is not None
+
+
+def _named_global(state: _State, items: list[Any], argument: Any) -> Any:
+    """The same of a module and a name on the stack."""
+    if not all(isinstance(item, str) for item in items):
+        raise UnfamiliarError
+    return _global(state, [], " ".join(items))
+
+
+def _memoized(state: _State, items: list[Any], argument: Any) -> Any:
+    return _remembered(state, items, len(state.memo))
 
 
 def _called(function: Any, arguments: Any) -> Any:
     """What a function of FUNCTIONS gives; nothing else that a pickle can make here is one."""
-    if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+    instance = isinstance(function, partial)
+    if type(arguments) is not tuple or (len(arguments) > MAX_ARGUMENTS and not instance):
         raise UnfamiliarError
-    return function(*arguments)
+    return function() if instance else function(*arguments)
 
 
 SINCE_MARK = -1
@@ -140,7 +162,11 @@ SINCE_MARK = -1
 # their place.
 OPCODES: dict[str, tuple[int, Callable[[_State, list[Any], Any], Any]]] = {
     **dict.fromkeys(
-        ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"), (0, lambda *given: given[-1])
+        (
+            *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"),
+            *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+        ),
+        (0, lambda *given: given[-1]),
     ),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT"), (1, _remembered)),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), (0, lambda state, items, place: state.memo[place])),
@@ -148,19 +174,22 @@ OPCODES: dict[str, tuple[int, Callable[[_State, list[Any], Any], Any]]] = {
     "NEWTRUE": (0, lambda *_: True),
     "NEWFALSE": (0, lambda *_: False),
     "EMPTY_TUPLE": (0, lambda *_: ()),
-    "EMPTY_LIST": (0, lambda *_: []),
+    **dict.fromkeys(("EMPTY_LIST", "EMPTY_SET"), (0, lambda *_: [])),
     "EMPTY_DICT": (0, lambda *_: {}),
     "TUPLE": (SINCE_MARK, lambda state, items, _: tuple(items)),
     "TUPLE1": (1, lambda state, items, _: tuple(items)),
     "TUPLE2": (2, lambda state, items, _: tuple(items)),
     "TUPLE3": (3, lambda state, items, _: tuple(items)),
     "APPEND": (1, _extended),
-    "APPENDS": (SINCE_MARK, _extended),
+    **dict.fromkeys(("APPENDS", "ADDITEMS"), (SINCE_MARK, _extended)),
+    "FROZENSET": (SINCE_MARK, lambda state, items, _: items),
     "SETITEM": (2, _set),
     "SETITEMS": (SINCE_MARK, _set),
     "BUILD": (2, _built),
     "GLOBAL": (0, _global),
-    "REDUCE": (2, lambda state, items, _: _called(*items)),
+    "STACK_GLOBAL": (2, _named_global),
+    "MEMOIZE": (1, _memoized),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), (2, lambda state, items, _: _called(*items))),
     "BINPERSID": (1, lambda state, items, _: _called(_storage, items[0])),
 }
 
@@ -198,6 +227,14 @@ def _parameter(tensor: Any, grad: bool, hooks: Any) -> SavedTensor:
     return tensor
 
 
+def _with_attributes(function: Any, kind: Any, arguments: Any, attributes: Any) -> SavedTensor:
+    """torch._tensor._rebuild_from_type_v2: a plain tensor to which somebody gave attributes."""
+    if kind is not _untyped or function not in (_tensor, _parameter):
+        raise UnfamiliarError
+    tensor = _called(function, arguments)
+    return _parameter(tensor, False, None)
+
+
 def _size(sizes: Any) -> tuple[int, ...]:
     if type(sizes) is not tuple:
         raise UnfamiliarError
@@ -205,16 +242,20 @@ def _size(sizes: Any) -> tuple[int, ...]:
 
 
 def _untyped() -> None:
-    """Stands for torch's untyped storage, which is only ever named."""
+    """Stands for classes of torch that are only ever named."""
     raise UnfamiliarError
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "collections OrderedDict": lambda: {},
     "torch Size": _size,
     "torch device": lambda *_: None,
     "torch._utils _rebuild_tensor_v2": _tensor,
     "torch._utils _rebuild_tensor_v3": _tensor,
     "torch._utils _rebuild_parameter": _parameter,
-    "torch.storage UntypedStorage": _untyped,
+    "torch._tensor _rebuild_from_type_v2": _with_attributes,
+    **dict.fromkeys(
+        ("torch Tensor", "torch.nn.parameter Parameter", "torch.storage UntypedStorage"), _untyped
+    ),
+    **CONTAINERS,
+    **ARRAYS,
 }
