@@ -105,6 +105,7 @@ NEEDS: dict[str, Need] = {
     "mask window": Need(
         "--expect with sliding:W, or --model", lambda scene: any(saved.window for saved in scene.masks)
     ),
+    "mask expectation": Need("--expect", lambda scene: any(saved.expected for saved in scene.masks)),
     "convention": Need("--from", lambda scene: scene.declared.convention is not None),
     "pad_id": Need("--pad-id", lambda scene: scene.declared.pad_id is not None),
     "eos_id": Need("--eos-id", lambda scene: bool(scene.declared.eos_ids)),

@@ -22,6 +22,8 @@ Check = Callable[[Scene], Iterable[Answer]]
 NOT_WEIGHTS = ("MSK216", "MSK208", "MSK106")
 # Causes of leaks that need no second word on where they go.
 LEAKS = (*NOT_WEIGHTS, "MSK107", "MSK109", "MSK113", "MSK219")
+# A saved mask that is obeyed and wrong needs none either.
+OBEYED = (*LEAKS, "MSK114")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from maskcli.meant.facts import Declared, Meant
 from maskcli.scene.by_weights import by_weights, left_padding
 from maskcli.scene.placement import WEIGHTS, Placement, place
 from maskcli.scene.saved_mask import Given, read_mask, read_padding
-from maskcli.scene.scene import Attention, Saved, Scene
+from maskcli.scene.scene import Attention, Expected, Saved, Scene
 from maskcli.scene.tokens import Tokens, several
 from maskcli.scene.witnesses import Padding, Witnesses, are_slots
 from maskcli.tensors import Roled, Tensor
@@ -152,11 +152,14 @@ class _Room:
 
     def saved(self, roled: Roled, attentions: tuple[Attention, ...]) -> Saved | None:
         """A saved mask with the attention map it belongs to, if there is one."""
-        users = [map_ for map_ in attentions if map_.given and map_.given.tensor is roled.tensor]
+        users = tuple(map_ for map_ in attentions if map_.given and map_.given.tensor is roled.tensor)
         meant = self._meant_for_mask(roled, users)
         if users and users[0].given:
             given = users[0].given
-            return Saved(roled, given, users[0].placement.fitting(given.shape), meant, users[0])
+            placement = users[0].placement.fitting(given.shape)
+            alike = given.shape[2] == users[0].shape[2]
+            expected = self._expected_of_mask(meant, placement, one_for_all=not alike)
+            return Saved(roled, given, placement, meant, users, expected)
 
         shape = self._mask_shape(roled.tensor, None)
         if shape is None:
@@ -166,9 +169,41 @@ class _Room:
             # One row speaks for the last query, or for all.
             placement = replace(placement, past=max(shape[3] - 1, 0), queries_at=None, keys_at=None)
         lone = self._given(roled.tensor, placement, like=None)
-        return Saved(roled, lone, placement, meant, None) if lone else None
+        expected = self._expected_of_mask(meant, placement, one_for_all=shape[2] == 1)
+        return Saved(roled, lone, placement, meant, (), expected) if lone else None
 
-    def _meant_for_mask(self, roled: Roled, users: list[Attention]) -> Meant | None:
+    def _expected_of_mask(
+        self, meant: Meant | None, placement: Placement, one_for_all: bool
+    ) -> tuple[Expected, ...]:
+        """What was declared for a saved mask, where its queries can stand.
+
+        Nothing where a fact is missing that the declaration needs, or where one row stands for queries that
+        are meant to differ.
+        """
+        if meant is None or (one_for_all and "q" in axes(meant.spec)):
+            return ()
+        batch, _, queries, keys = placement.shape
+        documents = placement.documents
+        known = {"padding"} if placement.keys is not None else set()
+        if documents is not None and len(documents) in (1, batch):
+            known.add("documents")
+        kinds = kinds_in(meant.spec)
+        without_beginning = not placement.beginning_known and "chunked" in kinds
+        without_order = placement.scattered is not None and _asks_for_order(meant.spec, placement)
+        if needs(meant.spec) - known or without_beginning or without_order:
+            return ()
+        if "documents" in kinds and not placement.layout.inside:
+            return ()
+
+        pasts = [placement.past]
+        if queries < keys and not placement.past_known and placement.queries_at is None:
+            # A cache may be filled from its first slot on, and may have one slot less or more than it seems.
+            last = keys - queries
+            pasts += [0, last, last - 1] if "documents" in kinds else [0, last, last - 1, last + 1]
+        layouts = [replace(placement, past=past).layout for past in dict.fromkeys(pasts)]
+        return tuple(Expected(build(meant.spec, layout, self.resolve), layout) for layout in layouts)
+
+    def _meant_for_mask(self, roled: Roled, users: tuple[Attention, ...]) -> Meant | None:
         """What was declared for a mask by name, else for its maps where all of them are meant alike."""
         meant = self.declared.meant(roled.tensor.name, roled.kind, roled.layer)
         if not users or (meant is not None and meant.particular):

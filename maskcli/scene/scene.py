@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, wraps
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -258,15 +258,32 @@ def once(judge: Callable[[Attention], Answer]) -> Callable[[Attention], Answer]:
     return kept
 
 
+class Expected(NamedTuple):
+    """A declared mask without the input's padding, and the layout that it was built over."""
+
+    mask: Mask
+    layout: Layout
+
+
 @dataclass(frozen=True, eq=False)
 class Saved(Placed):
-    """A saved mask: how it reads, where it stands, what was declared for it, and a map it belongs to."""
+    """A saved mask: how it reads, where it stands, what was declared for it, and the maps it belongs to.
+
+    `expected` is the declared mask in each of the places where the queries may stand; empty without a
+    declaration that speaks of this mask, or without the facts that it needs.
+    """
 
     roled: Roled
     given: Given
     placement: Placement
     declared: Meant | None
-    attention: Attention | None
+    users: tuple[Attention, ...]
+    expected: tuple[Expected, ...]
+
+    @property
+    def attention(self) -> Attention | None:
+        """The first map that it belongs to."""
+        return self.users[0] if self.users else None
 
     @property
     def documents(self) -> Array | None:
@@ -276,6 +293,11 @@ class Saved(Placed):
     @cached_property
     def pad_rows(self) -> Array:
         """Which rows are padding tokens, bool [b, 1, q], by the input's padding, else by the mask itself."""
+        if self.roled.kind == "cross":
+            # The keys are another text's: what is hidden of them says nothing of the queries.
+            target = self.placement.queries
+            none = np.zeros((1, 1, self.given.shape[2]), bool)
+            return none if target is None else ~target.real[:, None, :]
         if self.keys is not None and self.given.shape[2] == 1:
             # One row speaks for every query of a sample, or for the last: padding only where all of it is.
             nothing: Array = ~np.any(self.keys.real, axis=1, keepdims=True)[:, None]

@@ -165,6 +165,12 @@ def mask_length(g):
     return Case(g.maps(g.causal) | ints(attention_mask=wrong), {})
 
 
+def mask_not_expected(g):
+    if g.queries < 3:
+        return None
+    return Case(g.additive(np.ones(g.shape, bool)), {"expect": "causal", "past": g.past})
+
+
 # MSK2xx
 
 
@@ -469,6 +475,7 @@ BUGS = {
     "MSK101": empty_row, "MSK102": inverted_mask, "MSK103": binary_float_mask, "MSK104": weak_fill, "MSK105": overflowed_fill,
     "MSK106": nan_mask, "MSK107": negated_integer_mask, "MSK108": query_axis_mask, "MSK109": shifted_diagonal,
     "MSK110": misaligned_causal, "MSK111": wrong_window, "MSK112": ambiguous_broadcast, "MSK113": mask_length,
+    "MSK114": mask_not_expected,
     "MSK201": inverted_polarity, "MSK202": padding_attended, "MSK203": future_attended, "MSK204": mask_not_applied,
     "MSK205": uniform_masked_row, "MSK206": uniform_attention, "MSK207": unnormalised_rows, "MSK208": softmax_axis,
     "MSK209": mask_after_softmax, "MSK210": soft_masking, "MSK211": another_samples_mask, "MSK212": double_softmax,

@@ -160,7 +160,7 @@ def query_axis_mask(saved: Saved, scene: Scene) -> Found | None:
 
     Fix: `mask[:, None, None, :]`.
     """
-    rows = _query_axis_rows(saved)
+    rows = query_axis_rows(saved)
     if rows is None:
         return None
     return Found(
@@ -173,7 +173,7 @@ def query_axis_mask(saved: Saved, scene: Scene) -> Found | None:
     )
 
 
-def _query_axis_rows(saved: Saved) -> Array | None:
+def query_axis_rows(saved: Saved) -> Array | None:
     """The rows [b, q] that a query-axis mask hides; None when the mask is another one."""
     keep = saved.given.keep
     if keep.stored[2] < 2 or saved.given.nan:

@@ -1,0 +1,140 @@
+"""What is known of a map is compared in both directions: declared, input, saved mask, weights."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.diagnostics.attention import DTYPES, causal, layers, loud, padding, report, the
+
+dtypes = pytest.mark.parametrize("dtype", list(DTYPES))
+sides = pytest.mark.parametrize("side", ["left", "right"])
+N = 32
+SHAPE = (2, 4, N, N)
+P, K = np.arange(N)[:, None], np.arange(N)
+CAUSAL, ONES = causal(SHAPE), np.ones((N, N), bool)
+DOCUMENTS = np.repeat([0, 1, 2], [10, 12, 10])
+SAME = DOCUMENTS[:, None] == DOCUMENTS
+
+# A spec, and what it lets attend.
+MEANT = {
+    "causal": CAUSAL,
+    "full": ONES,
+    "sliding:4": CAUSAL & (P - K < 4),
+    "window:3": abs(P - K) <= 3,
+    "chunked:8": CAUSAL & (P // 8 == K // 8),
+    "prefix-lm:5": CAUSAL | (K < 5),
+    "blocks:4": P // 4 == K // 4,
+    "causal & documents:10,12,10": CAUSAL & SAME,
+    "causal & dilated:30,2": CAUSAL & ((P - K) % 2 == 0),
+}
+# How a mask is saved.
+FORMS = {
+    "bool": lambda keep: torch.from_numpy(np.array(keep))[None, None],
+    "two axes": lambda keep: torch.from_numpy(np.array(keep)),
+    "batch": lambda keep: additive(np.broadcast_to(keep, (3, 1, N, N))),
+    "heads": lambda keep: additive(np.broadcast_to(keep, (1, 4, N, N)), -1e9),
+}
+
+
+def additive(keep, fill=-np.inf, dtype="float32"):
+    return torch.where(torch.from_numpy(np.array(keep)), 0.0, fill).to(DTYPES[dtype])
+
+
+def mask_of(real):
+    return {"attention_mask": torch.from_numpy(real.astype(np.int64))}
+
+
+# MSK114
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("meant", MEANT)
+@pytest.mark.parametrize("saved", MEANT)
+def test_a_mask_alone_is_compared_with_the_declared_one(saved, meant, form):
+    found = report({"attn_mask": FORMS[form](MEANT[saved])}, expect=meant)
+    keep, wanted = MEANT[saved], MEANT[meant]
+    # What was declared for all layers leaves open which of them have a window.
+    if saved == meant or (saved, meant) in (("sliding:4", "causal"), ("window:3", "full")):
+        assert loud(found) == []
+        return
+    codes = loud(found)
+    # More exact rules have the word on windows and empty rows.
+    assert codes in (["MSK114"], ["MSK111"], ["MSK101"], ["MSK101", "MSK114"], ["MSK109"])
+    if codes == ["MSK114"]:
+        copies = {"batch": 3, "heads": 4}.get(form, 1)
+        evidence = the(found, "MSK114").evidence
+        shown = sum(count for name, count in evidence.items() if name != "hidden_cells")
+        filled = keep.any(1, keepdims=True)
+        # A column that nobody sees may be padding.
+        hidden = wanted & ~keep & filled & keep.any(0)
+        assert (shown, evidence.get("hidden_cells", 0)) == (
+            copies * (keep & ~wanted).sum(),
+            copies * hidden.sum(),
+        )
+
+
+@sides
+@dtypes
+@pytest.mark.parametrize(
+    "meant", ["causal", "full", "sliding:4", "prefix-lm:5", "causal & documents:10,12,10"]
+)
+@pytest.mark.parametrize("told", [True, False])
+def test_masks_that_hide_the_padding_besides_are_right(side, dtype, meant, told):
+    """With the padding told or not, rows of padding empty or opened as libraries leave them."""
+    real = padding((3, 1, N, N), side)
+    keep = MEANT[meant] & real[:, None, None]
+    empty = ~keep.any(-1, keepdims=True)
+    for saved in (keep, keep | empty):
+        arrays = {"attn_mask": additive(saved, torch.finfo(DTYPES[dtype]).min, dtype)}
+        assert loud(report(arrays | (mask_of(real) if told else {}), expect=meant)) == []
+
+
+@pytest.mark.parametrize("expect", [(), "causal"])
+@pytest.mark.parametrize("told", ["attention_mask", "input_ids"])
+@pytest.mark.parametrize("maps", [True, False])
+def test_a_mask_that_forgets_the_padding(expect, told, maps):
+    shape = (3, 2, N, N)
+    real = padding(shape, "left")
+    facts = (
+        mask_of(real) if told == "attention_mask" else {"input_ids": torch.from_numpy(np.where(real, 7, 0))}
+    )
+    forgot = np.broadcast_to(CAUSAL, (3, 1, N, N))
+    arrays = {"attn_mask": additive(forgot)} | facts | (layers(shape, CAUSAL) if maps else {})
+    found = report(arrays, expect=expect, pad_id=0)
+    assert loud(found) == ["MSK114"]
+    cells = (CAUSAL & ~real[:, None]) & real[:, :, None]
+    assert the(found, "MSK114").evidence == {"padding_cells": cells.sum()}
+    assert the(found, "MSK114").where.batch == (0, 1)
+
+    # Right padding stands behind every real query; and a mask over queries and keys can be one of two.
+    behind = real[:, ::-1].copy()
+    assert loud(report({"attn_mask": additive(forgot)} | mask_of(behind), expect=expect)) == []
+    assert loud(report({"attn_mask": additive(CAUSAL)} | mask_of(real), expect=expect)) == []
+    # Weights that see no padding show that something else hides it.
+    obeyed = layers(shape, CAUSAL & real[:, None, None])
+    assert loud(report({"attn_mask": additive(forgot)} | mask_of(real) | obeyed, expect=expect)) == []
+
+
+@dtypes
+@pytest.mark.parametrize("saved", ["full", "chunked:8", "prefix-lm:5", "blocks:4"])
+def test_a_mask_that_is_obeyed_and_wrong_is_the_cause(dtype, saved):
+    arrays = layers(SHAPE, MEANT[saved], dtype) | {"attn_mask": FORMS["bool"](MEANT[saved])}
+    assert loud(report(arrays, expect="causal")) == ["MSK114"]
+    assert loud(report(arrays)) == []
+
+
+def test_a_mask_beside_a_flag_of_the_kernel_is_right():
+    """A mask over all keys, given together with is_causal: the weights show that both were used."""
+    arrays = layers(SHAPE, CAUSAL) | {"attn_mask": FORMS["bool"](ONES)}
+    assert loud(report(arrays, expect="causal")) == []
+
+
+@pytest.mark.parametrize("queries", [1, 5])
+def test_masks_over_a_cache_whose_place_is_not_told(queries):
+    p = np.arange(queries)[:, None]
+    for past in (0, N - queries):
+        keep = np.arange(N) <= p + past
+        assert loud(report({"attn_mask": additive(keep[None, None])}, expect="causal")) == []
+    keep = np.arange(N) <= p + 9
+    wrong = loud(report({"attn_mask": additive(keep[None, None])}, expect="causal"))
+    assert wrong == (["MSK114"] if queries > 1 else [])
