@@ -56,6 +56,7 @@ def compare(
     *,
     convention: str | None = None,
     padding: Any = None,
+    padding_side: str | None = None,
     past: int | None = None,
     pad_id: int | None = None,
     eos_id: int | Sequence[int] | None = None,
@@ -66,7 +67,8 @@ def compare(
     `a` and `b` are arrays, FILE[:TENSOR] or specs, which take their shape from the other. Masks are read in
     `convention` where it is said. `padding` [B, K] (1 or True is a real token) tells what keys are real; else
     it and the documents come from what is beside the masks in their files (`pad_id`, `eos_id`: ids that pad
-    and end a text). `past` keys come before the first query. Weights of two files are paired by name and
+    and end a text). What the masks have more keys than `padding` is padding, on the `padding_side` (left or
+    right). `past` keys come before the first query. Weights of two files are paired by name and
     compared within `tolerance`, by default that of their type. Raises MaskcliError for what has no common
     shape.
 
@@ -81,7 +83,7 @@ def compare(
 
     declared = from_said({"convention": convention, "past": past, "pad_id": pad_id, "eos_id": eos_id})
     real = None if padding is None else from_array("padding", padding).read() != 0
-    first, second, layout = masks_of(pair, declared, real)
+    first, second, layout = masks_of(pair, declared, real, padding_side)
     return Comparison(
         pair[0].text, pair[1].text, regions=regions(first, second, layout), masks=(first, second)
     )

@@ -14,6 +14,7 @@ from maskcli.masks.naming import Name
 from maskcli.masks.spec import Spec, axes, build, needs, parse
 from maskcli.meant.facts import convention as known
 from maskcli.scene.describe import describe
+from maskcli.scene.named import named_rows
 from maskcli.tensors import from_array
 
 
@@ -115,6 +116,7 @@ def layout_for(
         real=None if real is None else real != 0,
         documents=labels,
         cross="source" in needs(spec),
+        tensors=lambda name: named_rows(name, ()),
     )
 
 

@@ -55,6 +55,7 @@ def diff(
         b,
         convention=convention,
         padding=real_tokens(ids, lengths, side, pad_id, tuple(eos_id or ())),
+        padding_side=side,
         past=past,
         pad_id=pad_id,
         eos_id=eos_id,

@@ -166,7 +166,7 @@ def _check(scene: Scene) -> _Outcome:
     outcome = _Outcome(scene, [], {}, set())
     met = met_by(scene)
     for rule in catalogue.RULES:
-        missing = unmet(rule.needs, met)
+        missing = unmet(rule.needs, met, scene)
         if missing:
             outcome.needs[rule.code] = missing
         else:

@@ -34,10 +34,22 @@ def met_by(scene: Scene) -> frozenset[str]:
     return frozenset(word for word, need in NEEDS.items() if need.there(scene))
 
 
-def unmet(groups: tuple[tuple[str, ...], ...], met: frozenset[str]) -> tuple[str, ...]:
+def unmet(groups: tuple[tuple[str, ...], ...], met: frozenset[str], scene: Scene) -> tuple[str, ...]:
     """What to ask a user for, of each group of alternatives of which none is met."""
     missing = (group for group in groups if not met.intersection(group))
-    return tuple(" or ".join(NEEDS[word].asked for word in group) for group in missing)
+    return tuple(" or ".join(_asked(word, scene) for word in group) for group in missing)
+
+
+def _asked(word: str, scene: Scene) -> str:
+    """What to ask for: with a model whose image blocks nothing tells, for what would tell them."""
+    config = scene.declared.model
+    untold = config is not None and config.blocks is not None and config.spec is None
+    if config is None or config.blocks is None or not untold or not word.endswith("expectation"):
+        return NEEDS[word].asked
+    by_ids = " or input_ids" if config.blocks.by_ids else ""
+    return (
+        f"{config.blocks.tensor}{by_ids}, which tell the image blocks that {config.source} has, or --expect"
+    )
 
 
 def _tensor(role: str, scene: Scene) -> bool:

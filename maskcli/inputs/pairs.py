@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -16,15 +17,21 @@ from maskcli.masks.spec import build, needs, parse
 from maskcli.meant.facts import Declared
 from maskcli.scene.assemble import layout_of
 from maskcli.scene.describe import shape_of
+from maskcli.scene.named import named_rows
 from maskcli.scene.saved_mask import read_named
+from maskcli.tensors import Roled
 
 
-def masks_of(pair: Sequence[Operand], declared: Declared, real: Real | None) -> tuple[Mask, Mask, Layout]:
+def masks_of(
+    pair: Sequence[Operand], declared: Declared, real: Real | None, side: str | None = None
+) -> tuple[Mask, Mask, Layout]:
     """Two operands as masks of one shape, and its layout; `real` bool [B, K] outdoes what files tell.
 
-    Padding and documents come from tensors beside the masks, never from a mask that is compared.
+    Where it has fewer keys than the masks, the rest is padding, on the `side` that is said. Padding and
+    documents come from tensors beside the masks, never from a mask that is compared.
     """
-    layout = _layout(pair, _common_shape(pair, declared, real), declared, real)
+    shape = _common_shape(pair, declared, real)
+    layout = _layout(pair, shape, declared, None if real is None else _filled(real, shape[3], side))
     a, b = (_mask(given, layout, declared.convention) for given in pair)
     return a, b, layout
 
@@ -62,17 +69,20 @@ def _common_shape(pair: Sequence[Operand], declared: Declared, real: Real | None
 def _layout(pair: Sequence[Operand], shape: Shape, declared: Declared, real: Real | None) -> Layout:
     """The padding and documents that are declared, else told by the files, the first of them that tells."""
     layout = layout_of((), declared, shape)
+    beside: list[Roled] = []
     under_test = [mask.tensor for mask in map(mask_of, pair) if mask is not None]
     for given in pair:
         if given.path is not None:
             witnesses = tuple(
                 roled for roled in given.tensors if all(roled.tensor is not mask for mask in under_test)
             )
+            beside += witnesses
             told = layout_of(witnesses, declared, shape)
             layout = dataclasses.replace(
                 told,
                 real=_either(layout.real, told.real),
                 documents=_either(layout.documents, told.documents),
+                tensors=partial(named_rows, tensors=beside),
             )
     if real is None:
         return layout
@@ -83,6 +93,16 @@ def _layout(pair: Sequence[Operand], shape: Shape, declared: Declared, real: Rea
             "pass one for each of its items"
         )
     return dataclasses.replace(layout, real=np.broadcast_to(real, (shape[0], shape[3])))
+
+
+def _filled(real: Real, keys: int, side: str | None) -> Real:
+    """Real tokens as those of so many keys: what there is more is padding, on the side where padding is."""
+    more = keys - real.shape[1]
+    if more <= 0:
+        return real
+    stands_left = not real[:, 0].all() and bool(real[:, -1].all())
+    left = side == "left" or (side is None and stands_left)
+    return np.pad(real, [(0, 0), (more, 0) if left else (0, more)])
 
 
 def _either(first: Array | None, second: Array | None) -> Array | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.masks import conventions, spec
 from maskcli.masks.layout import Layout
@@ -162,6 +163,8 @@ def show(
             "a cross mask needs its source sequence; pass it with --source TEXT, once for each text"
         )
     layout = _layout(batch, source, past, cache_length, heads)
+    if spec.tensors_in(parsed):
+        layout = replace(layout, tensors=_of_files)
     mask = spec.build(parsed, layout, _resolver(parsed, convention))
     conventions.fitting(mask.stored, to, spec.write(parsed))
     return Shown(
@@ -251,6 +254,13 @@ def _resolver(parsed: spec.Spec, convention: str | None) -> spec.Resolve | None:
     from maskcli.inputs.operands import resolver
 
     return resolver(convention)
+
+
+def _of_files(name: str) -> Array:
+    """The rows of a tensor that a spec names, FILE:TENSOR; only specs that read some pay for the rooms."""
+    from maskcli.scene.named import named_rows
+
+    return named_rows(name, ())
 
 
 def _layout(batch: Batch, source: Batch | None, past: int, cache_length: int | None, heads: int) -> Layout:

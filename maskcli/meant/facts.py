@@ -88,8 +88,11 @@ def expectation(text: str, origin: Origin = EXPECT) -> Expectation:
     """`SPEC` or `PATTERN=SPEC`; a file (which could run code) is refused where the origin is no user."""
     from maskcli.masks.spec import names_files, needs, parse
 
-    pattern, equals, spec_text = text.rpartition("=")
-    spec = parse(spec_text if equals else text)
+    pattern, equals, spec_text = text.partition("=")
+    # same:TENSOR=1 has an equals sign of its own: what reads as a spec is one, and patterns hold no blank.
+    if not equals or " " in pattern or _reads_as_spec(text):
+        pattern, equals, spec_text = "", "", text
+    spec = parse(spec_text)
     if not origin.trusted and names_files(spec):
         raise MaskcliError(
             f"{origin.name} is {text!r}: only the command line may name files; pass --expect instead"
@@ -100,6 +103,17 @@ def expectation(text: str, origin: Origin = EXPECT) -> Expectation:
             "the source's padding is always part of it"
         )
     return Expectation(pattern if equals else None, spec)
+
+
+def _reads_as_spec(text: str) -> bool:
+    """Whether all of a text is a spec."""
+    from maskcli.masks.spec import parse
+
+    try:
+        parse(text)
+    except MaskcliError:
+        return False
+    return True
 
 
 def convention(name: str, origin: Origin = FROM) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeGuard
 
 from maskcli.errors import MaskcliError
 from maskcli.untrusted import json_object, read_bytes
@@ -46,13 +47,50 @@ OPTION = "--model"
 ALWAYS_SLIDING = frozenset("mistral mixtral phi3 phimoe starcoder2 ministral minimax".split())
 
 
+class Vision(NamedTuple):
+    """How a vision-language model lets tokens see one another: the spec of its blocks, and where they hold.
+
+    `tensor` tells the blocks, by a `spec` of it; `ids` are the keys of the token ids that tell them as well.
+    `in_all` layers, or only in those with a window; `cut` says whether the window cuts blocks.
+    """
+
+    tensor: str
+    spec: str
+    ids: tuple[str, ...] = ()
+    in_all: bool = True
+    cut: bool = True
+
+
+class Blocks(NamedTuple):
+    """Blocks as the specs of a model's layers say them, by a `tensor`, or `by_ids`, where ids tell them."""
+
+    tensor: str
+    spec: str
+    by_ids: str | None
+
+
+# By transformers 5: Gemma 3's and Gemma 4's create_masks_for_vision_model, PaliGemma's forward.
+IMAGE = ("image_token_id", "image_token_index")
+GEMMA4 = Vision("mm_token_type_ids", "spans:mm_token_type_ids=1,2", (*IMAGE, "video_token_id"), in_all=False)
+VISION = {
+    "gemma3": Vision("token_type_ids", "spans:token_type_ids=1", IMAGE),
+    "gemma4": GEMMA4,
+    "gemma4_unified": GEMMA4,
+    # The prefix is image and prompt, which ids do not tell.
+    "paligemma": Vision("token_type_ids", "same:token_type_ids=0", cut=False),
+}
+# Every so many layers one is global, in configurations that do not list them.
+PATTERNS = {"gemma2": 2, "gemma3_text": 6}
+
+
 @dataclass(frozen=True)
 class Config:
     """What a config.json says. None: it does not say.
 
     `source` is who says it, in words. `layers` holds the mask spec of each layer's self-attention (None where
     it cannot be told), `spec` the one that all layers share at the least: `causal` for a decoder, `full` for
-    an encoder.
+    an encoder. `blocks` are the tokens of a vision-language model that see one another, as its layers' specs
+    say them.
     """
 
     path: str
@@ -64,11 +102,30 @@ class Config:
     bos_ids: tuple[int, ...]
     eos_ids: tuple[int, ...]
     vocab_size: int | None
+    blocks: Blocks | None = None
 
     @property
     def declared(self) -> bool:
         """Whether a user declared it; a running program may use its model for less than it could see."""
         return self.source == OPTION
+
+    def told_by(self, holds: Callable[[str], bool]) -> Config:
+        """The same for an input that `holds` tensors of some names: blocks by what tells them there.
+
+        Where nothing does, masks with blocks are not known (None).
+        """
+        if self.blocks is None or holds(self.blocks.tensor):
+            return self
+        blocks = self.blocks.spec
+        # A running program may leave the tensor out and see nothing but the past.
+        by_ids = self.blocks.by_ids if self.declared and holds("input_ids") else None
+
+        def told(spec: str | None) -> str | None:
+            if spec is None or blocks not in spec:
+                return spec
+            return None if by_ids is None else spec.replace(blocks, by_ids)
+
+        return replace(self, spec=told(self.spec), layers=tuple(map(told, self.layers)))
 
     def mask(self, layer: int | None, name: str) -> str | None:
         """The spec of one layer; without a number, the one that the name speaks of or that all share."""
@@ -97,19 +154,24 @@ def config_of(whole: dict[str, Any], generation: dict[str, Any], path: str, sour
     """What a model's configuration says, with that of its generation; `source` says whose it is."""
     inner = whole.get("text_config")
     said = {**whole, **inner} if isinstance(inner, dict) else whole
-    spec = _spec(said, whole)
+    vision = _vision(said, whole)
+    spec = "causal" if vision else _spec(said, whole)
+    layers = _layers(said, spec)
+    if vision:
+        spec, layers = _with_blocks("causal", vision), tuple(_with_blocks(each, vision) for each in layers)
     eos = _ids(said.get("eos_token_id")) + _ids(generation.get("eos_token_id"))
     pads = _ids(said.get("pad_token_id")) or _ids(generation.get("pad_token_id"))
     return Config(
         path=path,
         source=source,
         spec=spec,
-        layers=_layers(said, spec),
+        layers=layers,
         absolute=_absolute(said),
         pad_id=pads[0] if pads else None,
         bos_ids=_ids(said.get("bos_token_id")),
         eos_ids=tuple(dict.fromkeys(eos)),
         vocab_size=_count(said.get("vocab_size")),
+        blocks=_blocks(said, whole, vision),
     )
 
 
@@ -166,6 +228,35 @@ def _spec_by_name(architectures: list[str], cached: bool) -> str | None:
     return "full" if any(name.endswith("ForMaskedLM") for name in architectures) else None
 
 
+def _vision(said: dict[str, Any], whole: dict[str, Any]) -> Vision | None:
+    """How images see themselves, for a model whose masks are known and that has not switched them off."""
+    kind = str(whole.get("model_type", ""))
+    both_ways = said.get("use_bidirectional_attention")
+    by_vision = both_ways == "vision"
+    switched = {"gemma3": not both_ways, "gemma4": by_vision, "gemma4_unified": by_vision}.get(kind, True)
+    return VISION.get(kind) if switched else None
+
+
+def _with_blocks(spec: str | None, vision: Vision) -> str | None:
+    """The mask of a layer, in which blocks see themselves as well."""
+    window = re.fullmatch(r"sliding:(\d+)", spec or "")
+    if spec is None or (window is None and not vision.in_all):
+        return spec
+    if window is not None and vision.cut:
+        return f"(causal | {vision.spec}) & window:{int(window[1]) - 1},-1"
+    return f"{spec} | {vision.spec}"
+
+
+def _blocks(said: dict[str, Any], whole: dict[str, Any], vision: Vision | None) -> Blocks | None:
+    """What tells the blocks of a model: its tensor, or the ids that the configuration gives its images."""
+    if vision is None:
+        return None
+    given = {**said, **whole}
+    ids = sorted({number for key in vision.ids for number in _ids(given.get(key))})
+    by_ids = f"spans:input_ids={','.join(map(str, ids))}" if ids else None
+    return Blocks(vision.tensor, vision.spec, by_ids)
+
+
 def _layers(said: dict[str, Any], spec: str | None) -> tuple[str | None, ...]:
     """The mask of each layer, by `layer_types` or the older ways of saying the same."""
     counts = (_count(said.get(key)) for key in LAYER_COUNTS)
@@ -181,6 +272,11 @@ def _layers(said: dict[str, Any], spec: str | None) -> tuple[str | None, ...]:
     if isinstance(types, list):
         by_type = _specs_by_type(said)
         return tuple(by_type.get(str(layer)) for layer in types[:MAX_LAYERS])
+    usual = PATTERNS.get(str(said.get("model_type", "")))
+    if usual is not None and _count(said.get("sliding_window")):
+        every = _count(said.get("sliding_window_pattern")) or usual
+        sliding = _specs_by_type(said)["sliding_attention"]
+        return tuple(sliding if (layer + 1) % every else "causal" for layer in range(count))
     if said.get("model_type") == "gpt_neo":
         return _gpt_neo(said)
     return (_common_spec(said),) * count

@@ -15,6 +15,7 @@ from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Named, Resolve, Spec, axes, build, conjuncts, kinds_in, needs, write
 from maskcli.meant.facts import Declared, Meant
 from maskcli.scene.by_weights import by_weights, left_padding
+from maskcli.scene.named import held
 from maskcli.scene.placement import WEIGHTS, Placement, place
 from maskcli.scene.saved_mask import Given, read_mask, read_padding
 from maskcli.scene.scene import Attention, Expected, Saved, Scene
@@ -59,6 +60,9 @@ def _scene(
     file: str, roled: tuple[Roled, ...], group: str, declared: Declared, resolve: Resolve | None
 ) -> Scene:
     tensors = tuple(each for each in roled if each.group in (group, ""))
+    if declared.model is not None:
+        config = declared.model.told_by(lambda name: held(name, tensors) is not None)
+        declared = replace(declared, model=config)
     room = _Room(file, declared, resolve, Witnesses(tensors, group, declared))
 
     attentions = room.attentions([each for each in tensors if each.role == "weights" and each.group == group])

@@ -29,7 +29,8 @@ class Placement:
     tells; `misfit` is a padding mask of another length than the keys. `documents` int [b, K] numbers the
     packed texts. `origin` int [B] is the position of key 0 counted from the first real token, where positions
     tell it and the padding does not. `scattered` says why the places of the keys are not known, where the
-    text is longer than they are: what a cache has kept is taken for the last ones, in order.
+    text is longer than they are: what a cache has kept is taken for the last ones, in order. `tensors` reads
+    those that a spec names.
     """
 
     shape: Shape
@@ -43,6 +44,7 @@ class Placement:
     queries_at: Array | None = None
     keys_at: Array | None = None
     scattered: Scattered | None = None
+    tensors: Callable[[str], Array] | None = None
 
     @property
     def past_known(self) -> bool:
@@ -70,6 +72,7 @@ class Placement:
             origin=self.origin,
             queries_at=self.queries_at,
             keys_at=self.keys_at,
+            tensors=self.tensors,
         )
 
     @property
@@ -135,7 +138,7 @@ def place(witnesses: Witnesses, kind: str, shape: Shape, weights: Tensor | None 
 
     real = said.fitting(batch, keys) if said else None
     misfit, documents = _misfit(said, keys), witnesses.documents(batch, keys)
-    placement = Placement(shape, past, told_by, real, None, misfit, documents)
+    placement = Placement(shape, past, told_by, real, None, misfit, documents, tensors=witnesses.named)
     placement = _in_order(placement, case, witnesses) if stood is None else _as_told(placement, stood)
     return replace(placement, queries=_real_queries(placement))
 
@@ -163,6 +166,7 @@ def _across(witnesses: Witnesses, said: Padding | None, shape: Shape) -> Placeme
         keys=said.fitting(batch, keys) if said else None,
         queries=target.fitting(batch, queries) if target else None,
         misfit=_misfit(said, keys),
+        tensors=witnesses.named,
     )
 
 

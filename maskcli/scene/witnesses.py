@@ -17,6 +17,7 @@ from maskcli.arrays import Array, Real
 from maskcli.errors import MaskcliError
 from maskcli.meant.facts import Declared
 from maskcli.meant.places import Places, whole
+from maskcli.scene.named import named_rows
 from maskcli.scene.saved_mask import read_padding
 from maskcli.scene.tokens import jumps, real_tokens, restarts
 from maskcli.tensors import Roled
@@ -215,6 +216,10 @@ class Witnesses:
 
         borders = self._rows("cu_seqlens")
         return None if borders is None else _documents_between(borders[0], keys)
+
+    def named(self, name: str) -> Array:
+        """The rows [b, L] of a tensor that a spec names."""
+        return named_rows(name, self.tensors)
 
     def _rows(self, role: str) -> Array | None:
         roled = self.find(role, _TEXT)

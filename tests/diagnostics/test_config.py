@@ -125,8 +125,8 @@ def test_layers_do_what_the_config_is_read_to_say(name, tmp_path):
     "config",
     [
         {
-            "model_type": "gemma3",
-            "architectures": ["Gemma3ForConditionalGeneration"],
+            "model_type": "gemma3n",
+            "architectures": ["Gemma3nForConditionalGeneration"],
             "vision_config": {},
             "text_config": KV,
         },

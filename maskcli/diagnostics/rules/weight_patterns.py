@@ -17,6 +17,7 @@ from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.diagnostics.verdicts.leaks import without
 from maskcli.diagnostics.verdicts.verdict import Kind
 from maskcli.masks.kinds import causal_top_left, sliding, window
+from maskcli.masks.spec import tensors_in
 from maskcli.measure.passes import measure
 from maskcli.scene.scene import Attention, Scene
 
@@ -148,22 +149,22 @@ def misaligned_causal_weights(scene: Scene) -> Iterator[Found]:
     explained_by=(*NOT_WEIGHTS, "MSK114"),
 )
 def causal_encoder(scene: Scene) -> Iterator[Found]:
-    """No head of an encoder ever looks ahead, although its attention was meant to be full.
+    """No head of an encoder, or of a block of image tokens, ever looks ahead, although it was meant to.
 
     The encoder works as a decoder: each token knows only what stands before it, and the sentence's first
     words know nothing. Embeddings and tags get worse without anything failing.
 
     In code: `is_causal=True` left over from a decoder, `is_decoder=True` in the config, a serving engine that
-    treats every model as causal.
+    treats every model as causal, a vision-language model that is not given its `token_type_ids`.
 
-    Fix: no causal mask in an encoder; only its padding is masked.
+    Fix: no causal mask in an encoder; only its padding is masked. Image blocks see all of themselves.
     """
-    declared = {attention.name: attention.meant_by for attention in scene.attentions}
+    declared = {each.name: (each.meant_by, _ahead_fix(each)) for each in scene.attentions}
     for group in fold_by((hit, declared[hit.tensor]) for hit in _hits(scene, _never_ahead)):
         yield group.found(
             f"keys behind a query weigh exactly 0 in every head ({group.told('queries')}), although "
-            f"{group.extra} lets them be seen",
-            "leave the causal mask out of an encoder; mask only its padding",
+            f"{group.extra[0]} lets them be seen",
+            group.extra[1],
             future_mass=0.0,
         )
 
@@ -287,6 +288,14 @@ def _top_left(attention: Attention) -> Rows | None:
     rows = attention.real & ((meant - corner).keys_per_query > 0) & told
     mass = measure(attention.tensor, attention.shape, {"corner": corner}).mass["corner"]
     return rows if rows.any() and not mass[rows].any() else None
+
+
+def _ahead_fix(attention: Attention) -> str:
+    """How tokens come to see what lies ahead of them: by blocks that a tensor tells, or as an encoder."""
+    read = tensors_in(attention.declared.spec) if attention.declared else set()
+    if read:
+        return f"give the model {', '.join(sorted(read))}, and build its mask with them"
+    return "leave the causal mask out of an encoder; mask only its padding"
 
 
 def _never_ahead(attention: Attention) -> Rows | None:
