@@ -12,6 +12,9 @@ from maskcli.scene.scene import LOCAL, Attention, Saved, Scene
 from maskcli.scene.tokens import several
 from maskcli.tensors.roles import ROLES
 
+# Roles of tensors that show where packed documents begin.
+PACKING = ("position_ids", "segment_ids", "cu_seqlens", "lengths")
+
 
 class Need(NamedTuple):
     """The tensor to save or the option to pass, in words a user can act on, and whether a scene has it."""
@@ -78,6 +81,12 @@ def _packed(scene: Scene) -> bool:
     return shown or held or said or any(a.same_document is not None for a in scene.attentions)
 
 
+def _may_be_packed(scene: Scene) -> bool:
+    """Whether a tensor is there that would show packed documents, or one that shows some."""
+    told = any(roled.role in PACKING for roled in scene.tensors)
+    return told or any(tokens.documents is not None for tokens in scene.tokens)
+
+
 def _speaks_of_documents(meant: Meant | None) -> bool:
     return meant is not None and "documents" in kinds_in(meant.spec)
 
@@ -105,6 +114,7 @@ NEEDS: dict[str, Need] = {
     "padding_mask": Need("attention_mask", partial(_tensor, "padding_mask")),
     "padding": Need("attention_mask (or input_ids with --pad-id)", _padding),
     "documents": Need("position_ids, segment_ids or cu_seqlens that show packed documents", _packed),
+    "packing": Need("position_ids, segment_ids, cu_seqlens or seq_lengths", _may_be_packed),
     "past": Need("position_ids, a padding mask over the whole cache, or --past", _past),
     "cross weights": Need("cross_attentions", _cross),
     "source and target padding": Need("attention_mask and decoder_attention_mask", _both_sides),

@@ -276,16 +276,18 @@ class _Room:
         if positions is not None and positions.shape == (1, length):
             fit["position_ids"] = np.broadcast_to(positions, (batch, length))
 
-        documents = None if side == "encoder" else self.witnesses.documents(batch, length)
+        told = None if side == "encoder" else self.witnesses.documents(batch, length)
+        documents = told if told is not None and several(told.rows) else None
+        by = {"documents": documents.source} if documents else {}
         yield Tokens(
             side,
-            {role: names[role] for role in fit},
+            {role: names[role] for role in fit} | by,
             ids=fit.get("input_ids"),
             real=fit.get("padding_mask"),
             labels=fit.get("labels"),
             positions=fit.get("position_ids"),
             token_types=fit.get("token_type_ids"),
-            documents=documents if several(documents) else None,
+            documents=np.broadcast_to(documents.rows, (batch, length)) if documents else None,
         )
         if "labels" in rows and "labels" not in fit:
             yield Tokens(side, {"labels": names["labels"]}, labels=rows["labels"])

@@ -137,7 +137,8 @@ def place(witnesses: Witnesses, kind: str, shape: Shape, weights: Tensor | None 
     past, told_by = _first_answer(case) if stood is None else _of_standing(stood)
 
     real = said.fitting(batch, keys) if said else None
-    misfit, documents = _misfit(said, keys), witnesses.documents(batch, keys)
+    packed, misfit = witnesses.documents(batch, keys), _misfit(said, keys)
+    documents = packed.rows if packed else None
     placement = Placement(shape, past, told_by, real, None, misfit, documents, tensors=witnesses.named)
     placement = _in_order(placement, case, witnesses) if stood is None else _as_told(placement, stood)
     return replace(placement, queries=_real_queries(placement))

@@ -321,6 +321,11 @@ class Scene:
     unfit: dict[str, str]
 
 
+def named(scene: Scene, name: str) -> Roled:
+    """The tensor of this name, which is there."""
+    return next(roled for roled in scene.tensors if roled.tensor.name == name)
+
+
 def pad_rows(keep: Mask, own: Array) -> Array:
     """Rows that a mask shows to be padding, bool [b, 1, q]: empty, and no query sees their `own` key."""
     empty: Array = np.all(keep.keys_per_query == 0, axis=1, keepdims=True)

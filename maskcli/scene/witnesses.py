@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from maskcli.arrays import Array, Real
 from maskcli.errors import MaskcliError
 from maskcli.meant.facts import Declared
 from maskcli.meant.places import Places, whole
+from maskcli.scene.documents import Documents, between, numbered, of_lengths
 from maskcli.scene.named import named_rows
 from maskcli.scene.saved_mask import read_padding
 from maskcli.scene.tokens import jumps, real_tokens, restarts
@@ -199,23 +200,51 @@ class Witnesses:
             return None
         return max(int(roled.tensor.read().ravel()[0]), 1)
 
-    def documents(self, batch: int, keys: int) -> Array | None:
-        """The packed document of each key, int [b, K], from segment ids, position ids or cu_seqlens."""
+    def documents(self, batch: int, keys: int) -> Documents | None:
+        """The packed document of each key: by segment ids, a padding mask that numbers texts, lengths,
+        position ids or cu_seqlens.
+        """
         fits = ((1, keys), (batch, keys))
-        segments = self._rows("segment_ids")
-        if segments is not None:
-            return segments if segments.shape in fits else None
+        for role, told in (
+            ("segment_ids", self._segments),
+            ("padding_mask", self._numbers),
+            ("lengths", partial(self._lengths, batch, keys)),
+            ("position_ids", self._restarts),
+            ("cu_seqlens", partial(self._borders, keys)),
+        ):
+            roled = self.find(role, _TEXT)
+            rows = told(roled) if roled else None
+            if roled is not None and rows is not None:
+                return Documents(rows, roled.tensor.name) if rows.shape in fits else None
+        return None
 
-        if self.positions is not None:
-            if self.positions.shape not in fits:
-                return None
-            said = self.padding("self")
-            fitting = said.fitting(*self.positions.shape) if said else None
-            real = fitting.real if fitting else None
-            return None if jumps(self.positions, real) else restarts(self.positions, real)
+    def _segments(self, roled: Roled) -> Array | None:
+        return token_rows(roled.tensor)
 
-        borders = self._rows("cu_seqlens")
-        return None if borders is None else _documents_between(borders[0], keys)
+    def _numbers(self, roled: Roled) -> Array | None:
+        values = token_rows(roled.tensor)
+        return None if values is None else numbered(values)
+
+    def _lengths(self, batch: int, keys: int, roled: Roled) -> Array | None:
+        lengths, said = token_rows(roled.tensor), self.padding("self")
+        real = said.fitting(batch, keys) if said else None
+        return None if lengths is None else of_lengths(lengths, batch, keys, real.real if real else None)
+
+    def _restarts(self, roled: Roled) -> Array | None:
+        positions = token_rows(roled.tensor)
+        if positions is None:
+            return None
+        said = self.padding("self")
+        fitting = said.fitting(*positions.shape) if said else None
+        real = fitting.real if fitting else None
+        return None if jumps(positions, real) else restarts(positions, real)
+
+    def _borders(self, keys: int, roled: Roled) -> Array | None:
+        borders = token_rows(roled.tensor)
+        if borders is None or self.positions is not None:
+            # Positions tell nothing of texts only where tokens were taken out of their order.
+            return None
+        return between(borders, keys)
 
     def named(self, name: str) -> Array:
         """The rows [b, L] of a tensor that a spec names."""
@@ -229,14 +258,6 @@ class Witnesses:
 def are_slots(roled: Roled) -> bool:
     """Whether positions are places in a cache, which count the padding, and no positions of tokens."""
     return roled.role == "position_ids" and roled.tensor.name.lower().endswith("cache_position")
-
-
-def _documents_between(borders: Array, keys: int) -> Array | None:
-    """Documents [1, K] that cu_seqlens tell; None when they do not rise to the number of keys."""
-    rising = bool((np.diff(borders) >= 0).all())
-    if borders.size < 2 or borders[-1] != keys or not rising:
-        return None
-    return np.searchsorted(borders[1:], np.arange(keys), "right")[None]
 
 
 def _is_inverse(real: Real, other: Real) -> bool:

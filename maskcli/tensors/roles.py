@@ -95,16 +95,18 @@ _WORDS = {
     "output": "attn_output attn_outputs attn_out attention_output context context_layer output out o z",
     "input_ids": "input_ids ids tokens token_ids inputs input_tokens source_ids target_ids sequences",
     "labels": "labels label targets target lm_labels",
-    "position_ids": "position_ids positions position_id pos_ids input_pos cache_position",
+    "position_ids": "position_ids positions position_id pos_ids input_pos cache_position inputs_position",
     "key_positions": "key_positions key_position_ids kv_positions kv_position_ids kv_pos key_pos k_pos",
-    "lengths": "seq_lens seqlens context_lens context_lengths cache_seqlens cache_lens cache_lengths "
-    "past_lengths kv_lens kv_lengths kv_seq_lens kv_seqlens seqused_k",
+    "lengths": "seq_lens seqlens seq_lengths sequence_lengths packed_seq_lengths packed_lengths "
+    "document_lengths doc_lengths doc_lens context_lens context_lengths cache_seqlens cache_lens "
+    "cache_lengths past_lengths kv_lens kv_lengths kv_seq_lens kv_seqlens seqused_k",
     "block_tables": "block_tables block_table page_table page_tables",
     "block_size": "block_size page_size",
     "cu_seqlens": "cu_seqlens cu_seqlens_q cu_seqlens_k cu_seqlens_kv cu_seq_lens "
-    "cu_seq_lens_q cu_seq_lens_k cu_seq_len",
+    "cu_seq_lens_q cu_seq_lens_k cu_seq_len cu_seqlens_q_padded cu_seqlens_kv_padded cumulative_len",
     "token_type_ids": "token_type_ids token_types token_type_id",
-    "segment_ids": "segment_ids segments seq_idx document_ids doc_ids documents sequence_ids segment_id",
+    "segment_ids": "segment_ids segments seq_idx document_ids doc_ids documents sequence_ids segment_id "
+    "document_id doc_id sequence_id inputs_segmentation",
 }
 _NAMES = {word: role for role, words in _WORDS.items() for word in words.split()}
 # Names of weights that are also what attention modules are called.

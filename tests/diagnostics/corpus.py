@@ -382,7 +382,7 @@ def right_padding_for_generation(g):
 def left_padding_positions(g):
     if g.side == "right":
         return None
-    learned = Config("config.json", "causal", (), True, None, (), (), None)
+    learned = Config("config.json", "--model", "causal", (), True, None, (), (), None)
     return Case(
         g.mask | ints(position_ids=np.broadcast_to(np.arange(g.keys), g.real.shape)), {"model": learned}
     )

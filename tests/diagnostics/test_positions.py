@@ -8,8 +8,8 @@ from maskcli.meant.model_config import Config
 from tests.diagnostics.attention import DTYPES, layers, loud, padding, report, the
 
 SHAPE = (3, 2, 12, 12)
-ABSOLUTE = Config("config.json", "causal", ("causal",), True, None, (), (), None)
-ROTARY = Config("config.json", "causal", ("causal",), False, None, (), (), None)
+ABSOLUTE = Config("config.json", "--model", "causal", ("causal",), True, None, (), (), None)
+ROTARY = Config("config.json", "--model", "causal", ("causal",), False, None, (), (), None)
 
 
 def whole(values):
@@ -145,6 +145,91 @@ def test_padding_does_not_begin_a_text(filler, known):
     if known:
         arrays["attention_mask"] = whole(real)
     assert "MSK405" not in [code for code, _ in codes(report(arrays, expect="full"))]
+
+
+# Whatever tells of packed texts
+
+PACKED = [[5, 4, 3], [2, 10], [3, 3, 3, 3]]
+
+
+def told_by(form, lengths, pads):
+    """What a trainer saves of rows of packed texts, each row with its lengths and `pads` of padding behind."""
+    numbers = np.array([np.repeat(np.arange(len(row) + 1) + 1, [*row, pads]) for row in lengths])
+    inside = numbers <= np.array([[len(row)] for row in lengths])
+    filled = np.array([[*row, *[0] * (4 - len(row))] for row in lengths])
+    flat = [n for row in lengths for n in [*row, pads] if n]
+    ends = np.cumsum(filled, axis=1)
+    return {
+        "axolotl": {"attention_mask": whole(numbers * inside)},
+        "torchtune": {"seq_lens": whole(flat)},
+        "trl": {"seq_lengths": whole(filled)},
+        "t5x": {"decoder_segment_ids": whole(numbers * inside)},
+        "llm-foundry": {"sequence_id": whole(np.where(inside, numbers - 1, -1))},
+        "maxtext": {"inputs_segmentation": whole(numbers * inside)},
+        "nemo": {"cu_seqlens": whole(np.pad(ends, ((0, 0), (1, 0))))},
+        "nemo, filled": {
+            "cu_seqlens": whole([[0, *np.cumsum(row), *[-1] * (5 - len(row))] for row in lengths])
+        },
+    }[form]
+
+
+FORMS = ["axolotl", "torchtune", "trl", "t5x", "llm-foundry", "maxtext", "nemo", "nemo, filled"]
+
+
+@pytest.mark.parametrize(
+    ("form", "pads"),
+    # NeMo's borders end where the tokens do.
+    [(form, pads) for form in FORMS for pads in (0, 3) if not (pads and "nemo" in form)],
+)
+@pytest.mark.parametrize("rows", [[0], [0, 1], [0, 1, 2]])
+def test_packed_texts_are_known_by_whatever_tells_of_them(form, pads, rows):
+    lengths = [PACKED[row] for row in rows]
+    length = 12 + pads
+    texts = np.array([np.repeat(np.arange(len(row) + 1), [*row, pads]) for row in lengths])
+    real = np.arange(length)[None] < np.full((len(rows), 1), 12)
+    arrays = told_by(form, lengths, pads)
+    if "attention_mask" not in arrays:
+        arrays["attention_mask"] = whole(real)
+    shape = (len(rows), 2, length, length)
+    causal = np.tril(np.ones((length, length), bool)) & real[:, None]
+    apart = causal & (texts[:, :, None] == texts[:, None])
+    # A mask over keys alone cannot keep texts apart; one that numbers them can, and the weights show it.
+    sick = report(layers(shape, causal[:, None]) | arrays, "causal & documents")
+    assert loud(sick) == ["MSK217" if form == "axolotl" else "MSK405"]
+    where = the(sick, loud(sick)[0]).where
+    assert where.queries == ((min(row[0] for row in lengths), 12),)
+    assert loud(report(layers(shape, apart[:, None]) | arrays, "causal & documents")) == []
+    assert loud(report(layers(shape, causal[:, None]) | arrays)) == []
+    # A saved mask over all of a row is held to it as well.
+    mask = torch.from_numpy(causal[:, None].copy())
+    found = report(arrays | {"attn_mask": mask}, "causal & documents")
+    assert [code for code in loud(found) if code in ("MSK217", "MSK405")]
+    right = report(arrays | {"attn_mask": torch.from_numpy(apart[:, None].copy())}, "causal & documents")
+    assert loud(right) == []
+
+
+@pytest.mark.parametrize("lengths", [[9, 12], [5, 7], [12, 12]])
+@pytest.mark.parametrize("name", ["seq_lens", "seq_lengths"])
+def test_a_length_for_each_sample_tells_of_padding_and_no_texts(lengths, name):
+    shape = (2, 2, 12, 12)
+    causal = np.broadcast_to(np.tril(np.ones((12, 12), bool)), (2, 1, 12, 12))
+    found = report(layers(shape, causal) | {name: whole(lengths)})
+    assert found.findings == ()
+
+
+def test_the_numbers_of_global_attention_are_no_texts():
+    shape = (1, 2, 8, 8)
+    for numbers in ([2, 1, 1, 1, 1, 1, 1, 0], [1, 1, 2, 1, 1, 1, 0, 0], [2, 2, 1, 1, 1, 1, 1, 1]):
+        real = np.array(numbers) > 0
+        arrays = layers(shape, np.broadcast_to(real, (1, 1, 8, 8))) | {"attention_mask": whole([numbers])}
+        assert report(arrays).findings == ()
+
+
+def test_borders_without_padding_beside_borders_with_it():
+    """Megatron keeps both where each text was padded to a multiple."""
+    arrays = {"input_ids": torch.arange(5, 21)[None], "cu_seqlens_q": whole([0, 5, 12])}
+    assert loud(report(arrays)) == ["MSK406"]
+    assert loud(report(arrays | {"cu_seqlens_q_padded": whole([0, 8, 16])})) == []
 
 
 # Borders of packed texts
