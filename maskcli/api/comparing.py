@@ -58,6 +58,8 @@ def compare(
     padding: Any = None,
     padding_side: str | None = None,
     past: int | None = None,
+    positions: Any = None,
+    key_positions: Any = None,
     pad_id: int | None = None,
     eos_id: int | Sequence[int] | None = None,
     tolerance: float | None = None,
@@ -68,8 +70,9 @@ def compare(
     `convention` where it is said. `padding` [B, K] (1 or True is a real token) tells what keys are real; else
     it and the documents come from what is beside the masks in their files (`pad_id`, `eos_id`: ids that pad
     and end a text). What the masks have more keys than `padding` is padding, on the `padding_side` (left or
-    right). `past` keys come before the first query. Weights of two files are paired by name and
-    compared within `tolerance`, by default that of their type. Raises MaskcliError for what has no common
+    right). `past` keys come before the first query; where tokens are out of order, `positions` and
+    `key_positions` tell where queries and keys stand in their text. Weights of two files are paired by name
+    and compared within `tolerance`, by default that of their type. Raises MaskcliError for what has no common
     shape.
 
     >>> import numpy as np
@@ -81,7 +84,8 @@ def compare(
     if weights is not None:
         return Comparison(pair[0].text, pair[1].text, tensors=weights)
 
-    declared = from_said({"convention": convention, "past": past, "pad_id": pad_id, "eos_id": eos_id})
+    said = {"convention": convention, "past": past, "positions": positions, "key_positions": key_positions}
+    declared = from_said(said | {"pad_id": pad_id, "eos_id": eos_id})
     real = None if padding is None else from_array("padding", padding).read() != 0
     first, second, layout = masks_of(pair, declared, real, padding_side)
     return Comparison(

@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from maskcli.cli import Exit, command
-from maskcli.cli.options import TOKENS, EosIds, Form, From, Lengths, Output, PaddingSide, PadId, Past, option
+from maskcli.cli.options import (
+    TOKENS,
+    EosIds,
+    Form,
+    From,
+    KeyPositions,
+    Lengths,
+    Output,
+    PaddingSide,
+    PadId,
+    Past,
+    Positions,
+    option,
+)
 
 
 @command(
@@ -23,6 +36,8 @@ def diff(
     pad_id: PadId = None,
     eos_id: EosIds = None,
     past: Past = None,
+    positions: Positions = None,
+    key_positions: KeyPositions = None,
     ids: Annotated[
         str | None,
         option(
@@ -57,6 +72,8 @@ def diff(
         padding=real_tokens(ids, lengths, side, pad_id, tuple(eos_id or ())),
         padding_side=side,
         past=past,
+        positions=positions,
+        key_positions=key_positions,
         pad_id=pad_id,
         eos_id=eos_id,
         tolerance=tolerance,

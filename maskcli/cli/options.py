@@ -70,6 +70,8 @@ def form_option(names: Sequence[str], told: str) -> Any:
 
 From = Annotated[str | None, fact_option("convention")]
 Past = Annotated[int | None, fact_option("past")]
+Positions = Annotated[str | None, fact_option("positions")]
+KeyPositions = Annotated[str | None, fact_option("key_positions")]
 PadId = Annotated[int | None, fact_option("pad_id")]
 EosIds = Annotated[list[int] | None, fact_option("eos_ids")]
 Tokenizer = Annotated[

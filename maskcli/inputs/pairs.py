@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import build, needs, parse
 from maskcli.meant.facts import Declared
+from maskcli.meant.places import Places, whole
 from maskcli.scene.assemble import layout_of
 from maskcli.scene.describe import shape_of
 from maskcli.scene.named import named_rows
@@ -68,6 +70,7 @@ def _common_shape(pair: Sequence[Operand], declared: Declared, real: Real | None
 
 def _layout(pair: Sequence[Operand], shape: Shape, declared: Declared, real: Real | None) -> Layout:
     """The padding and documents that are declared, else told by the files, the first of them that tells."""
+    declared = _with_positions(pair, declared)
     layout = layout_of((), declared, shape)
     beside: list[Roled] = []
     under_test = [mask.tensor for mask in map(mask_of, pair) if mask is not None]
@@ -83,6 +86,8 @@ def _layout(pair: Sequence[Operand], shape: Shape, declared: Declared, real: Rea
                 real=_either(layout.real, told.real),
                 documents=_either(layout.documents, told.documents),
                 tensors=partial(named_rows, tensors=beside),
+                queries_at=_either(layout.queries_at, told.queries_at),
+                keys_at=_either(layout.keys_at, told.keys_at),
             )
     if real is None:
         return layout
@@ -103,6 +108,17 @@ def _filled(real: Real, keys: int, side: str | None) -> Real:
     stands_left = not real[:, 0].all() and bool(real[:, -1].all())
     left = side == "left" or (side is None and stands_left)
     return np.pad(real, [(0, 0), (more, 0) if left else (0, more)])
+
+
+def _with_positions(pair: Sequence[Operand], declared: Declared) -> Declared:
+    """Positions that are declared by the name of a tensor, read from the file that has it."""
+    found: dict[str, Any] = {}
+    for fact, places in (("positions", declared.positions), ("key_positions", declared.key_positions)):
+        for roled in (roled for given in pair for roled in given.tensors):
+            if places is not None and roled.tensor.name == places.name:
+                rows = whole(np.atleast_2d(roled.tensor.read()), places.source)
+                found[fact] = Places(places.source, rows)
+    return dataclasses.replace(declared, **found)
 
 
 def _either(first: Array | None, second: Array | None) -> Array | None:

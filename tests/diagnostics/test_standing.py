@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from maskcli import compare, diagnose
+from maskcli.errors import MaskcliError
+from maskcli.meant import facts
 from tests.diagnostics.attention import DTYPES, loud, report, softmax, the
 
 BATCH, HEADS, LENGTH = 2, 3, 32
@@ -164,8 +167,6 @@ def test_declared_positions_do_as_saved_ones_do():
     mine, keys = zigzag(2), np.arange(LENGTH)
     right, text = layers(mine, keys, causal), ",".join(map(str, mine))
     wrong = layers(LENGTH - mine.size + np.arange(mine.size), keys, causal)
-    from maskcli import diagnose
-
     for positions in (text, mine, "8:12,20:24"):
         assert not diagnose(arrays(right), expect="causal", positions=positions).findings
         found = diagnose(arrays(wrong), expect="causal", positions=positions)
@@ -174,3 +175,47 @@ def test_declared_positions_do_as_saved_ones_do():
 
 def arrays(saved):
     return {name: values.float().numpy() for name, values in saved.items()}
+
+
+@pytest.mark.parametrize("order", [zigzag, striped])
+def test_diff_compares_masks_where_their_tokens_stand(order, tmp_path):
+    mine, path = order(1), tmp_path / "rank.npz"
+    right = np.vectorize(causal)(mine[:, None], np.arange(LENGTH)[None])[None, None]
+    wrong = np.arange(LENGTH) <= (LENGTH - mine.size + np.arange(mine.size))[None, None, :, None]
+    for positions in (mine, ",".join(map(str, mine))):
+        assert compare(right, "causal", positions=positions).equal
+        assert not compare(wrong, "causal", positions=positions).equal
+        assert [region.what for region in compare(wrong, "causal", positions=positions).regions] == ["future"]
+    np.savez(path, attn_mask=right, bad_mask=wrong, position_ids=mine[None])
+    assert compare(f"{path}:attn_mask", "causal").equal
+    assert not compare(f"{path}:bad_mask", "causal").equal
+    np.savez(path, attn_mask=right, bad_mask=wrong, mine=mine)
+    assert compare(f"{path}:attn_mask", "causal", positions="mine").equal
+    assert compare(f"{path}:attn_mask", "causal", positions=f"{path}:mine").equal
+    assert not compare(f"{path}:attn_mask", "causal").equal
+
+    square = np.vectorize(causal)(mine[:, None], mine[None])
+    assert compare(square, "sliding:64", positions=mine).equal
+    assert not compare(square, "sliding:8", positions=mine, key_positions=mine).equal
+
+
+@pytest.mark.parametrize(
+    ("positions", "sentence"),
+    [
+        ("0,1,x", "there is no such tensor of positions"),
+        ("0,1;2", "has rows of 2, 1 positions"),
+        ("0:4:8", "has '0:4:8' where a position belongs"),
+        ("nowhere.npz:at", "does not exist"),
+        ([0.5, 1.5], "positions are whole numbers below"),
+        ([2**40], "positions are whole numbers below"),
+    ],
+)
+def test_positions_that_are_none_are_refused(positions, sentence):
+    with pytest.raises(MaskcliError, match=sentence):
+        compare(np.tril(np.ones((2, 2), bool)), "causal", positions=positions)
+
+
+def test_metadata_declares_positions_but_names_no_files():
+    assert facts.from_metadata({"maskcli.positions": "0:3,7"}, "f").positions.rows.tolist() == [[0, 1, 2, 7]]
+    with pytest.raises(MaskcliError, match="only the command line may name files"):
+        facts.from_metadata({"maskcli.key_positions": "other.npy"}, "f")
