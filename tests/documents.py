@@ -79,6 +79,11 @@ def _furnish(folder):
     dump = {**layers(shape, keep), "attn_mask": torch.from_numpy(keep), **batch}
     save_file(dump, folder / "dump.safetensors")
     save_file({**batch, "labels": labels}, folder / "batch.safetensors")
+    mine, slots = np.r_[2:4, 12:14], np.r_[8:12, 4:8]
+    rank, ring = np.arange(16) <= mine[:, None], slots >= 8
+    mine_ = {"attn_mask": torch.from_numpy(rank), "mine": torch.from_numpy(mine)}
+    save_file({**layers((1, 2, 4, 16), rank), **mine_}, folder / "rank.safetensors")
+    save_file(layers((1, 2, 1, 8), ring), folder / "ring.safetensors")
     np.save(folder / "mask.npy", np.tril(np.ones((8, 8), bool)))
     shutil.copy(DATA / "minilm_attn.safetensors", folder / "before.safetensors")
     shutil.copy(DATA / "minilm_attn_nomask.safetensors", folder / "after.safetensors")
