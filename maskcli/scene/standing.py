@@ -181,7 +181,7 @@ def fitting(rows: Array | None, batch: int, length: int) -> Array | None:
     if rows.shape == (1, batch * length):
         rows = rows.reshape(batch, length)
     whole = rows.astype(np.int64)
-    fits = rows.shape[1] == length and len(rows) in (1, batch)
-    if not fits or (whole != rows).any() or whole.max(initial=0) >= MOST:
+    if (whole != rows).any() or whole.max(initial=0) >= MOST:
         return None
-    return whole[:1] if (whole == whole[:1]).all() else whole
+    whole = whole[:1] if (whole == whole[:1]).all() else whole
+    return whole if whole.shape[1] == length and len(whole) in (1, batch) else None
