@@ -83,7 +83,8 @@ class Call:
     `query` [.., Q, D], `key` and `value` [.., K, D] (of fewer heads, perhaps) and `output` [.., Q, D] that
     the call shows. `masks` makes the masks by name, as the program gave them or as what it did to the scores
     amounts to. `graph` holds the operands that gradients come through, as the program knows them. `dropped`
-    says that dropout stands between weights and output.
+    says that dropout stands between weights and output, or something else. `inside` is what the path of the
+    attention adds to that of the module at work.
     """
 
     how: str
@@ -92,6 +93,7 @@ class Call:
     masks: Callable[[], dict[str, Torch | Tensor]]
     graph: dict[str, Torch]
     dropped: bool
+    inside: str = ""
 
     @property
     def signature(self) -> tuple[object, ...]:
@@ -102,9 +104,10 @@ class Call:
 
 def roled(call: Call, place: Place, batch: int | None) -> tuple[Roled, ...]:
     """A call's tensors under the module's path, weights first. `batch` tells [B*H, Q, K] from [B, Q, K]."""
-    parts = [("weights", "weights", _weights(call.weights, batch))]
-    parts += [(name, "mask", mask) for name, mask in call.masks().items()]
-    parts += [(role, role, tensor) for role, tensor in call.operands.items()]
+    weights = call.weights
+    parts = [("weights", "weights", weights.tensor() if isinstance(weights, Hidden) else _apart(weights, batch))]
+    parts += [(name, "mask", mask) for name, mask in _masks(call, batch).items()]
+    parts += [(role, role, tensor) for role, tensor in _operands(call, batch).items()]
     return tuple(
         known_as(role, place.kind, f"{place.module}.{name}", tensor)
         for name, role, tensor in parts
@@ -118,12 +121,42 @@ def known_as(role: str, kind: Kind, name: str, tensor: Torch | Tensor) -> Roled:
     return dataclasses.replace(role_of(named), role=role, why="trace", group="", kind=kind)
 
 
-def _weights(weights: Torch | Hidden, batch: int | None) -> Torch | Tensor:
-    if isinstance(weights, Hidden):
-        return weights.tensor()
-    if weights.ndim == 3 and batch is not None and weights.shape[0] % batch == 0:
-        return weights.unflatten(0, (batch, -1))
-    return four_axes(weights)
+def _masks(call: Call, batch: int | None) -> dict[str, Torch | Tensor]:
+    """The masks of a call; those of hand-written attention without what repeats."""
+    masks = call.masks()
+    if isinstance(call.weights, Hidden):
+        return masks
+    with quietly():
+        whole = {name: _apart(mask, batch) for name, mask in masks.items()}
+        # A step that has no value for zeros, such as a norm, says nothing of a mask.
+        clean = {name: mask.masked_fill(mask.isnan() & ~_apart(call.weights, batch).isnan(), 0.0) for name, mask in whole.items()}
+        return {name: narrowed(mask) for name, mask in clean.items()}
+
+
+def _operands(call: Call, batch: int | None) -> dict[str, Torch]:
+    """The operands of a call, with batch and heads apart where its weights have them in one."""
+    flat = not isinstance(call.weights, Hidden) and call.weights.ndim == 3
+    return {
+        role: _apart(tensor, batch) if flat and tensor.ndim == 3 else tensor
+        for role, tensor in call.operands.items()
+    }
+
+
+def _apart(tensor: Torch, batch: int | None) -> Torch:
+    """[B, H, ..] of [B * H, ..] and of what else has fewer or more axes."""
+    if tensor.ndim == 3 and batch is not None and tensor.shape[0] % batch == 0:
+        return tensor.unflatten(0, (batch, -1))
+    return four_axes(tensor)
+
+
+def narrowed(mask: Torch) -> Torch:
+    """A mask [.., Q, K] without repetition along its leading axes and along queries."""
+    for axis in range(mask.ndim - 1):
+        first = mask.narrow(axis, 0, 1)
+        equal = (mask == first) | (mask.isnan() & first.isnan())
+        if mask.shape[axis] > 1 and bool(equal.all()):
+            mask = first
+    return mask
 
 
 @contextmanager

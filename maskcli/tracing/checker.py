@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -72,6 +72,7 @@ class _Tally:
     looked: int = 0
     steps: int = 0
     modules: dict[str, None] = field(default_factory=dict)
+    missed: Counter[tuple[str, tuple[int, ...]]] = field(default_factory=Counter)
     changed: dict[str, None] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, Skipped] | None = None
@@ -206,6 +207,10 @@ class Checker:
     def changed(self, what: str) -> None:
         """Watching made the program take another way."""
         self._tally.changed[what] = None
+
+    def missed(self, module: str, shape: tuple[int, ...]) -> None:
+        """A softmax over [Q, K] whose values were not met: it may have been attention."""
+        self._tally.missed[module, shape] += 1
 
     def trouble(self, error: Exception) -> None:
         """A call could not be looked at; the reason is told once."""

@@ -67,6 +67,25 @@ def of_sdpa(
     return Call("scaled_dot_product_attention", weights, operands, masks, graph, dropped=bool(dropout_p))
 
 
+def of_operator(modules: Modules, operator: Any, result: Any, *args: Any, **kwargs: Any) -> Call:
+    """A call of one of torch's operators below it, whose arguments have the names of its schema."""
+    overload = getattr(operator, "default", operator)
+    names = [argument.name for argument in overload._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    output = result[0] if isinstance(result, tuple | list) else result
+    return of_sdpa(
+        modules,
+        output,
+        given["query"],
+        given["key"],
+        given["value"],
+        attn_mask=given.get("attn_mask", given.get("attn_bias")),
+        dropout_p=given.get("dropout_p", 0.0),
+        is_causal=given.get("is_causal", False),
+        scale=given.get("scale"),
+    )
+
+
 def _causal(ranges: Sequence[range]) -> Array:
     """k <= q: torch's is_causal counts from the first key, whatever lies before the queries."""
     rows, keys = (np.arange(part.start, part.stop, part.step) for part in ranges)

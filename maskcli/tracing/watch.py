@@ -1,7 +1,8 @@
 """Watch a running program: every attention call that it makes, wherever it makes it.
 
-A TorchFunctionMode sees torch's functions with their arguments; a wrapper around `torch.nn.Module.__call__`
-says which module calls them. The program computes what it would without: what is watched is called as it is.
+A wrapper around `torch.nn.Module.__call__` says which module is at work; a mode of torch shows the functions
+that are called, with their arguments, wherever there may be something to see. The program computes what it
+would without: what is watched is called as it is, once.
 """
 
 from __future__ import annotations
@@ -10,224 +11,214 @@ import functools
 import os
 import sys
 import threading
-import types
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from itertools import product
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from maskcli.tracing.calls import Call, Place
 from maskcli.tracing.checker import Checker
-from maskcli.tracing.flex import of_flex
 from maskcli.tracing.lines import user_line
 from maskcli.tracing.modules import Modules
-from maskcli.tracing.sdpa import of_sdpa
-from maskcli.tracing.trails import BEGINNINGS, CHANGES, Trails
-
-Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-# How calls of torch's attention functions are read, from the modules at work, the result and the arguments:
-# by the function's name in torch.nn.functional, or by that of its type where it is imported late.
-ATTENTION: dict[str, Callable[..., Call]] = {
-    "scaled_dot_product_attention": of_sdpa,
-    "FlexAttentionHOP": of_flex,
-}
+from maskcli.tracing.parts import Part, Parts, seen_in
+from maskcli.tracing.readers import late_reader, readers
+from maskcli.tracing.seeing import let_python_run, put_below, seeing, take_away
+from maskcli.tracing.trails import Trails
 
 
-class Watch:
-    """The watch over one thread of a program, from `start` to `stop`; the watcher is told of what it does."""
+class Watched:
+    """What is known of one thread of the program: its modules at work, and the trails of its tensors."""
 
-    def __init__(self, watcher: Checker) -> None:
-        self.watcher = watcher
-        self.modules, self.trails = Modules(), Trails()
-        self._undo = ExitStack()
-        self._on = False
-        # Inside of a module that is passed over, and how many things there were to see so far, beside trails.
-        self._passing, self._events = False, 0
+    def __init__(self, watch: Watch) -> None:
+        self.watch, self.watcher = watch, watch.watcher
+        self.modules = Modules()
+        self.outside = Part()
+        self.trails = Trails((self.outside,), lambda: self.modules.path)
+        self.mode = seeing(self._see)
+        # Whether the mode is on, and whether a module is passed over.
+        self.sees, self.passing = False, False
+        self.readers = watch.readers
 
-    def start(self) -> None:
-        """Watch this thread from here on."""
-        self._thread = threading.get_ident()
-        self._handlers = self._table()
-        self._mode = self._seeing_functions()
-        _keep_eager(self._undo, self.watcher.changed)
-        self._wrap_modules()
-        self._undo.enter_context(self._mode)
-        self._on = True
-        _WATCHING.add(self)
+    # The mode.
 
-    def stop(self) -> None:
-        """Leave the program alone."""
-        if self._on:
-            with self._safely():
-                self.watcher.step_ends(self.modules.step)
-        self._on = False
-        self.trails = Trails()
-        self.modules.leave(0)
-        self._undo.close()
+    def see(self, wanted: bool) -> None:
+        """Turn the mode on or off."""
+        if wanted != self.sees:
+            (put_below if wanted else take_away)(self.mode)
+            self.sees = wanted
 
-    @contextmanager
-    def _safely(self) -> Iterator[None]:
-        """Whatever goes wrong here must not reach the program."""
+    def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            yield
+            read = self.readers[func]
+        except KeyError:
+            read = self.watch.reader(func)
+        if read is not None and self.watch.on and not going_back():
+            return read(self, func, args, kwargs)
+        result = func(*args, **kwargs)
+        if self.trails and self.watch.on and not going_back():
+            self.follow(func, args, kwargs, result)
+        return result
+
+    def follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Follow what a function made of scores."""
+        try:
+            call = self.trails.follow(func, args, kwargs, result)
+            if call is not None:
+                self.attention(call)
         except Exception as error:
             self.watcher.trouble(error)
 
+    def attention(self, call: Call) -> None:
+        """A call of attention has returned."""
+        seen_in(self.trails.stack)
+        for part in self.trails.stack:
+            part.attention = True
+        modules, step = self.modules, self.modules.step
+        modules.recall()
+        if self.watcher.wants(modules.path + call.inside):
+            place = Place(modules.path + call.inside, modules.kind, max(step.number, 0), user_line())
+            with self.watch.lock:
+                self.watcher.attention(call, place, step, modules.padding)
+
     # Modules.
 
-    def _wrap_modules(self) -> None:
-        import torch
-        from torch.overrides import _pop_mode_temporarily
-
-        original = torch.nn.Module.__call__
-
-        @functools.wraps(original)
-        def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-            elsewhere = not self._on or threading.get_ident() != self._thread
-            if self._passing or elsewhere or _going_back():
-                return original(module, *args, **kwargs)
-            depth, events = self.modules.depth, self._events + self.trails.count
-            self._passing = self._enter(module, args, kwargs)
-            watched = not self._passing
+    def call(self, original: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
+        """Call a module, and see what it does."""
+        part = self.watch.parts.of(module)
+        before = self.sees
+        if part.passes():
+            self.see(False)
+            self.passing = True
             try:
-                if not watched:
-                    with _pop_mode_temporarily():
-                        return original(module, *args, **kwargs)
-                result = original(module, *args, **kwargs)
-                if depth == 0:
-                    self.modules.returned(result)
-                return result
+                return original(module, *args, **kwargs)
             finally:
-                self.modules.leave(depth)
-                self._passing = False
-                if watched:
-                    self.modules.watched(module, self._events + self.trails.count != events)
+                self.passing = False
+                self.see(before)
+        stack, depth = self.trails.stack, self.modules.depth
+        self._enter(module, args, kwargs)
+        self.trails.stack = (*stack, part)
+        self.see(not part.is_silent())
+        try:
+            result = original(module, *args, **kwargs)
+            if depth == 0:
+                self.modules.returned(result)
+            return result
+        finally:
+            self.modules.leave(depth)
+            self.trails.stack = stack
+            self.see(before if len(stack) > 1 else self._outside())
 
-        torch.nn.Module.__call__ = call  # type: ignore[method-assign]
-        self._undo.callback(setattr, torch.nn.Module, "__call__", original)
+    def _outside(self) -> bool:
+        """A model was left: whether what comes until the next one is watched."""
+        self.outside.calls += 1
+        return not self.outside.is_silent()
 
-    def _enter(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """A module is called; whether it can be passed over."""
-        from torch.overrides import _get_current_function_mode
-
+    def _enter(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A module is called; the step before is over when it is a model."""
         try:
             if type(module).__name__ == "OptimizedModule":
                 self.watcher.changed("compiled regions ran eagerly")
             ended = self.modules.enter(module, args, kwargs)
-            current = _get_current_function_mode()  # type: ignore[no-untyped-call]
-            passes = self.modules.passes(module) and current is self._mode
             if ended is not None and ended.number >= 0:
-                self.watcher.step_ends(ended)
-            return passes
+                self.ends(ended)
         except Exception as error:
             self.watcher.trouble(error)
-            return False
 
-    # Functions of torch.
+    def ends(self, step: Any) -> None:
+        """A step is over."""
+        with self.watch.lock:
+            self.watcher.step_ends(step)
+            for where, shape in self.trails.open.values():
+                self.watcher.missed(where, shape)
+            self.trails.open.clear()
 
-    def _seeing_functions(self) -> Any:
-        """A mode of torch that hands functions of interest, with their arguments, to their handlers."""
-        from torch.overrides import TorchFunctionMode
+    def leave(self) -> None:
+        """The thread, or the watch, comes to its end."""
+        try:
+            self.ends(self.modules.step)
+        except Exception as error:
+            self.watcher.trouble(error)
+        self.modules.leave(0)
+        self.trails = Trails((self.outside,), lambda: self.modules.path)
+        self.see(False)
 
-        handlers, watch = self._handlers, self
 
-        class Seeing(TorchFunctionMode):
-            """Sees all functions of torch that this thread calls."""
+class Watch:
+    """The watch over a program, from `start` to `stop`; the watcher is told of what it does."""
 
-            def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-                try:
-                    handler = handlers[func]
-                except KeyError:
-                    handler = watch._handler(func)
-                kwargs = {} if kwargs is None else kwargs
-                if handler is None or not watch._on or _going_back():
-                    return func(*args, **kwargs)
-                return handler(func, args, kwargs)
+    def __init__(self, watcher: Checker) -> None:
+        self.watcher = watcher
+        self.parts, self.lock = Parts(), threading.RLock()
+        self.on = False
+        self._undo = ExitStack()
+        self._threads = threading.local()
 
-        return Seeing()
+    def start(self) -> None:
+        """Watch all threads from here on."""
+        self.readers = readers()
+        self._wrap()
+        self.on = True
+        self.thread().see(True)
+        _WATCHING.add(self)
 
-    def _handler(self, func: Callable[..., Any]) -> Handler | None:
+    def stop(self) -> None:
+        """Leave the program alone."""
+        if self.on:
+            self.thread().leave()
+        self.on = False
+        self._undo.close()
+
+    def thread(self) -> Watched:
+        """What is known of this thread."""
+        try:
+            known: Watched = self._threads.watched
+        except AttributeError:
+            known = self._threads.watched = Watched(self)
+        return known
+
+    def reader(self, func: Callable[..., Any]) -> Any:
         """What is done about a function that is called for the first time."""
-        read = ATTENTION.get(type(func).__name__)
-        self._handlers[func] = None if read is None else self._after(read, self.modules)
-        return self._handlers[func]
+        self.readers[func] = late_reader(func)
+        return self.readers[func]
 
-    def _table(self) -> dict[Any, Handler | None]:
-        """What is done about each of torch's functions."""
+    def _wrap(self) -> None:
         import torch
-        from torch.nn import functional
 
-        table: dict[Any, Handler | None] = {}
-        rooms = (torch, torch.Tensor, functional, torch.special)
-        for (name, follow), room in product({**BEGINNINGS, **CHANGES}.items(), rooms):
-            if hasattr(room, name):
-                table[getattr(room, name)] = self._after(follow, self.trails, always=name in BEGINNINGS)
-        for name, read in ATTENTION.items():
-            if hasattr(functional, name):
-                table[getattr(functional, name)] = self._after(read, self.modules)
-        table[functional.multi_head_attention_forward] = self._multi_head
-        table[functional.embedding] = self._before(self.modules.looked_up)
-        for loss in (functional.cross_entropy, functional.nll_loss):
-            table[loss] = self._before(self._compared)
-        for pick in (torch.gather, torch.Tensor.gather):
-            table[pick] = self._before(self.modules.picked)
-        table[functional.kl_div] = self._before(self._likened)
-        return table
+        _keep_eager(self._undo, self.watcher.changed)
+        let_python_run(self._undo, lambda mode: mode is self.thread().mode)
+        self._wrap_modules(torch.nn.Module)
+        self._wrap_threads()
 
-    def _after(
-        self, read: Callable[..., Call | None], known: Modules | Trails, always: bool = True
-    ) -> Handler:
-        """Read what a function returned, with what is known; where there are trails only, unless `always`."""
+    def _wrap_modules(self, kind: Any) -> None:
+        original = kind.__call__
 
-        def handler(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            result = func(*args, **kwargs)
-            if always or self.trails:
-                try:
-                    call = read(known, result, *args, **kwargs)
-                    if call is not None:
-                        self._attention(call)
-                except Exception as error:
-                    self.watcher.trouble(error)
-            return result
+        @functools.wraps(original)
+        def call(module: Any, *args: Any, **kwargs: Any) -> Any:
+            watched = self.thread()
+            if watched.passing or not self.on or going_back():
+                return original(module, *args, **kwargs)
+            return watched.call(original, module, args, kwargs)
 
-        return handler
+        kind.__call__ = call
+        self._undo.callback(setattr, kind, "__call__", original)
 
-    def _before(self, look: Callable[..., None]) -> Handler:
-        """Look at the arguments of a function."""
+    def _wrap_threads(self) -> None:
+        """Threads that begin from here on are watched from their first function."""
+        begin = getattr(threading.Thread, "_bootstrap_inner", None)
+        if begin is None:
+            return
 
-        def handler(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            self._events += 1
-            with self._safely():
-                look(*args, **kwargs)
-            return func(*args, **kwargs)
+        @functools.wraps(begin)
+        def bootstrap(thread: threading.Thread) -> None:
+            if self.on:
+                self.thread().see(True)
+            try:
+                begin(thread)
+            finally:
+                self.thread().leave()
 
-        return handler
-
-    def _multi_head(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """nn.MultiheadAttention: its body, without the dispatch that led here, so that its calls are seen."""
-        with self._safely():
-            if not kwargs.get("training", True) and not _gradients((*args, *kwargs.values())):
-                self.watcher.changed("nn.MultiheadAttention left its fused fast path")
-        with self._mode:
-            return _undispatched(func)(*args, **kwargs)
-
-    def _compared(self, *args: Any, **kwargs: Any) -> None:
-        """A loss is about to be computed: what the step's calls were for is known now."""
-        self.modules.compared(*args, **kwargs)
-        self.watcher.settle(self.modules.step)
-
-    def _likened(self, *args: Any, **kwargs: Any) -> None:
-        self.modules.likened(*args, **kwargs)
-        self.watcher.settle(self.modules.step)
-
-    def _attention(self, call: Call) -> None:
-        self._events += 1
-        modules, step = self.modules, self.modules.step
-        modules.recall()
-        if self.watcher.wants(modules.path):
-            place = Place(modules.path, modules.kind, max(step.number, 0), user_line())
-            self.watcher.attention(call, place, step, modules.padding)
+        threading.Thread._bootstrap_inner = bootstrap  # type: ignore[attr-defined]
+        self._undo.callback(setattr, threading.Thread, "_bootstrap_inner", begin)
 
 
 _WATCHING: weakref.WeakSet[Watch] = weakref.WeakSet()
@@ -236,35 +227,18 @@ _WATCHING: weakref.WeakSet[Watch] = weakref.WeakSet()
 def _forget() -> None:
     """A forked child is in the middle of its parent's work: nothing is watched, and all stays as it is."""
     for watch in _WATCHING:
-        watch._on = False
+        watch.on = False
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def _going_back() -> bool:
+def going_back() -> bool:
     """Whether gradients are being computed: what is called now is called again (gradient checkpointing)."""
     import torch
 
     return torch._C._current_graph_task_id() != -1
-
-
-@functools.lru_cache(maxsize=8)
-def _undispatched(func: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function without its look for modes."""
-    assert isinstance(func, types.FunctionType)
-    inner = {**func.__globals__, "has_torch_function": lambda _: False}
-    body = types.FunctionType(func.__code__, inner, func.__name__, func.__defaults__, func.__closure__)
-    body.__kwdefaults__ = func.__kwdefaults__
-    return body
-
-
-def _gradients(arguments: tuple[Any, ...]) -> bool:
-    """Whether gradients are recorded for any of these."""
-    import torch
-
-    return torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in arguments)
 
 
 def _keep_eager(undo: ExitStack, changed: Callable[[str], None]) -> None:

@@ -201,9 +201,26 @@ def test_torchs_encoder(training):
     assert traced.report.checked == ("layers.0.self_attn", "layers.1.self_attn")
     assert loud(traced) == []
     assert traced.report.changed == ()
-    with maskcli.trace() as traced, torch.no_grad():
-        made.eval()(x, src_key_padding_mask=pads)
-    assert any("fast path" in each for each in traced.report.changed)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_torchs_encoder_keeps_its_fast_path(nested, norm_first):
+    """There padding comes out as zeros, and inside of nothing a mask can be wrong; what is read is projected anew."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=norm_first)
+    made = nn.TransformerEncoder(layer, 2, enable_nested_tensor=nested and not norm_first).eval()
+    x, pads = torch.randn(2, 6, 16), REAL == 0
+    with torch.no_grad():
+        before = made(x, src_key_padding_mask=pads)
+        with maskcli.trace(expect="full") as traced:
+            after = made(x, src_key_padding_mask=pads)
+    assert torch.equal(before, after)
+    assert traced.report.checked == ("layers.0.self_attn", "layers.1.self_attn")
+    assert (traced.report.unfit, traced.report.changed, loud(traced)) == ({}, (), [])
+    if nested and not norm_first:
+        assert (after[0, 4:] == 0).all()
 
 
 @pytest.mark.parametrize("weights", [True, False])
@@ -305,7 +322,7 @@ def test_nothing_of_the_program_is_kept():
             del out
         gc.collect()
         assert [each() for each in kept] == [None] * 3
-        assert not traced._watch.trails
+        assert not traced._watch.thread().trails
 
 
 def test_calls_alike_are_sampled_and_options_narrow_what_is_checked():
@@ -336,13 +353,19 @@ def test_equal_findings_fold():
     assert finding.traced.step == 0
 
 
-def test_another_thread_is_not_watched():
+@pytest.mark.parametrize("as_module", [True, False])
+def test_every_thread_is_watched(as_module):
     net = Net(fused, unmasked)
+    q = torch.randn(2, 2, 6, 8)
+    target, args = (net, (IDS, REAL)) if as_module else (functional.scaled_dot_product_attention, (q, q, q))
     with maskcli.trace() as traced:
-        thread = threading.Thread(target=net, args=(IDS, REAL))
-        thread.start()
-        thread.join()
-    assert traced.report.calls == 0
+        threads = [threading.Thread(target=target, args=args) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert traced.report.calls == (6 if as_module else 3)
+    assert ("MSK202" in loud(traced)) == as_module
 
 
 def test_after_the_block_nothing_is_watched_any_more():

@@ -1,0 +1,79 @@
+"""Modules as they are met: in which of them there is something to see, and which can be passed over."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from maskcli.tracing.habits import ALIKE, SAMPLED
+
+
+@dataclass(eq=False)
+class Part:
+    """A module, how often it was called, and whether there was anything to see.
+
+    `attends` says that its class, or that of a module inside, is called after attention, `itself` that its
+    own is. `inside` is whether something was seen in it or in what it calls, `own` whether it was between its
+    calls of other modules. What was seen once is watched for ever; what never was is sampled.
+    """
+
+    attends: bool = False
+    itself: bool = False
+    calls: int = 0
+    inside: bool = False
+    own: bool = False
+    attention: bool = False
+
+    def passes(self) -> bool:
+        """A call begins: whether all of it can be passed over."""
+        self.calls += 1
+        return not (self.inside or self.attends) and self._is_known()
+
+    def is_silent(self) -> bool:
+        """Whether what it does by itself needs no watching."""
+        return not (self.own or self.itself) and self._is_known()
+
+    def _is_known(self) -> bool:
+        return self.calls > ALIKE and self.calls % SAMPLED != 0
+
+
+# The modules at work, outermost first.
+Stack = tuple[Part, ...]
+
+
+def seen_in(stack: Stack) -> None:
+    """There was something to see in the innermost of these modules."""
+    for part in stack:
+        part.inside = True
+    if stack:
+        stack[-1].own = True
+
+
+class Parts:
+    """The modules that were met, by identity; those that are gone are forgotten."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, tuple[weakref.ref[Any], Part]] = {}
+
+    def of(self, module: Any) -> Part:
+        """What is known of a module."""
+        known = self._met.get(id(module))
+        if known is not None and known[0]() is module:
+            return known[1]
+        return self._meet(module)
+
+    def _meet(self, module: Any) -> Part:
+        at, met = id(module), self._met
+
+        def forget(gone: weakref.ref[Any]) -> None:
+            if at in met and met[at][0] is gone:
+                del met[at]
+
+        part = Part(any(map(_attends, module.modules())), _attends(module))
+        met[at] = (weakref.ref(module, forget), part)
+        return part
+
+
+def _attends(module: Any) -> bool:
+    return "att" in type(module).__name__.lower()

@@ -1,0 +1,113 @@
+"""What is done about torch's functions: attention is read, scores are followed, ids and labels are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from maskcli.tracing.calls import Call
+from maskcli.tracing.flex import of_flex
+from maskcli.tracing.fused import of_encoder_layer, of_multi_head
+from maskcli.tracing.parts import seen_in
+from maskcli.tracing.sdpa import of_operator, of_sdpa
+from maskcli.tracing.trails import BEGINNINGS
+
+if TYPE_CHECKING:
+    from maskcli.tracing.watch import Watched
+
+# Makes a call that the program made, and looks at it.
+Reader = Callable[["Watched", Any, tuple[Any, ...], dict[str, Any]], Any]
+# How calls of torch's attention functions are read, from the modules at work, the result and the arguments.
+ATTENTION: dict[str, Callable[..., Call | None]] = {
+    "scaled_dot_product_attention": of_sdpa,
+    "_transformer_encoder_layer_fwd": of_encoder_layer,
+    "_native_multi_head_attention": of_multi_head,
+}
+
+
+def readers() -> dict[Any, Reader | None]:
+    """The functions that something is done about."""
+    import torch
+    from torch.nn import functional
+
+    table: dict[Any, Reader | None] = {}
+    rooms = (torch, torch.Tensor, functional, torch.special)
+    for name, room in product(BEGINNINGS, rooms):
+        if hasattr(room, name):
+            table[getattr(room, name)] = _followed
+    for (name, read), room in product(ATTENTION.items(), rooms):
+        if hasattr(room, name):
+            table[getattr(room, name)] = _attention(read)
+    table[torch.embedding] = _looked_up
+    for name in ("cross_entropy_loss", "nll_loss_nd"):
+        table[getattr(torch._C._nn, name)] = _compared
+    return table
+
+
+def late_reader(func: Any) -> Reader | None:
+    """What is done about a function that is not known by itself: operators, and FlexAttention."""
+    if type(func).__name__ == "FlexAttentionHOP":
+        return _alone(_attention(of_flex))
+    if type(func).__name__ in ("OpOverload", "OpOverloadPacket"):
+        name = str(func)
+        if "._scaled_dot_product" in name:
+            return _attention(lambda modules, *rest, **named: of_operator(modules, func, *rest, **named))
+    return None
+
+
+def _followed(watched: Watched, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Scores may begin here, or end."""
+    result = func(*args, **kwargs)
+    watched.follow(func, args, kwargs, result)
+    return result
+
+
+def _attention(read: Callable[..., Call | None]) -> Reader:
+    """Read what an attention function returned."""
+
+    def reader(watched: Watched, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        try:
+            call = read(watched.modules, result, *args, **kwargs)
+            if call is not None:
+                watched.attention(call)
+        except Exception as error:
+            watched.watcher.trouble(error)
+        return result
+
+    return reader
+
+
+def _alone(read: Reader) -> Reader:
+    """A function that may call modules while the mode is not in its place."""
+
+    def reader(watched: Watched, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        watched.passing = True
+        try:
+            return read(watched, func, args, kwargs)
+        finally:
+            watched.passing = False
+
+    return reader
+
+
+def _looked_up(watched: Watched, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An embedding, which takes its table first."""
+    seen_in(watched.trails.stack)
+    values = [*args, *kwargs.values()]
+    try:
+        watched.modules.looked_up(values[1])
+    except Exception as error:
+        watched.watcher.trouble(error)
+    return func(*args, **kwargs)
+
+
+def _compared(watched: Watched, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A loss, looked at before it fails."""
+    seen_in(watched.trails.stack)
+    try:
+        watched.modules.compared(*args, **kwargs)
+    except Exception as error:
+        watched.watcher.trouble(error)
+    return func(*args, **kwargs)
