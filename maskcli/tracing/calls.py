@@ -105,7 +105,9 @@ class Call:
 def roled(call: Call, place: Place, batch: int | None) -> tuple[Roled, ...]:
     """A call's tensors under the module's path, weights first. `batch` tells [B*H, Q, K] from [B, Q, K]."""
     weights = call.weights
-    parts = [("weights", "weights", weights.tensor() if isinstance(weights, Hidden) else _apart(weights, batch))]
+    parts = [
+        ("weights", "weights", weights.tensor() if isinstance(weights, Hidden) else _apart(weights, batch))
+    ]
     parts += [(name, "mask", mask) for name, mask in _masks(call, batch).items()]
     parts += [(role, role, tensor) for role, tensor in _operands(call, batch).items()]
     return tuple(
@@ -129,7 +131,10 @@ def _masks(call: Call, batch: int | None) -> dict[str, Torch | Tensor]:
     with quietly():
         whole = {name: _apart(mask, batch) for name, mask in masks.items()}
         # A step that has no value for zeros, such as a norm, says nothing of a mask.
-        clean = {name: mask.masked_fill(mask.isnan() & ~_apart(call.weights, batch).isnan(), 0.0) for name, mask in whole.items()}
+        clean = {
+            name: mask.masked_fill(mask.isnan() & ~_apart(call.weights, batch).isnan(), 0.0)
+            for name, mask in whole.items()
+        }
         return {name: narrowed(mask) for name, mask in clean.items()}
 
 

@@ -96,6 +96,7 @@ class _Shown(NamedTuple):
 class _Waiting(NamedTuple):
     """A call that is looked at when its step has told all: what it showed, whether to check and save it."""
 
+    step: Step
     place: Place
     tensors: tuple[Roled, ...]
     padding: Torch | None
@@ -175,13 +176,14 @@ class Checker:
             return
         tensors = roled(call, place, step.samples(call.weights.shape))
         past = self._caches.past(call, place.module)
-        self._waiting.append(_Waiting(place, tensors, padding, past, key, due, saved))
+        self._waiting.append(_Waiting(step, place, tensors, padding, past, key, due, saved))
         if broken or sum(each.size for each in self._waiting) > KEPT:
             self.settle(step)
 
     def settle(self, step: Step) -> None:
         """All that the step will tell of its calls is told: look at those that wait."""
-        waiting, self._waiting = self._waiting, []
+        waiting = [call for call in self._waiting if call.step is step]
+        self._waiting = [call for call in self._waiting if call.step is not step]
         for call in waiting:
             shown = _Shown(call.place, call.tensors, step.roled(call.place.kind, call.padding))
             if call.saved:

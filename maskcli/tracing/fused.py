@@ -86,7 +86,8 @@ class _Packed:
         import torch
 
         made = torch._C._nn.linear(states.detach(), self.weights[at], self.biases[at])
-        return made.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        batch, length, width = made.shape
+        return made.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
 
 def _call(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from maskcli.tracing.calls import Torch
 
@@ -22,7 +23,7 @@ class Letters(NamedTuple):
         return Letters(self.second, self.first, self.result)
 
     def end(self) -> tuple[str, str] | None:
-        """Where the first are weights and the second values: the letters of queries, "" for none, and keys."""
+        """Where the first are weights and the second values: letters of queries ("": none) and keys."""
         keys = [one for one in self.first if one in self.second and one not in self.result]
         queries = [one for one in self.first if one in self.result and one not in self.second]
         if len(keys) != 1 or len(queries) > 1:
@@ -30,24 +31,24 @@ class Letters(NamedTuple):
         return "".join(queries), keys[0]
 
 
-def letters_of(equation: object, first: Torch, second: Torch) -> Letters | None:
-    """The letters of an equation of two tensors, with those that an ellipsis stands for; None for another."""
-    if not isinstance(equation, str):
+def letters_of(values: Sequence[Any]) -> Letters | None:
+    """The letters of an equation and its two tensors, with those that an ellipsis stands for, or None."""
+    if len(values) != 3 or not isinstance(values[0], str):
         return None
-    given, arrow, result = equation.replace(" ", "").partition("->")
+    given, arrow, result = values[0].replace(" ", "").partition("->")
     parts = given.split(",")
     if not arrow or len(parts) != 2:
         return None
-    sides = [_spelled(part, tensor.ndim) for part, tensor in zip(parts, (first, second), strict=True)]
-    rest = max((side.count("...") and len(_REST) for side in parts), default=0)
-    more = max(first.ndim - len(parts[0]) + 3, second.ndim - len(parts[1]) + 3) if rest else 0
-    return Letters(*sides, result.replace("...", _REST[len(_REST) - more :] if more else ""))
+    more = [
+        tensor.ndim - len(part.replace("...", "")) for part, tensor in zip(parts, values[1:], strict=True)
+    ]
+    left, right = (part.replace("...", _last(count)) for part, count in zip(parts, more, strict=True))
+    return Letters(left, right, result.replace("...", _last(max(more))))
 
 
-def _spelled(part: str, axes: int) -> str:
-    """A side with letters for its ellipsis."""
-    more = axes - len(part.replace("...", ""))
-    return part.replace("...", _REST[len(_REST) - more :] if more else "")
+def _last(count: int) -> str:
+    """So many letters for the axes of an ellipsis."""
+    return _REST[len(_REST) - count :]
 
 
 def arranged(tensor: Torch, letters: str, order: str) -> Torch:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from maskcli.tensors import Kind, role_by_name
 from maskcli.tracing.calls import Torch, quietly
 from maskcli.tracing.facts import Facts, generating, of_model
-from maskcli.tracing.habits import Habit
 from maskcli.tracing.lines import user_line
 from maskcli.tracing.steps import Loss, Step
 
@@ -70,7 +69,6 @@ class Modules:
 
     def __init__(self) -> None:
         self._known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
-        self._habits: weakref.WeakKeyDictionary[Any, Habit | None] = weakref.WeakKeyDictionary()
         self._frames: list[_Frame] = []
         self._encoded: dict[int, tuple[weakref.ref[Torch], Step]] = {}
         self.step = Step(-1, False)
@@ -103,21 +101,6 @@ class Modules:
     def leave(self, depth: int) -> None:
         """The modules beyond this depth have returned."""
         del self._frames[depth:]
-
-    def passes(self, module: Any) -> bool:
-        """Whether a module that is called now holds no attention, by its names and by what was seen in it."""
-        try:
-            habit = self._habits[module]
-        except KeyError:
-            attends = any("att" in type(part).__name__.lower() for part in module.modules())
-            habit = self._habits[module] = None if attends else Habit()
-        return habit is not None and not habit.due() and habit.outcome is False
-
-    def watched(self, module: Any, seen: bool) -> None:
-        """A watched call has ended, with something to see or not."""
-        habit = self._habits.get(module)
-        if habit is not None:
-            habit.ended(seen)
 
     @property
     def path(self) -> str:

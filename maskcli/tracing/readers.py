@@ -29,19 +29,22 @@ ATTENTION: dict[str, Callable[..., Call | None]] = {
 def readers() -> dict[Any, Reader | None]:
     """The functions that something is done about."""
     import torch
-    from torch.nn import functional
 
     table: dict[Any, Reader | None] = {}
-    rooms = (torch, torch.Tensor, functional, torch.special)
+    # Those written in C alone: torch's Python functions come down to them.
+    rooms = (torch._C._VariableFunctions, torch.Tensor, torch._C._nn, torch._C._special)
     for name, room in product(BEGINNINGS, rooms):
         if hasattr(room, name):
             table[getattr(room, name)] = _followed
     for (name, read), room in product(ATTENTION.items(), rooms):
         if hasattr(room, name):
             table[getattr(room, name)] = _attention(read)
-    table[torch.embedding] = _looked_up
+    table[torch.embedding] = _told(_looked_up)
+    table[torch.kl_div] = _told(_likened)
     for name in ("cross_entropy_loss", "nll_loss_nd"):
-        table[getattr(torch._C._nn, name)] = _compared
+        table[getattr(torch._C._nn, name)] = _told(_compared)
+    for room in (torch._C._VariableFunctions, torch.Tensor):
+        table[room.gather] = _told(lambda watched, *args, **kwargs: watched.modules.picked(*args, **kwargs))
     return table
 
 
@@ -92,22 +95,34 @@ def _alone(read: Reader) -> Reader:
     return reader
 
 
-def _looked_up(watched: Watched, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """An embedding, which takes its table first."""
-    seen_in(watched.trails.stack)
-    values = [*args, *kwargs.values()]
-    try:
-        watched.modules.looked_up(values[1])
-    except Exception as error:
-        watched.watcher.trouble(error)
-    return func(*args, **kwargs)
+def _told(tell: Callable[..., None]) -> Reader:
+    """A function whose arguments tell of tokens; they are looked at before it fails."""
+
+    def reader(watched: Watched, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        seen_in(watched.trails.stack)
+        try:
+            tell(watched, *args, **kwargs)
+        except Exception as error:
+            watched.watcher.trouble(error)
+        result = func(*args, **kwargs)
+        if watched.trails:
+            watched.follow(func, args, kwargs, result)
+        return result
+
+    return reader
 
 
-def _compared(watched: Watched, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A loss, looked at before it fails."""
-    seen_in(watched.trails.stack)
-    try:
-        watched.modules.compared(*args, **kwargs)
-    except Exception as error:
-        watched.watcher.trouble(error)
-    return func(*args, **kwargs)
+def _looked_up(watched: Watched, weight: Any, indices: Any, padding_idx: int = -1, *_: Any, **__: Any) -> None:
+    """An embedding; -1 is no padding."""
+    watched.modules.looked_up(indices, weight, padding_idx if padding_idx >= 0 else None)
+
+
+def _compared(watched: Watched, *args: Any, **kwargs: Any) -> None:
+    """A loss: what the step's calls were for is known now."""
+    watched.modules.compared(*args, **kwargs)
+    watched.settle()
+
+
+def _likened(watched: Watched, *args: Any, **kwargs: Any) -> None:
+    watched.modules.likened(*args, **kwargs)
+    watched.settle()

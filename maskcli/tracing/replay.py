@@ -1,4 +1,4 @@
-"""What a program did to the scores of attention, replayed on zeros: what comes out is the mask that it added."""
+"""What a program did to the scores of attention, replayed on zeros: what comes out is its mask."""
 
 from __future__ import annotations
 

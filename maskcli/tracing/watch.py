@@ -80,6 +80,11 @@ class Watched:
             with self.watch.lock:
                 self.watcher.attention(call, place, step, modules.padding)
 
+    def settle(self) -> None:
+        """A loss has told what the calls of this step were for."""
+        with self.watch.lock:
+            self.watcher.settle(self.modules.step)
+
     # Modules.
 
     def call(self, original: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
