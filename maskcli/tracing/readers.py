@@ -32,7 +32,7 @@ def readers() -> dict[Any, Reader | None]:
 
     table: dict[Any, Reader | None] = {}
     # Those written in C alone: torch's Python functions come down to them.
-    rooms = (torch._C._VariableFunctions, torch.Tensor, torch._C._nn, torch._C._special)
+    rooms = (torch._C._VariableFunctions, torch.Tensor, torch._C._nn, torch.special)
     for name, room in product(BEGINNINGS, rooms):
         if hasattr(room, name):
             table[getattr(room, name)] = _followed
@@ -112,7 +112,9 @@ def _told(tell: Callable[..., None]) -> Reader:
     return reader
 
 
-def _looked_up(watched: Watched, weight: Any, indices: Any, padding_idx: int = -1, *_: Any, **__: Any) -> None:
+def _looked_up(
+    watched: Watched, weight: Any, indices: Any, padding_idx: int = -1, *_: Any, **__: Any
+) -> None:
     """An embedding; -1 is no padding."""
     watched.modules.looked_up(indices, weight, padding_idx if padding_idx >= 0 else None)
 
