@@ -176,7 +176,7 @@ def _may_be_real(saved: Saved) -> Mask:
     pads = saved.pad_rows
     # One row of a mask that samples or queries share may be real when it is that of any of them.
     for axis, size in ((0, keep.stored[0]), (2, keep.shape[2])):
-        pads = pads.all(axis=axis, keepdims=True) if size == 1 else pads
+        pads = np.all(pads, axis=axis, keepdims=True) if size == 1 else pads
     pads = np.broadcast_to(pads, (keep.stored[0], 1, keep.shape[2]))
     if saved.keys is None and saved.roled.kind != "cross":
         pads = pads | _opened(keep, saved.placement.own)
