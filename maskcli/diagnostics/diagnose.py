@@ -120,7 +120,10 @@ def diagnose(
     codes = {rule.code for rule in chosen}
 
     told = (Told(rule, found, outcome.scene) for outcome in outcomes for rule, found in outcome.found)
-    findings = [_finding(*each, token) for each in over_steps(told, roled) if each.rule.code in codes]
+    origins = {each.tensor.name: each.origin for each in roled if each.origin is not None}
+    findings = [
+        _finding(*each, token, origins) for each in over_steps(told, roled) if each.rule.code in codes
+    ]
     unfit = _refused(roled) | {name: why for scene in scenes for name, why in scene.unfit.items()}
     checked = {name: role for scene in scenes for name, role in _checked(scene) if name not in unfit}
     return Report(
@@ -230,7 +233,10 @@ def _meet(a: Runs, b: Runs) -> bool:
     return any(x[0] < y[1] and y[0] < x[1] for x in a for y in b)
 
 
-def _finding(rule: Rule, found: Found, scene: Scene, token: Callable[[int], str] | None) -> Finding:
+def _finding(
+    rule: Rule, found: Found, scene: Scene, token: Callable[[int], str] | None, origins: dict[str, str]
+) -> Finding:
+    """A Found as it is reported: `origins` is the FILE[:TENSOR] of tensors that lie in other files."""
     spot = found.places[0] if found.places else found.where
     tensor = found.tensors[0] if found.tensors else ""
     return Finding(
@@ -238,10 +244,10 @@ def _finding(rule: Rule, found: Found, scene: Scene, token: Callable[[int], str]
         name=rule.name,
         severity=found.severity or rule.severity,
         file=scene.file,
-        tensors=found.tensors,
+        tensors=tuple(origins.get(name, name) for name in found.tensors),
         message=found.message,
         fix=found.fix,
-        see=_see(scene, tensor, spot),
+        see=_see(scene, tensor, spot, origins.get(tensor)),
         where=found.where,
         evidence=found.evidence,
         places=found.places,
@@ -260,12 +266,12 @@ def _checked(scene: Scene) -> Iterator[tuple[str, str]]:
             yield roled.tensor.name, str(roled.role)
 
 
-def _see(scene: Scene, tensor: str, spot: Where) -> str:
+def _see(scene: Scene, tensor: str, spot: Where, origin: str | None) -> str:
     """The command that shows a place. Of tokens [B, L] the items are its rows and the tokens its keys."""
     if _is_flat(scene, tensor):
         items = ((spot.batch[0], spot.batch[0] + 1),) if spot.batch else None
         spot = Where(queries=items, keys=spot.keys or spot.queries)
-    target = f"{scene.file}:{tensor}" if tensor else scene.file
+    target = origin or (f"{scene.file}:{tensor}" if tensor else scene.file)
     options = {
         "--batch": _first(spot.batch),
         "--head": _first(spot.heads),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from maskcli.tensors import Roled, role_by_name
 
 # Roles by what they are evidence of. Where tensors of one are there and none could be read, nothing is known.
 EVIDENCE = {"weights": "weights", "mask": "masks", "padding_mask": "masks"}
+# A file of a run that cannot be read.
+FILE = "file"
 UNKNOWN = "no part of attention by name, shape or values; --role says what a tensor is"
 
 
 class Unchecked(NamedTuple):
     """Tensors of a file that no rule looked at, and why.
 
-    `what` they are evidence of, "weights" or "masks", or their role, None where it is not known. `every` says
-    that all tensors of this evidence are so: a file of which nothing is known.
+    `what` they are evidence of, "weights" or "masks", or their role, None where it is not known; "file" where
+    a file of a run cannot be read. `every` says that all of this evidence is so.
     """
 
     file: str
@@ -28,11 +30,13 @@ class Unchecked(NamedTuple):
     @property
     def sentence(self) -> str:
         """What an error says of evidence that could not be looked at."""
+        if self.what == FILE:
+            return self.why
         return f"none of the {self.what} of {self.file!r} could be checked: {self.why}"
 
 
 def unchecked(
-    file: str, why: dict[str, str], roled: Iterable[Roled], checked: Iterable[str]
+    file: str, why: dict[str, str], roled: Sequence[Roled], checked: Iterable[str]
 ) -> tuple[Unchecked, ...]:
     """What was passed over, tensors of one reason together; what makes a file unknown first."""
     passed = {each.tensor.name: each for each in roled if each.tensor.name in why or _is_unknown(each)}
@@ -43,11 +47,13 @@ def unchecked(
     for name, each in passed.items():
         role = each.role or (role_by_name(name)[0] if name in why else None)
         what = EVIDENCE.get(role or "", role)
-        groups.setdefault((what, why.get(name, UNKNOWN)), []).append(name)
+        groups.setdefault((what, why.get(name, UNKNOWN)), []).append(each.origin or name)
     found = [
         Unchecked(file, what, tuple(names), reason, what in EVIDENCE.values() and what not in known)
         for (what, reason), names in groups.items()
     ]
+    lost = ((each.origin, each.unfit) for each in roled if each.role is None)
+    found += [Unchecked(file, FILE, (path,), reason, every=True) for path, reason in lost if path and reason]
     return tuple(sorted(found, key=lambda each: (not each.every, each.what is None)))
 
 

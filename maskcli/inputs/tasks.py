@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from maskcli.errors import MaskcliError
 from maskcli.inputs.files import expand
+from maskcli.inputs.runs import Run, in_runs, open_run
 from maskcli.meant.facts import Expectation
 from maskcli.tensors import (
     Roled,
@@ -27,64 +28,81 @@ NAMED = 4
 
 
 class Task(NamedTuple):
-    """A file to check, `FILE[:TENSOR]`, and what --role says of its tensors, `ROLE=FILE[:TENSOR]` each."""
+    """A file to check, `FILE[:TENSOR]`, and what --role says of its tensors, `ROLE=FILE[:TENSOR]` each.
+
+    Or a `run` of several files, which is checked as one and which `target` names.
+    """
 
     target: str
     roles: tuple[str, ...] = ()
+    run: Run | None = None
 
     @property
     def path(self) -> str:
-        """The file."""
-        return split_target(self.target)[0]
+        """The file, or the folder of the run."""
+        return split_target(self.target)[0] if self.run is None else self.target
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files."""
+        return (self.path,) if self.run is None else tuple(member.path for member in self.run.members)
 
     @property
     def size(self) -> int:
-        """Its bytes; 0 where there is no such file."""
-        try:
-            return os.stat(self.path).st_size
-        except (OSError, ValueError):
-            return 0
+        """Their bytes; 0 for what does not exist."""
+        return sum(map(_size, self.paths))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return 0
 
 
 def tasks_of(targets: Sequence[str], roles: Sequence[str] = ()) -> list[Task]:
-    """Files, folders and patterns as files; a role goes to the file it names, another's to the only one."""
-    files = expand(targets)
+    """Files, folders and patterns as files and runs; a role goes to the file it names, or to the only one."""
+    tasks = [
+        Task(each) if isinstance(each, str) else Task(each.name, run=each)
+        for each in in_runs(expand(targets))
+    ]
     said: dict[int, list[str]] = {}
-    paths = [Task(file).path for file in files]
+    owners = {path: at for at, task in enumerate(tasks) for path in task.paths}
     for text in roles:
         path = parse_role(text)[1]
-        if path not in paths and len(files) > 1:
+        if path not in owners and len(tasks) > 1:
             raise MaskcliError(
                 f"--role {text!r} names a file that is not diagnosed, and there are several; "
                 "diagnose one file at a time"
             )
-        said.setdefault(paths.index(path) if path in paths else 0, []).append(text)
-    return [Task(file, tuple(said.get(at, ()))) for at, file in enumerate(files)]
+        said.setdefault(owners.get(path, 0), []).append(text)
+    return [task._replace(roles=tuple(said.get(at, ()))) for at, task in enumerate(tasks)]
 
 
 def open_roled(task: Task) -> tuple[TensorFile, tuple[Roled, ...]]:
     """A file and the role of every tensor, --role above names; tensors of other files join."""
+    file, roled = _opened(task) if task.run is None else open_run(task.run)
+    for text in task.roles:
+        said, path = _said_role(text), parse_role(text)[1]
+        roled = [one for one in roled if _place(one, file) not in (said.origin, path)]
+        roled.append(dataclasses.replace(said, origin=None) if path == file.path else said)
+    return file, arranged(tuple(roled))
+
+
+def _opened(task: Task) -> tuple[TensorFile, list[Roled]]:
     path, name = split_target(task.target)
     file = open_tensors(path)
     if name is not None:
         file = dataclasses.replace(file, tensors=(named_tensor(file, name),))
-    roled = tuple(role_of(tensor) for tensor in file.tensors)
-    for text in task.roles:
-        joined = _said_role(text)
-        same_file = joined.file.path == file.path
-        name = joined.roled.tensor.name
-        roled = (*(one for one in roled if not same_file or one.tensor.name != name), joined.roled)
-    return file, arranged(roled)
+    return file, [role_of(tensor) for tensor in file.tensors]
 
 
-class _Joined(NamedTuple):
-    """A tensor whose role was said, and the file it is in."""
-
-    file: TensorFile
-    roled: Roled
+def _place(roled: Roled, file: TensorFile) -> str:
+    """The FILE:TENSOR that a tensor lies in, FILE alone where a run has it of a file of one."""
+    return roled.origin or f"{file.path}:{roled.tensor.name}"
 
 
-def _said_role(text: str) -> _Joined:
+def _said_role(text: str) -> Roled:
     """What `ROLE=FILE[:TENSOR]` names."""
     role, path, name = parse_role(text)
     file = open_tensors(path)
@@ -93,7 +111,7 @@ def _said_role(text: str) -> _Joined:
             f"--role {text!r}: {path!r} has {len(file.tensors)} tensors; say which: {role}={path}:NAME"
         )
     tensor = named_tensor(file, name) if name else file.tensors[0]
-    return _Joined(file, dataclasses.replace(role_of(tensor), role=role, why="--role"))
+    return dataclasses.replace(role_of(tensor), role=role, why="--role", origin=f"{path}:{tensor.name}")
 
 
 def check_patterns(expect: Sequence[Expectation], tasks: Sequence[Task]) -> None:

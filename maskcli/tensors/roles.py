@@ -151,7 +151,7 @@ class Roled:
     `role` is one of ROLES or None; `why` says in a few words how that is known. `group` is a prefix such as
     `left` or `step3` that sets tensors of one run apart, "" for none; `layer` the layer number in the name.
     `step` is where a step of generate stands, None elsewhere; `unfit` says why the tensor cannot be read as
-    what it is.
+    what it is; `origin` is the FILE[:TENSOR] it lies in, where that is not told by its name.
     """
 
     tensor: Tensor
@@ -162,6 +162,7 @@ class Roled:
     layer: int | None
     step: Step | None = None
     unfit: str | None = None
+    origin: str | None = None
 
 
 def role_of(tensor: Tensor) -> Roled:
@@ -294,7 +295,7 @@ def _named_role(tensor: Tensor, name: _Name, role: str) -> tuple[str | None, str
         return None, "a table of the model, not an input"
     if fit is _MASKS:
         return _which_mask(tensor, name.leaf, role)
-    if name.leaf in _MODULES and len(tensor.shape) == 3 and _goes_below_zero(tensor):
+    if name.leaf in _MODULES and len(tensor.shape) in (2, 3) and _goes_below_zero(tensor):
         return "output", "name and values"
     return role, "name"
 

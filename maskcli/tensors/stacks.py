@@ -232,15 +232,20 @@ def _in_steps(roled: tuple[Roled, ...]) -> tuple[Roled, ...]:
 def _steps(shapes: list[tuple[int, ...]]) -> list[Step]:
     """The prompt and the tokens added to it at each of several maps; none where they are no growing text.
 
-    A cache grows by the queries of each step, keeps its size (a static or a sliding one), or both in turn.
+    A cache grows by the queries of each step, or keeps its size (a static or a sliding one); without a cache
+    every step reads the whole text.
     """
     if len(shapes) < 2 or any(len(shape) != 4 for shape in shapes):
         return []
     one_batch = len({shape[:2] for shape in shapes}) == 1
     decoding = all(shape[2] == 1 for shape in shapes[1:])
     grows = all(after[3] == before[3] + after[2] for before, after in pairwise(shapes))
-    if not one_batch or not (decoding or grows):
+    longer = all(after[3] > before[3] for before, after in pairwise(shapes))
+    whole = longer and all(shape[2] == shape[3] for shape in shapes)
+    if not one_batch or not (decoding or grows or whole):
         return []
+    if whole:
+        return [Step(shapes[0][3], shape[3] - shapes[0][3]) for shape in shapes]
 
     first = shapes[0]
     prompt = first[3] if shapes[1][3] > first[3] else first[2]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from maskcli.tensors import open_tensors, roles_of
 from tests.cli.running import run
@@ -194,6 +194,39 @@ def test_the_mask_may_be_the_prompts_or_the_whole_texts(tmp_path, generations, b
     for name, attentions in (("right", right), ("wrong", wrong)):
         path = saved(tmp_path / f"{name}.pt", {"attentions": attentions, "attention_mask": mask})
         assert found(path)[0] == (set() if name == "right" else LEAK)
+
+
+@pytest.mark.parametrize(
+    "how", [{"cache_implementation": "static"}, {"use_cache": False}, {"prefill_chunk_size": 4}]
+)
+def test_caches_that_grow_stay_or_are_none(tmp_path, model, batch, how):
+    ids, mask = batch
+    for obeyed in (True, False):
+        given = mask if obeyed else torch.ones_like(mask)
+        out = model.generate(
+            ids, attention_mask=given, output_attentions=True, return_dict_in_generate=True,
+            max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, **how,
+        )  # fmt: skip
+        path = saved(tmp_path / f"{obeyed}.pt", {"attentions": out.attentions, "attention_mask": mask})
+        worse, report = found(path)
+        assert worse == (set() if obeyed else LEAK)
+        assert len([each for each in report["findings"] if each["severity"] == "error"]) == len(worse)
+
+
+def test_a_sliding_cache_shows_its_last_keys(tmp_path, batch):
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=LAYERS, num_attention_heads=4,
+        num_key_value_heads=2, attn_implementation="eager", pad_token_id=0, eos_token_id=1, sliding_window=6,
+    )  # fmt: skip
+    ids, mask = batch
+    for obeyed in (True, False):
+        out = MistralForCausalLM(config).eval().generate(
+            ids, attention_mask=mask if obeyed else torch.ones_like(mask), output_attentions=True,
+            return_dict_in_generate=True, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False,
+        )  # fmt: skip
+        path = saved(tmp_path / f"{obeyed}.pt", {"attentions": out.attentions, "attention_mask": mask})
+        assert found(path)[0] == (set() if obeyed else LEAK)
 
 
 def test_beams_are_copies_of_their_sample(tmp_path, model, batch):
