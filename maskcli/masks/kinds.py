@@ -30,7 +30,8 @@ class Fit(NamedTuple):
 
     Kinds are tried, and written in a name, by `rank`. Those for whose edges `when` holds contain the mask
     with the `numbers` that these give, as tightly as they can. `usual`: the nearest name is also sought with
-    the numbers that most rows show. `under_causal`: and with causal beside it.
+    the numbers that most rows show. `under_causal`: and with causal beside it. Numbers that are a `guess` may
+    not contain the mask.
     """
 
     rank: int
@@ -38,6 +39,7 @@ class Fit(NamedTuple):
     when: Callable[[Edges], bool] = lambda _: True
     usual: bool = False
     under_causal: bool = False
+    guess: bool = False
 
 
 class Kind(NamedTuple):
@@ -262,7 +264,7 @@ KINDS: dict[str, Kind] = {
         ("L", "R"),
         "q",
         conditions.window,
-        Fit(4, lambda edges: [(_reach(edges),)], _looks_ahead, usual=True, under_causal=True),
+        Fit(4, lambda edges: edges.window(), _looks_ahead, usual=True, under_causal=True),
         lowest=-1,
         optional=1,
         lowest_optional=-1,
@@ -288,7 +290,7 @@ KINDS: dict[str, Kind] = {
         ("C", "L"),
         "bq",
         conditions.chunked,
-        Fit(8, lambda edges: edges.chunks(), _looks_back),
+        Fit(8, lambda edges: edges.whole_chunks() if _looks_ahead(edges) else edges.chunks()),
         lowest=1,
         optional=1,
     ),
@@ -312,13 +314,23 @@ KINDS: dict[str, Kind] = {
     "same": Kind(same, ("...",), "bq", conditions.same, reads="labels"),
     "spans": Kind(spans, ("...",), "bq", conditions.spans, reads="labels"),
     "keys": Kind(patterns.keys, ("...",), "", conditions.keys, reads="ranges"),
-    "rows": Kind(patterns.rows, ("...",), "q", conditions.rows, reads="ranges"),
-    "tree": Kind(patterns.tree, ("...",), "q", conditions.tree, lowest=-1),
+    "rows": Kind(
+        patterns.rows, ("...",), "q", conditions.rows, Fit(13, lambda edges: edges.rows()), reads="ranges"
+    ),
+    "tree": Kind(
+        patterns.tree,
+        ("...",),
+        "q",
+        conditions.tree,
+        Fit(12, lambda edges: edges.tree(), _looks_back, guess=True),
+        lowest=-1,
+    ),
     "block-diffusion": Kind(
         patterns.block_diffusion,
         ("B", "N"),
         "q",
         conditions.block_diffusion,
+        Fit(11, lambda edges: edges.block_diffusion(), _looks_ahead, guess=True),
         lowest=1,
         optional=1,
         lowest_optional=1,

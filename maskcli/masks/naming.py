@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,18 +17,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.masks.edges import edges_of
-from maskcli.masks.kinds import KINDS, Fit
+from maskcli.masks.edges import MOST_RANGES, edges_of
+from maskcli.masks.kinds import KINDS, Fit, Numbers
 from maskcli.masks.layout import Layout
-from maskcli.masks.mask import Mask
-from maskcli.masks.spec import Named, Not, Spec, build, joined, kinds_in, write
+from maskcli.masks.mask import Mask, runs_of
+from maskcli.masks.spec import Named, Not, PerDocument, Spec, build, joined, kinds_in, parse, write
 
 # A conjunction of more kinds than this is no name any more.
 MOST_TERMS = 4
+# Documents whose lengths a name of what is inside of them writes out at most.
+MOST_NAMED = 64
 # Two names for one mask that are worth telling: no more than this.
 MOST_ALIASES = 2
 # A conjunction of one term more than the shortest is a name as well up to this many characters.
 LONG = 64
+# Of a name longer than this, there may be a shorter one with a union.
+SHORT = 20
 
 CAUSAL, PADDING = Named("causal"), Named("padding")
 # A kind with its numbers, and its mask.
@@ -58,6 +63,11 @@ class Name:
         return tuple(_padding_of(row) for row in self.layout.real)
 
     @property
+    def cells(self) -> int:
+        """B*H*Q*K."""
+        return math.prod(self.layout.shape)
+
+    @property
     def wrong(self) -> int:
         """Cells in which the name and the mask differ."""
         return (self.extra.attended if self.extra else 0) + (self.missing.attended if self.missing else 0)
@@ -84,12 +94,26 @@ def name_of(mask: Mask, past: int | None = None) -> Name:
     exact: list[tuple[Spec, Layout]] = [(spec, layout) for layout in layouts for spec in _exact(mask, layout)]
     if not exact:
         exact = [(Not(spec), bare) for spec in _exact(~mask, bare)]
+    exact.sort(key=lambda item: _order(item[0]))
+    if not exact or _length(exact[0][0]) > SHORT or "block-diffusion" in kinds_in(exact[0][0]):
+        exact += [(spec, layout) for layout in layouts for spec in _unions(mask, layout)]
+    if not exact:
+        exact = [(spec, bare) for spec in _inside_documents(mask, bare)]
     if not exact:
         return _nearest(mask, layouts)
 
-    exact.sort(key=lambda item: (_length(item[0]), "padding" in kinds_in(item[0])))
+    exact.sort(key=lambda item: _order(item[0]))
+    if mask.shape[0] == 1 and mask.shape[2] > 1:
+        # The same first keys for every query of one text are a prefix: padding differs from text to text.
+        exact.sort(key=lambda item: not (isinstance(item[0], Named) and item[0].name == "prefix"))
     name, *aliases = map(write, _distinct(spec for spec, _ in exact))
     return Name(name, True, exact[0][1], tuple(aliases[:MOST_ALIASES]))
+
+
+def _order(spec: Spec) -> tuple[int, bool, bool]:
+    """Short names first, of those as long as one another those that take less to know."""
+    kinds = kinds_in(spec)
+    return _length(spec), "padding" in kinds, "block-diffusion" in kinds
 
 
 def _distinct(specs: Iterable[Spec]) -> list[Spec]:
@@ -139,10 +163,74 @@ def _with_union(mask: Mask, layout: Layout, union: Named) -> Iterator[Spec]:
             yield spec
 
 
+def _unions(mask: Mask, layout: Layout) -> Iterator[Spec]:
+    """Unions in which one part is not of KINDS that grow alone: the past, a window, columns of keys."""
+    padding = build(PADDING, layout) if layout.real is not None else Mask.full(mask.shape)
+    past = build(CAUSAL, layout)
+    for union in _parts(mask, layout, padding, past):
+        found = next(filter(_is_telling, _with_union(mask, layout, union)), None)
+        if found is not None:
+            yield found
+            return
+
+
+def _is_telling(spec: Spec) -> bool:
+    """Whether a union says more than that some single cells are wrong, which any mask could be called by."""
+    return _length(spec) <= LONG and not kinds_in(spec) & {"dilated", "rows"}
+
+
+def _parts(mask: Mask, layout: Layout, padding: Mask, past: Mask) -> Iterator[Named]:
+    """Kinds that lie inside the mask, but for padding, and for the future where the mask hides it."""
+    if not ((past & padding) - mask).attended:
+        yield CAUSAL
+    behind = past if not (mask - past).attended else Mask.full(mask.shape)
+    columns = _columns(mask, layout, behind & padding)
+    if columns[:2] == (0, 1) and len(columns) > 2:
+        # Looking back alone, every query sees the first key.
+        yield Named("keys", columns[2:])
+    if columns:
+        yield Named("keys", columns)
+    size = _largest(mask, layout, "sliding", padding)
+    if 0 < size < mask.shape[3]:
+        yield Named("sliding", (size,))
+
+
+def _columns(mask: Mask, layout: Layout, inside: Mask) -> Numbers:
+    """The ranges of keys that every query sees where it may, but the last; empty for many or none."""
+    if mask.stored[:2] != (1, 1):
+        return ()
+    lacking: Array = (inside - mask).seen[0, 0]
+    runs = [run for run in runs_of(~lacking) if run[1] < layout.keys]
+    return tuple(border for run in runs for border in run) if len(runs) <= MOST_RANGES else ()
+
+
+def _inside_documents(mask: Mask, layout: Layout) -> Iterator[Spec]:
+    """per-document:LENGTHS(X), where X is a name of the longest document."""
+    square = layout.past == 0 and layout.queries == layout.keys
+    if not mask.attended or not square or mask.stored[:2] != (1, 1) or mask.stored[2] == 1:
+        return
+    for lengths in edges_of(mask, layout).documents()[:1]:
+        if len(lengths) > MOST_NAMED:
+            return
+        ends = np.cumsum([*lengths, layout.keys - sum(lengths)])
+        sizes = np.diff(ends, prepend=0)
+        stop = int(ends[sizes.argmax()])
+        span = slice(stop - int(sizes.max()), stop)
+        name = name_of(mask.select(rows=span, keys=span))
+        if not name.exact or name.layout.real is not None:
+            return
+        for text in (name.spec, *name.aliases):
+            spec = PerDocument(parse(text), lengths)
+            if build(spec, layout) == mask:
+                yield spec
+                return
+
+
 def _either(terms: list[Named], union: Named, outside: list[Named]) -> list[Spec]:
     """(X | union) & outside, where X is one of the terms or two."""
     choices = [*itertools.combinations(terms, 1), *itertools.combinations(terms, 2)]
-    return [joined([*outside, joined([joined(inner), union], "|")]) for inner in choices]
+    both = ([union, joined(inner)] if union == CAUSAL else [joined(inner), union] for inner in choices)
+    return [joined([*outside, joined(each, "|")]) for each in both]
 
 
 def _conjunctions(mask: Mask, layout: Layout) -> Iterator[Spec]:
@@ -174,11 +262,14 @@ def _product(terms: Sequence[Term], mask: Mask) -> Mask:
 def _hull(mask: Mask, layout: Layout) -> list[Term]:
     """Of each kind, the tightest that contain the mask, with their masks; none that contain everything."""
     edges = edges_of(mask, layout)
-    terms = [
-        Named(name, numbers) for name, fit in _fits() if fit.when(edges) for numbers in fit.numbers(edges)
+    fits = [(name, fit) for name, fit in _fits() if fit.when(edges)]
+    terms = [(Named(name, numbers), fit.guess) for name, fit in fits for numbers in fit.numbers(edges)]
+    built = [(term, guess, build(term, layout)) for term, guess in terms]
+    hull = [
+        (term, part)
+        for term, guess, part in built
+        if part.attended < mask.cells and not (guess and (mask - part).attended)
     ]
-    hull = [(term, build(term, layout)) for term in terms]
-    hull = [(term, part) for term, part in hull if part.attended < mask.cells]
     return [*hull, (PADDING, build(PADDING, layout))] if layout.real is not None else hull
 
 

@@ -30,6 +30,8 @@ NUMBER_ROWS, NUMBER_WIDTH = 40, 8
 PIXELS = 800
 # Padding of so many items is listed.
 LISTED_ITEMS = 8
+# The nearest name is one that is off in at most this share of the cells.
+FEW = 0.05
 # Cells in which a mask and its nearest name differ are quoted up to this many.
 QUOTED_CELLS = 3
 
@@ -70,11 +72,12 @@ def _lines(described: Described) -> Iterator[str]:
 
 def _called(name: Name) -> str:
     """A mask's name with its padding, its nearest name and the cells that differ, and other names for it."""
-    text = name.spec
-    if name.wrong:
-        text += f", except {counted(name.wrong, 'cell')}: {', '.join(_cells(name))}"
-    elif not name.exact:
-        text += ", but no name says it"
+    text, cells = name.spec, name.cells
+    if not name.exact and name.wrong > cells * FEW:
+        return f"no short name rebuilds it (the nearest is off in {name.wrong:,} of {cells:,} cells)"
+    if not name.exact:
+        verb = "differs" if name.wrong == 1 else "differ"
+        text = f"nearly {text}: {name.wrong:,} of {cells:,} cells {verb} ({', '.join(_cells(name))})"
     if name.padding:
         text += f"; padding {first(starmap(_sides, name.padding), LISTED_ITEMS, ' and {} more items')}"
     if name.aliases:

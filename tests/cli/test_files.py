@@ -428,10 +428,10 @@ def test_a_cache_that_is_not_full_has_no_aligned_arguments():
 
 
 def test_flex_code_with_padding_that_all_items_share():
-    mask = build(parse("padding"), Layout(1, 8, 8, real=np.arange(8)[None] < 3))
+    mask = build(parse("padding"), Layout(1, 8, 8, real=np.arange(8)[None] > 2))
     code = arguments(name_of(mask), "flex").code
     assert "real[kv_idx]" in code
-    assert evaluated(code, (3, 1, 8, 8)) == Mask.from_dense(np.broadcast_to(np.arange(8) < 3, (3, 1, 8, 8)))
+    assert evaluated(code, (3, 1, 8, 8)) == Mask.from_dense(np.broadcast_to(np.arange(8) > 2, (3, 1, 8, 8)))
 
 
 def test_weights_are_no_mask(tmp_path):

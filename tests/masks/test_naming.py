@@ -15,6 +15,19 @@ SPECS = [
 ]  # fmt: skip
 
 
+NEW = [
+    "window:10,4", "window:3,-1", "window:-1,2", "chunked:4,8", "chunked:4,6", "causal | blocks:5", "block-diffusion:4,12",
+    "tree:-1,0,0,1,1", "tree:-1,0,0,1,1,2,5,3", "rows:3:9", "causal & rows:3:9,11:13", "causal & (sliding:4 | keys:0:2,9:11)",
+    "per-document:8,9(prefix-lm:3)", "per-document:8,9,3(sliding:3 | global:1)", "causal | documents:3,9", "causal | keys:4:9",
+    "sliding:5 | keys:2:4", "blocks:6 | sliding:4",
+]  # fmt: skip
+# Other texts of masks that have a shorter name.
+SAME = {
+    "causal & window:10 | window:4": "window:10,4", "block-diffusion:5": "causal | blocks:5", "causal | window:3": "window:-1,3",
+    "window:9 & chunked:4,4": "chunked:4,4",
+}  # fmt: skip
+
+
 def rebuilt(name, mask):
     return build(parse(name.spec), name.layout) == mask
 
@@ -28,6 +41,49 @@ def test_every_kind_gets_its_own_name_back(spec, length):
     assert rebuilt(name, mask)
     assert len(name.spec) <= len(spec)
     assert set(parse_kinds(name.spec)) == set(parse_kinds(spec)) or len(name.spec) < len(spec)
+
+
+@pytest.mark.parametrize("spec", NEW)
+def test_names_of_unions_trees_chunks_and_documents(spec):
+    mask = build(parse(spec), Layout(1, 24, 24))
+    assert (name_of(mask).spec, name_of(mask).exact) == (spec, True)
+
+
+@pytest.mark.parametrize(("text", "name"), SAME.items())
+def test_the_shortest_name_of_several(text, name):
+    mask = build(parse(text), Layout(1, 24, 24))
+    assert (name_of(mask).spec, name_of(mask).exact) == (name, True)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("spec", ["causal | blocks:5", "window:6,2", "chunked:4,4", "prefix-lm:3,7,2,5"])
+def test_names_of_samples_and_unions_under_padding(spec, side):
+    real = padded(side, 24)
+    mask = build(parse(f"({spec}) & padding"), Layout(4, 24, 24, real=real))
+    name = name_of(mask)
+    assert name.exact, (name.spec, name.wrong)
+    assert rebuilt(name, mask)
+
+
+def test_a_tree_behind_a_cache():
+    mask = build(parse("tree:-1,0,0,1,1"), Layout(1, 5, 12, past=7))
+    assert (name_of(mask).spec, name_of(mask).exact) == ("tree:-1,0,0,1,1", True)
+
+
+def test_a_few_wrong_cells_are_no_union():
+    dense = build(parse("causal"), Layout(1, 64, 64)).dense().copy()
+    for cells in ([(5, 40)], [(5, 40), (9, 20), (30, 31)]):
+        for cell in cells:
+            dense[cell] = True
+        name = name_of(Mask.from_dense(dense[None, None]))
+        assert (name.spec, name.exact, name.wrong) == ("causal", False, len(cells))
+
+
+def test_the_first_keys_of_one_text_are_a_prefix_and_of_several_padding():
+    rows = np.arange(64) < 9
+    assert name_of(Mask.from_dense(np.tile(rows, (64, 1)))).spec == "prefix:9"
+    assert name_of(Mask.from_dense(np.tile(rows, (2, 1, 64, 1)))).spec == "padding"
+    assert name_of(Mask.from_dense(rows[None, None, None])).spec == "padding"
 
 
 def parse_kinds(text):

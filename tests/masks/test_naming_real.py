@@ -169,6 +169,6 @@ def test_masks_written_with_numpy():
         assert np.array_equal(
             build(parse(found.spec), Layout(1, 30, 30)).dense(), np.broadcast_to(dense, (30, 30))
         )
-    # The same keys for every query: padding and a prefix are one mask, the shorter name wins and the other is told.
+    # The first keys for every query of one text are a prefix, which padding could be as well: it is told.
     found = described(np.broadcast_to(k < 7, (30, 30)).copy()).name
-    assert (found.spec, found.exact, found.aliases) == ("padding", True, ("prefix:7",))
+    assert (found.spec, found.exact, found.aliases) == ("prefix:7", True, ("padding",))
