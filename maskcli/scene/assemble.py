@@ -14,7 +14,7 @@ from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Named, Resolve, Spec, axes, build, conjuncts, kinds_in, needs, write
 from maskcli.meant.facts import Declared, Meant
-from maskcli.scene.by_weights import by_weights, left_padding
+from maskcli.scene.by_weights import GUESSED, by_weights, left_padding, obey_inverse
 from maskcli.scene.named import held
 from maskcli.scene.placement import WEIGHTS, Placement, place
 from maskcli.scene.saved_mask import Given, read_mask, read_padding
@@ -95,6 +95,9 @@ class _Room:
             return None
 
         placement = place(self.witnesses, roled.kind, shape, roled.tensor)
+        if self._is_guessed_wrong(roled, placement):
+            self.witnesses.turn_padding(roled.kind)
+            placement = place(self.witnesses, roled.kind, shape, roled.tensor)
         given = self._mask_of(roled, placement)
         meant = self.declared.meant(roled.tensor.name, roled.kind, roled.layer)
         expected = self._expected(meant, roled, placement) if meant else None
@@ -126,15 +129,22 @@ class _Room:
         return shape
 
     def _mask_of(self, roled: Roled, placement: Placement) -> Given | None:
-        """The saved mask of a map; an assumed polarity is turned as the weights obey it."""
+        """The saved mask of a map; a guessed polarity is turned as the weights obey it."""
         kinds = (roled.kind, *self.witnesses.kinds(roled.kind))
         mask = self.witnesses.find("mask", kinds, roled.layer)
         given = self._given(mask.tensor, placement, like=placement.shape) if mask else None
-        if given is None or given.reason != "assumed":
+        if given is None or given.reason not in GUESSED:
             return given
         turned = by_weights(given, roled.tensor, placement.shape)
         self.givens[given.tensor.name] = turned
         return turned
+
+    def _is_guessed_wrong(self, roled: Roled, placement: Placement) -> bool:
+        """Whether the padding was read as most of its values are, and the weights obey the opposite."""
+        keys = placement.keys
+        if keys is None or keys.real.all() or not keys.real.any() or not self.witnesses.is_guess(roled.kind):
+            return False
+        return obey_inverse(padding(placement.layout), roled.tensor)
 
     def _parts(self, roled: Roled) -> dict[str, Tensor]:
         found = {role: self.witnesses.find(role, (roled.kind,), roled.layer) for role in PARTS}

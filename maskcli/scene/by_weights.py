@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from maskcli.arrays import Array, Shape
-from maskcli.masks.conventions import TRUE_IGNORES
+from maskcli.masks.conventions import TRUE_ATTENDS, TRUE_IGNORES
 from maskcli.masks.mask import Mask
 from maskcli.measure.passes import measure
 from maskcli.measure.questions import column_mass, last_key
@@ -21,18 +21,29 @@ OBEYED, DISOBEYED = 1e-6, 0.5
 FIRST_LOOK = 32
 
 
+# How the polarity of a bool mask was found where nothing declares it.
+GUESSED = ("assumed", "shape")
+
+
 def by_weights(given: Given, weights: Tensor, shape: Shape) -> Given:
-    """A bool mask of an assumed polarity, turned around when the weights obey its inverse and not itself."""
+    """A bool mask of a guessed polarity, turned around when the weights obey its inverse and not itself."""
     keep = given.keep.broadcast_to(shape)
-    if given.reason != "assumed" or keep is None or _obeyed(keep, weights):
+    if given.reason not in GUESSED or keep is None or not obey_inverse(keep, weights):
         return given
+    turned = TRUE_ATTENDS if given.convention == TRUE_IGNORES else TRUE_IGNORES
+    return dataclasses.replace(given, convention=turned, reason="weights", keep=~given.keep)
+
+
+def obey_inverse(keep: Mask, weights: Tensor) -> bool:
+    """Whether weights obey the inverse of a mask, and not itself."""
+    shape = keep.shape
+    if _obeyed(keep, weights):
+        return False
     mass = measure(weights, shape, {"keep": keep, "inverse": ~keep}).mass
     rows = np.broadcast_to((keep.keys_per_query > 0) & (keep.keys_per_query < shape[3]), shape[:3])
     if not rows.any() or not np.isfinite(mass["keep"][rows]).any():
-        return given
-    if np.nanmean(mass["inverse"][rows]) < OBEYED and np.nanmean(mass["keep"][rows]) > DISOBEYED:
-        return dataclasses.replace(given, convention=TRUE_IGNORES, reason="weights", keep=~given.keep)
-    return given
+        return False
+    return bool(np.nanmean(mass["inverse"][rows]) < OBEYED and np.nanmean(mass["keep"][rows]) > DISOBEYED)
 
 
 def _obeyed(keep: Mask, weights: Tensor) -> bool:

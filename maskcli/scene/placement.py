@@ -98,6 +98,7 @@ class Placement:
             self,
             shape=shape,
             keys=real,
+            queries=self.queries.fitting(batch, queries) if self.queries else None,
             origin=self.origin if real is None else None,
             queries_at=at if told else None,
             keys_at=rows if told else None,

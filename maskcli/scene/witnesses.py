@@ -19,7 +19,7 @@ from maskcli.meant.facts import Declared
 from maskcli.meant.places import Places, whole
 from maskcli.scene.documents import Documents, between, numbered, of_lengths
 from maskcli.scene.named import named_rows
-from maskcli.scene.saved_mask import read_padding
+from maskcli.scene.saved_mask import padding_convention, read_padding
 from maskcli.scene.tokens import jumps, real_tokens, restarts
 from maskcli.tensors import Roled
 from maskcli.tensors.axes import token_rows
@@ -69,6 +69,7 @@ class Witnesses:
     def __init__(self, tensors: tuple[Roled, ...], group: str, declared: Declared) -> None:
         self.tensors, self.group, self.declared = tensors, group, declared
         self._paddings: dict[tuple[str, ...], Padding | None] = {}
+        self._turned: set[tuple[str, ...]] = set()
         steps = (each.step for each in tensors if each.group == group)
         self.step = next((step for step in steps if step is not None), None)
 
@@ -116,6 +117,22 @@ class Witnesses:
         if from_ids is not None and _is_inverse(real, from_ids.real):
             return from_ids
         return Padding(real, mask.tensor.name)
+
+    def is_guess(self, kind: str) -> bool:
+        """Whether the polarity of the padding mask was taken from what most of its values are."""
+        kinds = self.kinds(kind)
+        said, mask = self.padding(kind), self.find("padding_mask", kinds)
+        if said is None or mask is None or said.source != mask.tensor.name or kinds in self._turned:
+            return False
+        guessed = mask.tensor.dtype == "bool" and padding_convention(mask.tensor)[1] == "values"
+        return guessed and self.declared.convention is None
+
+    def turn_padding(self, kind: str) -> None:
+        """Read the padding mask in the other polarity from now on."""
+        kinds, said = self.kinds(kind), self.padding(kind)
+        if said is not None:
+            self._turned.add(kinds)
+            self._paddings[kinds] = Padding(~said.real, said.source)
 
     def _padding_of_ids(self, kinds: tuple[str, ...]) -> Padding | None:
         ids = self.find("input_ids", kinds)

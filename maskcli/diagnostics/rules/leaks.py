@@ -129,15 +129,21 @@ def mask_not_applied(scene: Scene) -> Iterator[Found]:
 
     Fix: follow the mask to the softmax; compare `scores + mask` with the scores that enter it.
     """
-    hits = (((hit_of(a, v), (a.meant_by, v.extra))) for a, v in verdicts(scene, Kind.NOT_APPLIED))
+    hits = (((hit_of(a, v), (_forbids(a, v), v.extra))) for a, v in verdicts(scene, Kind.NOT_APPLIED))
     for group in fold_by(hits):
         forbidding, obeyed = group.extra
-        explained = f"it should be {EXACTLY}" if obeyed == EXACTLY else f"what they do obey is {obeyed}"
+        explained, fix = (
+            f"what they do obey is {obeyed}",
+            "follow the mask to the softmax: another one, or none, entered it",
+        )
+        if obeyed == EXACTLY:
+            explained = f"it should be {EXACTLY}"
+            fix = "mask with -inf or booleans, which leave nothing of a weight"
         place = f"{told(group.where.keys, 'keys')} of {told_items(group.where.batch)}"
         yield group.found(
             f"real queries put {group.percent} of their weight on cells that {forbidding} forbids "
             f"({place}); {explained}",
-            "follow the mask to the softmax: the attention that made these weights did not use it",
+            fix,
             **group.layers("violation"),
         )
 
@@ -290,6 +296,13 @@ def hit_of(attention: Attention, verdict: Verdict) -> Hit:
     """A map with a verdict, and the keys that flagged rows should have ignored."""
     keys = None if verdict.ignored is None else ignored_keys(verdict.ignored, verdict.rows)
     return Hit(attention.name, verdict.rows, keys, verdict.share)
+
+
+def _forbids(attention: Attention, verdict: Verdict) -> str:
+    """Who forbids what a verdict says is attended."""
+    given = attention.given
+    by_mask = given is not None and verdict.ignored is attention.keep
+    return f"the mask {given.tensor.name!r}" if given is not None and by_mask else attention.meant_by
 
 
 def _hits(scene: Scene, kind: Kind, extra: type[Extra]) -> Iterator[tuple[Hit, Extra]]:

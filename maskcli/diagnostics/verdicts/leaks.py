@@ -9,7 +9,7 @@ import numpy as np
 
 from maskcli.arrays import Array, Rows
 from maskcli.diagnostics.verdicts.soft import soft
-from maskcli.diagnostics.verdicts.verdict import EXACTLY, LEAK, LEAK_FLOOR, LEAK_OF_EVEN, Kind, Verdict
+from maskcli.diagnostics.verdicts.verdict import EXACTLY, HEAVY, LEAK, LEAK_FLOOR, LEAK_OF_EVEN, Kind, Verdict
 from maskcli.masks.kinds import causal, causal_top_left, sliding
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Joined, Named, Spec, build, conjuncts, names_files
@@ -69,12 +69,22 @@ def leaks(attention: Attention, probe: str, agreed: bool = True) -> Rows:
     # every head.
     always = ((rows & (mass > LEAK_FLOOR)).sum(axis=2) >= ALWAYS * count) | ~checked
     attended = attended | (always.all(axis=1)[:, None] & checked)
+    heavy = rows & (mass > HEAVY)
     if agreed and attention.expected is None:
         heads = checked.sum(axis=1)
         touched = ((mean > 0) & checked).sum(axis=1) >= AGREE * heads
         attended = attended & (touched & (attended.sum(axis=1) >= HALF * heads))[:, None]
-    leaking: Rows = rows & attended[..., None] & (mass > LEAK_FLOOR)
+        heavy = heavy & _agreed(rows, mass)
+    leaking: Rows = rows & ((attended[..., None] & (mass > LEAK_FLOOR)) | heavy)
     return leaking
+
+
+def _agreed(rows: Rows, mass: Array) -> Rows:
+    """Rows that leak in nearly all heads, and much in at least half of them, [B, 1, Q]."""
+    heads = rows.sum(axis=1, keepdims=True)
+    touched = (rows & (mass > 0)).sum(axis=1, keepdims=True) >= AGREE * heads
+    agreed: Rows = touched & ((rows & (mass > HEAVY)).sum(axis=1, keepdims=True) >= HALF * heads)
+    return agreed
 
 
 def _mean(values: Array, rows: Rows, count: Array) -> Array:
@@ -111,7 +121,7 @@ def of_leaks(attention: Attention, leaking: Leaking) -> list[Verdict]:
         return [Verdict(Kind.ADDED, rows["keep"], mass["keep"], attention.keep)]
 
     broken, share = rows[authority], mass[authority]
-    if not broken.any():
+    if not broken.any() and not rows["keep"].any():
         none = np.zeros(attention.shape[:3], bool)
         behind = np.where(rows["future"], mass.get("future", none), 0)
         broken, share = rows["padding"] | rows["future"], np.maximum(mass.get("padding", none), behind)
@@ -120,9 +130,18 @@ def of_leaks(attention: Attention, leaking: Leaking) -> list[Verdict]:
         return [one]
 
     targets = _targets(attention, leaking)
-    if not rows[authority].any():
-        return targets
-    return _unexplained(attention, leaking, targets) or targets
+    if rows[authority].any():
+        return _unexplained(attention, leaking, targets) or targets
+    return targets or _beside_the_mask(attention, leaking)
+
+
+def _beside_the_mask(attention: Attention, leaking: Leaking) -> list[Verdict]:
+    """Weights that are as declared, and not as the saved mask: another one was applied."""
+    rows = leaking.rows["keep"]
+    if not rows.any() or attention.declared is None:
+        return []
+    obeyed = f"{attention.declared.source} {attention.spec!r}"
+    return [Verdict(Kind.NOT_APPLIED, rows, attention.measured.mass["keep"], attention.keep, obeyed)]
 
 
 def _other_side(attention: Attention, rows: Rows, share: Array) -> Verdict | None:
@@ -237,7 +256,17 @@ def _explanation(attention: Attention) -> str:
         for words, mask in candidates.items()
         if np.nanmean(mass[words][attention.real]) < LEAK_FLOOR
     ]
-    return min(fits)[1] if fits else "no mask at all"
+    if fits:
+        return min(fits)[1]
+    return "another mask, none of the common ones" if _hides(attention) else "no mask at all"
+
+
+def _hides(attention: Attention) -> bool:
+    """Whether some cells of the sampled real rows weigh exactly 0 in every head."""
+    sample = attention.sample
+    real = sample.of(attention.real_rows).any(axis=1)
+    seen: Array = np.any(sample.values > 0, axis=1)
+    return not bool(seen[real].all())
 
 
 def _common(attention: Attention) -> Iterator[tuple[str, Mask]]:

@@ -13,6 +13,8 @@ from maskcli.masks.mask import Mask
 LEAK, LEAK_FLOOR, TINY = 1e-3, 1e-6, 1e-30
 # It is also attended above this share of what an even spread would give it, where that is less than LEAK.
 LEAK_OF_EVEN = 0.1
+# One row that gives ignored keys this much leaks, however many others do not.
+HEAVY = 0.02
 # Rows of fewer keys than this look like a softmax of a softmax, or constant, whatever they are.
 FEW_KEYS = 3
 
