@@ -138,3 +138,70 @@ def test_masks_over_a_cache_whose_place_is_not_told(queries):
     keep = np.arange(N) <= p + 9
     wrong = loud(report({"attn_mask": additive(keep[None, None])}, expect="causal"))
     assert wrong == (["MSK114"] if queries > 1 else [])
+
+
+# MSK204 and its kin: weights beside everything else
+
+
+@dtypes
+@pytest.mark.parametrize(
+    ("saved", "used"), [("sliding:4", "causal"), ("causal", "full"), ("chunked:8", "causal")]
+)
+def test_a_saved_mask_that_was_not_applied_is_told_whatever_is_expected(dtype, saved, used):
+    arrays = layers(SHAPE, MEANT[used], dtype) | {"attn_mask": additive(MEANT[saved])[None, None]}
+    found = report(arrays, expect=used)
+    assert loud(found) == ["MSK204"]
+    message = the(found, "MSK204").message
+    assert "the mask 'attn_mask' forbids" in message
+    assert f"what they do obey is --expect {used!r}" in message
+    assert loud(report(arrays)) in (["MSK204"], ["MSK203"])
+
+
+def test_what_is_obeyed_is_not_called_no_mask_when_some_other_mask_is():
+    other = (P + K) % 3 > 0
+    arrays = layers(SHAPE, other) | {"attn_mask": additive((P * K) % 3 > 0)[None, None]}
+    assert "another mask, none of the common ones" in the(report(arrays), "MSK204").message
+
+
+@dtypes
+@pytest.mark.parametrize("leak", [0.03, 0.5])
+@pytest.mark.parametrize("length", [64, 512])
+def test_one_row_that_leaks_is_not_excused_by_the_others(dtype, leak, length):
+    shape = (1, 4, length, length)
+    keep = causal(shape)
+    arrays = layers(shape, keep, dtype)
+    for array in arrays.values():
+        array[:, :, 41] = torch.where(torch.from_numpy(keep[41]), (1 - leak) / 42, leak / (length - 42)).to(
+            array.dtype
+        )
+    for found in (report(arrays, "causal"), report(arrays | {"attn_mask": additive(keep)})):
+        assert loud(found) == ["MSK203"]
+        assert the(found, "MSK203").where.queries == ((41, 42),)
+
+
+@pytest.mark.parametrize("name", ["backwards", "ahead in a window", "at random", "diagonals"])
+@pytest.mark.parametrize("layer", ["same", "by layer"])
+def test_bool_masks_that_are_obeyed_are_not_called_inverted(name, layer):
+    keep = {
+        "backwards": K >= P,
+        "ahead in a window": (K >= P) & (K - P < 4),
+        "at random": np.random.default_rng(0).random((N, N)) > 0.5,
+        "diagonals": (P - K) % 3 == 0,
+    }[name]
+    mask = torch.from_numpy(keep)[None, None]
+    arrays = layers(SHAPE, keep)
+    saved = {"attn_mask": mask} if layer == "same" else {f"attn_mask.{n}": mask for n in range(2)}
+    assert loud(report(arrays | saved)) == []
+    # The same read as ignore, which the weights tell as well.
+    assert loud(report(layers(SHAPE, keep) | {key: ~array for key, array in saved.items()})) == []
+
+
+@pytest.mark.parametrize("filled", [9, 23])
+def test_a_padding_mask_read_by_its_shares_is_turned_by_the_weights(filled):
+    real = np.zeros((2, N), bool)
+    real[:, :filled] = True
+    arrays = layers(SHAPE, real[:, None, None])
+    for mask in (real, ~real):
+        assert loud(report(arrays | {"padding_mask": torch.from_numpy(mask)})) == []
+    sick = loud(report(layers(SHAPE, ONES) | {"padding_mask": torch.from_numpy(real)}))
+    assert sick == ["MSK202"]

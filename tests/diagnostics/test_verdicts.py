@@ -8,7 +8,7 @@ from maskcli.diagnostics.verdicts.verdict import Inverted, Kind
 from maskcli.meant import facts
 from maskcli.scene.assemble import build_scenes
 from maskcli.tensors import from_arrays
-from maskcli.tensors.roles import roles_of
+from maskcli.tensors.stacks import roles_of
 from maskcli.tensors.tolerances import has_digits, tolerances
 from tests.diagnostics.attention import causal, padding, weights
 
