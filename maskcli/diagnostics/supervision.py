@@ -27,6 +27,9 @@ ENOUGH = 2
 # Where labels have to stand, by who moves them: a model that does takes copies of the ids.
 DUE = {"model": 0, "data": 1}
 
+# The argument of Hugging Face's losses for labels that the data has moved.
+MOVED = "shift_labels"
+
 UNKNOWN_IDS = Undecided("the ids that the labels speak of, in the labels' shape")
 
 
@@ -36,7 +39,7 @@ class Reading(NamedTuple):
     `supervised` are labels that the loss counts, `real` tokens that are no padding (None: nothing tells),
     both bool [B, L]. `agree` counts, for each shift at which labels[t] is ids[t + shift] nearly everywhere,
     the labels that show it. `shift` is the one that holds; None when the labels are another sequence, or fit
-    at several.
+    at several. `due` is the one that a declaration or the labels' name calls for.
     """
 
     tokens: Tokens
@@ -45,6 +48,7 @@ class Reading(NamedTuple):
     real: Array | None
     agree: dict[int, int]
     shift: int | None
+    due: int | None
 
     @property
     def ids(self) -> Array:
@@ -109,8 +113,8 @@ def first_dropped(reading: Reading, declared: Declared) -> bool:
     """Whether the loss leaves out the first label, as a decoder does that moves the labels itself."""
     if reading.tokens.kind == "decoder":
         return False
-    if declared.loss_shift is not None:
-        return declared.loss_shift == "model"
+    if reading.due is not None:
+        return reading.due == DUE["model"]
     return 0 in reading.agree and 1 not in reading.agree
 
 
@@ -124,12 +128,16 @@ def later(flags: Array, places: int) -> Array:
 def _read(tokens: Tokens, labels: Array, scene: Scene) -> Reading:
     declared = scene.declared
     supervised = ~ignored_labels(labels, declared) & (labels >= 0)
+    if tokens.counted is not None:
+        supervised &= tokens.counted != 0
     real = tokens.known_real(declared)
     agree: dict[int, int] = {}
     if tokens.ids is not None and not _is_encoder(declared):
         agree = agreement(labels, tokens.ids, supervised, real)
-    shift = _shift(agree, DUE.get(declared.loss_shift or ""))
-    return Reading(tokens=tokens, labels=labels, supervised=supervised, real=real, agree=agree, shift=shift)
+    due = DUE.get(declared.loss_shift or "")
+    if due is None and tokens.name("labels").endswith(MOVED):
+        due = DUE["data"]
+    return Reading(tokens, labels, supervised, real, agree, _shift(agree, due), due)
 
 
 def agreement(labels: Array, ids: Array, supervised: Array, real: Array | None) -> dict[int, int]:

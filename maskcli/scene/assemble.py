@@ -27,7 +27,7 @@ from maskcli.tensors.axes import map_shape, mask_shape, token_rows
 # Tensors of one layer that belong to its map.
 PARTS = ("scores", "query", "key", "value", "output")
 # What is said of every token, in the order in which one gives its shape to the others.
-TOKEN_ROLES = ("input_ids", "labels", "padding_mask", "position_ids", "token_type_ids")
+TOKEN_ROLES = ("input_ids", "labels", "padding_mask", "position_ids", "token_type_ids", "loss_mask")
 # What a spec may need to know of the input, and what would tell it.
 INPUT_FACTS = {
     "padding": "which keys are padding: save attention_mask beside it, or input_ids and pass --pad-id",
@@ -297,6 +297,7 @@ class _Room:
             labels=fit.get("labels"),
             positions=fit.get("position_ids"),
             token_types=fit.get("token_type_ids"),
+            counted=fit.get("loss_mask"),
             documents=np.broadcast_to(documents.rows, (batch, length)) if documents else None,
         )
         if "labels" in rows and "labels" not in fit:
@@ -304,7 +305,7 @@ class _Room:
 
     def _of_side(self, role: str, side: str) -> Roled | None:
         """The tensor of a role on one side; what names no side is the encoder's, but labels the decoder's."""
-        plain = "decoder" if role == "labels" else "encoder"
+        plain = "decoder" if role in ("labels", "loss_mask") else "encoder"
         both = self.witnesses.encoder_decoder and side == plain
         roled = self.witnesses.find(role, (side, "self") if both else (side,))
         return None if roled is not None and are_slots(roled) else roled

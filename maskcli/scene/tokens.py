@@ -17,7 +17,8 @@ class Tokens:
     """What a file says of the tokens of one side of a batch [B, L]. None: not saved, or of another shape.
 
     `names` are the tensors by role; `real` is what the padding mask says, `documents` [B, L] which packed
-    text each token belongs to when position ids, segment ids or cu_seqlens show more than one.
+    text each token belongs to when position ids, segment ids or cu_seqlens show more than one. `counted` is
+    0 where a loss mask leaves a label out.
     """
 
     kind: str
@@ -27,6 +28,7 @@ class Tokens:
     labels: Array | None = None
     positions: Array | None = None
     token_types: Array | None = None
+    counted: Array | None = None
     documents: Array | None = None
 
     def name(self, role: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from maskcli.arrays import Array, Shape
 from maskcli.tensors.tensor import Tensor
 
@@ -77,7 +79,9 @@ def token_rows(tensor: Tensor) -> Array | None:
     if not shape or any(size != 1 for size in shape[1:-1]) or math.prod(shape) > MAX_TOKEN_CELLS:
         return None
     rows = 1 if len(shape) == 1 else shape[0]
-    return tensor.read().reshape(rows, shape[-1])
+    values = tensor.read().reshape(rows, shape[-1])
+    # Differences of small numbers, and of those without a sign, would wrap around.
+    return values.astype(np.int64) if values.dtype.kind in "iu" else values
 
 
 def cell_of(index: tuple[int, ...]) -> Cell:

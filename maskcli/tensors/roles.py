@@ -65,6 +65,7 @@ _FITS = {
     "output": _VECTORS,
     "input_ids": _IDS,
     "labels": _INTEGERS,
+    "loss_mask": _IDS._replace(type=lambda tensor: True),
     "position_ids": _PLACES,
     "key_positions": _PLACES,
     "lengths": _INTEGERS,
@@ -94,7 +95,8 @@ _WORDS = {
     "value": "v value values value_states value_layer v_proj v_states",
     "output": "attn_output attn_outputs attn_out attention_output context context_layer output out o z",
     "input_ids": "input_ids ids tokens token_ids inputs input_tokens source_ids target_ids sequences",
-    "labels": "labels label targets target lm_labels",
+    "labels": "labels label targets target lm_labels shift_labels target_tokens",
+    "loss_mask": "loss_mask loss_masks loss_weights targets_segmentation",
     "position_ids": "position_ids positions position_id pos_ids input_pos cache_position inputs_position",
     "key_positions": "key_positions key_position_ids kv_positions kv_position_ids kv_pos key_pos k_pos",
     "lengths": "seq_lens seqlens seq_lengths sequence_lengths packed_seq_lengths packed_lengths "
@@ -103,7 +105,8 @@ _WORDS = {
     "block_tables": "block_tables block_table page_table page_tables",
     "block_size": "block_size page_size",
     "cu_seqlens": "cu_seqlens cu_seqlens_q cu_seqlens_k cu_seqlens_kv cu_seq_lens "
-    "cu_seq_lens_q cu_seq_lens_k cu_seq_len cu_seqlens_q_padded cu_seqlens_kv_padded cumulative_len",
+    "cu_seq_lens_q cu_seq_lens_k cu_seq_len cu_seqlens_q_padded cu_seqlens_kv_padded cumulative_len "
+    "query_start_loc seq_start_loc qo_indptr",
     "token_type_ids": "token_type_ids token_types token_type_id",
     "segment_ids": "segment_ids segments seq_idx document_ids doc_ids documents sequence_ids segment_id "
     "document_id doc_id sequence_id inputs_segmentation",
@@ -112,7 +115,7 @@ _NAMES = {word: role for role, words in _WORDS.items() for word in words.split()
 # Names of weights that are also what attention modules are called.
 _MODULES = ("attn", "attention", "att")
 _NOT_ATTENTION = re.compile(
-    r"(special_tokens|loss|head|dropout|label|labels|mlm|image|pixel|text|prompt|completion|response|assistant)_masks?"
+    r"(special_tokens|head|dropout|label|labels|mlm|image|pixel|text|prompt|completion|response|assistant)_masks?"
     r"|.*(_weight|_bias|_scale|_zero_point|_norm|layernorm|embeddings?|running_mean|running_var|inv_freq|lora_[ab])"
 )
 
@@ -120,7 +123,7 @@ _STRUCTURE = re.compile(r"layers?|h|blocks?|resblocks|encoder|decoder|transforme
 _LAYERS = re.compile(r"layers?|h|blocks?|resblocks|attentions?")
 _GROUP = re.compile(
     r"(left|right|before|after|good|bad|ref|reference|expected|actual|train|test|eval|valid|prefill|decode|baseline"
-    r"|masked|unmasked|padded|unpadded|packed|run|step|batch|sample|item|case|example|seq)_?\d*"
+    r"|masked|unmasked|padded|unpadded|packed|chosen|rejected|positive|negative|anchor|run|step|batch|sample|item|case|example|seq)_?\d*"
 )
 _RUNS = re.compile(r"(run|step|batch|sample|item|case|example|seq)(s|es)?")
 _NEUTRAL = re.compile(

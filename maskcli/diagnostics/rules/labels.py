@@ -12,7 +12,7 @@ from maskcli.diagnostics.finding import Found, Undecided, Where, items_of
 from maskcli.diagnostics.needs import TEXT
 from maskcli.diagnostics.rule import for_each, rule
 from maskcli.diagnostics.rules.hits import found_at
-from maskcli.diagnostics.supervision import DUE, Reading, first_dropped, ignored_labels, later, readings
+from maskcli.diagnostics.supervision import Reading, first_dropped, ignored_labels, later, readings
 from maskcli.diagnostics.words import few, told_items
 from maskcli.meant.facts import Declared
 from maskcli.padding import edge_runs
@@ -112,7 +112,7 @@ def shifted_labels(reading: Reading, scene: Scene) -> Found | Undecided | None:
     Fix: give such a model labels that are a copy of the ids, or compute the loss outside of it; say which
     with --loss-shift.
     """
-    due = DUE.get(scene.declared.loss_shift or "")
+    due = reading.due
     right = {due or 0}
     if reading.tokens.kind == "decoder":
         # The ids of an encoder-decoder's decoder are its labels, moved one place to the right: nobody moves

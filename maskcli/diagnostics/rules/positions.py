@@ -16,6 +16,8 @@ from maskcli.tensors.tolerances import EXACT, SIGNIFICANT_BITS
 
 # Fewer positions past the exact ones, or fewer that rounding changed, can be a coincidence.
 FEWEST, FEWEST_CHANGED = 4, 2
+# Types whose numbers begin again within the length of texts, and their bits.
+WRAPS = {"uint8": 8, "int8": 8, "int16": 16, "uint16": 16}
 
 
 @rule(
@@ -93,7 +95,8 @@ def imprecise_positions(tokens: Tokens, scene: Scene) -> Found | Undecided | Non
     """Positions went through bfloat16 or float16, which cannot hold every whole number past 256 or 2048.
 
     From there on neighbours share a position, and later ones jump by 2, 4, 8; a sum of ones stops growing
-    altogether. The order of the tokens is lost, and nothing shows on short texts.
+    altogether, and small integers begin again. The order of the tokens is lost, and nothing shows on short
+    texts.
 
     In code: `torch.arange(length, dtype=torch.bfloat16)`, `mask.cumsum(-1)` of a mask in bfloat16, or
     `model.to(torch.bfloat16)` on a buffer of positions.
@@ -104,6 +107,8 @@ def imprecise_positions(tokens: Tokens, scene: Scene) -> Found | Undecided | Non
         return None
     name = tokens.name("position_ids")
     dtype = named(scene, name).tensor.dtype
+    if dtype in WRAPS:
+        return _wrapped(tokens.positions, name, dtype)
     lossy = _lossy(tokens, dtype, scene)
     if lossy is None:
         return None
@@ -127,6 +132,25 @@ def imprecise_positions(tokens: Tokens, scene: Scene) -> Found | Undecided | Non
         "where angles are computed",
         at_keys(flags),
         {"highest": int(np.nanmax(tokens.positions)), "exact_up_to": EXACT[kind]},
+    )
+
+
+def _wrapped(positions: Array, name: str, dtype: str) -> Found | None:
+    """Positions that fall from the highest number of a small type to its lowest."""
+    falls = np.zeros(positions.shape, bool)
+    falls[:, 1:] = np.diff(positions, axis=1) == 1 - 2 ** WRAPS[dtype]
+    behind = np.logical_or.accumulate(falls, axis=1)
+    if not falls.any():
+        return None
+    item, at = (int(index) for index in np.argwhere(falls)[0])
+    highest = int(positions[item, at - 1])
+    return Found(
+        (name,),
+        f"{name!r} is {dtype}, which ends at {highest}: from key {at} of sample {item} on the positions "
+        f"begin again at {int(positions[item, at])}",
+        "count positions in int64 (torch.arange(length))",
+        at_keys(behind),
+        {"highest": highest, "exact_up_to": highest},
     )
 
 
@@ -193,7 +217,7 @@ def _lost_count(values: Array, bits: int) -> Array:
     irregular = np.flatnonzero(np.diff(values) != 1)
     counted = int(irregular[0]) + 1 if irregular.size else len(values)
     rest = values[counted:]
-    if abs(counted - 2**bits) > 2 or len(rest) < FEWEST:
+    if abs(counted - 2**bits) > 2 or len(rest) < FEWEST or rest.min() < 2**bits - 3:
         return lost
     lost[counted:] = any((_rounded(rest + moved, bits) == rest + moved).all() for moved in range(-2, 3))
     return lost

@@ -12,9 +12,12 @@ from maskcli.diagnostics.rules.hits import at_keys
 from maskcli.diagnostics.supervision import ignored_labels, readings
 from maskcli.diagnostics.words import told, told_items
 from maskcli.meant.facts import Declared
-from maskcli.padding import edge_padding, text_span
+from maskcli.padding import edge_padding, edge_runs, text_span
 from maskcli.scene.scene import Scene
-from maskcli.scene.tokens import Tokens
+from maskcli.scene.tokens import Tokens, real_tokens
+
+# Different ids in a hidden run that padding and special tokens around it do not come to.
+WORDS = 4
 
 
 @rule(
@@ -35,7 +38,7 @@ def padding_not_masked(tokens: Tokens, scene: Scene) -> Found | None:
 
     Fix: take the attention_mask that the tokenizer returns.
     """
-    declared, real = scene.declared, tokens.real_by_ids(scene.declared)
+    declared, real = scene.declared, _real_by_ids(tokens, scene.declared)
     if tokens.real is None or real is None:
         return None
     kept = ~real & tokens.real
@@ -54,6 +57,45 @@ def padding_not_masked(tokens: Tokens, scene: Scene) -> Found | None:
     )
 
 
+def _real_by_ids(tokens: Tokens, declared: Declared) -> Array | None:
+    """Which tokens the ids show to be real, behind padding of another id that the mask hides as well."""
+    if tokens.ids is None or tokens.real is None or declared.pad_id is None:
+        return None
+    return real_tokens(_with_one_padding(tokens, declared.pad_id), declared)
+
+
+def _with_one_padding(tokens: Tokens, pad_id: int) -> Array:
+    """The ids [B, L] with the pad id wherever the mask hides padding of another id."""
+    assert tokens.ids is not None
+    return np.where(_runs_at_edges(tokens, pad_id), pad_id, tokens.ids)
+
+
+def _runs_at_edges(tokens: Tokens, pad_id: int) -> Array:
+    """Hidden edge runs [B, L] of two or more tokens of one id other than the pad id: padding too."""
+    assert tokens.ids is not None
+    assert tokens.real is not None
+    runs = np.zeros(tokens.real.shape, bool)
+    for edge in edge_runs(~tokens.real):
+        others = edge & (tokens.ids != pad_id)
+        low = np.where(others, tokens.ids, np.iinfo(np.int64).max).min(axis=1)
+        high = np.where(others, tokens.ids, np.iinfo(np.int64).min).max(axis=1)
+        runs |= others & ((others.sum(axis=1) > 1) & (low == high))[:, None]
+    return runs
+
+
+def _words_at_edges(ids: Array, real: Array) -> Array:
+    """Hidden edge runs [B, L] of so many ids that they are words: padding is of one id beside special tokens.
+
+    A mask that keeps nothing but one id in such a row is turned around.
+    """
+    words = np.zeros(real.shape, bool)
+    for edge in edge_runs(~real):
+        for item in np.flatnonzero(edge.sum(axis=1) >= WORDS):
+            hidden, kept = set(ids[item][edge[item]].tolist()), set(ids[item][real[item]].tolist())
+            words[item] |= edge[item] & (len(hidden) >= WORDS and len(kept) > 1)
+    return words
+
+
 def _is_unread(tokens: Tokens, kept: Array, scene: Scene) -> bool:
     """Whether kept padding is of no consequence: on the right, under a causal mask, with ignored labels."""
     right = not kept[:, 0].any()
@@ -69,7 +111,13 @@ def _is_causal(tokens: Tokens, scene: Scene) -> bool:
     return any(reading.tokens is tokens and reading.same_text for reading in readings(scene))
 
 
-@rule("MSK402", "real-token-masked", "warning", needs=("input_ids", "padding_mask"), explained_by=("MSK407",))
+@rule(
+    "MSK402",
+    "real-token-masked",
+    "warning",
+    needs=("input_ids", "padding_mask"),
+    explained_by=("MSK407", "MSK401"),
+)
 @for_each(sides)
 def real_token_masked(tokens: Tokens, scene: Scene) -> Found | None:
     """The attention mask hides tokens that are not padding, or has holes inside a sequence.
@@ -103,13 +151,14 @@ def _hidden_words(tokens: Tokens, declared: Declared) -> Array | None:
     """Tokens that the mask hides though they are no padding, bool [B, L]; None when it is turned around."""
     if tokens.real is None or tokens.ids is None:
         return None
-    hidden = ~tokens.real & _inside(tokens.real)
+    hidden = ~tokens.real & (_inside(tokens.real) | _words_at_edges(tokens.ids, tokens.real))
     if declared.pad_id is not None:
         pads = ~edge_padding(tokens.ids, declared.pad_id, declared.bos_ids, declared.eos_ids)
         if _inverse(tokens.real, pads):
             return None
         # Of an edge run of pad == eos, either the first or none is real: both ways are in use.
-        hidden |= ~tokens.real & edge_padding(tokens.ids, declared.pad_id)
+        ids = _with_one_padding(tokens, declared.pad_id)
+        hidden |= ~tokens.real & edge_padding(ids, declared.pad_id)
     return hidden & _matters(tokens, declared)
 
 
@@ -284,10 +333,9 @@ def _is_cache(scene: Scene, real: Array) -> bool:
 
 def _perhaps_real(tokens: Tokens, declared: Declared) -> Array:
     """Tokens that are real if the pad id begins and ends texts too, as it may where those are not known."""
-    assert tokens.ids is not None
     assert declared.pad_id is not None
-    pad = (declared.pad_id,)
-    return edge_padding(tokens.ids, declared.pad_id, declared.bos_ids or pad, declared.eos_ids or pad)
+    pad, ids = (declared.pad_id,), _with_one_padding(tokens, declared.pad_id)
+    return edge_padding(ids, declared.pad_id, declared.bos_ids or pad, declared.eos_ids or pad)
 
 
 def _up_to_last(real: Array) -> Array:
