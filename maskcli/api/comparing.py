@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from maskcli.inputs.operands import Operand, operand
-from maskcli.inputs.pairs import masks_of
+from maskcli.inputs.pairs import adds_values, biases_of, masks_of
 from maskcli.masks.compare import Region, regions
+from maskcli.masks.conventions import SILENT
 from maskcli.masks.mask import Mask
 from maskcli.meant.facts import from_said
 from maskcli.tensors import Difference, Roled, Tensor, difference, from_array
@@ -28,7 +29,8 @@ class Pair(NamedTuple):
 class Comparison:
     """Two masks and the `regions` where they differ, or pairs of weights; `a` and `b` name what was given.
 
-    `masks` is None where weights were compared.
+    `masks` is None where weights were compared. `biases` are how far what two masks add to the scores is
+    apart, where they add more than 0 and a fill; `left_out` add such values, and the other mask adds none.
     """
 
     a: str
@@ -36,13 +38,15 @@ class Comparison:
     regions: tuple[Region, ...] = ()
     tensors: tuple[Pair, ...] = ()
     masks: tuple[Mask, Mask] | None = None
+    biases: Pair | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def cells(self) -> int:
-        """Cells that differ, of weights by more than the tolerance."""
-        return sum(region.cells for region in self.regions) + sum(
-            pair.difference.cells for pair in self.tensors
-        )
+        """Cells that differ: in who attends, or of weights and biases by more than the tolerance."""
+        pairs = [*self.tensors, *([self.biases] if self.biases else [])]
+        regions = sum(region.cells for region in self.regions)
+        return regions + sum(pair.difference.cells for pair in pairs)
 
     @property
     def equal(self) -> bool:
@@ -88,9 +92,20 @@ def compare(
     declared = from_said(said | {"pad_id": pad_id, "eos_id": eos_id})
     real = None if padding is None else from_array("padding", padding).read() != 0
     first, second, layout = masks_of(pair, declared, real, padding_side)
+    added = biases_of(pair)
     return Comparison(
-        pair[0].text, pair[1].text, regions=regions(first, second, layout), masks=(first, second)
+        pair[0].text,
+        pair[1].text,
+        regions=regions(first, second, layout),
+        masks=(first, second),
+        biases=None if added is None else _biases(*added, tolerance),
+        left_out=tuple(each.text for each in pair if added is None and adds_values(each)),
     )
+
+
+def _biases(first: Tensor, second: Tensor, tolerance: float | None) -> Pair:
+    """How far two biases are apart, where either lets a key be seen."""
+    return Pair(first.name, second.name, difference(first, second, tolerance, SILENT))
 
 
 def _weights(a: Operand, b: Operand, tolerance: float | None) -> tuple[Pair, ...] | None:

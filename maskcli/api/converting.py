@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, overload
 
+import numpy as np
+
 from maskcli.api.masks import layout_for, written_spec
 from maskcli.api.written import Written
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.inputs.certain import read_certain
+from maskcli.inputs.certain import is_bias, read_certain
 from maskcli.inputs.operands import Operand, mask_of, operand, resolver
 from maskcli.masks import conventions
 from maskcli.masks.arguments import TARGETS, Arguments, arguments, causal_flag
@@ -17,7 +19,8 @@ from maskcli.masks.layout import Layout
 from maskcli.masks.naming import Name, name_of
 from maskcli.masks.spec import build, kinds_in, names_files, needs, parse, write
 from maskcli.meant.facts import convention as known
-from maskcli.scene.saved_mask import Given
+from maskcli.measure.survey import survey
+from maskcli.scene.saved_mask import MANY_VALUES, Given
 from maskcli.tensors import role_of
 
 ToTensor = Literal["sdpa", "mha", "megatron", "hf", "additive", "binary"]
@@ -26,6 +29,8 @@ ToArguments = Literal["flash-attn", "flex", "xformers", "jax"]
 COUNTED = {"padding", "combined", "documents", "blocks", "chunked", "same", "spans", "tree"}
 # flex says these by arithmetic.
 UNCOUNTED_BY_FLEX = {"blocks", "chunked"}
+# Bits of precision of each type of floats.
+PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
 # Tokens that stand for any number of them where a spec says nothing of lengths.
 ANY_LENGTH = 16
 
@@ -124,7 +129,8 @@ def conversion(
 
     if padding is not None or keys is not None:
         raise MaskcliError(f"{given.text!r} has a size of its own; leave --lengths (padding, keys) out")
-    saved = _saved(given, declared, heads, past)
+    added = to not in TARGETS and conventions.CONVENTIONS[to].added
+    saved = _saved(given, declared, heads, past, added)
     if to in TARGETS:
         return arguments(name_of(saved.keep, past), to)
     return _written(given.text, saved, to, dtype, fill, heads)
@@ -139,14 +145,16 @@ def check_target(to: str) -> None:
 
 def without_tensor(converted: Written, past: int | None) -> str | None:
     """The argument that says the same as a converted mask and needs no tensor."""
+    if converted.bias is not None:
+        return None
     flag = conventions.CONVENTIONS[converted.convention].causal_flag
     return flag if flag is not None and causal_flag(name_of(converted.mask, past)) else None
 
 
-def _saved(given: Operand, convention: str | None, heads: int | None, past: int | None) -> Given:
+def _saved(given: Operand, convention: str | None, heads: int | None, past: int | None, added: bool) -> Given:
     saved = mask_of(given)
     assert saved is not None
-    return read_certain(given.text, role_of(saved.tensor), convention, heads, past)
+    return read_certain(given.text, role_of(saved.tensor), convention, heads, past, added)
 
 
 def _written(source: str, saved: Given, to: str, dtype: str | None, fill: str, heads: int | None) -> Written:
@@ -158,6 +166,8 @@ def _written(source: str, saved: Given, to: str, dtype: str | None, fill: str, h
         raise MaskcliError(
             f"{source!r} has the shape {list(sizes)}, without any element; there is nothing to convert"
         )
+    if row.added and is_bias(saved):
+        return _written_bias(source, saved, to, kind, filled)
     stored = row.stored(saved.keep)
     conventions.fitting(stored, to, source)
     differs = stored[0] > 1 and stored[1] == 1 and stored[2] > 1
@@ -178,6 +188,35 @@ def _written(source: str, saved: Given, to: str, dtype: str | None, fill: str, h
         dtype=kind,
         fill=filled,
     )
+
+
+def _written_bias(source: str, saved: Given, to: str, kind: str, fill: float) -> Written:
+    """A bias in another type, in its own shape."""
+    tensor = saved.tensor
+    high = survey(tensor, MANY_VALUES).high
+    if high > -conventions.LOWEST[kind]:
+        raise MaskcliError(
+            f"{source!r} adds up to {high:.5g}, more than {kind} holds ({-conventions.LOWEST[kind]:.5g}); "
+            "pass --dtype bfloat16 or float32"
+        )
+    target = conventions.Target(tensor.shape, [], 0)
+    return Written(tensor.name or "mask", saved.keep, target, to, kind, fill, tensor)
+
+
+def lost(converted: Written) -> str | None:
+    """What a bias loses in the type and with the fill that it is written in; None when nothing."""
+    bias = converted.bias
+    if bias is None:
+        return None
+    seen, parts = survey(bias, MANY_VALUES), []
+    low = -np.inf if seen.minus_inf else seen.low
+    if low <= conventions.SILENT and low != converted.fill:
+        parts.append(f"ignored cells, {low:.6g}, are written as {converted.fill:.6g}")
+        if converted.fill == -np.inf and converted.mask.empty_rows:
+            parts.append("rows that ignore every key will be NaN, which --fill min avoids")
+    if PRECISION[converted.dtype] < PRECISION.get(bias.dtype, 0):
+        parts.append(f"values are rounded to the {PRECISION[converted.dtype]} bits of {converted.dtype}")
+    return "; ".join(parts) or None
 
 
 def _layout(text: str, past: int | None, padding: Any, keys: int | None, heads: int) -> Layout:

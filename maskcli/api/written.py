@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.masks.conventions import CONVENTIONS, Target, chunks
+from maskcli.masks.conventions import CONVENTIONS, SILENT, Target, chunks
 from maskcli.masks.mask import Mask
+from maskcli.measure.questions import row_chunks
+from maskcli.tensors import Tensor
 
 
 class Written(NamedTuple):
-    """A mask with the shape, convention, type and fill it is written in, and the name of its tensor."""
+    """A mask with the shape, convention, type and fill it is written in, and the name of its tensor.
+
+    A `bias` is what it adds to the scores where it lets a key be seen.
+    """
 
     name: str
     mask: Mask
@@ -21,18 +27,25 @@ class Written(NamedTuple):
     convention: str
     dtype: str
     fill: float
+    bias: Tensor | None = None
 
     def array(self) -> Array:
         """The whole, in memory. bfloat16 comes as float32 of equal value."""
-        values = chunks(self.mask, self.target, self.convention, self.dtype, self.fill)
-        return np.concatenate(list(values)).reshape(self.target.shape)
+        return np.concatenate(list(self._values())).reshape(self.target.shape)
+
+    def _values(self) -> Iterator[Array]:
+        """Some rows at a time: the values of the mask, or the bias with the fill where it ignores."""
+        if self.bias is None:
+            return chunks(self.mask, self.target, self.convention, self.dtype, self.fill)
+        kind = "float32" if self.dtype == "bfloat16" else self.dtype
+        rows = (values for _, values in row_chunks(self.bias))
+        return (np.where(values > SILENT, values, self.fill).astype(kind) for values in rows)
 
     def save(self, path: str) -> None:
         """Write it to a file (.safetensors, .npy, .npz or .pt), some rows at a time."""
         from maskcli.tensors import Source, write_tensors
 
-        values = chunks(self.mask, self.target, self.convention, self.dtype, self.fill)
-        source = Source(self.dtype, self.target.shape, values)
+        source = Source(self.dtype, self.target.shape, self._values())
         write_tensors(path, {self.name: source}, {"maskcli.from": self.convention})
 
 

@@ -63,7 +63,7 @@ def convert(
     The size of a spec comes from --lengths and --past, where the result depends on it. Nothing is lost in
     silence: a mask that the target cannot hold is refused, with the reason.
     """
-    from maskcli.api.converting import conversion, without_tensor
+    from maskcli.api.converting import conversion, lost, without_tensor
     from maskcli.api.written import Written
     from maskcli.inputs.padding import real_keys
     from maskcli.report.arguments import FORMS
@@ -87,6 +87,9 @@ def convert(
     if output is None:
         suffixes = ", ".join(writable())
         raise MaskcliError(f"--to {to} makes a tensor; say where to write it with -o FILE ({suffixes})")
+    less = lost(converted)
+    if less is not None:
+        say(f"maskcli: note: {less}")
     flag = without_tensor(converted, past)
     if flag is not None:
         say(f"maskcli: note: {flag} says the same without a tensor")

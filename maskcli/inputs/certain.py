@@ -14,13 +14,24 @@ LISTED_VALUES = 6
 
 
 def read_certain(
-    source: str, saved: Roled, convention: str | None, heads: int | None, past: int | None
+    source: str, saved: Roled, convention: str | None, heads: int | None, past: int | None, to_added: bool
 ) -> Given:
-    """What a saved mask, `source` in errors, lets attend; an error where it reads in two ways."""
+    """What a saved mask, `source` in errors, lets attend; an error where it reads in two ways.
+
+    A bias can go nowhere but into a mask that is added as well (`to_added`).
+    """
     shape = _shape(source, saved, convention, heads)
     given = read_named(saved, shape, convention, past=past)
-    _check(source, given)
+    if not (to_added and is_bias(given)):
+        _check(source, given)
     return given
+
+
+def is_bias(given: Given) -> bool:
+    """Whether a mask adds other values than 0 and one fill, all of them finite or -inf."""
+    sound = given.nan is None and not given.plus_inf
+    others = given.values is None or bool(set(given.values) - {0.0, given.fill})
+    return given.added and sound and others
 
 
 def _shape(source: str, saved: Roled, convention: str | None, heads: int | None) -> Shape:
@@ -93,7 +104,7 @@ def _check_added(source: str, given: Given) -> None:
     others = None if given.values is None else set(given.values) - {0.0, given.fill}
     if others is None or others or given.plus_inf:
         raise MaskcliError(
-            f"{source!r} holds other values than 0 and one fill: a bias, which no other convention can hold; "
+            f"{source!r} holds other values than 0 and one fill: a bias, which only additive can hold; "
             "nothing is written"
         )
     all_zero = given.values == (0.0,) and not given.minus_inf

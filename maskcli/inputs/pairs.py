@@ -12,16 +12,18 @@ import numpy as np
 from maskcli.arrays import Array, Real, Shape
 from maskcli.errors import MaskcliError
 from maskcli.inputs.operands import SHAPES, Operand, mask_of, resolver
+from maskcli.masks.conventions import SILENT, is_float
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import build, needs, parse
 from maskcli.meant.facts import Declared
 from maskcli.meant.places import Places, whole
+from maskcli.measure.survey import survey
 from maskcli.scene.assemble import layout_of
 from maskcli.scene.describe import shape_of
 from maskcli.scene.named import named_rows
-from maskcli.scene.saved_mask import read_named
-from maskcli.tensors import Roled
+from maskcli.scene.saved_mask import MANY_VALUES, read_named
+from maskcli.tensors import Roled, Tensor
 
 
 def masks_of(
@@ -36,6 +38,44 @@ def masks_of(
     layout = _layout(pair, shape, declared, None if real is None else _filled(real, shape[3], side))
     a, b = (_mask(given, layout, declared.convention) for given in pair)
     return a, b, layout
+
+
+def biases_of(pair: Sequence[Operand]) -> tuple[Tensor, Tensor] | None:
+    """Two saved masks of one shape that are added to the scores, when one adds more than 0 and a fill."""
+    first, second = map(mask_of, pair)
+    if first is None or second is None or not (_is_float(first) and _is_float(second)):
+        return None
+    if not (_is_bias(first) or _is_bias(second)):
+        return None
+    shapes = (_full_shape(first.tensor.shape), _full_shape(second.tensor.shape))
+    if shapes[0] != shapes[1]:
+        raise MaskcliError(
+            f"{pair[0].text!r} and {pair[1].text!r} add biases of the shapes {list(first.tensor.shape)} and "
+            f"{list(second.tensor.shape)}; only biases of one shape can be compared"
+        )
+    return first.tensor, second.tensor
+
+
+def adds_values(given: Operand) -> bool:
+    """Whether an operand is a saved bias: it adds more than 0 and a fill to the scores."""
+    saved = mask_of(given)
+    return saved is not None and _is_float(saved) and _is_bias(saved)
+
+
+def _is_float(roled: Roled) -> bool:
+    return is_float(roled.tensor.dtype)
+
+
+def _is_bias(roled: Roled) -> bool:
+    """Whether keys that are attended to get other values than 0."""
+    values = survey(roled.tensor, MANY_VALUES).distinct
+    if values is None:
+        return True
+    return bool({value for value in values if value > SILENT} - {0.0, 1.0, values[0]})
+
+
+def _full_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (1,) * (4 - len(shape)) + shape
 
 
 def _shape(given: Operand) -> Shape | None:

@@ -31,19 +31,39 @@ def _print_masks(compared: Comparison, masks: tuple[Mask, Mask], console: Consol
 
     shape, cells = list(masks[0].shape), masks[0].cells
     a, b = clean(compared.a), clean(compared.b)
+    for name in compared.left_out:
+        console.print(Text(f"only who attends is compared, not the values that {clean(name)} adds"))
     if compared.equal:
-        console.print(Text(f"equal: {a} and {b} are the same mask {shape}"))
+        values = " and add the same values" if compared.biases else ""
+        console.print(Text(f"equal: {a} and {b} are the same mask {shape}{values}"))
         return
 
     console.print(Text(f"A: {a}", style="cyan"))
     console.print(Text(f"B: {b}", style="magenta"))
-    share = compared.cells / cells
-    console.print(Text(f"{compared.cells:,} of {cells:,} cells {shape} differ ({share:.2%})"))
+    differing = sum(region.cells for region in compared.regions)
+    if compared.biases is not None:
+        console.print(Text(_biases(compared.biases)))
+    if not differing:
+        console.print(Text(f"both let the same keys be seen, of {cells:,} cells {shape}"))
+        return
+    console.print(Text(f"{differing:,} of {cells:,} cells {shape} differ ({differing / cells:.2%})"))
     for region in compared.regions[:LISTED]:
         hang(console, f"  {region.cells:>9,}  ", region.meaning)
     if len(compared.regions) > LISTED:
         console.print(f"  … {len(compared.regions) - LISTED} more regions; --format json has them all")
     _print_map(masks, compared.regions[0], console)
+
+
+def _biases(pair: Pair) -> str:
+    """How far apart the values are that two masks add to the scores."""
+    apart = pair.difference
+    if apart.equal:
+        return f"what they add to the scores is equal within {apart.tolerance:g}"
+    values = "value differs" if apart.cells == 1 else "values differ"
+    return (
+        f"{apart.cells:,} {values} in what is added to the scores, by {apart.largest:.6g} at most, "
+        f"at {list(apart.place)} (tolerance {apart.tolerance:g})"
+    )
 
 
 def _print_weights(compared: Comparison, console: Console) -> None:
@@ -77,6 +97,10 @@ def _json(compared: Comparison) -> Iterator[str]:
         "cells": compared.cells,
         "regions": [_region(region) for region in compared.regions],
     }
+    if compared.biases is not None:
+        whole["biases"] = _tensors(compared.biases)
+    if compared.left_out:
+        whole["values_not_compared"] = list(compared.left_out)
     if compared.masks is None:
         whole["tensors"] = [_tensors(pair) for pair in compared.tensors]
     yield json_text(whole) + "\n"

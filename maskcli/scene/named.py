@@ -39,10 +39,10 @@ def held(name: str, tensors: Sequence[Roled]) -> Tensor | None:
 def _of_file(name: str, tensors: Sequence[Roled]) -> Tensor:
     path, inside = split_target(name)
     if inside is None and path == name and "." not in path:
-        names = ", ".join(roled.tensor.name for roled in tensors[:LISTED]) or "nothing"
+        names = ", ".join(roled.tensor.name for roled in tensors[:LISTED])
+        among = f"none of those at hand ({names}) is called so" if names else "there is no file that holds it"
         raise MaskcliError(
-            f"a spec reads the tensor {name!r}, and among the tensors at hand ({names}) none is called so; "
-            "save it beside the others, or write FILE:TENSOR"
+            f"a spec reads the tensor {name!r}, and {among}; save it beside the others, or write FILE:TENSOR"
         )
     file = open_tensors(path)
     if inside is not None:

@@ -37,8 +37,12 @@ def tolerance_of(a: Tensor, b: Tensor) -> float:
     return max(tolerances(a.dtype).cells, tolerances(b.dtype).cells)
 
 
-def difference(a: Tensor, b: Tensor, tolerance: float | None = None) -> Difference:
-    """Compare two tensors in chunks."""
+def difference(a: Tensor, b: Tensor, tolerance: float | None = None, fill: float | None = None) -> Difference:
+    """Compare two tensors in chunks.
+
+    With a `fill`, they are biases: what is at or below it on either side is ignored there and not compared,
+    and of values above 1 the tolerance is a share.
+    """
     if a.shape != b.shape:
         shapes = f"{a.name!r} has the shape {list(a.shape)} and {b.name!r} {list(b.shape)}"
         raise MaskcliError(f"{shapes}; only tensors of one shape can be compared")
@@ -48,8 +52,12 @@ def difference(a: Tensor, b: Tensor, tolerance: float | None = None) -> Differen
     step = max(1, CHUNK_ELEMENTS // max(a.row_length, 1))
     for start in range(0, a.row_count, step):
         stop = min(start + step, a.row_count)
-        apart = _apart(a.rows(start, stop).astype(np.float64), b.rows(start, stop).astype(np.float64))
-        cells += int((apart > limit).sum())
+        x, y = a.rows(start, stop).astype(np.float64), b.rows(start, stop).astype(np.float64)
+        apart = _apart(x, y)
+        if fill is not None:
+            apart[(x <= fill) | (y <= fill)] = 0.0
+        allowed = limit * np.maximum(1, np.abs(x)) if fill is not None else limit
+        cells += int((apart > allowed).sum())
         if apart.size and float(apart.max()) > largest:
             largest = float(apart.max())
             flat = start * a.row_length + int(apart.argmax())

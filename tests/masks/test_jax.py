@@ -52,4 +52,6 @@ def test_saved_masks_get_windows_with_two_sides():
 def test_windows_without_a_limit_are_refused_where_there_are_none():
     for to in ("jax", "xformers"):
         assert "limit on both sides" in convert("window:10,-1", to).why
-    assert convert("chunked:4,8", "flash-attn", keys=LENGTH).why.startswith("flash-attn has no argument for chunked")
+    assert convert("chunked:4,8", "flash-attn", keys=LENGTH).why.startswith(
+        "flash-attn has no argument for chunked"
+    )
