@@ -91,7 +91,10 @@ class Modules:
         return ended
 
     def _step(self, known: _Known) -> Step:
-        return Step(self.step.number + 1, known.two_sided, known.facts, generating())
+        before = self.step if self.step.facts is known.facts else None
+        step = Step(self.step.number + 1, known.two_sided, known.facts, generating())
+        step.real_before = before.real_so_far() if before is not None and step.generating else None
+        return step
 
     @property
     def depth(self) -> int:

@@ -10,8 +10,8 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.supervision import agreement
-from maskcli.padding import edge_runs
-from maskcli.tensors import Kind, Roled
+from maskcli.padding import edge_padding, edge_runs
+from maskcli.tensors import Kind, Roled, from_array
 from maskcli.tracing.calls import Torch, known_as, quietly
 from maskcli.tracing.facts import Facts
 
@@ -70,7 +70,8 @@ class Step:
     `two_sided` says that the model has an encoder and a decoder. `facts` are what its program knows of the
     model; `generating` that a generation is at work. `shown` are weights and masks of its first checked call
     of self-attention; `shift` says how many places before the token that they ask for the labels at the loss
-    stand; None without such labels. `turned` says that tokens are [L, B], None as long as nothing tells.
+    stand; None without such labels. `turned` says that tokens are [L, B], None as long as nothing tells. `real_before` are the tokens that came before in a generation, bool [B, L], True where they
+    are no padding; None where none did.
     """
 
     number: int
@@ -83,6 +84,7 @@ class Step:
     shift: int | None = None
     aligned: bool = False
     turned: bool | None = None
+    real_before: Array | None = None
 
     def samples(self, shape: Sequence[int]) -> int | None:
         """How many samples there are where weights have this shape; None when nothing tells."""
@@ -131,6 +133,21 @@ class Step:
         """Those of one side as an array [B, L]."""
         ids = self.ids(kind)
         return None if ids is None else _array(self._straight("input_ids", ids))
+
+    def real_so_far(self) -> Array | None:
+        """Which tokens of a generation are real up to the end of this step, bool [B, L]; None for no text."""
+        mask, ids = self.tokens.get(("padding_mask", "self")), self.rows("self")
+        if mask is not None:
+            kept: Array = _array(mask[1]) != 0
+            return kept
+        if ids is None:
+            return None
+
+        before = self.real_before
+        if before is not None and len(before) == len(ids):
+            return np.concatenate([before, np.ones(ids.shape, bool)], axis=1)
+        pad = self.facts.pad_id(self.texts)
+        return np.ones(ids.shape, bool) if pad is None else edge_padding(ids, pad.value)
 
     @property
     def texts(self) -> tuple[Array, ...]:
@@ -209,7 +226,15 @@ class Step:
         ]
         if padding is not None and not any(("padding_mask", side) in self.tokens for side in sides):
             said.append(known_as("padding_mask", kind, "key_padding_mask", padding.detach()))
+        elif self.real_before is not None and kind == "self" and ("padding_mask", "self") not in self.tokens:
+            said.append(self._cached())
         return tuple(said)
+
+    def _cached(self) -> Roled:
+        """Which keys of a cache are real, by the tokens that the steps before had."""
+        real = self.real_so_far()
+        assert real is not None
+        return known_as("padding_mask", "self", "the tokens so far", from_array("", real.astype(np.int64)))
 
     def _straight(self, role: str, tensor: Torch) -> Torch:
         """Something said of tokens as [B, L]; labels at the loss are that already."""
