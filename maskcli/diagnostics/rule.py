@@ -22,8 +22,8 @@ Check = Callable[[Scene], Iterable[Answer]]
 NOT_WEIGHTS = ("MSK216", "MSK208", "MSK106")
 # Causes of leaks that need no second word on where they go.
 LEAKS = (*NOT_WEIGHTS, "MSK107", "MSK109", "MSK113", "MSK219")
-# A saved mask that is obeyed and wrong needs none either.
-OBEYED = (*LEAKS, "MSK114")
+# Findings on weights that say what a mask that they obey shows too much.
+SEEN = ("MSK201", "MSK202", "MSK203", "MSK213", "MSK214", "MSK215", "MSK218", "MSK220")
 
 
 @dataclass(frozen=True)

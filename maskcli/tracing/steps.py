@@ -58,9 +58,8 @@ class _Labels:
         """
         asked = np.roll(self.supervised, shift, axis=1)
         asked[:, :shift] = False
-        pads = edge_runs(~asked)[0].sum(axis=1)
-        prefix = int(pads.max())
-        return f"prefix-lm:{prefix}" if prefix > shift else "causal"
+        before = edge_runs(~asked)[0].sum(axis=1)
+        return f"prefix-lm:{','.join(map(str, before))}" if (before > shift).any() else "causal"
 
 
 @dataclass(eq=False)
@@ -70,8 +69,9 @@ class Step:
     `two_sided` says that the model has an encoder and a decoder. `facts` are what its program knows of the
     model; `generating` that a generation is at work. `shown` are weights and masks of its first checked call
     of self-attention; `shift` says how many places before the token that they ask for the labels at the loss
-    stand; None without such labels. `turned` says that tokens are [L, B], None as long as nothing tells. `real_before` are the tokens that came before in a generation, bool [B, L], True where they
-    are no padding; None where none did.
+    stand; None without such labels. `turned` says that tokens are [L, B], None as long as nothing tells.
+    `real_before` are the tokens that came before in a generation, bool [B, L], True where they are no
+    padding; None where none did.
     """
 
     number: int

@@ -750,4 +750,5 @@ UNDECIDED = {
     ("BART", "inverted"),
     ("static cache", "one too many"),
     ("diffusion", "padding forgotten"),
+    ("Llama generates", "right padding"),
 }

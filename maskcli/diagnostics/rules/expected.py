@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskcli.diagnostics.finding import Found
-from maskcli.diagnostics.rule import rule
+from maskcli.diagnostics.rule import SEEN, rule
 from maskcli.diagnostics.rules.hits import Hit, fold_by
 from maskcli.diagnostics.rules.mask import query_axis_rows
 from maskcli.diagnostics.verdicts.compared import BEYOND, FUTURE, OTHERS, PADS, Apart, apart
@@ -22,7 +22,7 @@ from maskcli.scene.scene import Saved, Scene
     "mask-not-expected",
     "error",
     needs=("mask", ("expectation", "mask expectation", "padding")),
-    explained_by=("MSK102", "MSK106", "MSK107", "MSK109", "MSK110", "MSK111"),
+    explained_by=(*SEEN, "MSK102", "MSK106", "MSK107", "MSK109", "MSK110", "MSK111"),
 )
 def mask_not_expected(scene: Scene) -> Iterator[Found]:
     """The saved mask is not the one that was meant: it shows cells that it should hide, or hides others.

@@ -9,7 +9,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found
-from maskcli.diagnostics.rule import LEAKS, NOT_WEIGHTS, OBEYED, rule
+from maskcli.diagnostics.rule import LEAKS, NOT_WEIGHTS, rule
 from maskcli.diagnostics.rules.hits import Hit, fold, fold_by, ignored_keys
 from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.diagnostics.verdicts.leaks import leaks
@@ -67,7 +67,7 @@ def inverted_polarity(scene: Scene) -> Iterator[Found]:
     "padding-attended",
     "error",
     needs=("weights", "padding"),
-    explained_by=(*OBEYED, "MSK108", "MSK407"),
+    explained_by=(*LEAKS, "MSK108", "MSK407"),
 )
 def padding_attended(scene: Scene) -> Iterator[Found]:
     """Real tokens give padding a share of their attention, as if nothing masked it.
@@ -90,7 +90,7 @@ def padding_attended(scene: Scene) -> Iterator[Found]:
         )
 
 
-@rule("MSK203", "future-attended", "error", needs=("weights", "causal expectation"), explained_by=OBEYED)
+@rule("MSK203", "future-attended", "error", needs=("weights", "causal expectation"), explained_by=LEAKS)
 def future_attended(scene: Scene) -> Iterator[Found]:
     """Tokens attend to tokens that come after them, although attention was meant to be causal.
 
@@ -116,7 +116,7 @@ def future_attended(scene: Scene) -> Iterator[Found]:
     "mask-not-applied",
     "error",
     needs=("weights", ("mask", "expectation")),
-    explained_by=(*OBEYED, "MSK110"),
+    explained_by=(*LEAKS, "MSK110", "MSK114"),
 )
 def mask_not_applied(scene: Scene) -> Iterator[Found]:
     """The weights are not 0 where the mask forbids them: another mask was used, or none.

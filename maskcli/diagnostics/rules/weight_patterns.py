@@ -41,7 +41,7 @@ class Narrow(NamedTuple):
     "window-mismatch",
     "error",
     needs=("weights", "window"),
-    explained_by=(*NOT_WEIGHTS, "MSK110", "MSK111", "MSK114", "MSK215"),
+    explained_by=(*NOT_WEIGHTS, "MSK110", "MSK111", "MSK215"),
 )
 def window_mismatch(scene: Scene) -> Iterator[Found | Undecided]:
     """The weights reach further back than the layer's window, or never as far.
@@ -75,7 +75,7 @@ def window_mismatch(scene: Scene) -> Iterator[Found | Undecided]:
     "shifted-causal",
     "error",
     needs=("weights",),
-    explained_by=("MSK216", "MSK106", "MSK109", "MSK114", "MSK201"),
+    explained_by=("MSK216", "MSK106", "MSK109", "MSK201"),
 )
 def shifted_causal(scene: Scene) -> Iterator[Found]:
     """The causal diagonal is off by one: tokens see the next one, or do not see themselves.
@@ -111,7 +111,7 @@ def shifted_causal(scene: Scene) -> Iterator[Found]:
     "misaligned-causal-weights",
     "error",
     needs=("weights", "past"),
-    explained_by=(*NOT_WEIGHTS, "MSK110", "MSK114"),
+    explained_by=(*NOT_WEIGHTS, "MSK110"),
 )
 def misaligned_causal_weights(scene: Scene) -> Iterator[Found]:
     """With a KV cache, row q sees keys 0 to q instead of everything up to its own position.
@@ -141,13 +141,7 @@ def misaligned_causal_weights(scene: Scene) -> Iterator[Found]:
         )
 
 
-@rule(
-    "MSK218",
-    "causal-encoder",
-    "warning",
-    needs=("weights", "full expectation"),
-    explained_by=(*NOT_WEIGHTS, "MSK114"),
-)
+@rule("MSK218", "causal-encoder", "warning", needs=("weights", "full expectation"), explained_by=NOT_WEIGHTS)
 def causal_encoder(scene: Scene) -> Iterator[Found]:
     """No head of an encoder, or of a block of image tokens, ever looks ahead, although it was meant to.
 

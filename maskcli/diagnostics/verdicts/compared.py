@@ -51,7 +51,7 @@ def apart(saved: Saved) -> Apart | None:
     meant = saved.expected or (None,)
     if not all(_against(saved, each, _may_be_real(saved)).cells.attended for each in meant):
         return None
-    return _as_weights_tell(saved, _against(saved, meant[0], _rows(saved.given.keep.shape, ~saved.pad_rows)))
+    return _as_weights_tell(saved, _against(saved, meant[0], _rows(saved.given.keep.shape, ~_pads(saved))))
 
 
 def _against(saved: Saved, expected: Expected | None, real: Mask) -> Apart:
@@ -64,7 +64,8 @@ def _against(saved: Saved, expected: Expected | None, real: Mask) -> Apart:
         too_much[PADS] = (shown & meant) - padding(saved.layout)
 
     none = Mask.from_intervals(keep.shape, 0, 0)
-    if expected is None:
+    bound = saved.declared is not None and saved.declared.bound
+    if expected is None or bound:
         return Apart(too_much, none)
     # A row without keys is a fault of its own, and what no query sees may be padding where nothing tells.
     filled = _rows(keep.shape, keep.keys_per_query > 0)
@@ -166,6 +167,15 @@ def _as_weights_tell(saved: Saved, found: Apart) -> Apart | None:
     return left if left.cells.attended else None
 
 
+def _pads(saved: Saved) -> Array:
+    """Which rows of the mask as stored are padding, bool [b, 1, q], for all that each row is for."""
+    pads, stored = saved.pad_rows, saved.given.keep.stored
+    for axis, count in ((0, stored[0]), (2, stored[2])):
+        if pads.shape[axis] > count == 1:
+            pads = pads.all(axis=axis, keepdims=True)
+    return pads
+
+
 def _may_be_real(saved: Saved) -> Mask:
     """Every cell in the row of a query that can be no padding.
 
@@ -173,11 +183,7 @@ def _may_be_real(saved: Saved) -> Mask:
     open so that it is not empty: no other row sees its key.
     """
     keep = saved.given.keep
-    pads = saved.pad_rows
-    # One row of a mask that samples or queries share may be real when it is that of any of them.
-    for axis, size in ((0, keep.stored[0]), (2, keep.shape[2])):
-        pads = np.all(pads, axis=axis, keepdims=True) if size == 1 else pads
-    pads = np.broadcast_to(pads, (keep.stored[0], 1, keep.shape[2]))
+    pads = np.broadcast_to(_pads(saved), (keep.stored[0], 1, keep.stored[2]))
     if saved.keys is None and saved.roled.kind != "cross":
         pads = pads | _opened(keep, saved.placement.own)
     return _rows(keep.shape, ~pads)
