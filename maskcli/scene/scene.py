@@ -14,7 +14,7 @@ from maskcli.masks.kinds import causal, padding
 from maskcli.masks.kinds import documents as same_document
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
-from maskcli.masks.spec import Named, conjuncts, write
+from maskcli.masks.spec import Named, build, conjuncts, write
 from maskcli.meant.facts import Declared, Meant
 from maskcli.measure.passes import Measured, measure
 from maskcli.measure.questions import nan_rows, uniform_rows
@@ -130,6 +130,13 @@ class Attention(Placed):
         return causal(self.layout)
 
     @cached_property
+    def not_ahead(self) -> Mask:
+        """k <= p, and what a loss that asks only for later tokens lets a prompt see of itself."""
+        spec = self.declared.spec if self.declared is not None and self.declared.bound else None
+        prompt = isinstance(spec, Named) and spec.name == "prefix-lm"
+        return build(spec, self.layout) if prompt and spec is not None else self.causal
+
+    @cached_property
     def same_document(self) -> Mask | None:
         """Keys of the query's own packed document; None when the input shows no more than one."""
         inside = several(self.placement.documents) and self.layout.inside
@@ -143,7 +150,7 @@ class Attention(Placed):
     @cached_property
     def probes(self) -> dict[str, Mask]:
         """What weights are measured against: those known of padding, keep, expected, documents, future."""
-        future = None if self.roled.kind == "cross" else self.causal
+        future = None if self.roled.kind == "cross" else self.not_ahead
         masks = {
             "padding": self.padding,
             "keep": self.keep,
@@ -162,7 +169,8 @@ class Attention(Placed):
     def meant_by(self) -> str:
         """What the authority is, in words."""
         if self.authority == "expected" and self.declared:
-            return f"{self.declared.source} {self.spec!r}"
+            bound, source = self.declared.bound, self.declared.source
+            return source if bound else f"{source} {self.spec!r}"
         return f"the mask {self.given.tensor.name!r}" if self.given else "the padding mask"
 
     @cached_property
@@ -178,7 +186,7 @@ class Attention(Placed):
         if self.roled.kind == "cross" or self.authority not in ("expected", "keep"):
             return None
         said = self.probes[self.authority]
-        inside = said.attended > 0 and (said - self.causal).attended == 0
+        inside = said.attended > 0 and (said - self.not_ahead).attended == 0
         return self.meant_by if inside else None
 
     def rows(self, values: Array) -> Array:

@@ -120,7 +120,7 @@ class Facts:
         if config is not None and config.spec is not None:
             yield "mask", f"what may be seen: {config.source}"
         elif self.at_most is not None:
-            yield "mask", f"what may be seen: {self.at_most[1]}"
+            yield "mask", f"what may be seen: {self.at_most[1].rstrip(',')}"
 
 
 def of_model(model: Any, two_sided: bool) -> Facts:

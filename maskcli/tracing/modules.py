@@ -30,8 +30,8 @@ ROLES = {
     "segment_ids": 1000,
     "cu_seqlens": 1000,
 }
-# How it is known that a model predicts the next token.
-ASKED = "the loss asks each token for the next one"
+# Who knows that a model predicts the next token.
+ASKING = "the loss{}, which asks each token for the next one,"
 # What torch's losses ignore unless they are told otherwise.
 IGNORED = -100
 # Tables of positions and kinds, whose indices are no token ids.
@@ -144,7 +144,7 @@ class Modules:
         self.step.facts.trains = True
         self.step.facts.ignored = ignored
         self.step.facts.pad(ignored, "ignore_index of the loss")
-        self.step.note_loss(Loss(target.detach(), ignored, _line(ASKED)))
+        self.step.note_loss(Loss(target.detach(), ignored, _asking()))
 
     def likened(self, input: Any, target: Torch, *_: Any, **__: Any) -> None:
         """Log-probabilities are about to be compared with probabilities, such as smoothed labels."""
@@ -153,13 +153,13 @@ class Modules:
         target = target.detach()
         labels = target.argmax(-1).masked_fill(target.sum(-1) == 0, IGNORED)
         self.step.facts.trains = True
-        self.step.note_loss(Loss(labels, IGNORED, _line(ASKED)))
+        self.step.note_loss(Loss(labels, IGNORED, _asking()))
 
     def picked(self, input: Torch, dim: int, index: Torch, *_: Any, **__: Any) -> None:
         """Of each row one value is picked: where these are logits, a loss that is written by hand does it."""
         last = dim in (-1, input.ndim - 1) and input.shape[-1] in self.step.facts.vocabularies
         if last and index.ndim == input.ndim and index.shape[-1] == 1:
-            self.step.note_asked(Loss(index.detach(), IGNORED, _line(ASKED)))
+            self.step.note_asked(Loss(index.detach(), IGNORED, _asking()))
 
     def returned(self, result: Any) -> None:
         """The outermost module returns: what an encoder returns alone is what its decoder looks at later."""
@@ -231,10 +231,10 @@ def _has_two_sequences(frame: _Frame) -> bool:
         return not bool((queries == keys).all())
 
 
-def _line(text: str) -> str:
-    """A text with the user's line that is at work."""
+def _asking() -> str:
+    """The loss that is at work, with the user's line."""
     source = user_line()
-    return text if source is None else f"{text} ({os.path.basename(source[0])}:{source[1]})"
+    return ASKING.format("" if source is None else f" ({os.path.basename(source[0])}:{source[1]})")
 
 
 def _holds_parts(module: Any) -> bool:

@@ -54,12 +54,12 @@ class _Labels:
     def at_most(self, shift: int) -> str:
         """The widest mask under which no label that counts is seen where it is asked for.
 
-        Tokens before the first that is asked for, such as a prompt, may see one another.
+        Tokens before the first that is asked for, such as the longest prompt, may see one another.
         """
         asked = np.roll(self.supervised, shift, axis=1)
         asked[:, :shift] = False
-        before = edge_runs(~asked)[0].sum(axis=1)
-        return f"prefix-lm:{','.join(map(str, before))}" if (before > shift).any() else "causal"
+        prefix = int(edge_runs(~asked)[0].sum(axis=1).max())
+        return f"prefix-lm:{prefix}" if prefix > shift else "causal"
 
 
 @dataclass(eq=False)

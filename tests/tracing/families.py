@@ -743,7 +743,6 @@ FAMILIES = {
 HARMLESS = {"packed without a document mask"}
 # Bugs that are not found, or not by their name alone.
 UNDECIDED = {
-    ("minGPT", "double softmax"),
     ("annotated", "padding on the query axis"),
     ("BERT sdpa", "inverted"),
     ("BERT sdpa", "token types as the mask"),

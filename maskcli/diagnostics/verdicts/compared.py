@@ -170,10 +170,9 @@ def _as_weights_tell(saved: Saved, found: Apart) -> Apart | None:
 def _pads(saved: Saved) -> Array:
     """Which rows of the mask as stored are padding, bool [b, 1, q], for all that each row is for."""
     pads, stored = saved.pad_rows, saved.given.keep.stored
-    for axis, count in ((0, stored[0]), (2, stored[2])):
-        if pads.shape[axis] > count == 1:
-            pads = pads.all(axis=axis, keepdims=True)
-    return pads
+    shared = tuple(axis for axis in (0, 2) if stored[axis] == 1)
+    both: Array = np.all(pads, axis=shared, keepdims=True)
+    return both
 
 
 def _may_be_real(saved: Saved) -> Mask:
