@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ from maskcli.tensors import Tensor
 
 # Query rows looked at, and cells held for them at most (8 MiB as float32).
 ROWS, CELLS = 16, 2**21
+# Maps of so few cells are read at once.
+SMALL = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,9 @@ def sample(tensor: Tensor, shape: Shape, real: Array) -> Sample:
     chosen = known[np.unique(np.linspace(0, len(known) - 1, wanted).round().astype(int))]
     items = max(1, min(batch, CELLS // max(keys * len(chosen), 1)))
     heads = max(1, min(heads, CELLS // max(items * keys * len(chosen), 1)))
+    if math.prod(shape) <= SMALL:
+        whole = tensor.rows(0, tensor.row_count).reshape(shape)
+        return Sample(items, heads, chosen, whole[:items, :heads, chosen])
     values = np.empty((items, heads, len(chosen), keys), tensor.row_dtype)
     for item, head, at in np.ndindex(values.shape[:3]):
         row = (item * shape[1] + head) * queries + int(chosen[at])

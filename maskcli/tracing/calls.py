@@ -182,8 +182,11 @@ def quietly() -> Iterator[None]:
 
 def has_nan(tensor: Torch) -> bool:
     """Whether a tensor holds NaN: its sum then is NaN, and else only when infinities of both signs meet."""
-    with quietly():
-        return bool(tensor.detach().float().sum().isnan()) and bool(tensor.detach().isnan().any())
+    import torch
+
+    with torch._C.DisableTorchFunction():
+        values = tensor.detach()
+        return math.isnan(values.sum(dtype=torch.float32).item()) and bool(values.isnan().any())
 
 
 def four_axes(tensor: Torch) -> Torch:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from maskcli.tracing.caches import Caches
 from maskcli.tracing.calls import Call, Place, Torch, has_nan, quietly, roled
 from maskcli.tracing.folded import Folded
 from maskcli.tracing.gradients import Gradients
-from maskcli.tracing.habits import Habit
+from maskcli.tracing.habits import Habits
 from maskcli.tracing.saving import Folder, see
 from maskcli.tracing.steps import NEXT, Step
 
@@ -101,7 +101,7 @@ class _Waiting(NamedTuple):
     tensors: tuple[Roled, ...]
     padding: Torch | None
     past: int | None
-    key: object
+    like: Hashable
     due: bool
     saved: bool
 
@@ -119,7 +119,7 @@ class Checker:
         self._resolve = resolver(options.declared.convention)
         self._tally, self._folded, self._folder = _Tally(), Folded(), Folder(options.save)
         self._gradients = Gradients(program, self._folded.add, self.trouble)
-        self._habits: defaultdict[object, Habit] = defaultdict(Habit)
+        self._habits = Habits()
         self._waiting: list[_Waiting] = []
         self._caches = Caches()
         self._broken = False
@@ -169,14 +169,14 @@ class Checker:
             step.generates,
             *step.facts.signature(),
         )
-        key = (*place[:2], *said, call.signature)
+        like = (place.kind, *said, call.signature)
         saved = self.options.save_all and self._in_turn(step)
-        due = (broken and not again) or self._due(step, key)
+        due = (broken and not again) or self._due(step, place.module, like)
         if not due and not saved:
             return
         tensors = roled(call, place, step.samples(call.weights.shape))
         past = self._caches.past(call, place.module)
-        self._waiting.append(_Waiting(step, place, tensors, padding, past, key, due, saved))
+        self._waiting.append(_Waiting(step, place, tensors, padding, past, like, due, saved))
         if broken or sum(each.size for each in self._waiting) > KEPT:
             self.settle(step)
 
@@ -195,8 +195,8 @@ class Checker:
     def step_ends(self, step: Step) -> None:
         """The step is over: check what it said of its tokens, with one of its attention calls beside it."""
         self.settle(step)
-        key = ("tokens", *step.tokens)
-        if not step.tokens or not self._due(step, key):
+        like = ("tokens", *step.tokens)
+        if not step.tokens or not self._due(step, "", like):
             return
         declared = _declared(self.options.declared, step)
         moved = step.shift is not None and step.shift >= NEXT
@@ -204,7 +204,7 @@ class Checker:
             declared = dataclasses.replace(declared, loss_shift="data")
         place = Place("", "self", max(step.number, 0), None)
         shown = _Shown(place, step.shown, step.roled("self", None))
-        self._note(self._findings(shown, declared, of_tokens=True), shown, key, step)
+        self._note(self._findings(shown, declared, of_tokens=True), shown, like, step)
 
     def changed(self, what: str) -> None:
         """Watching made the program take another way."""
@@ -230,9 +230,9 @@ class Checker:
         within = self.options.limit is None or looked < self.options.limit
         return within and max(step.number, 0) % self.options.every == 0
 
-    def _due(self, step: Step, key: object) -> bool:
-        """Whether it is the turn of what happens under this key: always, until it has ended alike."""
-        return self._in_turn(step) and self._habits[key].due()
+    def _due(self, step: Step, place: str, like: Hashable) -> bool:
+        """Whether it is the turn of what happens in a place: always, until it has ended alike."""
+        return self._in_turn(step) and self._habits.due(place, like)
 
     def _look(self, shown: _Shown, step: Step, call: _Waiting) -> None:
         """Check a call; the first of self-attention stands for the step."""
@@ -241,7 +241,7 @@ class Checker:
         self._tally.modules[module] = None
         declared = _declared(self.options.declared, step).over(Declared(past=call.past))
         findings = self._findings(shown, declared, of_tokens=False)
-        self._note([_renamed(finding, module) for finding in findings], shown, call.key, step)
+        self._note([_renamed(finding, module) for finding in findings], shown, call.like, step)
         if not step.shown and shown.place.kind in ("self", "decoder"):
             step.shown = tuple(filter(_is_kept, shown.tensors))
 
@@ -257,10 +257,11 @@ class Checker:
         with quietly():
             return diagnose(file, declared, tensors, self._resolve, options.token, options.codes)
 
-    def _note(self, findings: list[Finding], shown: _Shown, key: object, step: Step) -> None:
+    def _note(self, findings: list[Finding], shown: _Shown, like: Hashable, step: Step) -> None:
         """Fold findings; the tensors of those that are new are saved."""
         place = shown.place
-        self._habits[key].ended(sorted((finding.code, finding.severity) for finding in findings))
+        outcome = sorted((finding.code, finding.severity) for finding in findings)
+        self._habits.ended(place.module, like, outcome)
         for finding in findings:
             if not self._folded.holds(finding, place):
                 stem = f"{place.step:05d}-{finding.code}-{place.module or 'tokens'}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 # After so many times alike in a row, one of so many is looked at.
-ALIKE, SAMPLED = 2, 32
+ALIKE, SAMPLED = 2, 64
 
 
 @dataclass(eq=False)
@@ -25,3 +27,25 @@ class Habit:
         """It was looked at and ended so."""
         self.alike = self.alike + 1 if outcome == self.outcome else 1
         self.outcome = outcome
+
+
+class Habits:
+    """Habits of many places that are like each other, such as the layers of a model.
+
+    Each place is looked at once; then it is enough that it, or those like it, ended alike two times in a row.
+    """
+
+    def __init__(self) -> None:
+        self._at: defaultdict[Hashable, Habit] = defaultdict(Habit)
+
+    def due(self, place: Hashable, like: Hashable) -> bool:
+        """Whether to look at what happens in a place."""
+        habit = self._at[place, like]
+        first = not habit.times
+        due = habit.due()
+        return first or (due and (self._at[like].alike < ALIKE or habit.times % SAMPLED == 0))
+
+    def ended(self, place: Hashable, like: Hashable, outcome: object) -> None:
+        """It was looked at and ended so."""
+        self._at[place, like].ended(outcome)
+        self._at[like].ended(outcome)

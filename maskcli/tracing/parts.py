@@ -14,8 +14,9 @@ class Part:
     """A module, how often it was called, and whether there was anything to see.
 
     `attends` says that its class, or that of a module inside, is called after attention, `itself` that its
-    own is. `inside` is whether something was seen in it or in what it calls, `own` whether it was between its
-    calls of other modules. What was seen once is watched for ever; what never was is sampled.
+    own is. `inside` is whether something was seen in it or in what it calls, `own` whether the mode has shown
+    something between its calls of other modules, `called` whether attention was called by its name, which
+    needs no mode. What was seen once is watched for ever; what never was is sampled.
     """
 
     attends: bool = False
@@ -23,6 +24,7 @@ class Part:
     calls: int = 0
     inside: bool = False
     own: bool = False
+    called: bool = False
     attention: bool = False
 
     def passes(self) -> bool:
@@ -32,21 +34,24 @@ class Part:
 
     def is_silent(self) -> bool:
         """Whether what it does by itself needs no watching."""
-        return not (self.own or self.itself) and self._is_known()
+        looks_like_it = self.itself and not self.called
+        return not (self.own or looks_like_it) and self._is_known()
 
     def _is_known(self) -> bool:
-        return self.calls > ALIKE and self.calls % SAMPLED != 0
+        return self.calls > ALIKE + 1 and self.calls % SAMPLED != 0
 
 
 # The modules at work, outermost first.
 Stack = tuple[Part, ...]
 
 
-def seen_in(stack: Stack) -> None:
-    """There was something to see in the innermost of these modules."""
+def seen_in(stack: Stack, called: bool = False) -> None:
+    """There was something to see in the innermost of these modules: by the mode, or called by its name."""
     for part in stack:
         part.inside = True
-    if stack:
+    if stack and called:
+        stack[-1].called = True
+    elif stack:
         stack[-1].own = True
 
 

@@ -71,15 +71,27 @@ def _attention(read: Callable[..., Call | None]) -> Reader:
 
     def reader(watched: Watched, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
-        try:
-            call = read(watched.modules, result, *args, **kwargs)
-            if call is not None:
-                watched.attention(call)
-        except Exception as error:
-            watched.watcher.trouble(error)
+        read_attention(watched, read, result, args, kwargs)
         return result
 
     return reader
+
+
+def read_attention(
+    watched: Watched,
+    read: Callable[..., Call | None],
+    result: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    called: bool = False,
+) -> None:
+    """An attention function has returned."""
+    try:
+        call = read(watched.modules, result, *args, **kwargs)
+        if call is not None:
+            watched.attention(call, called)
+    except Exception as error:
+        watched.watcher.trouble(error)
 
 
 def _alone(read: Reader) -> Reader:

@@ -21,7 +21,7 @@ from maskcli.tracing.checker import Checker
 from maskcli.tracing.lines import user_line
 from maskcli.tracing.modules import Modules
 from maskcli.tracing.parts import Part, Parts, seen_in
-from maskcli.tracing.readers import late_reader, readers
+from maskcli.tracing.readers import ATTENTION, late_reader, read_attention, readers
 from maskcli.tracing.seeing import let_python_run, put_below, seeing, take_away
 from maskcli.tracing.trails import Trails
 
@@ -35,8 +35,8 @@ class Watched:
         self.outside = Part()
         self.trails = Trails((self.outside,), lambda: self.modules.path)
         self.mode = seeing(self._see)
-        # Whether the mode is on, and whether a module is passed over.
-        self.sees, self.passing = False, False
+        # Whether the mode is on, a module is passed over, and a function is looked at without the mode.
+        self.sees, self.passing, self.reading = False, False, False
         self.readers = watch.readers
 
     # The mode.
@@ -52,7 +52,7 @@ class Watched:
             read = self.readers[func]
         except KeyError:
             read = self.watch.reader(func)
-        if read is not None and self.watch.on and not going_back():
+        if read is not None and self.watch.on and not self.reading and not going_back():
             return read(self, func, args, kwargs)
         result = func(*args, **kwargs)
         if self.trails and self.watch.on and not going_back():
@@ -68,9 +68,9 @@ class Watched:
         except Exception as error:
             self.watcher.trouble(error)
 
-    def attention(self, call: Call) -> None:
-        """A call of attention has returned."""
-        seen_in(self.trails.stack)
+    def attention(self, call: Call, called: bool = False) -> None:
+        """A call of attention has returned: one that the mode has shown, or that was called by its name."""
+        seen_in(self.trails.stack, called)
         for part in self.trails.stack:
             part.attention = True
         modules, step = self.modules, self.modules.step
@@ -79,6 +79,17 @@ class Watched:
             place = Place(modules.path + call.inside, modules.kind, max(step.number, 0), user_line())
             with self.watch.lock:
                 self.watcher.attention(call, place, step, modules.padding)
+
+    def named(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Call attention that was called by its name, and read it."""
+        before = self.reading
+        self.reading = True
+        try:
+            result = original(*args, **kwargs)
+        finally:
+            self.reading = before
+        read_attention(self, ATTENTION[original.__name__], result, args, kwargs, called=True)
+        return result
 
     def settle(self) -> None:
         """A loss has told what the calls of this step were for."""
@@ -192,6 +203,7 @@ class Watch:
         _keep_eager(self._undo, self.watcher.changed)
         let_python_run(self._undo, lambda mode: mode is self.thread().mode)
         self._wrap_modules(torch.nn.Module)
+        self._wrap_attention(torch.nn.functional)
         self._wrap_threads()
 
     def _wrap_modules(self, kind: Any) -> None:
@@ -206,6 +218,21 @@ class Watch:
 
         kind.__call__ = call
         self._undo.callback(setattr, kind, "__call__", original)
+
+    def _wrap_attention(self, functional: Any) -> None:
+        """Attention that is called by its name, as nearly always, is seen where the mode is off as well."""
+        name = "scaled_dot_product_attention"
+        original = getattr(functional, name)
+
+        @functools.wraps(original)
+        def attention(*args: Any, **kwargs: Any) -> Any:
+            watched = self.thread()
+            if watched.passing or not self.on or going_back():
+                return original(*args, **kwargs)
+            return watched.named(original, args, kwargs)
+
+        setattr(functional, name, attention)
+        self._undo.callback(setattr, functional, name, original)
 
     def _wrap_threads(self) -> None:
         """Threads that begin from here on are watched from their first function."""
