@@ -15,6 +15,8 @@ from maskcli.tensors import Computed, Kind, Roled, Tensor, from_array, role_of
 # A torch tensor; torch itself is only imported inside functions.
 Torch = Any
 
+# What attention is called that is no function of a library.
+BY_HAND = "softmax"
 # Weights of up to this many cells are computed at once (16 MiB of float32), larger ones tile by tile.
 KEPT_CELLS = 2**22
 
@@ -79,21 +81,26 @@ class Hidden:
 class Call:
     """What one attention call had; tensors are detached.
 
-    `weights` [.., Q, K] are those that a softmax returned, or hidden in a kernel; `operands` are those of
-    `query` [.., Q, D], `key` and `value` [.., K, D] (of fewer heads, perhaps) and `output` [.., Q, D] that
-    the call shows. `masks` makes the masks by name, as the program gave them or as what it did to the scores
-    amounts to. `graph` holds the operands that gradients come through, as the program knows them. `dropped`
-    says that dropout stands between weights and output, or something else. `inside` is what the path of the
-    attention adds to that of the module at work.
+    `weights` [.., Q, K] are those that a softmax returned, or a Hidden or a Kernel that keeps them;
+    `operands` are those of `query` [.., Q, D], `key` and `value` [.., K, D] (of fewer heads, perhaps) and
+    `output` [.., Q, D] that the call shows. `masks` makes the masks by name, as the program gave them or as
+    what it did to the scores amounts to. `graph` holds the operands that gradients come through, as the
+    program knows them. `dropped` says that dropout stands between weights and output, or something else.
+    `inside` is what the path of the attention adds to that of the module at work.
     """
 
     how: str
-    weights: Torch | Hidden
+    weights: Any
     operands: dict[str, Torch]
     masks: Callable[[], dict[str, Torch | Tensor]]
     graph: dict[str, Torch]
     dropped: bool
     inside: str = ""
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether the program computed the weights itself, so that they are tensors."""
+        return self.how == BY_HAND
 
     @property
     def signature(self) -> tuple[object, ...]:
@@ -105,9 +112,7 @@ class Call:
 def roled(call: Call, place: Place, batch: int | None) -> tuple[Roled, ...]:
     """A call's tensors under the module's path, weights first. `batch` tells [B*H, Q, K] from [B, Q, K]."""
     weights = call.weights
-    parts = [
-        ("weights", "weights", weights.tensor() if isinstance(weights, Hidden) else _apart(weights, batch))
-    ]
+    parts = [("weights", "weights", _apart(weights, batch) if call.by_hand else weights.tensor())]
     parts += [(name, "mask", mask) for name, mask in _masks(call, batch).items()]
     parts += [(role, role, tensor) for role, tensor in _operands(call, batch).items()]
     return tuple(
@@ -126,7 +131,7 @@ def known_as(role: str, kind: Kind, name: str, tensor: Torch | Tensor) -> Roled:
 def _masks(call: Call, batch: int | None) -> dict[str, Torch | Tensor]:
     """The masks of a call; those of hand-written attention without what repeats."""
     masks = call.masks()
-    if isinstance(call.weights, Hidden):
+    if not call.by_hand:
         return masks
     with quietly():
         whole = {name: _apart(mask, batch) for name, mask in masks.items()}
@@ -140,7 +145,7 @@ def _masks(call: Call, batch: int | None) -> dict[str, Torch | Tensor]:
 
 def _operands(call: Call, batch: int | None) -> dict[str, Torch]:
     """The operands of a call, with batch and heads apart where its weights have them in one."""
-    flat = not isinstance(call.weights, Hidden) and call.weights.ndim == 3
+    flat = call.by_hand and call.weights.ndim == 3
     return {
         role: _apart(tensor, batch) if flat and tensor.ndim == 3 else tensor
         for role, tensor in call.operands.items()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from maskcli.tracing.calls import Call, Torch, quietly
+from maskcli.tracing.calls import BY_HAND, Call, Torch, quietly
 from maskcli.tracing.letters import Letters, arranged
 from maskcli.tracing.replay import Node, replayed
 
@@ -77,7 +77,7 @@ def call_of(trail: Trail, end: End, order: list[int]) -> Call:
     graph = {"query": trail.query, "key": trail.key, "value": end.value, "output": end.output}
     masks = _masks(trail.node, None if straight else order)
     unlike = trail.dropped or trail.stage == EXPONENTIALS
-    return Call("softmax", weights, operands, masks, graph, unlike)
+    return Call(BY_HAND, weights, operands, masks, graph, unlike)
 
 
 def _masks(node: Node | None, order: list[int] | None) -> Callable[[], dict[str, Any]]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from maskcli.tracing.calls import Call, Place
 from maskcli.tracing.checker import Checker
+from maskcli.tracing.doors import open_doors
 from maskcli.tracing.lines import user_line
 from maskcli.tracing.modules import Modules
 from maskcli.tracing.parts import Part, Parts, seen_in
@@ -37,6 +38,8 @@ class Watched:
         self.mode = seeing(self._see)
         # Whether the mode is on, a module is passed over, and a function is looked at without the mode.
         self.sees, self.passing, self.reading = False, False, False
+        # How many calls of attention were seen.
+        self.attentions = 0
         self.readers = watch.readers
 
     # The mode.
@@ -70,6 +73,7 @@ class Watched:
 
     def attention(self, call: Call, called: bool = False) -> None:
         """A call of attention has returned: one that the mode has shown, or that was called by its name."""
+        self.attentions += 1
         seen_in(self.trails.stack, called)
         for part in self.trails.stack:
             part.attention = True
@@ -90,6 +94,18 @@ class Watched:
             self.reading = before
         read_attention(self, ATTENTION[original.__name__], result, args, kwargs, called=True)
         return result
+
+    def through(self, read: Callable[..., Call | None], result: Any, args: Any, kwargs: Any) -> None:
+        """Read a function in which nothing was seen; it may be called once more, unseen."""
+        self.passing = True
+        try:
+            read_attention(self, read, result, args, kwargs, called=True)
+        finally:
+            self.passing = False
+
+    def is_idle(self) -> bool:
+        """Whether what happens now is not looked at."""
+        return self.passing or not self.watch.on or going_back()
 
     def settle(self) -> None:
         """A loss has told what the calls of this step were for."""
@@ -205,6 +221,7 @@ class Watch:
         self._wrap_modules(torch.nn.Module)
         self._wrap_attention(torch.nn.functional)
         self._wrap_threads()
+        open_doors(self, self._undo)
 
     def _wrap_modules(self, kind: Any) -> None:
         original = kind.__call__
@@ -212,7 +229,7 @@ class Watch:
         @functools.wraps(original)
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
             watched = self.thread()
-            if watched.passing or not self.on or going_back():
+            if watched.is_idle():
                 return original(module, *args, **kwargs)
             return watched.call(original, module, args, kwargs)
 
@@ -227,7 +244,7 @@ class Watch:
         @functools.wraps(original)
         def attention(*args: Any, **kwargs: Any) -> Any:
             watched = self.thread()
-            if watched.passing or not self.on or going_back():
+            if watched.is_idle():
                 return original(*args, **kwargs)
             return watched.named(original, args, kwargs)
 
