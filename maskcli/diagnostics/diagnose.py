@@ -185,7 +185,7 @@ def _ask(rule: Rule, outcome: _Outcome) -> None:
     for answer in rule.check(outcome.scene):
         if isinstance(answer, Undecided):
             asked.append(answer.needs)
-        elif not any(_explains(cause, answer, maps) for cause in earlier):
+        elif not any(_explains(cause, answer, maps) for cause in earlier if _weighs(cause, answer, rule)):
             new.append((rule, answer))
 
     outcome.found.extend(new)
@@ -214,6 +214,11 @@ def _skipped(outcomes: list[_Outcome], chosen: list[Rule], file: str) -> tuple[S
     open_codes = needs.keys() - _decided(outcomes)
     rules = sorted((rule for rule in chosen if rule.code in open_codes), key=lambda rule: rule.code)
     return tuple(Skipped(rule.code, rule.name, file, needs[rule.code]) for rule in rules)
+
+
+def _weighs(cause: Found, answer: Found, rule: Rule) -> bool:
+    """Whether a finding can be the cause of another: what is harmless is none of what is not."""
+    return cause.severity != "note" or (answer.severity or rule.severity) == "note"
 
 
 def _explains(earlier: Found, later: Found, maps: set[str]) -> bool:

@@ -15,6 +15,7 @@ from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Named, Resolve, Spec, axes, build, conjuncts, kinds_in, needs, write
 from maskcli.meant.facts import Declared, Meant
 from maskcli.scene.by_weights import GUESSED, by_weights, left_padding, obey_inverse
+from maskcli.scene.layouts import in_usual_order
 from maskcli.scene.named import held
 from maskcli.scene.placement import WEIGHTS, Placement, place
 from maskcli.scene.saved_mask import Given, read_mask, read_padding
@@ -59,7 +60,7 @@ def layout_of(tensors: tuple[Roled, ...], declared: Declared, shape: Shape, kind
 def _scene(
     file: str, roled: tuple[Roled, ...], group: str, declared: Declared, resolve: Resolve | None
 ) -> Scene:
-    tensors = tuple(each for each in roled if each.group in (group, ""))
+    tensors = in_usual_order(tuple(each for each in roled if each.group in (group, "")))
     if declared.model is not None:
         config = declared.model.told_by(lambda name: held(name, tensors) is not None)
         declared = replace(declared, model=config)

@@ -272,6 +272,16 @@ class Witnesses:
         return token_rows(roled.tensor) if roled else None
 
 
+def token_length(tensors: Iterable[Roled]) -> int | None:
+    """How many tokens the ids, padding masks or masks of a file have; None where they do not agree."""
+    lengths = {
+        roled.tensor.shape[-1]
+        for roled in tensors
+        if roled.role in ("input_ids", "padding_mask", "mask") and roled.tensor.shape
+    }
+    return lengths.pop() if len(lengths) == 1 else None
+
+
 def are_slots(roled: Roled) -> bool:
     """Whether positions are places in a cache, which count the padding, and no positions of tokens."""
     return roled.role == "position_ids" and roled.tensor.name.lower().endswith("cache_position")

@@ -467,7 +467,11 @@ def test_weights_that_did_not_make_the_output(dtype, groups, layout, side):
     assert loud(report(common | {"attentions.0": saved})) == ["MSK306"]
     assert loud(report(common | {"attentions.0": used.to(DTYPES[dtype])})) == []
     joined = output.flatten(2) if layout == "qh" else output.transpose(1, 2).flatten(2)
+    # With the heads joined as well, unless a projection came behind.
     found = report(common | {"attentions.0": saved, "attn_output.0": joined.contiguous()})
+    assert loud(found) == ["MSK306"]
+    projected = joined.float() @ torch.randn(joined.shape[2], joined.shape[2])
+    found = report(common | {"attentions.0": saved, "attn_output.0": projected.to(DTYPES[dtype])})
     assert loud(found) == []
     assert "MSK306" in [skip.code for skip in found.skipped]
 

@@ -16,6 +16,7 @@ from maskcli.measure.questions import bad_cells, first_bad
 from maskcli.scene.scene import Attention, Scene, once
 from maskcli.tensors import Tensor
 from maskcli.tensors.axes import state_shape
+from maskcli.tensors.orders import saved_index
 from maskcli.tensors.roles import Roled
 
 # The largest finite float16.
@@ -141,13 +142,13 @@ def nan_from_input(scene: Scene) -> Iterator[Found]:
     roled, what, at = next(_bad_inputs(scene), (None, "", ()))
     if roled is None or roled.role is None:
         return
-    name = roled.tensor.name
+    name, saved = roled.tensor.name, list(saved_index(roled.tensor, at))
     yield Found(
         (name,),
-        f"{name!r} holds {what}, first at index {list(at)}: NaN comes in here, before the mask",
+        f"{name!r} holds {what}, first at index {saved}: NaN comes in here, before the mask",
         f"look at what computes {name!r}; the softmax only passes it on",
         _place(roled.tensor, at, roled.role),
-        {"index": str(list(at))},
+        {"index": str(saved)},
     )
 
 
@@ -179,13 +180,14 @@ def score_overflow(scene: Scene) -> Iterator[Found]:
     for roled in _by_layer(scene, "scores"):
         at = first_bad(roled.tensor, lambda values: values == np.inf)
         if at is not None:
+            saved = saved_index(roled.tensor, at)
             yield Found(
                 (roled.tensor.name,),
-                f"{roled.tensor.name!r} holds +inf, first at index {list(at)}: the scores overflowed, and "
+                f"{roled.tensor.name!r} holds +inf, first at index {list(saved)}: the scores overflowed, and "
                 "their rows become NaN (not a mask bug)",
                 SCALE_FIRST,
                 _place(roled.tensor, at, "scores"),
-                {"index": str(list(at))},
+                {"index": str(list(saved))},
             )
             return
 
@@ -255,7 +257,8 @@ def unexplained_nan(scene: Scene) -> Iterator[Found]:
     pattern = "parts of rows"
     if (nan.whole == nan.rows).all():
         pattern = "all rows" if nan.whole.all() else "whole rows"
-    at = list(first_bad(nan.attention.tensor, np.isnan) or ())
+    tensor = nan.attention.tensor
+    at = list(saved_index(tensor, first_bad(tensor, np.isnan) or ()))
     after = f", and {listed(nan.later)} come after it" if nan.later else ""
     for group in fold([Hit(nan.attention.name, nan.rows)]):
         yield group.found(

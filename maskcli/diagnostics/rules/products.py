@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +13,10 @@ from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.rule import NOT_WEIGHTS, rule
 from maskcli.diagnostics.rules.hits import Hit, fold, fold_by
 from maskcli.diagnostics.verdicts.verdict import TINY
+from maskcli.scene.layouts import JOINED
 from maskcli.scene.scene import Attention, Scene
 from maskcli.tensors import Tensor
+from maskcli.tensors.orders import permuted, saved_axes
 from maskcli.tensors.tolerances import tolerances
 
 # log W is a straight line over q.k when the two belong together; rounding leaves the correlation above FITS,
@@ -72,10 +76,11 @@ def weights_not_used(scene: Scene) -> Iterator[Found | Undecided]:
         if not {"value", "output"} <= attention.parts.keys() or not _has_values(attention):
             continue
         layouts = _layouts(attention)
-        if layouts:
-            hits.append(Hit(attention.name, _unlike(attention, layouts)))
+        unlike = _unlike(attention, layouts) if layouts else None
+        if unlike is None:
+            yield Undecided("output of the heads, [B, H, Q, D] before they are projected")
         else:
-            yield Undecided("output of the heads, [B, H, Q, D] before they are joined")
+            hits.append(Hit(attention.name, unlike))
     for group in fold(hits):
         yield group.found(
             "the weights times value are not the saved output: these are not the weights that the model used",
@@ -144,31 +149,52 @@ def _has_values(attention: Attention) -> bool:
     return len(shape) == 4 and shape[::2] == (batch, keys) and heads % shape[1] == 0
 
 
-def _layouts(attention: Attention) -> list[bool]:
-    """How the output may be laid out, by its shape: True for [B, Q, H, D], False for [B, H, Q, D]."""
+class _Pair(NamedTuple):
+    """Values [B, G, K, D] and an output [B, H, Q, D] as they may be laid out."""
+
+    value: Tensor
+    output: Tensor
+
+
+def _layouts(attention: Attention) -> list[_Pair]:
+    """How values and output may be laid out by their shapes: of as many heads as tokens, in two ways."""
     batch, heads, queries, _ = attention.shape
-    width, shape = attention.parts["value"].shape[3], attention.parts["output"].shape
-    layouts = {False: (batch, heads, queries, width), True: (batch, queries, heads, width)}
-    return [queries_first for queries_first, fitting in layouts.items() if shape == fitting]
+    value, output = attention.parts["value"], attention.parts["output"]
+    if output.shape != (batch, heads, queries, value.shape[3]):
+        return []
+    values, outputs = [value], [output]
+    if value.shape[1] == value.shape[2]:
+        values.append(permuted(value, (0, 2, 1, 3), "[B, K, H, D]"))
+    if heads == queries:
+        outputs.append(permuted(output, (0, 2, 1, 3), "[B, Q, H, D]"))
+    return [_Pair(*each) for each in product(values, outputs)]
 
 
-def _unlike(attention: Attention, layouts: list[bool]) -> Rows:
-    """Sampled real rows [B, H, Q] whose W V is not the output as laid out to fit best, when most are so."""
-    sample, value, output = attention.sample, attention.parts["value"], attention.parts["output"]
+def _unlike(attention: Attention, layouts: list[_Pair]) -> Rows | None:
+    """Sampled real rows [B, H, Q] whose W V is not the output as laid out to fit best, when most are so.
+
+    None where the output was saved with its heads joined and holds what no mean of the values is: it was
+    projected.
+    """
+    sample, value, output = attention.sample, *layouts[0]
     rows = np.zeros(attention.shape[:3], bool)
-    shared = attention.shape[1] // value.shape[1]
     tolerance = max(tolerances(tensor.dtype).products for tensor in (attention.tensor, value, output))
     off = np.zeros((len(layouts), *sample.values.shape[:3]), bool)
+    outside = False
     for item, head in np.ndindex(sample.items, sample.heads):
-        values = value.read((item, head // shared)).astype(np.float64)
-        if not np.isfinite(values).all():
-            return rows
-        made = sample.values[item, head].astype(np.float64) @ values
-        limit = tolerance * max(np.abs(values).max(), TINY)
-        for at, queries_first in enumerate(layouts):
-            index = (item, slice(None), head) if queries_first else (item, head, slice(None))
-            saved = output.read(index).astype(np.float64)[sample.queries]
+        for at, pair in enumerate(layouts):
+            shared = attention.shape[1] // pair.value.shape[1]
+            values = pair.value.read((item, head // shared)).astype(np.float64)
+            if not np.isfinite(values).all():
+                return rows
+            limit = tolerance * max(np.abs(values).max(), TINY)
+            made = sample.values[item, head].astype(np.float64) @ values
+            saved = pair.output.read((item, head)).astype(np.float64)[sample.queries]
             off[at, item, head] = np.abs(made - saved).max(axis=1) > limit
+            low, high = np.minimum(values.min(axis=0), 0), np.maximum(values.max(axis=0), 0)
+            outside |= bool(((saved < low - limit) | (saved > high + limit)).any())
+    if outside and saved_axes(output) == JOINED and off[0].any():
+        return None
     real = sample.of(attention.real_rows) & np.isfinite(sample.values).all(axis=3)
     best = min(off & real, key=lambda unlike: int(unlike.sum()))
     if best.sum() > MOST * real.sum():

@@ -13,7 +13,9 @@ from maskcli.diagnostics.rules.common import FEW, MOSTLY
 from maskcli.diagnostics.rules.hits import Hit, fold, fold_by
 from maskcli.diagnostics.words import listed
 from maskcli.measure.questions import first_sums, query_sums
+from maskcli.scene.layouts import TRANSPOSED
 from maskcli.scene.scene import Attention, Scene, once
+from maskcli.tensors.orders import saved_axes
 from maskcli.tensors.tolerances import has_digits
 
 # Where each axis stands in [B, H, Q, K], and how it is called.
@@ -91,6 +93,14 @@ def softmax_axis(scene: Scene) -> Iterator[Found]:
 
     Fix: `softmax(dim=-1)`.
     """
+    turned = [a for a in scene.attentions if saved_axes(a.tensor) == TRANSPOSED]
+    for each in fold(Hit(attention.name, attention.real) for attention in turned):
+        yield each.found(
+            f"the columns of {listed(each.tensors)} sum to 1: it is the transpose {TRANSPOSED} of a map, and "
+            "is read so",
+            "save weights.transpose(-1, -2); whoever takes its rows for queries reads it the wrong way",
+            severity="note",
+        )
     axes = {attention.name: _softmax_axis(attention) for attention in scene.attentions}
     for axis, (name, dim) in AXES.items():
         sick = [attention for attention in scene.attentions if axes[attention.name] == axis]
