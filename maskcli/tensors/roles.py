@@ -116,7 +116,7 @@ _NAMES = {word: role for role, words in _WORDS.items() for word in words.split()
 _MODULES = ("attn", "attention", "att")
 _NOT_ATTENTION = re.compile(
     r"(special_tokens|head|dropout|label|labels|mlm|image|pixel|text|prompt|completion|response|assistant)_masks?"
-    r"|.*(_weight|_bias|_scale|_zero_point|_norm|layernorm|embeddings?|running_mean|running_var|inv_freq|lora_[ab])"
+    r"|perm_mask|target_mapping|.*(_weight|_bias|_scale|_zero_point|_norm|layernorm|embeddings?|running_mean|running_var|inv_freq|lora_[ab])"
 )
 
 _STRUCTURE = re.compile(r"layers?|h|blocks?|resblocks|encoder|decoder|transformer|model")
@@ -392,6 +392,7 @@ def _by_float_values(rows: Array) -> str | None:
         additive = bool(((rows == 0) | (rows <= FILL)).all())
         return "mask" if additive else "scores"
     sums = rows.astype(np.float64).sum(axis=1)
+    one_hot = bool(((rows == 1).sum(axis=1) == 1).all() and _is_binary(rows))
     if low >= 0 and (np.abs(sums - 1) <= SUM_TOLERANCE).mean() > 0.5:
-        return "weights"
+        return None if one_hot else "weights"
     return "mask" if _is_binary(rows) and 0 < float(rows.mean()) < 1 else None

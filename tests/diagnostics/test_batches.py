@@ -118,7 +118,13 @@ def test_a_batch_and_its_healthy_twin(name):
         assert loud(report(case.healthy, **facts)) == [], (name, facts)
 
 
+ONE_HOT = torch.eye(12)[torch.randint(12, (2, 10), generator=torch.Generator().manual_seed(0))]
 HEALTHY = {
+    "classes as one-hot rows": {"one_hot_targets": ONE_HOT, "input_ids": IDS},
+    "XLNet's permutations": {
+        "perm_mask": (torch.rand(2, 10, 10, generator=torch.Generator().manual_seed(0)) > 0.5).float(),
+        "target_mapping": ONE_HOT[..., :10], "input_ids": IDS, "labels": LABELS,
+    },
     "labels that the data moved, as Hugging Face's losses take them": {
         "input_ids": IDS, "attention_mask": REAL, "shift_labels": MOVED
     },

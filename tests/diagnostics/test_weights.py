@@ -281,6 +281,14 @@ def test_maps_of_zeros(dtype, sick):
         found = report(arrays | extra, **declared)
         assert loud(found) == ["MSK207"]
         assert the(found, "MSK207").tensors == tuple(f"attentions.{layer}" for layer in sick)
+    # One sample of them; without a mask it may be all padding.
+    arrays = layers(shape, causal(shape) & real[:, None, None], dtype)
+    for array in arrays.values():
+        array[1] = 0
+    assert loud(report(arrays)) == []
+    assert the(report(arrays | mask_of(real)), "MSK207").where.batch == (1,)
+    real[1] = False
+    assert loud(report(arrays | mask_of(real))) == []
     # A pruned head, and a source that is all padding, leave zeros too.
     pruned = layers(shape, causal(shape), dtype)
     pruned["attentions.1"][:, 1] = 0

@@ -11,7 +11,7 @@ from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.common import FEW, MOSTLY
 from maskcli.diagnostics.rules.hits import Hit, fold, fold_by
-from maskcli.diagnostics.words import listed
+from maskcli.diagnostics.words import listed, told_items
 from maskcli.measure.questions import first_sums, query_sums
 from maskcli.scene.layouts import TRANSPOSED
 from maskcli.scene.scene import Attention, Scene, once
@@ -62,10 +62,11 @@ def unnormalised_rows(scene: Scene) -> Iterator[Found]:
 
 
 def _all_zeros(scene: Scene) -> Iterator[Found]:
-    """Maps that hold nothing but zeros, though their rows have keys."""
+    """Maps, or samples of them, that hold nothing but zeros though their rows have keys."""
     for group in fold(Hit(attention.name, _zeros(attention)) for attention in scene.attentions):
         yield group.found(
-            f"all weights of {listed(group.tensors)} are 0: no row of it attends to anything",
+            f"all weights of {listed(group.tensors)} are 0 in {told_items(group.where.batch)}: no row "
+            "attends to anything",
             "save what the softmax returns: a buffer that was never filled, a layer that was skipped and a "
             "head mask of zeros look like this",
             lowest_sum=0.0,
@@ -74,12 +75,17 @@ def _all_zeros(scene: Scene) -> Iterator[Found]:
 
 
 def _zeros(attention: Attention) -> Rows:
-    """The rows [B, H, Q] of a map of zeros that have a key to attend to; none when it is no such map."""
+    """The rows [B, H, Q] of samples of zeros that have a key to attend to.
+
+    One sample of several may be nothing but padding, whose rows some kernels leave at 0: it is told only
+    where something says which tokens are real.
+    """
     measured, allowed = attention.measured, attention.meant
-    none = np.zeros(measured.total.shape, bool)
-    if (measured.high != 0).any() or (measured.low != 0).any() or attention.tolerance >= 1:
-        return none
-    return attention.real if allowed is None else attention.real & (allowed.keys_per_query > 0)
+    zeros: Array = np.all((measured.high == 0) & (measured.low == 0), axis=(1, 2))
+    if attention.tolerance >= 1 or not (zeros.all() or attention.keys):
+        zeros[:] = False
+    rows = attention.real & zeros[:, None, None]
+    return rows if allowed is None else rows & (allowed.keys_per_query > 0)
 
 
 @rule("MSK208", "softmax-axis", "error", needs=("weights",), explained_by=("MSK216",))
