@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from maskcli.errors import MaskcliError
 from maskcli.scene.describe import Described, describe
+from maskcli.scene.named import labels_among
 from maskcli.tensors import Zoom, named_tensor, open_tensors, place, role_of, split_target
 
 
@@ -40,5 +41,7 @@ def inspected(
                 f"{target!r} has {len(chosen)} tensors; say which to look into: {target}:TENSOR"
             )
         roled = [role_of(tensor) for tensor in chosen]
-        files.append((path, [describe(one, convention, past) for one in roled]))
+        masks = any(one.role == "mask" for one in roled)
+        labels = labels_among([role_of(tensor) for tensor in file.tensors]) if masks else {}
+        files.append((path, [describe(one, convention, past, labels) for one in roled]))
     return Inspected(files, zoom)

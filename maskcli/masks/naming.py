@@ -11,8 +11,8 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,6 +33,8 @@ MOST_ALIASES = 2
 LONG = 64
 # Of a name longer than this, there may be a shorter one with a union.
 SHORT = 20
+# Labels of one tensor that are tried one by one.
+MOST_LABELS = 4
 
 CAUSAL, PADDING = Named("causal"), Named("padding")
 # A kind with its numbers, and its mask.
@@ -82,10 +84,11 @@ def _padding_of(real: Array) -> tuple[int, int, int]:
     return left, right, int(len(real) - kept.size - left - right)
 
 
-def name_of(mask: Mask, past: int | None = None) -> Name:
+def name_of(mask: Mask, past: int | None = None, labels: Mapping[str, Array] | None = None) -> Name:
     """The shortest spec found that rebuilds the mask [B, H, Q, K], or the nearest one.
 
-    Keys that no query attends to may be padding, item by item; names without padding are tried first.
+    Keys that no query attends to may be padding, item by item; names without padding are tried first. Tokens
+    may be told apart by `labels` int [b, K], which names then read.
     """
     mask = mask.compact()
     bare = _layout(mask, past, None)
@@ -97,6 +100,8 @@ def name_of(mask: Mask, past: int | None = None) -> Name:
     exact.sort(key=lambda item: _order(item[0]))
     if not exact or _length(exact[0][0]) > SHORT or "block-diffusion" in kinds_in(exact[0][0]):
         exact += [(spec, layout) for layout in layouts for spec in _unions(mask, layout)]
+    if labels and mask.attended and (not exact or _length(exact[0][0]) > SHORT):
+        exact += [found for layout in layouts for found in _labelled(mask, layout, labels)]
     if not exact:
         exact = [(spec, bare) for spec in _inside_documents(mask, bare)]
     if not exact:
@@ -172,6 +177,42 @@ def _unions(mask: Mask, layout: Layout) -> Iterator[Spec]:
         if found is not None:
             yield found
             return
+
+
+def _labelled(mask: Mask, layout: Layout, labels: Mapping[str, Array]) -> Iterator[tuple[Spec, Layout]]:
+    """Masks by labels: blocks of tokens that see one another beside the past, or nothing across them."""
+    fitting = {name: rows for name, rows in labels.items() if _fits_keys(rows, layout)}
+    edges = edges_of(mask, layout)
+    # Blocks that no window cuts reach further back than most rows do.
+    reaches = sorted({max(edges.behind, 0), max(edges.usual().behind, 0)})
+    padding = " & padding" if layout.real is not None else ""
+    for name, rows in fitting.items():
+        told = replace(layout, tensors=fitting.__getitem__)
+        for block in _blocks(name, rows):
+            texts = [block, f"causal | {block}", f"causal & {block}"]
+            for reach in reaches:
+                texts += [f"sliding:{reach + 1} | {block}", f"sliding:{reach + 1} & {block}"]
+                texts.append(f"(causal | {block}) & window:{reach},-1")
+            for text in texts:
+                spec = parse(f"({text}){padding}" if padding else text)
+                if build(spec, told) == mask:
+                    yield spec, told
+                    return
+
+
+def _blocks(name: str, rows: Array) -> Iterator[str]:
+    """What labels can tell: the same label, one of them, or an unbroken stretch of it."""
+    values = np.unique(rows[rows >= 0])[:MOST_LABELS].tolist()
+    yield f"same:{name}"
+    for value in values:
+        yield f"spans:{name}={value}"
+        yield f"same:{name}={value}"
+    yield f"spans:{name}"
+
+
+def _fits_keys(rows: Array, layout: Layout) -> bool:
+    inside = layout.past + layout.queries <= layout.keys
+    return inside and rows.shape[1] == layout.keys and len(rows) in (1, layout.batch)
 
 
 def _is_telling(spec: Spec) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from maskcli.arrays import Shape
+from maskcli.arrays import Array, Shape
 from maskcli.errors import MaskcliError
 from maskcli.masks.naming import Name, name_of
 from maskcli.masks.views import picture
@@ -38,8 +39,16 @@ class Described:
         return self.name.padding if self.name is not None else ()
 
 
-def describe(roled: Roled, convention: str | None = None, past: int | None = None) -> Described:
-    """Read a tensor once and say what it is; masks and padding masks are named as well."""
+def describe(
+    roled: Roled,
+    convention: str | None = None,
+    past: int | None = None,
+    labels: Mapping[str, Array] | None = None,
+) -> Described:
+    """Read a tensor once and say what it is; masks and padding masks are named as well.
+
+    Names read `labels` [b, K] where they are called so.
+    """
     tensor = roled.tensor
     try:
         summary = summarise(tensor, roled.role)
@@ -49,7 +58,7 @@ def describe(roled: Roled, convention: str | None = None, past: int | None = Non
     if shape is None or 0 in shape:
         return Described(roled, summary)
     given = read_named(roled, shape, convention, None, past)
-    return Described(roled, summary, given, name_of(given.keep, past))
+    return Described(roled, summary, given, name_of(given.keep, past, labels))
 
 
 def shares(each: Described, zoom: Zoom, tall: int, wide: int) -> View | None:

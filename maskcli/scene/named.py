@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.tensors import Roled, Tensor, find_tensor, open_tensors, split_target
 from maskcli.tensors.axes import token_rows
 
+# Labels that tokens have at most; ids and positions have more.
+MOST_LABELS = 64
+MOST_CELLS = 2**22
+LABEL_ROLES = (None, "token_type_ids", "segment_ids")
 # Tensors that an error lists.
 LISTED = 6
 
@@ -34,6 +41,23 @@ def held(name: str, tensors: Sequence[Roled]) -> Tensor | None:
     ending = [roled.tensor for roled in tensors if roled.tensor.name.rpartition(".")[2] == name]
     playing = [roled.tensor for roled in tensors if roled.role == name]
     return next((found[0] for found in (called, ending, playing) if len(found) == 1), None)
+
+
+def labels_among(tensors: Sequence[Roled]) -> dict[str, Array]:
+    """The tensors that label tokens with a few whole numbers, by name, as rows [b, L]."""
+    found: dict[str, Array] = {}
+    for roled in tensors:
+        rows = token_rows(roled.tensor) if _may_label(roled) else None
+        if rows is not None and np.unique(rows).size <= MOST_LABELS:
+            found[roled.tensor.name] = rows
+    return found
+
+
+def _may_label(roled: Roled) -> bool:
+    """Whether a tensor can say to what tokens belong, and not what they are or where they stand."""
+    tensor = roled.tensor
+    rows = tensor.dtype.startswith(("int", "uint")) and len(tensor.shape) <= 2
+    return rows and math.prod(tensor.shape) <= MOST_CELLS and roled.role in LABEL_ROLES
 
 
 def _of_file(name: str, tensors: Sequence[Roled]) -> Tensor:

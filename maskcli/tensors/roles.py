@@ -107,7 +107,7 @@ _WORDS = {
     "cu_seqlens": "cu_seqlens cu_seqlens_q cu_seqlens_k cu_seqlens_kv cu_seq_lens "
     "cu_seq_lens_q cu_seq_lens_k cu_seq_len cu_seqlens_q_padded cu_seqlens_kv_padded cumulative_len "
     "query_start_loc seq_start_loc qo_indptr",
-    "token_type_ids": "token_type_ids token_types token_type_id",
+    "token_type_ids": "token_type_ids mm_token_type_ids token_types token_type_id",
     "segment_ids": "segment_ids segments seq_idx document_ids doc_ids documents sequence_ids segment_id "
     "document_id doc_id sequence_id inputs_segmentation",
 }

@@ -6,10 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from maskcli.api.checks import diagnose
+from maskcli.inputs.looks import inspected
 from maskcli.masks.layout import Layout
+from maskcli.masks.mask import Mask
 from maskcli.masks.spec import build, parse
 from maskcli.meant.model_config import read_config
 from tests.masks.test_naming_real import captured
@@ -164,3 +167,30 @@ def test_configurations_of_text_alone_and_of_switched_off_images_have_no_blocks(
     layers = read_config(str(tmp_path)).layers
     assert layers[5] == "causal | spans:token_type_ids=1"
     assert set(layers[:5]) == {"(causal | spans:token_type_ids=1) & window:1023,-1"}
+
+
+@kinds
+@sides
+def test_inspect_names_the_masks_of_models_by_the_tensors_beside_them(kind, side, tmp_path):
+    ids, mask, types = inputs(kind, side)
+    name = MODELS[kind][0]
+    built = captured(model_of(kind), input_ids=ids, attention_mask=mask, **{name: types})
+    masks = {f"mask_{i}": each for i, each in enumerate(built) if each.shape[-1] == LENGTH}
+    save_file({**masks, name: types, "input_ids": ids}, tmp_path / "dump.safetensors")
+    ((_, found),) = inspected([str(tmp_path / "dump.safetensors")], None, None, None).files
+    names = {each.roled.tensor.name: each.name for each in found if each.roled.tensor.name in masks}
+    assert len(names) == 2
+    assert all(each.exact for each in names.values())
+    # A prefix is one without labels as well, of another length in each sample.
+    by_labels = [each.spec for each in names.values() if f":{name}=" in each.spec]
+    assert len(by_labels) == (2 if kind == "gemma3" else 1)
+    for tensor, each in names.items():
+        assert build(parse(each.spec), each.layout) == Mask.from_dense((masks[tensor] == 0).numpy())
+
+
+@pytest.mark.parametrize("name", ["mm_token_type_ids", "inputs.mm_token_type_ids"])
+def test_types_of_images_are_no_padding(name):
+    weights, _, types = ran("gemma4", "right")
+    (values,) = types.values()
+    report = diagnose({"attentions.1": weights["attentions.1"][:1], name: values[:1]}, expect="causal")
+    assert codes(report) == set()
