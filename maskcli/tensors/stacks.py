@@ -67,8 +67,8 @@ def named_tensor(file: TensorFile, name: str) -> Tensor:
 def _unstacked(roled: Roled, others: tuple[Roled, ...], names: set[str]) -> Iterator[Roled]:
     """The layers of a stack, each under its name; any other tensor as it is."""
     shape = roled.tensor.shape
-    may_be = roled.role in LAYERED and roled.layer is None and 0 not in shape
-    if not may_be or len(shape) < 5:
+    many = roled.role in LAYERED and len(shape) > 4 and 0 not in shape
+    if not many or _is_of_layers(roled, others):
         yield roled
         return
 
@@ -82,6 +82,15 @@ def _unstacked(roled: Roled, others: tuple[Roled, ...], names: set[str]) -> Iter
         taken = any(each.tensor.name in names for each in parts)
         both = f"its parts would be called as other tensors of the file are ({roled.tensor.name}.0)"
         yield from [replace(roled, unfit=both)] if taken else parts
+
+
+def _is_of_layers(roled: Roled, others: tuple[Roled, ...]) -> bool:
+    """Whether a tensor is one layer among others, and the number in its name not a run's or a file's."""
+    if roled.layer is None:
+        return False
+    words = roled.tensor.name.rstrip("0123456789")
+    peers = (each for each in others if each.role == roled.role and each.layer not in (None, roled.layer))
+    return "layer" in words or any(each.tensor.name.rstrip("0123456789") == words for each in peers)
 
 
 def _parts(roled: Roled, axes: _Axes) -> Iterator[Roled]:

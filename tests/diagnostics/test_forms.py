@@ -152,6 +152,13 @@ def test_a_lone_stack_is_checked_and_the_layer_is_named(tmp_path, passes):
     assert "stack.1" in shown
 
 
+@pytest.mark.parametrize("name", ["stack", "run12", "attn_3", "w"])
+def test_a_number_in_the_name_of_a_stack_is_no_layer(tmp_path, passes, name):
+    np.save(tmp_path / f"{name}.npy", torch.stack(passes[True]).numpy())
+    _, report = found(tmp_path / f"{name}.npy", "--expect", "causal", check=0)
+    assert report["summary"]["tensors"] == LAYERS
+
+
 def test_masks_and_states_of_a_stack_go_with_its_layers(tmp_path, passes, batch):
     mask = (torch.ones(PROMPT, PROMPT).tril().bool() & batch[1][:, None, None].bool())[None].expand(
         LAYERS, 2, 1, PROMPT, PROMPT
