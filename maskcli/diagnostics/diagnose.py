@@ -14,7 +14,7 @@ from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Skipped, Und
 from maskcli.diagnostics.needs import met_by, unmet
 from maskcli.diagnostics.over_steps import Told, over_steps
 from maskcli.diagnostics.rule import Rule
-from maskcli.diagnostics.unchecked import Unchecked, unchecked
+from maskcli.diagnostics.unchecked import Unchecked, unchecked, unpaired
 from maskcli.masks.mask import Runs
 from maskcli.masks.spec import Resolve
 from maskcli.meant.facts import Declared, from_metadata
@@ -124,6 +124,7 @@ def diagnose(
     findings = [
         _finding(*each, token, origins) for each in over_steps(told, roled) if each.rule.code in codes
     ]
+    explained = {name for outcome in outcomes for _, found in outcome.found for name in found.tensors}
     unfit = _refused(roled) | {name: why for scene in scenes for name, why in scene.unfit.items()}
     checked = {name: role for scene in scenes for name, role in _checked(scene) if name not in unfit}
     return Report(
@@ -134,7 +135,7 @@ def diagnose(
         unfit=unfit,
         roles=tuple(checked.values()),
         decided=frozenset(codes & _decided(outcomes)),
-        unchecked=unchecked(file.path, unfit, roled, checked),
+        unchecked=unchecked(file.path, unfit, roled, checked) + unpaired(scenes, explained),
     )
 
 

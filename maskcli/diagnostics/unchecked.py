@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from maskcli.tensors import Roled, role_by_name
+from maskcli.scene.scene import Attention, Scene
+from maskcli.tensors import Roled, Tensor, role_by_name
 
 # Roles by what they are evidence of. Where tensors of one are there and none could be read, nothing is known.
 EVIDENCE = {"weights": "weights", "mask": "masks", "padding_mask": "masks"}
@@ -55,6 +56,45 @@ def unchecked(
     lost = ((each.origin, each.unfit) for each in roled if each.role is None)
     found += [Unchecked(file, FILE, (path,), reason, every=True) for path, reason in lost if path and reason]
     return tuple(sorted(found, key=lambda each: (not each.every, each.what is None)))
+
+
+def unpaired(scenes: Iterable[Scene], explained: set[str]) -> tuple[Unchecked, ...]:
+    """Masks over the keys of weights that do not fit them otherwise, so that the two were not compared.
+
+    Masks that a finding names, `explained`, are left out: it says more.
+    """
+    found = []
+    for scene in scenes:
+        compared = any(each.keep is not None or each.keys is not None for each in scene.attentions)
+        for name, why in _misfits(scene):
+            if name not in explained:
+                found.append(Unchecked(scene.file, "masks", (name,), why, not compared))
+    return tuple(dict.fromkeys(found))
+
+
+def _misfits(scene: Scene) -> Iterator[tuple[str, str]]:
+    """Masks that fit no map though they have its keys, and why."""
+    for saved in scene.masks:
+        users = [each for each in scene.attentions if each.given is saved.given]
+        fits = any(each.keep is not None or each.shape[3] != saved.given.shape[3] for each in users)
+        if users and not fits:
+            yield saved.given.tensor.name, _unlike(saved.given.tensor, users[0])
+
+    for roled in scene.tensors:
+        sizes = roled.tensor.shape
+        users = [each for each in scene.attentions if each.roled.kind == roled.kind]
+        if roled.role != "padding_mask" or len(sizes) != 2 or any(each.keys is not None for each in users):
+            continue
+        near = [each for each in users if each.shape[3] == sizes[1] and sizes[0] not in (1, each.shape[0])]
+        if near:
+            yield roled.tensor.name, _unlike(roled.tensor, near[0])
+
+
+def _unlike(mask: Tensor, attention: Attention) -> str:
+    return (
+        f"its shape {list(mask.shape)} does not fit {attention.name} {list(attention.shape)}, "
+        "so the weights were not compared with it"
+    )
 
 
 def _is_unknown(roled: Roled) -> bool:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from maskcli.diagnostics.declare import Meaning, declare
 from maskcli.diagnostics.diagnose import Report, diagnose
+from maskcli.diagnostics.unchecked import FILE
 from maskcli.errors import MaskcliError, is_internal, sentence
 from maskcli.inputs.operands import resolver
 from maskcli.inputs.tasks import Task, open_roled
@@ -85,6 +86,9 @@ def report_of(task: Task, meaning: Meaning) -> Report:
     file, roled = open_roled(task)
     report = judged(file, roled, meaning)
     if not report.checked:
+        unread = [each.why for each in report.unchecked if each.what == FILE]
+        if unread:
+            raise MaskcliError(unread[0] + (f" ({len(unread)} files are so)" if len(unread) > 1 else ""))
         raise MaskcliError(
             f"nothing to check in {task.target!r}: no tensor is attention weights, a mask or "
             f"ids{first_unfit(report)}; name them (attentions.0, attention_mask) or say what they are with "

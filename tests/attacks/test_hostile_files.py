@@ -18,6 +18,7 @@ import torch
 
 from maskcli.errors import MaskcliError
 from maskcli.tensors import open_tensors, roles_of
+from tests.cli.running import run
 
 
 def read_all(path) -> None:
@@ -344,6 +345,31 @@ def test_code_in_a_pickle_never_runs(tmp_path):
 def test_a_refused_class_is_named_with_the_line_that_saves_it_anew(tmp_path):
     torch.save({"x": Fraction(1, 2)}, tmp_path / "x.pt")
     refused(tmp_path / "x.pt", "fractions.Fraction", "torch.save(plain(obj), 'dump.pt')")
+
+
+def test_stacks_of_more_layers_than_a_model_has_are_refused(tmp_path):
+    np.save(tmp_path / "attentions.npy", np.ones((70_000, 1, 1, 2, 2), np.float16))
+    assert "more than 65,536 layers" in run("diagnose", tmp_path / "attentions.npy", check=2).stderr
+    torch.save({"attentions": torch.ones(1).expand(2**20, 2**20, 1, 1, 1, 1, 1)}, tmp_path / "x.pt")
+    assert "7 axes" in run("diagnose", tmp_path / "x.pt", check=2).stderr
+
+
+def test_names_of_runs_open_nothing_else(tmp_path):
+    """What a file is called is a name for its tensors, and no path."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    names = [
+        "name=..___layer_id=3",
+        "name=attn_weights___layer_id=" + "9" * 200,
+        "step=-1___name=attn",
+        "name=___rank=x",
+    ]
+    for name in names:
+        (folder / f"{name}.pt").write_bytes(b"PK")
+    done = run("diagnose", folder, check=2)
+    assert sum(name in done.stderr for name in names) >= 1
+    assert "files are so" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_program_is_refused(tmp_path):

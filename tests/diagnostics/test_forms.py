@@ -282,6 +282,28 @@ def test_tensors_of_no_known_part_are_named(tmp_path, passes, batch):
     assert "not checked: hidden_states: no part of attention" in told.stdout.splitlines()[0]
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"attention_mask": torch.ones(4, PROMPT, dtype=torch.int64)},
+        {"attn_mask": torch.ones(5, 1, PROMPT, PROMPT).tril().bool()},
+        {"attn_mask": torch.ones(2, 3, PROMPT, PROMPT).tril().bool()},
+        {"attention_mask": torch.ones(2, 1, 5, PROMPT)},
+    ],
+)
+def test_a_mask_that_fits_no_weights_is_said_not_to_be_compared(tmp_path, passes, beside):
+    path = saved(tmp_path / "x.pt", {"attentions": torch.cat(passes[False])[:2].clone(), **beside})
+    told = run("diagnose", path, check=2)
+    assert "not compared" in told.stdout.splitlines()[0]
+    fitting = {"attention_mask": torch.ones(2, PROMPT, dtype=torch.int64)}
+    run("diagnose", saved(tmp_path / "y.pt", {"attentions": passes[False], **fitting}), check=0)
+
+
+def test_layers_one_after_the_other_are_no_batch(tmp_path, passes, batch):
+    path = saved(tmp_path / "x.pt", {"attentions": torch.cat(passes[False]), "attention_mask": batch[1]})
+    assert "[6, 4, 9, 9]" in run("diagnose", path, check=2).stdout.splitlines()[0]
+
+
 # Integer keys
 
 
