@@ -67,6 +67,7 @@ def _scene(
     room = _Room(file, declared, resolve, Witnesses(tensors, group, declared))
 
     attentions = room.attentions([each for each in tensors if each.role == "weights" and each.group == group])
+    room.unfit.update(_of_other_resolution(attentions))
     saved = [room.saved(each, attentions) for each in tensors if each.role == "mask"]
     masks = tuple(mask for mask in saved if mask)
     return Scene(file, declared, tensors, attentions, masks, tuple(room.token_sets()), room.unfit)
@@ -99,8 +100,10 @@ class _Room:
         if self._is_guessed_wrong(roled, placement):
             self.witnesses.turn_padding(roled.kind)
             placement = place(self.witnesses, roled.kind, shape, roled.tensor)
-        given = self._mask_of(roled, placement)
         meant = self.declared.meant(roled.tensor.name, roled.kind, roled.layer)
+        if meant is not None and _holds_its_window(meant.spec, shape):
+            placement = placement.of_last_keys()
+        given = self._mask_of(roled, placement)
         expected = self._expected(meant, roled, placement) if meant else None
 
         real = None if expected is None else _padding_by_weights(roled, placement, expected)
@@ -231,9 +234,12 @@ class _Room:
         if tensor.name not in self.givens:
             shape = self._mask_shape(tensor, like)
             real = placement.keys.real if placement.keys else None
-            self.givens[tensor.name] = (
+            given = (
                 read_mask(tensor, shape, self.declared.convention, real, placement.past) if shape else None
             )
+            if given is not None and like is not None and len(tensor.shape) == 3:
+                given = _over_images(given, like)
+            self.givens[tensor.name] = given
         return self.givens[tensor.name]
 
     def _mask_shape(self, tensor: Tensor, like: Shape | None) -> Shape | None:
@@ -317,16 +323,52 @@ class _Room:
         return token_rows(roled.tensor)
 
 
+def _over_images(given: Given, like: Shape) -> Given:
+    """A mask [nW, N, N] of the windows of one image, as that of a batch of images, image by image."""
+    windows, items = given.shape[0], like[0]
+    fits = given.shape[1:] == (1, *like[2:]) and windows > 1 and items > windows and items % windows == 0
+    if not fits:
+        return given
+    shape = (items, 1, *like[2:])
+    rows = np.arange(given.keep.rows).reshape(given.keep.stored)
+    return replace(given, shape=shape, keep=given.keep.take(shape, np.tile(rows, (items // windows, 1, 1))))
+
+
+def _windows(spec: Spec) -> list[int]:
+    """The W of every `sliding:W` that a spec joins by &."""
+    parts = [part for part in conjuncts(spec) if isinstance(part, Named)]
+    return [part.numbers[0] for part in parts if part.name == "sliding"]
+
+
+def _holds_its_window(spec: Spec, shape: Shape) -> bool:
+    """Whether a map has just the keys that a sliding layer's cache keeps for its new queries."""
+    queries, keys = shape[2:]
+    return queries < keys and any(keys in (size, size - 1 + queries) for size in _windows(spec))
+
+
 def _asks_for_order(spec: Spec, placement: Placement) -> bool:
     """Whether a mask over a cache shorter than its text depends on where in it each key stands.
 
     A sliding layer's cache holds its window in order; all that came before is seen in any order.
     """
     queries, keys = placement.shape[2:]
-    parts = [part for part in conjuncts(spec) if isinstance(part, Named)]
-    windows = [part.numbers[0] for part in parts if part.name == "sliding"]
     jumping = placement.scattered is not None and placement.scattered.jumping
-    return "q" in axes(spec) and (jumping or any(keys > size - 1 + queries for size in windows))
+    return "q" in axes(spec) and (jumping or any(keys > size - 1 + queries for size in _windows(spec)))
+
+
+def _of_other_resolution(attentions: tuple[Attention, ...]) -> dict[str, str]:
+    """Padding masks of more positions than any square map has keys, by name, and what that means."""
+    square = [each for each in attentions if each.shape[2] == each.shape[3] and each.roled.kind != "cross"]
+    most = max((each.shape[3] for each in square), default=0)
+    misfits = [each.placement.misfit for each in square]
+    longer = [misfit for misfit in misfits if misfit is not None and misfit.real.shape[1] > most]
+    if len(longer) < len(square):
+        return {}
+    return {
+        misfit.source: f"it covers {misfit.real.shape[1]} positions, and the maps have {most} keys: it is at "
+        "another resolution, as before a feature extractor or pooling; save the mask that the layers get"
+        for misfit in longer
+    }
 
 
 def _padding_by_weights(roled: Roled, placement: Placement, expected: Mask) -> Padding | None:

@@ -24,6 +24,14 @@ GROUPS = "[B, G, H/G, Q, K]"
 TRANSPOSED = "[B, H, K, Q]"
 HEADS_BEHIND = "[B, Q, H, K]"
 JOINED = "[B, L, H*D]"
+USUAL = "[B, H, L, D]"
+# Orders in which states are saved, as numpy's transpose takes them to the usual one.
+ORDERS = {
+    (0, 1, 2, 3): USUAL,
+    (0, 2, 1, 3): "[B, L, H, D]",
+    (1, 2, 0, 3): "[L, B, H, D]",
+    (0, 1, 3, 2): "[B, H, D, L]",
+}
 
 
 def in_usual_order(tensors: tuple[Roled, ...]) -> tuple[Roled, ...]:
@@ -116,27 +124,31 @@ def _beside(roled: Roled, maps: list[Roled], length: int | None) -> Roled:
 def _state(tensor: Tensor, sizes: Shape, asks: bool) -> Tensor:
     """A query or output (which `asks`), a key or value of a map [B, H, Q, K] as [B, H, L, D]."""
     batch, heads, queries, keys = sizes
-    length, shape = queries if asks else keys, tensor.shape
-    if len(shape) == 3:
-        if shape[:2] == (batch * heads, length) and heads > 1:
-            return regrouped(tensor, (batch, heads), "[B*H, L, D]")
-        joined = shape[:2] == (batch, length) and heads > 1 and shape[2] % heads == 0
-        return split_heads(tensor, heads, JOINED) if joined and asks else tensor
-    if len(shape) != 4 or 0 in shape:
+    length = queries if asks else keys
+    if len(tensor.shape) == 3:
+        return _joined(tensor, batch, heads, length, asks)
+    if len(tensor.shape) != 4 or 0 in tensor.shape:
         return tensor
 
-    orders = {
-        (0, 1, 2, 3): "[B, H, L, D]",
-        (0, 2, 1, 3): "[B, L, H, D]",
-        (1, 2, 0, 3): "[L, B, H, D]",
-        (0, 1, 3, 2): "[B, H, D, L]",
-    }
-    for order, saved in orders.items():
-        items, several, tokens, _ = (shape[axis] for axis in order)
+    for order, saved in ORDERS.items():
+        items, several, tokens, _ = (tensor.shape[axis] for axis in order)
         shared = several == heads if asks else heads % several == 0
         if (items, tokens) == (batch, length) and shared:
-            return tensor if saved == "[B, H, L, D]" else permuted(tensor, order, saved)
+            return tensor if saved == USUAL else permuted(tensor, order, saved)
     return tensor
+
+
+def _joined(tensor: Tensor, batch: int, heads: int, length: int, asks: bool) -> Tensor:
+    """A state of three axes by its heads, where these are one with the batch or the width."""
+    shape = tensor.shape
+    if heads > 1 and shape[:2] == (batch * heads, length):
+        return regrouped(tensor, (batch, heads), "[B*H, L, D]")
+    side_by_side = heads > 1 and shape[2] % heads == 0
+    return (
+        split_heads(tensor, heads, JOINED)
+        if asks and side_by_side and shape[:2] == (batch, length)
+        else tensor
+    )
 
 
 def _by_length(tensor: Tensor, length: int | None) -> Tensor:

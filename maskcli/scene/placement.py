@@ -87,6 +87,15 @@ class Placement:
             return queries[..., None] - np.arange(self.shape[3])
         return np.where(self.keys_at < 0, -MOST, queries[..., None] - self.keys_at[:, None])
 
+    def of_last_keys(self) -> Placement:
+        """The same with the last keys of a longer text, whose padding mask then says which are real."""
+        keys, said = self.shape[3], self.misfit
+        if said is None or said.real.shape[1] <= keys or len(said.real) not in (1, self.shape[0]):
+            return self
+        last = Padding(said.real[:, -keys:], said.source).fitting(self.shape[0], keys)
+        placement = replace(self, keys=last, misfit=None)
+        return replace(placement, queries=_real_queries(placement))
+
     def fitting(self, shape: Shape) -> Placement:
         """The same for a saved mask [b, h, q, K] of this map, whose axes may be stored once."""
         batch, _, queries, keys = shape

@@ -204,7 +204,7 @@ class Attention(Placed):
         shape = (self.shape[0], 1, self.shape[2])
         if self.queries is not None:
             return np.broadcast_to(self.queries.real[:, None, :], shape)
-        if self.keep is not None:
+        if self.keep is not None and self.roled.kind != "cross":
             return np.broadcast_to(~pad_rows(self.keep, self.placement.own), shape)
         return np.ones(shape, bool)
 

@@ -15,8 +15,9 @@ from maskcli.diagnostics.words import listed
 from maskcli.masks.kinds import causal
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
+from maskcli.masks.spec import kinds_in
 from maskcli.measure.passes import measure
-from maskcli.scene.scene import Attention, Saved, Scene
+from maskcli.scene.scene import LOCAL, Attention, Saved, Scene
 
 # Cells of a mask of the wrong length that are laid out to be compared; larger ones are not.
 MOST_CELLS = 2**26
@@ -122,22 +123,43 @@ def mask_length(scene: Scene) -> Iterator[Found]:
 
     Fix: make the mask as long as all keys: `cat([ones(B, past), attention_mask], dim=-1)`.
     """
-    disobeyed: dict[tuple[str, int], list[Attention]] = {}
+    disobeyed: dict[tuple[str, int, str], list[Attention]] = {}
+    longest = max((attention.shape[3] for attention in scene.attentions), default=0)
     for attention in scene.attentions:
         for name, dense in _of_other_length(attention):
-            if _disobeys(attention, dense):
-                disobeyed.setdefault((name, dense.shape[3]), []).append(attention)
+            length = dense.shape[3]
+            if length > longest and _counts_twice(attention, length):
+                why = "the keys in the cache are counted twice"
+            elif _disobeys(attention, dense):
+                why = "laid on either end, it is not what the weights obey"
+            else:
+                continue
+            disobeyed.setdefault((name, length, why), []).append(attention)
 
-    for (name, length), maps in disobeyed.items():
+    for (name, length, why), maps in disobeyed.items():
         names = [attention.name for attention in maps]
         keys = ", ".join(map(str, sorted({attention.shape[3] for attention in maps})))
         yield Found(
             (name, *names),
-            f"{name!r} covers {length} keys, {listed(names)} have {keys}; laid on either end, it is not "
-            "what the weights obey",
+            f"{name!r} covers {length} keys, {listed(names)} have {keys}; {why}",
             "make the mask as long as all keys: cat([ones(B, past), attention_mask], dim=-1)",
             evidence={"mask_length": length, "keys": keys},
         )
+
+
+def _counts_twice(attention: Attention, length: int) -> bool:
+    """Whether a mask at a decode step is as long as the keys and the cache, or twice the keys.
+
+    A sliding layer's cache is shorter than its mask as well: where one is declared, or positions or steps say
+    that the text is longer than the keys, nothing is counted twice.
+    """
+    queries, keys = attention.shape[2:]
+    cached = keys - queries
+    if cached < queries or attention.roled.kind == "cross" or length not in (2 * keys, keys + cached):
+        return False
+    local = attention.declared is not None and bool(kinds_in(attention.declared.spec) & LOCAL)
+    growing = attention.roled.step is not None
+    return not local and not growing and attention.placement.scattered is None
 
 
 def _disobeys(attention: Attention, dense: Array) -> bool:

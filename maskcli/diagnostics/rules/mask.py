@@ -180,7 +180,8 @@ def query_axis_rows(saved: Saved) -> Array | None:
         return None
     counts = keep.keys_per_query
     empty: Array = np.all(counts == 0, axis=1)
-    if not empty.any() or empty.all():
+    varies = empty.any(axis=1) & ~empty.all(axis=1)
+    if not varies.any():
         return None
     full = np.all(counts == keep.shape[3], axis=1)
     return empty if (empty | full).all() or _is_causal_by_rows(saved) else None

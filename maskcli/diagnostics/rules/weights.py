@@ -225,11 +225,13 @@ def _real_rows(attention: Attention) -> Array:
 
     When nothing else tells, a uniform row whose own key gets nothing from any other row belongs to padding.
     """
-    start, stop = attention.past, attention.past + attention.shape[2]
-    if attention.queries is not None or attention.keep is not None or stop > attention.shape[3]:
+    known = attention.queries is not None or attention.keep is not None
+    own = attention.placement.own
+    if known or attention.roled.kind == "cross" or (own < 0).any():
         return attention.real_rows
     mass = column_mass(attention.tensor, attention.shape, ~attention.uniform).sum(axis=1)
-    hidden = np.all(attention.uniform, axis=1) & (mass[:, start:stop] == 0)
+    own = np.broadcast_to(own, (len(mass), own.shape[1]))
+    hidden = np.all(attention.uniform, axis=1) & (np.take_along_axis(mass, own, axis=1) == 0)
     real: Array = attention.real_rows & ~hidden[:, None]
     return real
 
