@@ -187,19 +187,27 @@ def _numbers(name: str, kind: Kind, rest: str | None) -> tuple[int, ...]:
 
     parts = rest.split(",")
     free = any_number or kind.reads == "sizes"
-    if not least <= len(parts) <= expected and not free:
-        takes = str(least) if least == expected else f"{least} or {expected}"
-        raise MaskcliError(
-            f"{name} takes {takes} number(s), but {name}:{rest} has {len(parts)}; write {example}"
-        )
-    for place, part in enumerate(parts):
-        lowest = kind.lowest if place < least or free else kind.lowest_optional
-        if not _is_number(part, lowest):
-            raise MaskcliError(
-                f"{name}:{rest} has {part!r} where a whole number of at least {lowest} belongs; "
-                f"write {example}"
-            )
+    if not free:
+        _check_count(name, rest, range(least, expected + 1), example)
+    required = len(parts) if free else least
+    lows = [kind.lowest] * required + [kind.lowest_optional] * (len(parts) - required)
+    for part, lowest in zip(parts, lows, strict=True):
+        _check_number(f"{name}:{rest}", part, lowest, example)
     return tuple(map(int, parts))
+
+
+def _check_count(name: str, rest: str, allowed: range, example: str) -> None:
+    count = rest.count(",") + 1
+    if count not in allowed:
+        takes = " or ".join(map(str, allowed))
+        raise MaskcliError(f"{name} takes {takes} number(s), but {name}:{rest} has {count}; write {example}")
+
+
+def _check_number(text: str, part: str, lowest: int, example: str) -> None:
+    if not _is_number(part, lowest):
+        raise MaskcliError(
+            f"{text} has {part!r} where a whole number of at least {lowest} belongs; write {example}"
+        )
 
 
 def _is_number(text: str, lowest: int) -> bool:

@@ -94,25 +94,41 @@ def name_of(mask: Mask, past: int | None = None, labels: Mapping[str, Array] | N
     bare = _layout(mask, past, None)
     seen = np.broadcast_to(mask.seen.any(axis=1), (mask.shape[0], mask.shape[3]))
     layouts = [bare] if seen.all() or not seen.any() else [bare, _layout(mask, past, seen)]
-    exact: list[tuple[Spec, Layout]] = [(spec, layout) for layout in layouts for spec in _exact(mask, layout)]
-    if not exact:
-        exact = [(Not(spec), bare) for spec in _exact(~mask, bare)]
-    exact.sort(key=lambda item: _order(item[0]))
-    if not exact or _length(exact[0][0]) > SHORT or "block-diffusion" in kinds_in(exact[0][0]):
-        exact += [(spec, layout) for layout in layouts for spec in _unions(mask, layout)]
-    if labels and mask.attended and (not exact or _length(exact[0][0]) > SHORT):
-        exact += [found for layout in layouts for found in _labelled(mask, layout, labels)]
-    if not exact:
-        exact = [(spec, bare) for spec in _inside_documents(mask, bare)]
+    exact = _names(mask, layouts, labels or {})
     if not exact:
         return _nearest(mask, layouts)
 
     exact.sort(key=lambda item: _order(item[0]))
     if mask.shape[0] == 1 and mask.shape[2] > 1:
         # The same first keys for every query of one text are a prefix: padding differs from text to text.
-        exact.sort(key=lambda item: not (isinstance(item[0], Named) and item[0].name == "prefix"))
+        exact.sort(key=lambda item: not _is_prefix(item[0]))
     name, *aliases = map(write, _distinct(spec for spec, _ in exact))
     return Name(name, True, exact[0][1], tuple(aliases[:MOST_ALIASES]))
+
+
+def _is_prefix(spec: Spec) -> bool:
+    return isinstance(spec, Named) and spec.name == "prefix"
+
+
+def _names(mask: Mask, layouts: list[Layout], labels: Mapping[str, Array]) -> list[tuple[Spec, Layout]]:
+    """Specs that rebuild the mask, each with its layout; the further kinds only where no short one does."""
+    bare = layouts[0]
+    exact = [(spec, layout) for layout in layouts for spec in _exact(mask, layout)]
+    if not exact:
+        exact = [(Not(spec), bare) for spec in _exact(~mask, bare)]
+    if not _is_short(exact):
+        exact += [(spec, layout) for layout in layouts for spec in _unions(mask, layout)]
+    if mask.attended and not _is_short(exact):
+        exact += [found for layout in layouts for found in _labelled(mask, layout, labels)]
+    if not exact:
+        exact = [(spec, bare) for spec in _inside_documents(mask, bare)]
+    return exact
+
+
+def _is_short(exact: list[tuple[Spec, Layout]]) -> bool:
+    """Whether some name is short, and one of words that everybody knows."""
+    best = min((spec for spec, _ in exact), key=_order, default=None)
+    return best is not None and _length(best) <= SHORT and "block-diffusion" not in kinds_in(best)
 
 
 def _order(spec: Spec) -> tuple[int, bool, bool]:

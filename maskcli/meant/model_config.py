@@ -273,13 +273,18 @@ def _layers(said: dict[str, Any], spec: str | None) -> tuple[str | None, ...]:
         by_type = _specs_by_type(said)
         return tuple(by_type.get(str(layer)) for layer in types[:MAX_LAYERS])
     usual = PATTERNS.get(str(said.get("model_type", "")))
-    if usual is not None and _count(said.get("sliding_window")):
-        every = _count(said.get("sliding_window_pattern")) or usual
-        sliding = _specs_by_type(said)["sliding_attention"]
-        return tuple(sliding if (layer + 1) % every else "causal" for layer in range(count))
+    sliding = _specs_by_type(said)["sliding_attention"]
+    if usual is not None and sliding is not None:
+        return _alternating(said, sliding, usual, count)
     if said.get("model_type") == "gpt_neo":
         return _gpt_neo(said)
     return (_common_spec(said),) * count
+
+
+def _alternating(said: dict[str, Any], sliding: str, usual: int, count: int) -> tuple[str | None, ...]:
+    """Sliding layers, of which every so many is global."""
+    every = _count(said.get("sliding_window_pattern")) or usual
+    return tuple(sliding if (layer + 1) % every else "causal" for layer in range(count))
 
 
 def _specs_by_type(said: dict[str, Any]) -> dict[str, str | None]:

@@ -126,3 +126,42 @@ def test_a_bias_that_a_type_or_a_convention_cannot_hold_is_refused():
         maskcli.convert(high, "additive", dtype="float16")
     with pytest.raises(MaskcliError, match="only additive can hold"):
         maskcli.convert(high, "sdpa")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("lengths", ["9", "9,12"])
+def test_lengths_are_filled_up_to_the_keys_of_the_file(side, lengths, tmp_path):
+    items = [int(length) for length in lengths.split(",")]
+    keys = np.arange(64)
+    rows = [keys < n if side == "right" else keys >= 64 - n for n in items]
+    np.save(tmp_path / "m.npy", np.broadcast_to(np.stack(rows)[:, None, None], (len(items), 1, 64, 64)))
+    options = ("--lengths", lengths, "--padding-side", side, "--from", "sdpa")
+    assert "equal" in run("diff", str(tmp_path / "m.npy"), "padding", *options).stdout
+    wrong = "left" if side == "right" else "right"
+    run(
+        "diff",
+        str(tmp_path / "m.npy"),
+        "padding",
+        "--lengths",
+        lengths,
+        "--padding-side",
+        wrong,
+        "--from",
+        "sdpa",
+        check=1,
+    )
+
+
+def test_sizes_of_samples_and_tensors_beside_a_mask_are_compared(saved, tmp_path):
+    p, k = np.arange(KEYS)[:, None], np.arange(KEYS)
+    mask = torch.from_numpy(np.stack([(k <= p) | (k < size) for size in (4, 7)])[:, None])
+    save_file({"attn_mask": mask, "prefix_lengths": torch.tensor([4, 7])}, tmp_path / "p.safetensors")
+    file = f"{tmp_path}/p.safetensors:attn_mask"
+    for spec in (
+        "prefix-lm:4,7",
+        "prefix-lm:prefix_lengths",
+        f"prefix-lm:{tmp_path}/p.safetensors:prefix_lengths",
+    ):
+        assert "equal" in run("diff", file, spec).stdout
+    run("diff", file, "prefix-lm:4", check=1)
+    assert "one for each sample" in run("diff", file, "prefix-lm:4,7,2", check=2).stderr
