@@ -115,11 +115,10 @@ class Modules:
         """The padding mask that the innermost module was given that was given one of its own."""
         return next((frame.padding for frame in reversed(self._frames) if frame.padding is not None), None)
 
-    @property
-    def kind(self) -> Kind:
-        """The kind of attention that the innermost module computes: by what it was given, and by its path."""
+    def kind(self, keys: int) -> Kind:
+        """The kind of attention over so many keys: by what the innermost module was given, and by its path."""
         kind = _kind_by(self.path)
-        if kind == "cross" or (self._frames and _has_two_sequences(self._frames[-1])):
+        if kind == "cross" or (self._frames and _has_two_sequences(self._frames[-1], keys)):
             return "cross"
         return kind if self.step.two_sided else "self"
 
@@ -217,18 +216,22 @@ def _are_states(value: Any) -> bool:
     return getattr(value, "ndim", 0) == 3 and bool(value.is_floating_point())
 
 
-def _has_two_sequences(frame: _Frame) -> bool:
-    """Whether a module was given keys of another sequence than its queries."""
+def _has_two_sequences(frame: _Frame, count: int) -> bool:
+    """Whether so many keys are of another sequence than the queries, by what a module was given.
+
+    A block with self-attention of its own is given two sequences as well: its keys are as many as its queries.
+    """
     states = _states(frame)
     if len(states) < 2:
         return False
     (_, queries), (name, keys) = states
-    if queries is keys or not _OTHER_SEQUENCE.fullmatch(name):
+    if queries is keys or not _OTHER_SEQUENCE.fullmatch(name) or count not in keys.shape[:2]:
         return False
     if queries.shape != keys.shape:
-        return True
+        return count not in queries.shape[:2]
     with quietly():
-        return not bool((queries == keys).all())
+        same = bool((queries == keys).all())
+    return not same and "att" in type(frame.module).__name__.lower()
 
 
 def _asking() -> str:

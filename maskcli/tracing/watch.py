@@ -80,7 +80,8 @@ class Watched:
         modules, step = self.modules, self.modules.step
         modules.recall()
         if self.watcher.wants(modules.path + call.inside):
-            place = Place(modules.path + call.inside, modules.kind, max(step.number, 0), user_line())
+            kind = modules.kind(call.weights.shape[-1])
+            place = Place(modules.path + call.inside, kind, max(step.number, 0), user_line())
             with self.watch.lock:
                 self.watcher.attention(call, place, step, modules.padding)
 

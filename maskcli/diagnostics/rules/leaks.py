@@ -267,7 +267,7 @@ def empty_cache_slots(scene: Scene) -> Iterator[Found]:
     "cross-mask-swapped",
     "error",
     needs=("cross weights", "source and target padding"),
-    explained_by=NOT_WEIGHTS,
+    explained_by=(*NOT_WEIGHTS, "MSK108"),
 )
 def cross_mask_swapped(scene: Scene) -> Iterator[Found]:
     """Cross-attention does not use the padding of the source.

@@ -25,7 +25,7 @@ WRAPS = {"uint8": 8, "int8": 8, "int16": 16, "uint16": 16}
     "left-padding-positions",
     "error",
     needs=(*PADDED, "position_ids"),
-    explained_by=("MSK102", "MSK407"),
+    explained_by=("MSK102", "MSK402", "MSK407"),
 )
 @for_each(sides)
 def left_padding_positions(tokens: Tokens, scene: Scene) -> Found | Undecided | None:

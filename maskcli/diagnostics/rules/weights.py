@@ -25,7 +25,9 @@ from maskcli.scene.scene import Attention, Scene
 CUT_ROWS, CUT = 0.9, 0.02
 
 
-@rule("MSK205", "uniform-masked-row", "error", needs=("weights",), explained_by=("MSK109", "MSK214"))
+@rule(
+    "MSK205", "uniform-masked-row", "error", needs=("weights",), explained_by=("MSK108", "MSK109", "MSK214")
+)
 def uniform_masked_row(scene: Scene) -> Iterator[Found]:
     """A row weighs every key exactly the same, forbidden ones too: it was fully masked with a finite fill.
 
