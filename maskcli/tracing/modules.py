@@ -116,7 +116,7 @@ class Modules:
         return next((frame.padding for frame in reversed(self._frames) if frame.padding is not None), None)
 
     def kind(self, keys: int) -> Kind:
-        """The kind of attention over so many keys: by what the innermost module was given, and by its path."""
+        """The kind of attention over so many keys: by what the innermost module was given, and its path."""
         kind = _kind_by(self.path)
         if kind == "cross" or (self._frames and _has_two_sequences(self._frames[-1], keys)):
             return "cross"
@@ -219,7 +219,7 @@ def _are_states(value: Any) -> bool:
 def _has_two_sequences(frame: _Frame, count: int) -> bool:
     """Whether so many keys are of another sequence than the queries, by what a module was given.
 
-    A block with self-attention of its own is given two sequences as well: its keys are as many as its queries.
+    A block with self-attention of its own is given two as well: its keys are as many as its queries.
     """
     states = _states(frame)
     if len(states) < 2:

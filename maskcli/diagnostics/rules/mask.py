@@ -117,7 +117,7 @@ def _inverted_ids(tokens: Tokens, declared: Declared) -> Iterator[Found]:
         return
 
     # Of a text without padding the inverse hides all.
-    hidden = ~padded & ~tokens.real.any(axis=1)
+    hidden: Array = ~np.any(pads | tokens.real, axis=1)
     name = tokens.name("padding_mask")
     yield Found(
         (name, tokens.name("input_ids")),

@@ -27,7 +27,11 @@ FADING = 0.1
 
 
 @rule(
-    "MSK207", "unnormalised-rows", "warning", needs=("weights",), explained_by=("MSK216", "MSK208", "MSK209")
+    "MSK207",
+    "unnormalised-rows",
+    "warning",
+    needs=("weights",),
+    explained_by=("MSK216", "MSK208", "MSK209", "MSK102"),
 )
 def unnormalised_rows(scene: Scene) -> Iterator[Found]:
     """Rows sum to one number other than 1, or only some rows do not sum to 1, or all weights are 0.
