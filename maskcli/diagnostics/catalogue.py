@@ -66,6 +66,7 @@ RULES: tuple[Rule, ...] = (
     leaks.future_attended,
     leaks.padding_attended,
     expected.mask_not_expected,
+    expected.keys_never_seen,
     leaks.mask_not_applied,
     products.weights_not_used,
     tokens.padding_not_masked,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.diagnostics.attention import DTYPES, causal, layers, loud, padding, report, the
+from tests.diagnostics.attention import DTYPES, causal, layers, loud, padding, report, scores, softmax, the
 
 dtypes = pytest.mark.parametrize("dtype", list(DTYPES))
 sides = pytest.mark.parametrize("side", ["left", "right"])
@@ -209,3 +209,78 @@ def test_a_padding_mask_read_by_its_shares_is_turned_by_the_weights(filled):
         assert loud(report(arrays | {"padding_mask": torch.from_numpy(mask)})) == []
     sick = loud(report(layers(SHAPE, ONES) | {"padding_mask": torch.from_numpy(real)}))
     assert sick == ["MSK202"]
+
+
+# MSK222
+
+
+def without(rows, keys, keep=CAUSAL):
+    hole = np.array(keep)
+    hole[slice(*rows), slice(*keys)] = False
+    return hole
+
+
+HOLES = {
+    "chunks of a prefill": ("causal", MEANT["chunked:8"]),
+    "another rank's part": ("causal", without((16, 32), (0, 16))),
+    "the first half of a document": (
+        "causal & documents:10,22",
+        without((20, 32), (10, 15), CAUSAL & ((P < 10) == (K < 10))),
+    ),
+    "a run that nobody sees": ("causal", without((0, 32), (3, 9))),
+    "a run of an encoder": ("full", without((0, 32), (8, 16), ONES)),
+}
+
+
+@dtypes
+@pytest.mark.parametrize("case", HOLES)
+@pytest.mark.parametrize("padded", [False, True])
+def test_runs_of_keys_that_are_never_seen(dtype, case, padded):
+    meant, keep = HOLES[case]
+    real = padding(SHAPE, "right") if padded else np.ones((2, N), bool)
+    arrays = layers(SHAPE, keep & real[:, None, None], dtype) | (mask_of(real) if padded else {})
+    found = report(arrays, expect=meant)
+    assert loud(found) == ["MSK222"]
+    assert "weigh exactly 0 in every head" in the(found, "MSK222").message
+    # The rows and keys are those of the hole, as far as rows may see a whole run of it.
+    where = the(found, "MSK222").where
+    wanted = {"causal": CAUSAL, "full": ONES}.get(meant, CAUSAL & ((P < 10) == (K < 10)))
+    rows, keys = np.nonzero(wanted & ~keep)
+    assert min(start for start, _ in where.keys) >= keys.min()
+    assert max(stop for _, stop in where.keys) <= keys.max() + 1
+    assert set().union(*(range(*run) for run in where.queries)) <= set(rows.tolist())
+    # Nothing declared, nothing is missed; and some other head, or one layer, is no witness against itself.
+    assert loud(report(arrays)) == []
+    one = arrays | {"attentions.0": layers(SHAPE, wanted & real[:, None, None], dtype)["attentions.0"]}
+    assert the(report(one, expect=meant), "MSK222").tensors == ("attentions.1",)
+    for array in arrays.values():
+        if array.dim() == 4:
+            array[:, 3] = layers(SHAPE, wanted & real[:, None, None], dtype)["attentions.0"][:, 3]
+    assert loud(report(arrays, expect=meant)) == []
+
+
+@dtypes
+@pytest.mark.parametrize("length", [32, 300])
+@pytest.mark.parametrize("kind", ["window", "decay", "sharp", "sink", "dropout"])
+def test_zeros_that_are_no_evidence_of_a_run(dtype, length, kind):
+    shape = (2, 4, length, length)
+    keep, p, k = causal(shape), np.arange(length)[:, None], np.arange(length)
+    rates = np.array([1, 0.9, 0.8, 0.7])[:, None, None]
+    rng = np.random.default_rng(0)
+    for strength in (1, 4, 16):
+        raw = {
+            "window": np.where(p - k < 4 * strength, scores(shape), -np.inf),
+            "decay": scores(shape) * 0.3 - strength * np.maximum(p - k, 0) * rates,
+            "sharp": scores(shape) * 20 * strength,
+            "sink": scores(shape) + 10 * strength * (k == 0),
+            "dropout": scores(shape),
+        }[kind]
+        w = softmax(np.where(keep, raw, -1e30))
+        if kind == "dropout":
+            w = w * (rng.random(shape) < 0.5) * 2
+        assert loud(report({"attentions.0": torch.from_numpy(w).to(DTYPES[dtype])}, expect="causal")) == []
+
+
+def test_documents_that_the_input_tells_are_no_run_of_keys_that_nobody_sees():
+    arrays = layers(SHAPE, CAUSAL & SAME) | {"segment_ids": torch.from_numpy(DOCUMENTS)[None]}
+    assert loud(report(arrays, expect="causal")) == []

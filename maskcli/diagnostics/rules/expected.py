@@ -1,4 +1,4 @@
-"""Rules on what was expected and is not so: MSK114."""
+"""Rules on what was expected and is not so: MSK114 and MSK222."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskcli.diagnostics.finding import Found
-from maskcli.diagnostics.rule import SEEN, rule
+from maskcli.diagnostics.rule import NOT_WEIGHTS, SEEN, rule
 from maskcli.diagnostics.rules.hits import Hit, fold_by
 from maskcli.diagnostics.rules.mask import query_axis_rows
 from maskcli.diagnostics.verdicts.compared import BEYOND, FUTURE, OTHERS, PADS, Apart, apart
+from maskcli.diagnostics.verdicts.judge import judge
+from maskcli.diagnostics.verdicts.unseen import never_seen
+from maskcli.diagnostics.words import told
 from maskcli.masks.spec import write
 from maskcli.masks.words import counted
 from maskcli.scene.scene import Saved, Scene
@@ -50,6 +53,40 @@ def mask_not_expected(scene: Scene) -> Iterator[Found]:
         if found.too_little.attended:
             counts["hidden_cells"] = found.too_little.attended
         yield group.found(f"{_told(saved, found)} ({group.told('queries')})", _fix(found), **counts)
+
+
+@rule(
+    "MSK222",
+    "keys-never-seen",
+    "error",
+    needs=("weights", "expectation"),
+    explained_by=(*NOT_WEIGHTS, "MSK110", "MSK113", "MSK114", "MSK213", "MSK215", "MSK218"),
+)
+def keys_never_seen(scene: Scene) -> Iterator[Found]:
+    """Queries never see a run of keys that they were meant to see, in any head.
+
+    Context is lost without anything failing: a chunk of the prompt, the part of another rank, the first half
+    of a document. Scores near minus infinity, sinks and sparse heads leave zeros here and there; a whole run
+    of keys that weighs exactly 0 in all heads of many rows was masked, or was not there.
+
+    In code: chunked prefill that attends within the chunk only, ring attention that leaves out a step, a
+    cache that was not concatenated, a mask of one document's part.
+
+    Fix: compare the keys that each query gets with `maskcli show`; merge the parts of all ranks and chunks.
+    """
+    hits = []
+    for attention in scene.attentions:
+        unseen = None if judge(attention) else never_seen(attention)
+        if unseen is not None:
+            hits.append((Hit(attention.name, unseen.rows, unseen.keys), attention.meant_by))
+    for group in fold_by(hits):
+        yield group.found(
+            f"{told(group.where.queries, 'queries')} never see {group.told()}: these weigh exactly 0 in "
+            f"every head, and {group.extra} lets them be seen",
+            "look for what leaves these keys out: a chunk of a prefill, the part of another rank, a cache "
+            "that was not joined",
+            rows=int(sum(np.any(hit.rows, axis=1).sum() for hit in group.hits)),
+        )
 
 
 class _Reason(NamedTuple):
