@@ -40,15 +40,15 @@ def unchecked(
     file: str, why: dict[str, str], roled: Sequence[Roled], checked: Iterable[str]
 ) -> tuple[Unchecked, ...]:
     """What was passed over, tensors of one reason together; what makes a file unknown first."""
-    passed = {each.tensor.name: each for each in roled if each.tensor.name in why or _is_unknown(each)}
     seen = set(checked)
     known = {EVIDENCE.get(each.role or "") for each in roled if each.tensor.name in seen}
 
     groups: dict[tuple[str | None, str], list[str]] = {}
-    for name, each in passed.items():
-        role = each.role or (role_by_name(name)[0] if name in why else None)
-        what = EVIDENCE.get(role or "", role)
-        groups.setdefault((what, why.get(name, UNKNOWN)), []).append(each.origin or name)
+    for each in roled:
+        reason = why.get(each.tensor.name, UNKNOWN if _is_unknown(each) else None)
+        if reason is not None:
+            what = _evidence(each, named=each.tensor.name in why)
+            groups.setdefault((what, reason), []).append(each.origin or each.tensor.name)
     found = [
         Unchecked(file, what, tuple(names), reason, what in EVIDENCE.values() and what not in known)
         for (what, reason), names in groups.items()
@@ -56,6 +56,12 @@ def unchecked(
     lost = ((each.origin, each.unfit) for each in roled if each.role is None)
     found += [Unchecked(file, FILE, (path,), reason, every=True) for path, reason in lost if path and reason]
     return tuple(sorted(found, key=lambda each: (not each.every, each.what is None)))
+
+
+def _evidence(roled: Roled, *, named: bool) -> str | None:
+    """What a tensor is evidence of, by its role, or by its name alone where it could not be read."""
+    role = roled.role or (role_by_name(roled.tensor.name)[0] if named else None)
+    return EVIDENCE.get(role or "", role)
 
 
 def unpaired(scenes: Iterable[Scene], explained: set[str]) -> tuple[Unchecked, ...]:
@@ -76,18 +82,23 @@ def _misfits(scene: Scene) -> Iterator[tuple[str, str]]:
     """Masks that fit no map though they have its keys, and why."""
     for saved in scene.masks:
         users = [each for each in scene.attentions if each.given is saved.given]
-        fits = any(each.keep is not None or each.shape[3] != saved.given.shape[3] for each in users)
-        if users and not fits:
+        if users and not any(
+            each.keep is not None or each.shape[3] != saved.given.shape[3] for each in users
+        ):
             yield saved.given.tensor.name, _unlike(saved.given.tensor, users[0])
-
     for roled in scene.tensors:
-        sizes = roled.tensor.shape
-        users = [each for each in scene.attentions if each.roled.kind == roled.kind]
-        if roled.role != "padding_mask" or len(sizes) != 2 or any(each.keys is not None for each in users):
-            continue
-        near = [each for each in users if each.shape[3] == sizes[1] and sizes[0] not in (1, each.shape[0])]
+        near = _unlike_maps(roled, scene) if roled.role == "padding_mask" else []
         if near:
             yield roled.tensor.name, _unlike(roled.tensor, near[0])
+
+
+def _unlike_maps(padding: Roled, scene: Scene) -> list[Attention]:
+    """Maps over the keys of a padding mask of another batch, where no map of its kind has any padding."""
+    sizes = padding.tensor.shape
+    users = [each for each in scene.attentions if each.roled.kind == padding.kind]
+    if len(sizes) != 2 or any(each.keys is not None for each in users):
+        return []
+    return [each for each in users if each.shape[3] == sizes[1] and sizes[0] not in (1, each.shape[0])]
 
 
 def _unlike(mask: Tensor, attention: Attention) -> str:

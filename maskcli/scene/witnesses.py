@@ -58,7 +58,7 @@ class Padding:
         whole = self.real.shape[1] > step.prompt
         behind = ((0, 0), (0, step.added))
         real = self.real if whole else np.pad(self.real, behind, constant_values=True)
-        real = real[:, : step.prompt + step.added][:, -keys:]
+        real = real[:, : step.text][:, -keys:]
         beams, left = divmod(batch, len(real))
         return Padding(real if left else real.repeat(beams, axis=0), self.source)
 

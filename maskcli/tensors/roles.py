@@ -141,10 +141,11 @@ _SIDES = re.compile(r"(?:^|[._])(encoder|decoder|enc|dec|src|tgt)(?=[._]|$)")
 
 
 class Step(NamedTuple):
-    """A step of generate: the tokens of the prompt, and those that were added behind it up to this step."""
+    """A step of generate: tokens of the prompt, those added behind it, and of the text that it has read."""
 
     prompt: int
     added: int
+    text: int
 
 
 @dataclass(frozen=True, eq=False)

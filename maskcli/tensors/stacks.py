@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -241,25 +241,36 @@ def _in_steps(roled: tuple[Roled, ...]) -> tuple[Roled, ...]:
 def _steps(shapes: list[tuple[int, ...]]) -> list[Step]:
     """The prompt and the tokens added to it at each of several maps; none where they are no growing text.
 
-    A cache grows by the queries of each step, or keeps its size (a static or a sliding one); without a cache
-    every step reads the whole text.
+    A cache grows by the queries of each step, in chunks at first, or keeps its size (a static or a sliding
+    one); without a cache every step reads the whole text.
     """
-    if len(shapes) < 2 or any(len(shape) != 4 for shape in shapes):
+    alike = len({shape[:2] for shape in shapes}) == 1 and all(len(shape) == 4 for shape in shapes)
+    if len(shapes) < 2 or not alike:
         return []
-    one_batch = len({shape[:2] for shape in shapes}) == 1
-    decoding = all(shape[2] == 1 for shape in shapes[1:])
-    grows = all(after[3] == before[3] + after[2] for before, after in pairwise(shapes))
-    longer = all(after[3] > before[3] for before, after in pairwise(shapes))
-    whole = longer and all(shape[2] == shape[3] for shape in shapes)
-    if not one_batch or not (decoding or grows or whole):
-        return []
-    if whole:
-        return [Step(shapes[0][3], shape[3] - shapes[0][3]) for shape in shapes]
+    if all(_follows(before, after) for before, after in pairwise(shapes)):
+        return _growing(shapes)
+    return _decoding(shapes) if all(shape[2] == 1 for shape in shapes[1:]) else []
 
-    first = shapes[0]
-    prompt = first[3] if shapes[1][3] > first[3] else first[2]
-    behind = accumulate((shape[2] for shape in shapes[1:]), initial=0)
-    return [Step(prompt, added) for added in behind]
+
+def _growing(shapes: list[tuple[int, ...]]) -> list[Step]:
+    """Steps that see the whole text: the prompt is what the first one read, or all that came in chunks."""
+    chunks = [keys for *_, queries, keys in shapes if 1 < queries < keys]
+    prompt = chunks[-1] if chunks else shapes[0][3]
+    return [Step(prompt, max(keys - prompt, 0), keys) for *_, keys in shapes]
+
+
+def _decoding(shapes: list[tuple[int, ...]]) -> list[Step]:
+    """Steps of one token over a cache that does not grow with each."""
+    *_, queries, keys = shapes[0]
+    prompt = keys if shapes[1][3] > keys else queries
+    return [Step(prompt, added, prompt + added) for added in range(len(shapes))]
+
+
+def _follows(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Whether a map has the keys of the one before and its own queries, or both read all of a longer text."""
+    grown = after[3] - before[3]
+    whole = before[2] == before[3] and after[2] == after[3]
+    return grown == after[2] or (whole and grown > 0)
 
 
 def _prompt_of(roled: Roled, width: int) -> Roled:

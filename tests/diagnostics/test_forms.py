@@ -220,6 +220,28 @@ def test_caches_that_grow_stay_or_are_none(tmp_path, model, batch, how):
         assert len([each for each in report["findings"] if each["severity"] == "error"]) == len(worse)
 
 
+@pytest.mark.parametrize("told", ["prompt", "text"])
+def test_a_prompt_read_in_chunks(tmp_path, told):
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.ones(2, 14, dtype=torch.int64)
+    mask[0, :3] = 0
+    for obeyed in (True, False):
+        real = mask.bool() if obeyed else torch.ones_like(mask).bool()
+        steps = []
+        for queries, keys in ((4, 4), (4, 8), (4, 12), (1, 13), (1, 14)):
+            seen = torch.ones(queries, keys).tril(keys - queries).bool() & real[:, None, None, :keys]
+            scores = torch.randn(LAYERS, 2, 4, queries, keys, generator=generator)
+            steps.append(list(scores.masked_fill(~seen, -1e9).softmax(-1)))
+        path = saved(
+            tmp_path / f"{obeyed}.pt",
+            {"attentions": steps, "attention_mask": mask if told == "text" else mask[:, :12]},
+        )
+        worse, report = found(path, "--expect", "causal")
+        assert worse == (set() if obeyed else LEAK)
+        if not obeyed:
+            assert report["findings"][0]["evidence"]["steps"] == "0 to 4"
+
+
 def test_a_sliding_cache_shows_its_last_keys(tmp_path, batch):
     torch.manual_seed(0)
     config = MistralConfig(
