@@ -93,12 +93,21 @@ def left_padding(weights: Tensor, shape: Shape, allowed: Mask) -> Array | None:
     return None if real.all() else real
 
 
-def weighs(weights: Tensor, shape: Shape, key: Array) -> bool:
-    """Whether the last query of some item gives weight to a key of that item, int [B], in any head."""
+def weighs(weights: Tensor, shape: Shape, key: Array) -> Array:
+    """Whether the last query of each item weighs a key of that item, int [B], in any head: bool [B]."""
     batch, heads, queries, _ = shape
     last = (np.arange(batch * heads) + 1) * queries - 1
     rows = [weights.rows(row, row + 1)[0, key[at // heads]] for at, row in enumerate(last.tolist())]
-    return bool(np.any(np.array(rows) > 0))
+    weighed: Array = np.any(np.array(rows).reshape(batch, heads) > 0, axis=1)
+    return weighed
+
+
+def skips_the_first(weights: Tensor, shape: Shape, counts: Array) -> bool:
+    """Whether no last query weighs the first keys of its item, so many as `counts` int [B] says."""
+    batch, heads, queries, _ = shape
+    last = ((np.arange(batch * heads) + 1) * queries - 1).tolist()
+    rows = [weights.rows(row, row + 1)[0, : counts[at // heads]] for at, row in enumerate(last)]
+    return not any(row.any() for row in rows)
 
 
 def last_weighed(weights: Tensor, shape: Shape) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from maskcli.arrays import Array, Shape
 from maskcli.meant.places import MOST
-from maskcli.scene.by_weights import fills_only, weighs
+from maskcli.scene.by_weights import fills_only, skips_the_first, weighs
 from maskcli.scene.tokens import jumps
 from maskcli.scene.witnesses import Padding, Witnesses
 from maskcli.tensors import Tensor
@@ -139,7 +139,7 @@ def scattered(witnesses: Witnesses, shape: Shape) -> Scattered | None:
 def _each_behind_its_own(at: Array, told: Told) -> Stand | None:
     """Positions [B, Q] that begin elsewhere in each item, unless the weights show keys behind all of them."""
     keys, end = told.shape[3], int(at.max()) + 1
-    if (np.diff(at, axis=1) != 1).any() or end > keys:
+    if (np.diff(at, axis=1) != 1).any() or end > keys or _may_be_padded(at[:, -1], told):
         return None
     unfilled = end < keys and told.padding is None and told.weights is not None
     if unfilled and told.weights is not None and not fills_only(told.weights, told.shape, end):
@@ -147,10 +147,29 @@ def _each_behind_its_own(at: Array, told: Told) -> Stand | None:
     return Stand(at, None, "position_ids")
 
 
+def _may_be_padded(last: Array, told: Told) -> bool:
+    """Whether last positions int [B] may differ only because padding stands in front, which nothing tells.
+
+    Then all stand in one slot, and the weights skip what is in front of the shorter texts.
+    """
+    if told.padding is not None:
+        return False
+    if told.weights is None:
+        return True
+    shape, furthest = told.shape, int(last.max())
+    behind = np.full(shape[0], furthest)
+    short = np.broadcast_to(last, shape[:1])
+    together = weighs(told.weights, shape, behind)[short < furthest]
+    return bool(together.all()) and skips_the_first(told.weights, shape, behind - short)
+
+
 def _by_lengths(witnesses: Witnesses, told: Told) -> Stand | None:
     """The last filled slots of each item, by a vector of lengths."""
     totals = _totals(witnesses, told)
     if totals is None or told.shape[2] >= told.shape[3]:
+        return None
+    differ = len(np.unique(totals)) > 1
+    if differ and told.weights is not None and _may_be_padded(totals - 1, told):
         return None
     at = totals[:, None] - told.shape[2] + np.arange(told.shape[2])
     return Stand(at, None, witnesses.lengths_name, totals)
@@ -171,7 +190,7 @@ def _totals(witnesses: Witnesses, told: Told) -> Array | None:
     if told.weights is None:
         return before
     # Caches are measured before or after the new tokens are put in: they weigh themselves.
-    return before if weighs(told.weights, told.shape, before - 1) else lengths
+    return before if weighs(told.weights, told.shape, before - 1).any() else lengths
 
 
 def fitting(rows: Array | None, batch: int, length: int) -> Array | None:

@@ -130,3 +130,38 @@ def test_a_source_of_padding_leaves_real_targets_nothing(target, dtype):
     assert loud(report(saved | mask)) == ["MSK101"]
     assert loud(report(saved | maps | mask)) == ["MSK205"]
     assert loud(report(saved | maps)) == ["MSK205"]
+
+
+def test_real_static_caches_and_assistants_whatever_is_saved_beside():
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, attn_implementation="eager",
+    )  # fmt: skip
+    model, assistant = (transformers.LlamaForCausalLM(config).eval() for _ in range(2))
+    say = {"do_sample": False, "output_attentions": True, "return_dict_in_generate": True, "pad_token_id": 0}
+    mask = torch.ones(2, 6, dtype=torch.int64)
+    mask[1, :3] = 0
+    made = model.generate(
+        torch.randint(3, 50, (2, 6)), attention_mask=mask, cache_implementation="static", disable_compile=True,
+        max_new_tokens=5, eos_token_id=None, **say,
+    )  # fmt: skip
+    for step, maps in enumerate(made.attentions):
+        queries = maps[0].shape[2]
+        whole = torch.cat([mask, torch.ones(2, step, dtype=torch.int64)], 1)
+        positions = (whole.cumsum(-1) - 1).clamp(min=0)[:, -queries:]
+        slots = torch.arange(whole.shape[1] - queries, whole.shape[1])
+        saved = {f"attentions.{n}": each for n, each in enumerate(maps)}
+        for facts in (
+            {"attention_mask": whole},
+            {"position_ids": positions},
+            {"attention_mask": whole, "position_ids": positions},
+            {"attention_mask": whole, "cache_position": slots},
+        ):
+            assert loud(report(saved | facts, "causal")) == []
+
+    made = model.generate(
+        torch.randint(3, 50, (1, 6)), assistant_model=assistant, max_new_tokens=8, eos_token_id=None, **say
+    )
+    for maps in made.attentions:
+        assert loud(report({f"attentions.{n}": each for n, each in enumerate(maps)}, "causal")) == []

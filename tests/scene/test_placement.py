@@ -43,8 +43,13 @@ def test_positions_skip_the_left_padding(left, past):
     assert (place_.past, place_.told_by) == (past, "position_ids")
 
 
-def test_positions_that_differ_between_items_place_each_by_itself():
-    place_ = placed((2, 1, 2, 8), position_ids=[[4, 5], [3, 4]])
+def test_positions_that_differ_between_items_place_each_by_itself_or_show_padding():
+    assert placed((2, 1, 2, 8), position_ids=[[4, 5], [3, 4]]).told_by is None
+    together = np.concatenate([causal_weights(2, 8, past=4), causal_weights(2, 8, past=4)])
+    together[1, ..., 0] = 0
+    assert placed((2, 1, 2, 8), together, position_ids=[[4, 5], [3, 4]]).told_by == "the weights"
+    apart = np.concatenate([causal_weights(2, 8, past=4), causal_weights(2, 8, past=3)])
+    place_ = placed((2, 1, 2, 8), apart, position_ids=[[4, 5], [3, 4]])
     assert (place_.past, place_.told_by) == (3, "position_ids")
     assert place_.queries_at.tolist() == [[4, 5], [3, 4]]
 
