@@ -103,13 +103,15 @@ def trace(
     options = Options(*declare(**said), every, limit, tuple(modules or ()), save, save_all)
     name, *arguments = program
     watched = module(name) if as_module else script(name)
-    process = os.getpid()
+    process, path = os.getpid(), list(sys.path)
     with Trace(options, watched.name) as watching:
         code = run(watched, arguments)
     if os.getpid() != process:
         # A forked child came to its end: the program is its parent.
         return code
 
+    # What the report needs is imported now, whatever the program made of the path.
+    sys.path += [each for each in path if each not in sys.path]
     sys.stdout.flush()
     with result(output) if output is not None else nullcontext(sys.stderr) as stream:
         write(watching.report, stream, verbose)

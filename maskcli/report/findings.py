@@ -67,6 +67,31 @@ def closing(total: Summary) -> list[str]:
     return lines + _undecided(total)
 
 
+def trace_opening(report: TraceReport) -> list[str]:
+    """The first lines on a running program: what of it was not seen or not followed."""
+    lines = []
+    for shape in dict.fromkeys(each.shape for each in report.missed):
+        missed = [each for each in report.missed if each.shape == shape]
+        count = sum(each.softmaxes for each in missed)
+        softmaxes = f"{count:,} softmaxes" if count > 1 else "1 softmax"
+        modules = first((each.module or "outside of modules" for each in missed), NAMES, " and {} more")
+        lines.append(f"not followed to values: {softmaxes} over {list(shape)} ({clean(modules)})")
+    if report.unseen:
+        silent = clean(first(report.unseen, NAMES, " and {} more"))
+        lines.append(f"no attention was seen in modules that look like it: {silent}")
+    if report.threads > 1:
+        lines.append(f"attention was called in {report.threads} threads")
+    if report.processes > 1:
+        lines.append(f"attention was followed in {_children(report.processes - 1)}")
+    if report.lost:
+        lines.append(f"{_children(report.lost)} left no report of the attention that began there")
+    return lines
+
+
+def _children(count: int) -> str:
+    return f"{count:,} child processes" if count > 1 else "1 child process"
+
+
 def trace_closing(report: TraceReport, verbose: bool = False) -> list[str]:
     """The last lines on a running program; with `verbose`, all that could not be decided and why."""
     total = report.summary()
@@ -74,6 +99,8 @@ def trace_closing(report: TraceReport, verbose: bool = False) -> list[str]:
         f"{_counts(total)} in {report.looked:,} checked of {counted(report.calls, 'attention call')} "
         f"({counted(len(report.checked), 'module')}, {counted(report.steps, 'step')})"
     ]
+    if not report.calls:
+        lines = [f"{_counts(total)}: no attention call was seen"]
     if report.changed:
         lines.append(f"tracing changed: {'; '.join(report.changed)}")
     lines += [f"not checked: {clean(name)}: {clean(why)}" for name, why in total.unfit.items()]
@@ -142,6 +169,12 @@ def as_json(report: Report, errors: Sequence[tuple[str, str]] = ()) -> Iterator[
     whole = {"schema_version": SCHEMA_VERSION, "maskcli": __version__, **_body(report)}
     if isinstance(report, TraceReport):
         whole["changed"] = list(report.changed)
+        whole["not_followed"] = [
+            {"module": each.module, "shape": list(each.shape), "softmaxes": each.softmaxes}
+            for each in report.missed
+        ]
+        whole["unseen"] = list(report.unseen)
+        whole["processes"] = {"followed": report.processes, "lost": report.lost, "threads": report.threads}
     if errors:
         whole["errors"] = [{"file": file, "message": text} for file, text in errors]
     whole["summary"] = {**report.counts(), **_sizes(report)}

@@ -16,17 +16,19 @@ if TYPE_CHECKING:
 
 
 def _text(report: TraceReport, stream: TextIO, verbose: bool) -> None:
-    from maskcli.report.findings import print_findings, print_lines, trace_closing
+    from maskcli.report.findings import print_findings, print_lines, trace_closing, trace_opening
 
     screen = console(stream)
+    print_lines(trace_opening(report), screen)
     print_findings(report.findings, screen)
     print_lines(trace_closing(report, verbose), screen)
 
 
 def _concise(report: TraceReport, stream: TextIO, _: bool) -> None:
-    from maskcli.report.findings import concise, trace_closing
+    from maskcli.report.findings import concise, trace_closing, trace_opening
 
-    write([*concise(report.findings), trace_closing(report)[0] + "\n"], stream)
+    lines = [f"{line}\n" for line in trace_opening(report)]
+    write([*lines, *concise(report.findings), trace_closing(report)[0] + "\n"], stream)
 
 
 def _json(report: TraceReport, stream: TextIO, _: bool) -> None:

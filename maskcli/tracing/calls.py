@@ -116,7 +116,7 @@ def roled(call: Call, place: Place, batch: int | None) -> tuple[Roled, ...]:
     parts += [(name, "mask", mask) for name, mask in _masks(call, batch).items()]
     parts += [(role, role, tensor) for role, tensor in _operands(call, batch).items()]
     return tuple(
-        known_as(role, place.kind, f"{place.module}.{name}", tensor)
+        known_as(role, place.kind, f"{place.module}.{name}" if place.module else name, tensor)
         for name, role, tensor in parts
         if role != "output" or not call.dropped
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -50,18 +51,33 @@ class Options:
     save_all: bool = False
 
 
+class Missed(NamedTuple):
+    """So many softmaxes over [Q, K] in a module, whose values were not met."""
+
+    module: str
+    shape: tuple[int, ...]
+    softmaxes: int
+
+
 @dataclass(frozen=True)
 class TraceReport(Report):
     """What was found in a running program. `checked` are the modules whose calls were.
 
     `calls` is how many attention calls were seen in `steps` steps, `looked` how many of them were checked;
-    `changed` says what watching changed.
+    `changed` says what watching changed. `missed` are softmaxes that were not followed to values, `unseen`
+    modules that look like attention and showed none; calls came from so many `threads` and `processes`, and
+    `lost` child processes left no report.
     """
 
     calls: int = 0
     looked: int = 0
     steps: int = 0
     changed: tuple[str, ...] = ()
+    missed: tuple[Missed, ...] = ()
+    unseen: tuple[str, ...] = ()
+    threads: int = 1
+    processes: int = 1
+    lost: int = 0
 
 
 @dataclass(eq=False)
@@ -73,6 +89,10 @@ class _Tally:
     steps: int = 0
     modules: dict[str, None] = field(default_factory=dict)
     missed: Counter[tuple[str, tuple[int, ...]]] = field(default_factory=Counter)
+    unseen: dict[str, None] = field(default_factory=dict)
+    threads: set[int] = field(default_factory=set)
+    processes: int = 1
+    lost: int = 0
     changed: dict[str, None] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, Skipped] | None = None
@@ -127,7 +147,7 @@ class Checker:
     def report(self) -> TraceReport:
         """All that was found so far, worst first."""
         tally = self._tally
-        weights = [f"{module}.weights" for module in tally.modules]
+        weights = [f"{module}.weights".removeprefix(".") for module in tally.modules]
         patterns = [expected.pattern for expected in self.options.declared.expect]
         unmatched = {
             f"--expect {pattern}": "it matches no attention call"
@@ -144,6 +164,11 @@ class Checker:
             looked=tally.looked,
             steps=tally.steps,
             changed=tuple(tally.changed),
+            missed=tuple(Missed(*at, count) for at, count in sorted(tally.missed.items())),
+            unseen=tuple(tally.unseen),
+            threads=max(len(tally.threads), 1),
+            processes=tally.processes,
+            lost=tally.lost,
         )
 
     # What a Watch tells.
@@ -156,6 +181,7 @@ class Checker:
     def attention(self, call: Call, place: Place, step: Step, padding: Torch | None) -> None:
         """A call has returned: check it when it is its turn, or when it is the first with NaN."""
         self._tally.calls += 1
+        self._tally.threads.add(threading.get_ident())
         self._tally.steps = max(self._tally.steps, step.number + 1)
         self._gradients.follow(call, place)
         broken, again = has_nan(call.operands["output"]), self._broken
@@ -213,6 +239,27 @@ class Checker:
     def missed(self, module: str, shape: tuple[int, ...]) -> None:
         """A softmax over [Q, K] whose values were not met: it may have been attention."""
         self._tally.missed[module, shape] += 1
+
+    def unseen(self, modules: Iterable[str]) -> None:
+        """Modules that look like attention ran and showed none."""
+        self._tally.unseen.update(dict.fromkeys(modules))
+
+    def join(self, reports: Iterable[TraceReport], lost: int) -> None:
+        """Add what child processes found; `lost` of them left no report."""
+        tally = self._tally
+        tally.lost += lost
+        for report in reports:
+            tally.processes += 1
+            tally.calls += report.calls
+            tally.looked += report.looked
+            tally.steps = max(tally.steps, report.steps)
+            tally.modules.update(dict.fromkeys(report.checked))
+            tally.unseen.update(dict.fromkeys(report.unseen))
+            tally.changed.update(dict.fromkeys(report.changed))
+            tally.missed.update({(each.module, each.shape): each.softmaxes for each in report.missed})
+            tally.add(report)
+            for finding in report.findings:
+                self._folded.join(finding)
 
     def trouble(self, error: Exception) -> None:
         """A call could not be looked at; the reason is told once."""
@@ -283,6 +330,8 @@ def _declared(declared: Declared, step: Step) -> Declared:
 
 def _renamed(finding: Finding, module: str) -> Finding:
     """A finding that calls tensors by their part: the module is told beside it; folded findings share it."""
+    if not module:
+        return finding
     message, fix = (text.replace(f"{module}.", "") for text in (finding.message, finding.fix))
     return dataclasses.replace(finding, message=message, fix=fix)
 

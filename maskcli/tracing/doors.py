@@ -65,12 +65,12 @@ def _wrap(watch: Watch, undo: ExitStack, doors: list[Door]) -> None:
             continue
         read = functools.partial(_read, door, original, inspect.signature(original))
         wrapped = through(watch, original, read)
-        for module in _holding(door.function, original):
+        for module in holding(door.function, original):
             setattr(module, door.function, wrapped)
             undo.callback(setattr, module, door.function, original)
 
 
-def _holding(name: str, function: Any) -> Iterator[ModuleType]:
+def holding(name: str, function: Any) -> Iterator[ModuleType]:
     """The modules in which a function has its name: its own, and those that imported it."""
     for module in list(sys.modules.values()):
         if getattr(module, "__dict__", {}).get(name) is function:

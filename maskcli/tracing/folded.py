@@ -27,6 +27,16 @@ class Folded:
         traced = traced._replace(modules=tuple(modules), calls=traced.calls + 1)
         self._findings[key] = dataclasses.replace(first, traced=traced)
 
+    def join(self, finding: Finding) -> None:
+        """Count a finding of another process with those here."""
+        traced = finding.traced or Traced((), 0, 1, None)
+        key = _key(finding, Place("", "self", traced.step, traced.source))
+        first = self._findings.setdefault(key, finding)
+        if first is not finding and first.traced is not None:
+            modules = tuple(dict.fromkeys((*first.traced.modules, *traced.modules)))
+            together = first.traced._replace(modules=modules, calls=first.traced.calls + traced.calls)
+            self._findings[key] = dataclasses.replace(first, traced=together)
+
     def findings(self) -> tuple[Finding, ...]:
         """All so far, worst first."""
         return tuple(sorted(self._findings.values(), key=lambda f: (SEVERITIES.index(f.severity), f.code)))

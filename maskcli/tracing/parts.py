@@ -16,7 +16,7 @@ class Part:
     `attends` says that its class, or that of a module inside, is called after attention, `itself` that its
     own is. `inside` is whether something was seen in it or in what it calls, `own` whether the mode has shown
     something between its calls of other modules, `called` whether attention was called by its name, which
-    needs no mode. What was seen once is watched for ever; what never was is sampled.
+    needs no mode; `path` and `kind` name it. What was seen once is watched for ever, what never was sampled.
     """
 
     attends: bool = False
@@ -26,6 +26,8 @@ class Part:
     own: bool = False
     called: bool = False
     attention: bool = False
+    path: str = ""
+    kind: str = ""
 
     def passes(self) -> bool:
         """A call begins: whether all of it can be passed over."""
@@ -41,6 +43,8 @@ class Part:
         return self.calls > ALIKE + 1 and self.calls % SAMPLED != 0
 
 
+# Modules that are kept in mind for the report at most.
+MAX_NAMED = 10_000
 # The modules at work, outermost first.
 Stack = tuple[Part, ...]
 
@@ -60,6 +64,7 @@ class Parts:
 
     def __init__(self) -> None:
         self._met: dict[int, tuple[weakref.ref[Any], Part]] = {}
+        self._attending: list[Part] = []
 
     def of(self, module: Any) -> Part:
         """What is known of a module."""
@@ -75,9 +80,24 @@ class Parts:
             if at in met and met[at][0] is gone:
                 del met[at]
 
-        part = Part(any(map(_attends, module.modules())), _attends(module))
+        part = Part(any(map(_attends, module.modules())), _attends(module), kind=type(module).__name__)
         met[at] = (weakref.ref(module, forget), part)
+        if part.itself and len(self._attending) < MAX_NAMED:
+            self._attending.append(part)
         return part
+
+    def unseen(self) -> list[str]:
+        """The outermost modules that look like attention, ran, and showed none, nor did those around them."""
+        ran = [part for part in self._attending if part.calls]
+        named = {part.path for part in ran}
+        silent = [part for part in ran if not part.attention and not _is_inside(part.path, named)]
+        return list(dict.fromkeys(f"{part.path} ({part.kind})" for part in silent))
+
+
+def _is_inside(path: str, others: set[str]) -> bool:
+    """Whether a module is part of one of these."""
+    parts = path.split(".")
+    return any(".".join(parts[:count]) in others for count in range(1, len(parts)))
 
 
 def _attends(module: Any) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskcli.tracing.calls import Call
 from maskcli.tracing.flex import of_flex
@@ -16,6 +17,13 @@ from maskcli.tracing.trails import BEGINNINGS
 if TYPE_CHECKING:
     from maskcli.tracing.watch import Watched
 
+
+class Instead(NamedTuple):
+    """What is called in place of a function that the program put there, and that has run already."""
+
+    func: Callable[..., Any]
+
+
 # Makes a call that the program made, and looks at it.
 Reader = Callable[["Watched", Any, tuple[Any, ...], dict[str, Any]], Any]
 # How calls of torch's attention functions are read, from the modules at work, the result and the arguments.
@@ -26,13 +34,13 @@ ATTENTION: dict[str, Callable[..., Call | None]] = {
 }
 
 
-def readers() -> dict[Any, Reader | None]:
+def readers() -> dict[Any, Reader | Instead | None]:
     """The functions that something is done about."""
     import torch
 
-    table: dict[Any, Reader | None] = {}
+    table: dict[Any, Reader | Instead | None] = {}
     # Those written in C alone: torch's Python functions come down to them.
-    rooms = (torch._C._VariableFunctions, torch.Tensor, torch._C._nn, torch.special)
+    rooms = (torch._C._VariableFunctions, torch._C.TensorBase, torch._C._nn, torch.special)
     for name, room in product(BEGINNINGS, rooms):
         if hasattr(room, name):
             table[getattr(room, name)] = _followed
@@ -43,13 +51,15 @@ def readers() -> dict[Any, Reader | None]:
     table[torch.kl_div] = _told(_likened)
     for name in ("cross_entropy_loss", "nll_loss_nd"):
         table[getattr(torch._C._nn, name)] = _told(_compared)
-    for room in (torch._C._VariableFunctions, torch.Tensor):
+    for room in (torch._C._VariableFunctions, torch._C.TensorBase):
         table[room.gather] = _told(lambda watched, *args, **kwargs: watched.modules.picked(*args, **kwargs))
     return table
 
 
-def late_reader(func: Any) -> Reader | None:
+def late_reader(func: Any) -> Reader | Instead | None:
     """What is done about a function that is not known by itself: operators, and FlexAttention."""
+    if type(func) is FunctionType:
+        return _put_there(func)
     if type(func).__name__ == "FlexAttentionHOP":
         return _alone(_attention(of_flex))
     if type(func).__name__ in ("OpOverload", "OpOverloadPacket"):
@@ -57,6 +67,17 @@ def late_reader(func: Any) -> Reader | None:
         if "._scaled_dot_product" in name:
             return _attention(lambda modules, *rest, **named: of_operator(modules, func, *rest, **named))
     return None
+
+
+def _put_there(func: FunctionType) -> Instead | None:
+    """torch takes a method of tensors by its name: where the program's own stands there, that led here."""
+    import torch
+
+    if func.__module__.partition(".")[0] == "torch":
+        return None
+    names = (name for name, held in vars(torch.Tensor).items() if held is func)
+    methods = (getattr(torch._C.TensorBase, name, None) for name in names)
+    return next((Instead(method) for method in methods if method is not None), None)
 
 
 def _followed(watched: Watched, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -29,6 +29,13 @@ def seeing(see: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> Any:
     return Seeing()
 
 
+def unseen() -> Any:
+    """A context in which no mode and no type of the program sees what is called."""
+    from torch import _C
+
+    return _C.DisableTorchFunction()
+
+
 def put_below(mode: Any) -> None:
     """Put a mode below all others of this thread."""
     from torch import _C

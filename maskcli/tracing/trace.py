@@ -8,6 +8,7 @@ from types import TracebackType
 
 from maskcli.diagnostics.finding import Finding
 from maskcli.tracing.checker import Checker, Options, TraceReport
+from maskcli.tracing.children import Children, children_of
 from maskcli.tracing.imports import after_import
 from maskcli.tracing.watch import Watch
 
@@ -15,12 +16,18 @@ from maskcli.tracing.watch import Watch
 class Trace:
     """Attention calls made while this is entered are checked; what is found can be read at any time."""
 
-    def __init__(self, options: Options, program: str | None = None) -> None:
+    def __init__(
+        self, options: Options, program: str | None = None, children: Children | None = None
+    ) -> None:
         self._checker = Checker(program if program is not None else sys.argv[0] or "python", options)
         self._watch = Watch(self._checker)
+        self._children = children
         self._call_off: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Trace:
+        if self._children is None:
+            self._children = children_of(self._checker.program, self._checker.options)
+        self._watch.children = self._children
         self._call_off = after_import("torch", self._watch.start)
         return self
 
@@ -29,11 +36,20 @@ class Trace:
     ) -> None:
         self._call_off()
         self._watch.stop()
+        children = self._children
+        if children is None:
+            return
+        if children.is_child:
+            children.leave(self._watch.watcher.report())
+            return
+        reports, lost = children.reports()
+        self._checker.join(reports, lost)
+        children.close()
 
     @property
     def report(self) -> TraceReport:
         """All so far: findings worst first, what could not be decided, and how much was checked."""
-        return self._checker.report()
+        return self._watch.watcher.report()
 
     @property
     def findings(self) -> tuple[Finding, ...]:

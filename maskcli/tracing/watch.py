@@ -12,26 +12,29 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from maskcli.tracing.aside import step_aside
 from maskcli.tracing.calls import Call, Place
 from maskcli.tracing.checker import Checker
+from maskcli.tracing.children import Children, before_exit
 from maskcli.tracing.doors import open_doors
 from maskcli.tracing.lines import user_line
 from maskcli.tracing.modules import Modules
 from maskcli.tracing.parts import Part, Parts, seen_in
-from maskcli.tracing.readers import ATTENTION, late_reader, read_attention, readers
-from maskcli.tracing.seeing import let_python_run, put_below, seeing, take_away
+from maskcli.tracing.readers import ATTENTION, Instead, late_reader, read_attention, readers
+from maskcli.tracing.seeing import let_python_run, put_below, seeing, take_away, unseen
 from maskcli.tracing.trails import Trails
+from maskcli.tracing.warned import point_at_program
 
 
 class Watched:
     """What is known of one thread of the program: its modules at work, and the trails of its tensors."""
 
     def __init__(self, watch: Watch) -> None:
-        self.watch, self.watcher = watch, watch.watcher
+        self.watch = watch
         self.modules = Modules()
         self.outside = Part()
         self.trails = Trails((self.outside,), lambda: self.modules.path)
@@ -41,6 +44,11 @@ class Watched:
         # How many calls of attention were seen.
         self.attentions = 0
         self.readers = watch.readers
+
+    @property
+    def watcher(self) -> Checker:
+        """Who is told: a forked child has one of its own."""
+        return self.watch.watcher
 
     # The mode.
 
@@ -55,6 +63,8 @@ class Watched:
             read = self.readers[func]
         except KeyError:
             read = self.watch.reader(func)
+        if isinstance(read, Instead):
+            return self._see(read.func, args, kwargs)
         if read is not None and self.watch.on and not self.reading and not going_back():
             return read(self, func, args, kwargs)
         result = func(*args, **kwargs)
@@ -74,6 +84,7 @@ class Watched:
     def attention(self, call: Call, called: bool = False) -> None:
         """A call of attention has returned: one that the mode has shown, or that was called by its name."""
         self.attentions += 1
+        self.watch.first()
         seen_in(self.trails.stack, called)
         for part in self.trails.stack:
             part.attention = True
@@ -85,7 +96,7 @@ class Watched:
             with self.watch.lock:
                 self.watcher.attention(call, place, step, modules.padding)
 
-    def named(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def named(self, read: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Call attention that was called by its name, and read it."""
         before = self.reading
         self.reading = True
@@ -93,14 +104,16 @@ class Watched:
             result = original(*args, **kwargs)
         finally:
             self.reading = before
-        read_attention(self, ATTENTION[original.__name__], result, args, kwargs, called=True)
+        with unseen():
+            read_attention(self, read, result, args, kwargs, called=True)
         return result
 
     def through(self, read: Callable[..., Call | None], result: Any, args: Any, kwargs: Any) -> None:
         """Read a function in which nothing was seen; it may be called once more, unseen."""
         self.passing = True
         try:
-            read_attention(self, read, result, args, kwargs, called=True)
+            with unseen():
+                read_attention(self, read, result, args, kwargs, called=True)
         finally:
             self.passing = False
 
@@ -129,12 +142,14 @@ class Watched:
                 self.see(before)
         stack, depth = self.trails.stack, self.modules.depth
         self._enter(module, args, kwargs)
+        part.path = self.modules.path
         self.trails.stack = (*stack, part)
         self.see(not part.is_silent())
         try:
             result = original(module, *args, **kwargs)
             if depth == 0:
-                self.modules.returned(result)
+                with unseen():
+                    self.modules.returned(result)
             return result
         finally:
             self.modules.leave(depth)
@@ -151,9 +166,10 @@ class Watched:
         try:
             if type(module).__name__ == "OptimizedModule":
                 self.watcher.changed("compiled regions ran eagerly")
-            ended = self.modules.enter(module, args, kwargs)
-            if ended is not None and ended.number >= 0:
-                self.ends(ended)
+            with unseen():
+                ended = self.modules.enter(module, args, kwargs)
+                if ended is not None and ended.number >= 0:
+                    self.ends(ended)
         except Exception as error:
             self.watcher.trouble(error)
 
@@ -185,6 +201,8 @@ class Watch:
         self.on = False
         self._undo = ExitStack()
         self._threads = threading.local()
+        self.children: Children | None = None
+        self._reported = False
 
     def start(self) -> None:
         """Watch all threads from here on."""
@@ -198,8 +216,49 @@ class Watch:
         """Leave the program alone."""
         if self.on:
             self.thread().leave()
+            self.watcher.unseen(self.parts.unseen())
         self.on = False
         self._undo.close()
+
+    @contextmanager
+    def apart(self, recorder: str | None) -> Iterator[None]:
+        """Step aside for what records the program, and say so where that runs it."""
+        if not self.on:
+            yield
+            return
+        if recorder is not None:
+            self.watcher.changed(f"{recorder} ran unwatched")
+        watched = self.thread()
+        before, self.on = watched.sees, False
+        watched.see(False)
+        self._undo.close()
+        try:
+            yield
+        finally:
+            self._wrap()
+            self.on = True
+            watched.see(before)
+
+    def first(self) -> None:
+        """The first attention of this process."""
+        if not self._reported and self.children is not None:
+            self.children.began()
+        self._reported = True
+
+    def forked(self) -> None:
+        """This is a forked child: its report is its own, and is left however it ends."""
+        children = self.children
+        if not self.on or children is None:
+            self.on = False
+            return
+        self.lock, self._reported = threading.RLock(), False
+        self.watcher = Checker(self.watcher.program, self.watcher.options)
+
+        def last() -> None:
+            self.stop()
+            children.leave(self.watcher.report())
+
+        before_exit(last)
 
     def thread(self) -> Watched:
         """What is known of this thread."""
@@ -217,12 +276,14 @@ class Watch:
     def _wrap(self) -> None:
         import torch
 
-        _keep_eager(self._undo, self.watcher.changed)
+        _keep_eager(self._undo, lambda what: self.watcher.changed(what))
         let_python_run(self._undo, lambda mode: mode is self.thread().mode)
         self._wrap_modules(torch.nn.Module)
         self._wrap_attention(torch.nn.functional)
         self._wrap_threads()
         open_doors(self, self._undo)
+        step_aside(self._undo, self.apart)
+        point_at_program(self._undo)
 
     def _wrap_modules(self, kind: Any) -> None:
         original = kind.__call__
@@ -247,7 +308,7 @@ class Watch:
             watched = self.thread()
             if watched.is_idle():
                 return original(*args, **kwargs)
-            return watched.named(original, args, kwargs)
+            return watched.named(ATTENTION[name], original, args, kwargs)
 
         setattr(functional, name, attention)
         self._undo.callback(setattr, functional, name, original)
@@ -274,14 +335,13 @@ class Watch:
 _WATCHING: weakref.WeakSet[Watch] = weakref.WeakSet()
 
 
-def _forget() -> None:
-    """A forked child is in the middle of its parent's work: nothing is watched, and all stays as it is."""
-    for watch in _WATCHING:
-        watch.on = False
+def _forked() -> None:
+    for watch in list(_WATCHING):
+        watch.forked()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_forked)
 
 
 def going_back() -> bool:
