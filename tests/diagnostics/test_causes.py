@@ -43,10 +43,7 @@ def test_a_product_with_the_mask_gives_every_forbidden_key_the_same_weight(dtype
     keep = np.broadcast_to(real[:, None, None] & (causal(BIG) if look == "causal" else True), BIG)
     arrays = {f"attentions.{n}": to(softmax(scores(BIG, n) * keep), dtype) for n in range(2)}
     found = report(arrays | mask_of(real), expect=look)
-    if look == "full":
-        # Padding tokens may all have one and the same key: equal weights on them alone prove nothing.
-        assert loud(found) == ["MSK202"]
-        return
+    # Padding tokens may all have one and the same key, but its score wanders: 0 keeps its place among the others.
     assert loud(found) == ["MSK210"]
     assert the(found, "MSK210").evidence["constant_weight"] > 0
 

@@ -284,3 +284,71 @@ def test_zeros_that_are_no_evidence_of_a_run(dtype, length, kind):
 def test_documents_that_the_input_tells_are_no_run_of_keys_that_nobody_sees():
     arrays = layers(SHAPE, CAUSAL & SAME) | {"segment_ids": torch.from_numpy(DOCUMENTS)[None]}
     assert loud(report(arrays, expect="causal")) == []
+
+
+# Causes behind a leak
+
+
+@dtypes
+@pytest.mark.parametrize("told", ["mask", "expect"])
+def test_one_layer_that_is_uniform_over_forbidden_keys_too(dtype, told):
+    arrays = layers(SHAPE, CAUSAL, dtype, count=4)
+    arrays["attentions.2"] = torch.full(SHAPE, 1 / N).to(DTYPES[dtype])
+    mask = {"attn_mask": additive(CAUSAL)[None, None]} if told == "mask" else {}
+    found = report(arrays | mask, expect="causal" if told == "expect" else ())
+    assert loud(found) == ["MSK206"]
+    assert the(found, "MSK206").tensors == ("attentions.2",)
+
+
+@dtypes
+@pytest.mark.parametrize("length", [64, 1024])
+def test_a_leak_to_the_next_key_in_a_long_map_is_no_soft_mask(dtype, length):
+    keep = np.arange(length) <= np.arange(length)[:, None] + 1
+    assert loud(report(layers((1, 4, length, length), keep, dtype), expect="causal")) == ["MSK214"]
+
+
+@pytest.mark.parametrize("saved", [("mask",), ("mask", "scores"), ("scores",)])
+def test_scores_as_large_as_the_fill(saved):
+    raw = scores(SHAPE)
+    for scale, code in ((3000, "MSK104" if "mask" in saved else "MSK210"), (1, None)):
+        tensors = {
+            "mask": {"attn_mask": additive(CAUSAL, -1e4)[None, None]},
+            "scores": {"scores.0": torch.from_numpy(raw * scale).float()},
+        }
+        made = torch.from_numpy(softmax(raw * scale + np.where(CAUSAL, 0, -1e4))).float()
+        arrays = {"attentions.0": made}
+        for name in saved:
+            arrays |= tensors[name]
+        assert loud(report(arrays, expect="causal")) == ([code] if code else [])
+
+
+@dtypes
+@sides
+@pytest.mark.parametrize("look", ["full", "causal"])
+def test_scores_multiplied_by_the_padding_mask(dtype, side, look):
+    real = np.ones((2, N), bool)
+    real[0, slice(0, 6) if side == "left" else slice(N - 6, N)] = False
+    if (look, side) == ("causal", "right"):
+        return
+    raw = scores(SHAPE, 1) * real[:, None, None]
+    made = torch.from_numpy(softmax(np.where(MEANT[look], raw, -1e30))).to(DTYPES[dtype])
+    assert loud(report({"attentions.0": made} | mask_of(real))) == ["MSK210"]
+    # Without any mask, padding that is read, all of it with one key.
+    raw = scores(SHAPE, 1)
+    raw[0][..., ~real[0]] = raw[0][..., ~real[0]][..., :1]
+    made = torch.from_numpy(softmax(np.where(MEANT[look], raw, -1e30))).to(DTYPES[dtype])
+    assert loud(report({"attentions.0": made} | mask_of(real))) == ["MSK202"]
+
+
+@dtypes
+@sides
+@pytest.mark.parametrize("other", [[1, 0, 3, 2], [1, 0, 2, 3], [2, 0, 3, 1]])
+def test_samples_in_any_order_have_each_others_padding(dtype, side, other):
+    real = np.ones((4, 16), bool)
+    real[0, 12:] = real[1, 10:] = real[2, 14:] = False
+    real = real if side == "right" else real[:, ::-1].copy()
+    arrays = layers((4, 4, 16, 16), real[other][:, None, None], dtype) | mask_of(real)
+    found = report(arrays)
+    assert loud(found) == ["MSK211"]
+    assert f"{other[0]} for 0" in the(found, "MSK211").message
+    assert loud(report(layers((4, 4, 16, 16), np.ones((16, 16), bool), dtype) | mask_of(real))) == ["MSK202"]

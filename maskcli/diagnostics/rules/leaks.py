@@ -27,6 +27,7 @@ SOFTENED = {
     "implied_bias": "log weights minus scores show that {:.3g} was added to forbidden scores",
     "constant_weight": "every forbidden key of a row weighs exactly the same ({:.3g} on average): its score "
     "was multiplied by 0",
+    "fill": "scores are as large as the fill of {:.6g}, which does not silence a key beside them",
     "ratio": "a forbidden key weighs {:.2g} of what an allowed one does: the fill was too weak",
 }
 

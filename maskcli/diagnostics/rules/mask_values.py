@@ -90,6 +90,8 @@ def weak_fill(saved: Saved, scene: Scene) -> Found | None:
         what, severity = "is enough beside ordinary scores only", "note"
         if (saved.given.keep.keys_per_query == 0).any():
             severity, more = None, ", and a fully masked row becomes ordinary attention"
+        if any(attention.given is saved.given for attention, _ in verdicts(scene, Kind.SOFT)):
+            severity, more = None, ", and the scores are as large"
     remaining = float(np.exp(fill))
     return Found(
         (saved.given.tensor.name,),

@@ -40,7 +40,8 @@ def uniform_masked_row(scene: Scene) -> Iterator[Found]:
 
     Fix: leave every real token at least itself to attend to; zero the output of rows that have nothing.
     """
-    explained = [*verdicts(scene, Kind.UNIFORM), *verdicts(scene, Kind.INVERTED)]
+    whole_maps = (Kind.UNIFORM, Kind.INVERTED, Kind.OTHER_SAMPLE)
+    explained = [found for kind in whole_maps for found in verdicts(scene, kind)]
     names = {attention.name for attention, _ in explained}
     real_hits, pad_hits = [], []
     for attention in scene.attentions:

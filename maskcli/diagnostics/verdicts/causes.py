@@ -196,7 +196,7 @@ def other_sample(attention: Attention, pads: Rows) -> Verdict | None:
     item, head = np.arange(batch)[:, None], np.arange(heads)[None]
     if not (outside[item, head, item] > LEAK).any():
         return None
-    for order, other in _orders(item, head).items():
+    for order, other in (_orders(item, head) | _any_order(outside, unweighed)).items():
         obeyed = outside[item, head, other] < LEAK_FLOOR
         # Padding of the other sample that is real in this one, and that no row of this map weighs.
         tells = (keys.real[:, None] & ~keys.real[other]).any(axis=2) & unweighed[item, head, other]
@@ -218,3 +218,17 @@ def _orders(item: Array, head: Array) -> dict[str, Array]:
         orders[f"sample (b + {shift}) % {batch} for sample b"] = (item + shift) % batch + 0 * head
     orders["the samples in reverse order"] = batch - 1 - item + 0 * head
     return orders
+
+
+def _any_order(outside: Array, unweighed: Array) -> dict[str, Array]:
+    """The one other order of samples that explains every head, by padding that each head leaves out."""
+    fits = np.all((outside < LEAK_FLOOR) & unweighed, axis=1)
+    if not fits.any(axis=1).all():
+        return {}
+    # Of the samples whose padding is kept to, the one with most of it: the fewest others keep to it.
+    rare = fits.sum(axis=0)
+    chosen = np.where(fits, rare, rare.max() + 1).argmin(axis=1)
+    if len(np.unique(chosen)) < len(chosen):
+        return {}
+    told = ", ".join(f"{other} for {item}" for item, other in enumerate(chosen.tolist()) if item != other)
+    return {f"that of sample {told}": np.broadcast_to(chosen[:, None], outside.shape[:2])}

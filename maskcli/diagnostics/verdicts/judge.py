@@ -35,8 +35,16 @@ def verdicts(scene: Scene, kind: Kind) -> list[tuple[Attention, Verdict]]:
         (attention, verdict)
         for attention in scene.attentions
         for verdict in judge(attention)
-        if verdict.kind is kind and _believed(scene, attention, kind)
+        if verdict.kind is kind and (_hidden_too(attention, verdict) or _believed(scene, attention, kind))
     ]
+
+
+def _hidden_too(attention: Attention, verdict: Verdict) -> bool:
+    """Whether rows weigh forbidden keys just as the others: no scores are that close by chance."""
+    if verdict.kind is not Kind.UNIFORM or attention.meant is None:
+        return False
+    forbidding = attention.rows(attention.meant.keys_per_query < attention.shape[3]) & verdict.rows
+    return bool(forbidding.any() and attention.uniform[verdict.rows].all())
 
 
 def _believed(scene: Scene, attention: Attention, kind: Kind) -> bool:

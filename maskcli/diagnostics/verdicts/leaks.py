@@ -125,11 +125,15 @@ def of_leaks(attention: Attention, leaking: Leaking) -> list[Verdict]:
         none = np.zeros(attention.shape[:3], bool)
         behind = np.where(rows["future"], mass.get("future", none), 0)
         broken, share = rows["padding"] | rows["future"], np.maximum(mass.get("padding", none), behind)
-    one = _other_side(attention, broken, share) or soft(attention, broken, share)
+    one = _other_side(attention, broken, share)
     if one is not None:
         return [one]
-
     targets = _targets(attention, leaking)
+    if any(target.kind is Kind.SHIFTED for target in targets) and not _left_over(attention, leaking, targets):
+        return targets
+    one = soft(attention, broken, share)
+    if one is not None:
+        return [one]
     if rows[authority].any():
         return _unexplained(attention, leaking, targets) or targets
     return targets or _beside_the_mask(attention, leaking)
@@ -187,8 +191,7 @@ def _unexplained(attention: Attention, leaking: Leaking, targets: list[Verdict])
     """One verdict for what a mask forbids, when leaks to padding and the future are not all of it."""
     authority = attention.authority or "padding"
     broken, share = leaking.rows[authority], attention.measured.mass[authority]
-    told = sum((target.share for target in targets), np.zeros(attention.shape[:3]))
-    unexplained = not targets or (broken & (share - told > LEAK)).any()
+    unexplained = _left_over(attention, leaking, targets)
     if unexplained:
         wider = _loosened(attention, broken, share)
         if wider is not None:
@@ -197,6 +200,14 @@ def _unexplained(attention: Attention, leaking: Leaking, targets: list[Verdict])
         forbidden, obeyed = attention.probes[authority], _explanation(attention)
         return [Verdict(Kind.NOT_APPLIED, broken, share, forbidden, obeyed)]
     return []
+
+
+def _left_over(attention: Attention, leaking: Leaking, targets: list[Verdict]) -> bool:
+    """Whether leaks to padding and the future are not all of what the authority forbids."""
+    authority = attention.authority or "padding"
+    broken, share = leaking.rows[authority], attention.measured.mass[authority]
+    told = sum((target.share for target in targets), np.zeros(attention.shape[:3]))
+    return not targets or bool((broken & (share - told > LEAK)).any())
 
 
 def _loosened(attention: Attention, rows: Rows, share: Array) -> Verdict | None:

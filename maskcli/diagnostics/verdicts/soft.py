@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array, Rows
-from maskcli.diagnostics.verdicts.verdict import FEW_KEYS, Kind, Softened, Verdict
+from maskcli.diagnostics.verdicts.verdict import FEW_KEYS, TINY, Kind, Softened, Verdict
 from maskcli.masks.mask import Mask
 from maskcli.scene.scene import Attention
 from maskcli.tensors.tolerances import tolerances
@@ -15,6 +15,11 @@ from maskcli.tensors.tolerances import tolerances
 # A soft mask leaves a forbidden key at most this share of an allowed one's weight: exp(-3). What a model that
 # reads its padding gives it lies between 0.15 and 1 (measured), and differs from head to head.
 SOFTENED = 0.05
+# Fills that ordinary scores do not reach, and large ones do; rows that weigh one key alone have such scores.
+THOUSANDS, ONE_KEY, HALF_OF_EVEN = (-1.05e4, -1e3), 0.99, 0.8
+# Keys and rows that place a weight among others, in standard deviations of their scores, and how far a real
+# key's place wanders at least.
+PLACED_KEYS, PLACED_ROWS, WANDERS = 6, 8, 0.5
 
 
 class Looked(NamedTuple):
@@ -36,7 +41,8 @@ def soft(attention: Attention, rows: Rows, share: Array) -> Verdict | None:
     if bias is not None and bias.spread <= rounding:
         extra = Softened("implied_bias", bias.strength) if bias.strength < -rounding else None
     else:
-        extra = _constant(attention, looked, only_real=bias is None) or _small(looked)
+        extra = _overcome(attention, share) or _constant(attention, looked, only_real=bias is None)
+        extra = extra or _small(looked)
     return None if extra is None else Verdict(Kind.SOFT, rows, share, attention.meant, extra)
 
 
@@ -53,9 +59,10 @@ def _constant(attention: Attention, looked: Looked, only_real: bool) -> Softened
     values, allowed = looked.values.astype(np.float64), looked.allowed
     telling = ~allowed
     # Padding tokens that share a position have one key, and so one weight, without any mask: only real tokens
-    # tell.
+    # tell, or a weight that keeps its place among the others, as that of the score 0 does.
     if only_real and attention.keys is not None:
-        telling = telling & attention.keys.real[: len(values), None, None]
+        of_real = telling & attention.keys.real[: len(values), None, None]
+        telling = of_real if of_real[looked.rows].any() or not _keeps_its_place(looked) else telling
     several = looked.rows & (telling.sum(axis=3) > 1) & (allowed.sum(axis=3) > 1)
     low, high = extremes(values, telling)
     least, most = extremes(values, allowed)
@@ -63,6 +70,43 @@ def _constant(attention: Attention, looked: Looked, only_real: bool) -> Softened
     if several.sum() < FEW_KEYS or not constant[several].all():
         return None
     return Softened("constant_weight", float(low[several].mean()))
+
+
+def _overcome(attention: Attention, share: Array) -> Softened | None:
+    """A fill of a few thousand beside scores as large: rows weigh one key, and mostly an allowed one."""
+    given = attention.given
+    fill = None if given is None else given.fill
+    if fill is None or not THOUSANDS[0] <= fill <= THOUSANDS[1]:
+        return None
+    high = attention.measured.high[attention.real]
+    if np.median(high) < ONE_KEY or np.mean(share[attention.real]) > HALF_OF_EVEN * _even(attention):
+        return None
+    return Softened("fill", fill)
+
+
+def _even(attention: Attention) -> float:
+    """The share of a row that ignored keys would have if all were alike, on average."""
+    assert attention.meant is not None
+    kept = attention.rows(attention.meant.keys_per_query)[attention.real]
+    return float(1 - kept.mean() / attention.shape[3])
+
+
+def _keeps_its_place(looked: Looked) -> bool:
+    """Whether forbidden keys, all of one weight, lie where scores of 0 do: near the middle in every row.
+
+    The score of a real key wanders from row to row as far as those of other keys do.
+    """
+    values, allowed = looked.values.astype(np.float64), looked.allowed & (looked.values > 0)
+    logs = np.log(values, out=np.zeros(values.shape), where=values > 0)
+    counts = allowed.sum(axis=3)
+    rows = looked.rows & (counts >= PLACED_KEYS) & (np.where(looked.allowed, np.inf, values).min(axis=3) > 0)
+    if rows.sum() < PLACED_ROWS:
+        return False
+    mean = (logs * allowed).sum(axis=3) / np.maximum(counts, 1)
+    spread = np.sqrt(((logs - mean[..., None]) ** 2 * allowed).sum(axis=3) / np.maximum(counts, 1))
+    forbidden = np.where(looked.allowed, -np.inf, logs).max(axis=3)
+    places = ((forbidden - mean) / np.maximum(spread, TINY))[rows]
+    return bool(np.std(places) < WANDERS and abs(np.mean(places)) < 1)
 
 
 def _small(looked: Looked) -> Softened | None:

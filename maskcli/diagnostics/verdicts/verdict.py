@@ -53,7 +53,7 @@ class Inverted(NamedTuple):
 class Softened(NamedTuple):
     """A number that says how much a mask softens, and which number that is."""
 
-    measure: Literal["implied_bias", "constant_weight", "ratio"]
+    measure: Literal["implied_bias", "constant_weight", "ratio", "fill"]
     size: float
 
 
