@@ -23,8 +23,14 @@ EITHER = frozenset(
     roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod""".split()
 )
 ENCODERS = frozenset(
-    """albert convbert deberta deberta-v2 distilbert esm eurobert ibert layoutlm layoutlmv3 luke mobilebert
-    modernbert mpnet mra nomic_bert nystromformer squeezebert vit deit beit clip_text_model""".split()
+    """albert convbert deberta deberta-v2 distilbert esm eurobert ibert jina_embeddings_v3 layoutlm layoutlmv3
+    luke markuplm mobilebert modernbert mpnet mra nomic_bert nystromformer openai_privacy_filter squeezebert
+    vit deit beit clip_text_model""".split()
+)
+# Their images are tokens like others: the text model is causal over them.
+CAUSAL_OVER_IMAGES = frozenset(
+    """aya_vision glm4v idefics2 idefics3 internvl llama4 llava llava_next llava_onevision mistral3 qwen2_vl
+    qwen2_5_vl qwen3_vl qwen3_vl_moe smolvlm""".split()
 )
 # Called causal, yet some tokens see what lies behind them: permutations, prefixes, image blocks.
 PECULIAR = frozenset(
@@ -81,6 +87,8 @@ VISION = {
 }
 # Every so many layers one is global, in configurations that do not list them.
 PATTERNS = {"gemma2": 2, "gemma3_text": 6}
+# Llama 4's layers without rotary positions are the global ones.
+LLAMA4_PATTERN = 4
 
 
 @dataclass(frozen=True)
@@ -207,6 +215,8 @@ def _list(value: object) -> list[Any]:
 def _spec(said: dict[str, Any], whole: dict[str, Any]) -> str | None:
     """`causal` or `full`: what all self-attention layers (of the decoder) have in common."""
     kind = str(said.get("model_type", ""))
+    if whole.get("model_type") in CAUSAL_OVER_IMAGES:
+        return "causal"
     several_inputs = "vision_config" in whole or "audio_config" in whole
     if kind in PECULIAR or several_inputs or said.get("use_bidirectional_attention"):
         return None
@@ -221,7 +231,12 @@ def _spec(said: dict[str, Any], whole: dict[str, Any]) -> str | None:
 
 
 def _spec_by_name(architectures: list[str], cached: bool) -> str | None:
-    """By what classes are called; `LlamaModel` names no task, but decoders keep a cache, encoders none."""
+    """By what classes are called; `LlamaModel` names no task, but decoders keep a cache, encoders none.
+
+    A configuration that was saved by itself names no class.
+    """
+    if not architectures:
+        return "causal" if cached else None
     causal = ("ForCausalLM", "LMHeadModel", "Model") if cached else ("ForCausalLM", "LMHeadModel")
     if any(name.endswith(causal) for name in architectures):
         return "causal"
@@ -272,6 +287,8 @@ def _layers(said: dict[str, Any], spec: str | None) -> tuple[str | None, ...]:
     if isinstance(types, list):
         by_type = _specs_by_type(said)
         return tuple(by_type.get(str(layer)) for layer in types[:MAX_LAYERS])
+    if said.get("model_type") == "llama4_text":
+        return _llama4(said, count)
     usual = PATTERNS.get(str(said.get("model_type", "")))
     sliding = _specs_by_type(said)["sliding_attention"]
     if usual is not None and sliding is not None:
@@ -310,6 +327,14 @@ def _common_spec(said: dict[str, Any]) -> str | None:
     if chunk is None and (switched_off or never_on):
         return "causal"
     return f"sliding:{window}" if window and kind in ALWAYS_SLIDING else None
+
+
+def _llama4(said: dict[str, Any], count: int) -> tuple[str | None, ...]:
+    """Chunks in the layers with rotary positions, of which `no_rope_layers` holds a 1."""
+    every = _count(said.get("no_rope_layer_interval")) or LLAMA4_PATTERN
+    rotary = _list(said.get("no_rope_layers")) or [(layer + 1) % every for layer in range(count)]
+    chunked = _specs_by_type(said)["chunked_attention"] or "causal"
+    return tuple(chunked if turned else "causal" for turned in rotary[:MAX_LAYERS])
 
 
 def _gpt_neo(said: dict[str, Any]) -> tuple[str | None, ...]:

@@ -214,7 +214,9 @@ class _Room:
             return ()
 
         pasts = [placement.past]
-        if queries < keys and not placement.past_known and placement.queries_at is None:
+        told = placement.past_known or placement.queries_at is not None
+        # A tree stands on the last queries.
+        if queries < keys and not told and "tree" not in kinds:
             # A cache may be filled from its first slot on, and may have one slot less or more than it seems.
             last = keys - queries
             pasts += [0, last, last - 1] if "documents" in kinds else [0, last, last - 1, last + 1]

@@ -110,7 +110,8 @@ def _has_heads_behind(tensor: Tensor, kind: str, length: int | None) -> bool:
 
 def _beside(roled: Roled, maps: list[Roled], length: int | None) -> Roled:
     """A state in the order of its map's axes; without a map its tokens tell how long it is."""
-    near = [each for each in maps if each.kind == roled.kind and each.layer in (None, roled.layer)]
+    alike = [each for each in maps if each.kind == roled.kind]
+    near = [each for each in alike if roled.layer is None or each.layer in (None, roled.layer)]
     mine = [each for each in near if each.group == roled.group] or near
     if mine:
         batch, heads, queries, keys = mine[0].tensor.shape

@@ -17,7 +17,7 @@ from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.diagnostics.verdicts.leaks import without
 from maskcli.diagnostics.verdicts.verdict import Kind
 from maskcli.masks.kinds import causal_top_left, sliding, window
-from maskcli.masks.spec import tensors_in
+from maskcli.masks.spec import Named, tensors_in
 from maskcli.measure.passes import measure
 from maskcli.scene.scene import Attention, Scene
 
@@ -289,6 +289,8 @@ def _ahead_fix(attention: Attention) -> str:
     read = tensors_in(attention.declared.spec) if attention.declared else set()
     if read:
         return f"give the model {', '.join(sorted(read))}, and build its mask with them"
+    if attention.declared and attention.declared.spec != Named("full"):
+        return "let the tokens of the prefix or block see one another, as the declared mask does"
     return "leave the causal mask out of an encoder; mask only its padding"
 
 

@@ -160,9 +160,16 @@ def _missing(attention: Attention, allowed: Mask, runs: list[tuple[int, int]]) -
         missing, *ends = (may & ~np.any(mass[str(part)] != 0, axis=1) for part in _parts(start, stop))
         apart = sum((end != missing).sum(axis=1, keepdims=True) for end in ends)
         kept = missing & (apart <= (stop - start) // EDGE)
-        if attention.keys is None and (start == 0 or stop == attention.shape[3]):
+        at_an_edge = start == 0 or stop == attention.shape[3]
+        if attention.keys is None and at_an_edge and not _is_past(attention, stop, kept):
             kept &= _is_text(attention, allowed, mass[str((start, stop))] > 0)
         yield kept
+
+
+def _is_past(attention: Attention, stop: int, missing: Array) -> bool:
+    """Whether every row of every item misses all that came before the queries: no cache is all padding."""
+    real = attention.real_rows[:, 0]
+    return 0 < attention.past <= stop < attention.shape[3] and bool(missing[real].all())
 
 
 def _is_text(attention: Attention, allowed: Mask, seen: Array) -> Array:

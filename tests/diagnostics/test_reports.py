@@ -1,0 +1,168 @@
+"""What people report: a saved run each, sick and healthy, with what is said of it without any other hint."""
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from maskcli.meant.model_config import read_config
+from tests.diagnostics.attention import DTYPES, layers, loud, report, softmax, weights
+
+dtypes = pytest.mark.parametrize("dtype", list(DTYPES))
+B, H, N = 2, 4, 24
+MAP = (B, H, N, N)
+K = np.arange(N)
+CAUSAL = K[:, None] >= K
+CHUNKS = CAUSAL & (K[:, None] // 8 == K // 8)
+
+
+class Case(NamedTuple):
+    """A saved run: what keeps a key, how many queries are asked last, what was declared, and what is found."""
+
+    keep: np.ndarray
+    said: dict
+    found: list
+
+
+def rows(keep, queries):
+    """The last queries of a mask."""
+    return keep[-queries:]
+
+
+def without(keep, keys):
+    """A mask that never sees some keys."""
+    keep = keep.copy()
+    keep[:, keys] = False
+    return keep
+
+
+LOST = without(rows(CAUSAL, 12), slice(0, 12))
+TREE = np.concatenate([np.ones((5, 19), bool), np.tril(np.ones((5, 5), bool))], axis=1)
+TREE[2, 20] = TREE[3, 21] = TREE[4, 21] = TREE[4, 22] = False
+CASES = {
+    "a rank of a ring that lost the earlier rank's keys": Case(LOST, {"expect": "causal"}, ["MSK222"]),
+    "a rank with the keys of all": Case(rows(CAUSAL, 12), {"expect": "causal"}, []),
+    "a draft tree": Case(TREE, {"expect": "tree:-1,0,0,1,1"}, []),
+    "a draft tree without its text": Case(
+        without(TREE, slice(0, 19)), {"expect": "tree:-1,0,0,1,1"}, ["MSK222"]
+    ),
+}
+
+
+@dtypes
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_said_of_weights(name, dtype):
+    case = CASES[name]
+    shape = (B, H, *case.keep.shape)
+    saved = layers(shape, case.keep, dtype)
+    assert loud(report(saved, **case.said)) == case.found
+    with_mask = saved | {"attn_mask": torch.from_numpy(case.keep)[None, None]}
+    assert loud(report(with_mask, **case.said)) == case.found or "MSK114" in loud(
+        report(with_mask, **case.said)
+    )
+
+
+def test_leading_padding_of_every_sample_is_no_lost_past():
+    """Only a past that no row of any sample reads was lost: one sample's may be padding."""
+    keep = np.broadcast_to(CAUSAL[-12:], (B, H, 12, N)).copy()
+    keep[0, ..., :12] = False
+    assert loud(report(layers((B, H, 12, N), keep), expect="causal")) == []
+
+
+# ---- states beside maps, whatever their layers are called
+
+
+def attention(dtype="float32", turn=False, heads=8, groups=2):
+    """Weights of grouped-query attention, and the query, key and value that made them, as [B, L, H, D]."""
+    rng = np.random.default_rng(0)
+    q = rng.normal(size=(B, heads, N, 16))
+    k, v = (rng.normal(size=(B, groups, N, 16)) for _ in range(2))
+    order = np.arange(heads) % groups if turn else np.arange(heads) // (heads // groups)
+    made = softmax(np.where(CAUSAL, q @ k[:, order].swapaxes(-1, -2) / 4, -1e30))
+    saved = {"query": q, "key": k, "value": v, "attn_output": made @ v[:, order]}
+    behind = {name: torch.from_numpy(each).transpose(1, 2).to(DTYPES[dtype]) for name, each in saved.items()}
+    return torch.from_numpy(made).to(DTYPES[dtype]), behind
+
+
+@dtypes
+@pytest.mark.parametrize("name", ["attn_weights", "attentions.0", "layers.3.self_attn.attn_weights"])
+def test_states_without_a_layer_belong_to_the_only_map(name, dtype):
+    made, states = attention(dtype)
+    assert loud(report({name: made, **states})) == []
+    other = weights((B, 8, N, N), CAUSAL, dtype, seed=5)
+    assert loud(report({name: other, **states})) == ["MSK306"]
+    turned, states = attention(dtype, turn=True)
+    del states["value"], states["attn_output"]
+    assert loud(report({name: turned, **states})) == ["MSK221"]
+
+
+# ---- what a config.json says when it was saved by itself
+
+
+LLAMA4 = {"model_type": "llama4_text", "use_cache": True, "num_hidden_layers": 4, "attention_chunk_size": 8}
+CONFIGS = {
+    "a text model by itself": (
+        {"model_type": "llama", "use_cache": True, "num_hidden_layers": 4},
+        ["causal"] * 4,
+    ),
+    "an encoder that names a cache": (
+        {"model_type": "markuplm", "use_cache": True, "num_hidden_layers": 1},
+        ["full"],
+    ),
+    "Llama 4": (LLAMA4, ["chunked:8"] * 3 + ["causal"]),
+    "Llama 4 with its images": (
+        {
+            "model_type": "llama4",
+            "vision_config": {},
+            "text_config": LLAMA4 | {"no_rope_layers": [1, 0, 1, 1]},
+        },
+        ["chunked:8", "causal", "chunked:8", "chunked:8"],
+    ),
+    "Qwen 2.5 with its images": (
+        {"model_type": "qwen2_5_vl", "vision_config": {}, "text_config": {"num_hidden_layers": 2}},
+        ["causal"] * 2,
+    ),
+    "images and nothing known": (
+        {"model_type": "unheard", "vision_config": {}, "text_config": {"num_hidden_layers": 2}},
+        [None] * 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_without_a_class_says_its_layers(name, tmp_path):
+    saved, expected = CONFIGS[name]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert list(read_config(str(tmp_path)).layers) == expected
+
+
+@dtypes
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_chunks_of_llama4_count_from_the_first_real_token(side, dtype, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA4))
+    model = read_config(str(tmp_path))
+    real = np.ones((B, N), bool)
+    real[1, :5] = side == "right"
+    real[1, N - 5 :] = side == "left"
+    first = real.argmax(1)[:, None, None]
+    chunks = CAUSAL & ((K - first) // 8 == (K[:, None] - first) // 8)
+
+    def saved(chunked):
+        keep = [chunked[:, None], CAUSAL[None, None]]
+        keep = [each & real[:, None, None] | np.eye(N, dtype=bool) & ~real[:, None, :, None] for each in keep]
+        maps = {f"attentions.{n}": weights(MAP, keep[n == 3], dtype, seed=n) for n in range(4)}
+        return maps | {"attention_mask": torch.from_numpy(real.astype(int))}
+
+    assert loud(report(saved(chunks), model=model)) == []
+    from_the_slot = saved(np.broadcast_to(CHUNKS, (B, N, N)))
+    assert loud(report(from_the_slot, model=model)) == (["MSK213"] if side == "left" else [])
+    assert loud(report(saved(np.broadcast_to(CAUSAL, (B, N, N))), model=model)) == ["MSK213"]
+
+
+@dtypes
+def test_a_prefix_that_does_not_see_itself_is_no_encoder(dtype):
+    (finding,) = report(layers(MAP, CAUSAL, dtype), expect="prefix-lm:6").findings
+    assert finding.code == "MSK218"
+    assert "encoder" not in finding.fix
