@@ -215,7 +215,7 @@ def _list(value: object) -> list[Any]:
 def _spec(said: dict[str, Any], whole: dict[str, Any]) -> str | None:
     """`causal` or `full`: what all self-attention layers (of the decoder) have in common."""
     kind = str(said.get("model_type", ""))
-    if whole.get("model_type") in CAUSAL_OVER_IMAGES:
+    if str(whole.get("model_type", "")) in CAUSAL_OVER_IMAGES:
         return "causal"
     several_inputs = "vision_config" in whole or "audio_config" in whole
     if kind in PECULIAR or several_inputs or said.get("use_bidirectional_attention"):
