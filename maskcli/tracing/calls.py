@@ -86,7 +86,8 @@ class Call:
     `output` [.., Q, D] that the call shows. `masks` makes the masks by name, as the program gave them or as
     what it did to the scores amounts to. `graph` holds the operands that gradients come through, as the
     program knows them. `dropped` says that dropout stands between weights and output, or something else.
-    `inside` is what the path of the attention adds to that of the module at work.
+    `inside` is what the path of the attention adds to that of the module at work; `twice` says that the
+    softmax was one of a softmax.
     """
 
     how: str
@@ -96,6 +97,7 @@ class Call:
     graph: dict[str, Torch]
     dropped: bool
     inside: str = ""
+    twice: bool = False
 
     @property
     def by_hand(self) -> bool:
@@ -106,7 +108,15 @@ class Call:
     def signature(self) -> tuple[object, ...]:
         """What calls that are checked alike have in common: their tensors' kinds, and whether they decode."""
         *leading, queries, keys = self.weights.shape
-        return self.how, str(self.weights.dtype), len(leading), queries == 1, queries == keys, self.dropped
+        return (
+            self.how,
+            str(self.weights.dtype),
+            len(leading),
+            queries == 1,
+            queries == keys,
+            self.dropped,
+            self.twice,
+        )
 
 
 def roled(call: Call, place: Place, batch: int | None) -> tuple[Roled, ...]:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maskcli.diagnostics.catalogue import named
 from maskcli.diagnostics.diagnose import Report, diagnose
-from maskcli.diagnostics.finding import Finding, Skipped
+from maskcli.diagnostics.finding import Finding, Skipped, Where
 from maskcli.errors import MaskcliError
 from maskcli.inputs.operands import resolver
 from maskcli.meant.facts import Declared
@@ -122,6 +123,7 @@ class _Waiting(NamedTuple):
     padding: Torch | None
     past: int | None
     like: Hashable
+    twice: bool
     due: bool
     saved: bool
 
@@ -202,7 +204,7 @@ class Checker:
             return
         tensors = roled(call, place, step.samples(call.weights.shape))
         past = self._caches.past(call, place.module)
-        self._waiting.append(_Waiting(step, place, tensors, padding, past, like, due, saved))
+        self._waiting.append(_Waiting(step, place, tensors, padding, past, like, call.twice, due, saved))
         if broken or sum(each.size for each in self._waiting) > KEPT:
             self.settle(step)
 
@@ -288,6 +290,8 @@ class Checker:
         self._tally.modules[module] = None
         declared = _declared(self.options.declared, step).over(Declared(past=call.past))
         findings = self._findings(shown, declared, of_tokens=False)
+        if call.twice:
+            findings = self._twice(findings, shown)
         self._note([_renamed(finding, module) for finding in findings], shown, call.like, step)
         if not step.shown and shown.place.kind in ("self", "decoder"):
             step.shown = tuple(filter(_is_kept, shown.tensors))
@@ -298,6 +302,26 @@ class Checker:
         self._tally.add(report)
         names = {roled.tensor.name for roled in shown.tensors}
         return [finding for finding in report.findings if names.isdisjoint(finding.tensors) == of_tokens]
+
+    def _twice(self, findings: list[Finding], shown: _Shown) -> list[Finding]:
+        """A softmax of a softmax, seen as it was computed, explains whatever its weights show."""
+        code, codes = "MSK212", self.options.codes
+        rest = [finding for finding in findings if not finding.code.startswith("MSK2")]
+        if codes is not None and code not in codes:
+            return rest
+        double = Finding(
+            code=code,
+            name=named(code).name,
+            severity="warning",
+            file=self.program,
+            tensors=(shown.tensors[0].tensor.name,),
+            message="the program takes the softmax of a softmax: no key can weigh more than e times another",
+            fix="apply the softmax once",
+            see=f"maskcli rule {code}",
+            where=Where(),
+            evidence={},
+        )
+        return [*rest, double]
 
     def _diagnose(self, tensors: tuple[Roled, ...], declared: Declared) -> Report:
         file, options = TensorFile(self.program, ()), self.options

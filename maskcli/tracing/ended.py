@@ -19,7 +19,7 @@ class Trail:
 
     `stage` says what the tensor is by now, `node` how to come by its mask, None that nobody knows. `letters`
     are those of an einsum that made the scores; `moved` says that axes are others than there; `mark` is the
-    number of its softmax among those that wait for values.
+    number of its softmax among those that wait for values, `twice` says that there was one of another.
     """
 
     query: Torch
@@ -31,6 +31,7 @@ class Trail:
     dropped: bool = False
     moved: bool = False
     mark: int = 0
+    twice: bool = False
 
 
 class End(NamedTuple):
@@ -77,7 +78,7 @@ def call_of(trail: Trail, end: End, order: list[int]) -> Call:
     graph = {"query": trail.query, "key": trail.key, "value": end.value, "output": end.output}
     masks = _masks(trail.node, None if straight else order)
     unlike = trail.dropped or trail.stage == EXPONENTIALS
-    return Call(BY_HAND, weights, operands, masks, graph, unlike)
+    return Call(BY_HAND, weights, operands, masks, graph, unlike, twice=trail.twice)
 
 
 def _masks(node: Node | None, order: list[int] | None) -> Callable[[], dict[str, Any]]:

@@ -184,7 +184,9 @@ class Trails:
         mark = trail.mark or self._wait(result)
         for stack in (self.stack, *(trail.node.stacks() if trail.node is not None else ())):
             seen_in(stack)
-        now = dataclasses.replace(trail, stage=WEIGHTS, weights=result.detach(), mark=mark)
+        twice = trail.stage == WEIGHTS
+        made = {"stage": WEIGHTS, "weights": result.detach(), "mark": mark, "twice": twice}
+        now = dataclasses.replace(trail, **made)
         self.set(result, now)
 
     def _weights_go_on(self, step: _Step, results: list[Torch], tensor: Torch, trail: Trail) -> None:

@@ -3,12 +3,13 @@
 import shutil
 from typing import NamedTuple
 
-from tests.benchmarks.measure import MASKCLI, in_turn, run
+from tests.benchmarks.measure import MASKCLI, in_turn, printed, run
 from tests.benchmarks.programs import (
     BLOCK_MASK,
     CAPTURE,
     DENSE,
     DOCUMENTS,
+    INSIDE,
     MODEL,
     NAMING,
     PYTHON,
@@ -96,6 +97,11 @@ def table(folder, runs, gib, quick):
         mine, *others = in_turn([case.ours, *([case.theirs] if case.theirs else [])], runs)
         peer = f"{case.peer}: {told(others[0])}" if others else "none"
         yield f"| {case.what} | {told(mine)} | {peer} | {ratio(mine, others[0]) if others else ''} |"
+    for what, name in (("generate", "generating 40 tokens"), ("train", "40 training steps")):
+        for hidden in (32, 256):
+            traced, alone = map(float, printed(python(INSIDE, what, hidden)).split())
+            job = f"`trace` {name}, 4-layer Llama, hidden {hidden}, inside the process"
+            yield f"| {job} | {traced:.2f} s | the program alone: {alone:.2f} s | {traced / alone:.2f}x its time |"
 
 
 def told(measured):

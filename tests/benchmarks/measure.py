@@ -45,6 +45,14 @@ def run(command):
     return Measured(seconds, usage.ru_maxrss / 1024)
 
 
+def printed(command):
+    """What a command prints."""
+    done = subprocess.run(
+        list(map(str, command)), stdout=subprocess.PIPE, cwd=ROOT, env=ENVIRONMENT, check=True
+    )
+    return done.stdout.decode()
+
+
 def in_turn(commands, runs):
     """The median of each command over `runs` rounds A B A B ..., after a round that warms up."""
     for command in commands:

@@ -65,6 +65,32 @@ with torch.no_grad():
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
 """
 
+# A four-layer Llama that generates or trains, beside itself under trace in the same process: seconds of both, and their ratio.
+INSIDE = """
+import sys, time, contextlib, torch, maskcli
+from transformers import AutoModelForCausalLM, LlamaConfig
+what, hidden = sys.argv[1], int(sys.argv[2])
+sizes = dict(hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4, vocab_size=1000)
+model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes, pad_token_id=0), attn_implementation="sdpa")
+ids = torch.randint(3, 1000, (4, 64))
+optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+def generate():
+    model.eval().generate(ids[:, :16], attention_mask=torch.ones_like(ids[:, :16]), min_new_tokens=40, max_new_tokens=40, do_sample=False)
+def train():
+    for _ in range(40):
+        model.train()(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+def seconds(trace):
+    with maskcli.trace() if trace else contextlib.nullcontext():
+        start = time.process_time()
+        {"generate": generate, "train": train}[what]()
+        return time.process_time() - start
+seconds(False), seconds(True)
+alone, traced = (min(seconds(trace) for _ in range(5)) for trace in (False, True))
+print(f"{traced:.3f} {alone:.3f}")
+"""
+
 # GPT-2's 50,257 tokens as a tokenizer folder, with a tiny config, which the visualizer wants.
 FOLDER = """
 import sys
