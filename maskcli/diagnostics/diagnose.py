@@ -119,16 +119,14 @@ def diagnose(
     chosen = [rule for rule in catalogue.RULES if rules is None or rule.code in rules]
     codes = {rule.code for rule in chosen}
 
-    told = (Told(rule, found, outcome.scene) for outcome in outcomes for rule, found in outcome.found)
-    origins = {each.tensor.name: each.origin for each in roled if each.origin is not None}
-    findings = [
-        _finding(*each, token, origins) for each in over_steps(told, roled) if each.rule.code in codes
-    ]
+    unfit = _refused(roled)
+    for scene in scenes:
+        unfit |= scene.unfit
+    checked = dict(chain.from_iterable(map(_checked, scenes)))
+    checked = {name: role for name, role in checked.items() if name not in unfit}
     explained = {name for outcome in outcomes for _, found in outcome.found for name in found.tensors}
-    unfit = _refused(roled) | {name: why for scene in scenes for name, why in scene.unfit.items()}
-    checked = {name: role for scene in scenes for name, role in _checked(scene) if name not in unfit}
     return Report(
-        findings=tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.tensors))),
+        findings=_findings(outcomes, roled, codes, token),
         skipped=_skipped(outcomes, chosen, file.path),
         files=(file.path,),
         checked=tuple(checked),
@@ -137,6 +135,17 @@ def diagnose(
         decided=frozenset(codes & _decided(outcomes)),
         unchecked=unchecked(file.path, unfit, roled, checked) + unpaired(scenes, explained),
     )
+
+
+def _findings(
+    outcomes: list[_Outcome], roled: tuple[Roled, ...], codes: set[str], token: Callable[[int], str] | None
+) -> tuple[Finding, ...]:
+    """What was found under some codes, steps folded, worst first."""
+    told = (Told(rule, found, outcome.scene) for outcome in outcomes for rule, found in outcome.found)
+    origins = {each.tensor.name: each.origin for each in roled if each.origin is not None}
+    folded = (each for each in over_steps(told, roled) if each.rule.code in codes)
+    findings = [_finding(*each, token, origins) for each in folded]
+    return tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.tensors)))
 
 
 def together(reports: list[Report]) -> Report:

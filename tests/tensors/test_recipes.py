@@ -8,7 +8,7 @@ import pytest
 from maskcli.cli import diagnose
 from maskcli.errors import MaskcliError
 from maskcli.inputs.files import expand
-from maskcli.masks import spec
+from maskcli.masks import leaves
 from maskcli.tensors import (
     find_tensor,
     formats,
@@ -76,6 +76,6 @@ def test_messages_name_it(file):
 
 def test_what_starts_without_this_room_names_every_format():
     """Specs and help texts are read before anybody has asked for a file."""
-    assert {*readable(), ".py"} == set(spec.FILE_SUFFIXES)
+    assert {*readable(), ".py"} == set(leaves.FILE_SUFFIXES)
     for suffix in readable():
         assert suffix in inspect.getsource(diagnose)
