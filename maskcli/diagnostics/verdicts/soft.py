@@ -19,7 +19,7 @@ SOFTENED = 0.05
 THOUSANDS, ONE_KEY, HALF_OF_EVEN = (-1.05e4, -1e3), 0.99, 0.8
 # Keys and rows that place a weight among others, in standard deviations of their scores, and how far a real
 # key's place wanders at least.
-PLACED_KEYS, PLACED_ROWS, WANDERS = 6, 8, 0.5
+PLACED_KEYS, PLACED_ROWS, WANDERS = 12, 32, 0.5
 
 
 class Looked(NamedTuple):
