@@ -359,8 +359,12 @@ def _asks_for_order(spec: Spec, placement: Placement) -> bool:
 
 
 def _of_other_resolution(attentions: tuple[Attention, ...]) -> dict[str, str]:
-    """Padding masks of more positions than any square map has keys, by name, and what that means."""
-    square = [each for each in attentions if each.shape[2] == each.shape[3] and each.roled.kind != "cross"]
+    """Padding masks of more positions than any square map has keys, by name, and what that means.
+
+    Beside a decoder's maps alone, a longer mask is its source's.
+    """
+    alike = [each for each in attentions if each.roled.kind not in ("cross", "decoder")]
+    square = [each for each in alike if each.shape[2] == each.shape[3]]
     most = max((each.shape[3] for each in square), default=0)
     misfits = [each.placement.misfit for each in square]
     longer = [misfit for misfit in misfits if misfit is not None and misfit.real.shape[1] > most]

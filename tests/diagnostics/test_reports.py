@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from maskcli.meant.model_config import read_config
-from tests.diagnostics.attention import DTYPES, layers, loud, report, softmax, weights
+from tests.diagnostics.attention import DTYPES, layers, loud, report, scores, softmax, weights
 
 dtypes = pytest.mark.parametrize("dtype", list(DTYPES))
 B, H, N = 2, 4, 24
@@ -166,3 +166,70 @@ def test_a_prefix_that_does_not_see_itself_is_no_encoder(dtype):
     (finding,) = report(layers(MAP, CAUSAL, dtype), expect="prefix-lm:6").findings
     assert finding.code == "MSK218"
     assert "encoder" not in finding.fix
+
+
+# ---- one cause, and words that fit it
+
+
+def binary(keep):
+    return torch.from_numpy(np.array(keep)).float()
+
+
+@dtypes
+def test_scores_times_a_causal_mask_are_not_called_added(dtype):
+    shown = softmax(scores(MAP) * CAUSAL)
+    saved = {"attn_weights": torch.from_numpy(shown).to(DTYPES[dtype]), "mask": binary(CAUSAL)}
+    assert loud(report(saved)) == ["MSK210"]
+    added = {"attn_weights": torch.from_numpy(softmax(scores(MAP) + CAUSAL)).to(DTYPES[dtype])}
+    assert loud(report(added | {"mask": binary(CAUSAL)})) == ["MSK103"]
+
+
+@dtypes
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_scores_times_the_padding_under_a_right_causal_mask(side, dtype):
+    real = np.ones((B, N), bool)
+    real[1, slice(0, 9) if side == "left" else slice(N - 9, N)] = False
+    times = scores(MAP) * real[:, None, None]
+    saved = {"attention_mask": torch.from_numpy(real.astype(int))}
+    causal = torch.from_numpy(softmax(np.where(CAUSAL, times, -1e30))).to(DTYPES[dtype])
+    # Padding on the right is behind every real query.
+    assert loud(report(saved | {"attentions.0": causal})) == (["MSK210"] if side == "left" else [])
+    assert loud(report(saved | {"attentions.0": torch.from_numpy(softmax(times))})) == ["MSK210"]
+
+
+@dtypes
+def test_a_mask_that_shows_the_future_is_named_where_weights_obey_it(dtype):
+    ones = torch.ones(1, 1, N, N, dtype=torch.bool)
+    (finding,) = report(layers(MAP, True, dtype) | {"attn_mask": ones}, expect="causal").findings
+    assert finding.code == "MSK203"
+    assert "'attn_mask' shows them" in finding.message
+    assert "'attn_mask'" in finding.fix
+    (finding,) = report(layers(MAP, True, dtype), expect="causal").findings
+    assert "shows" not in finding.message
+
+
+def test_documents_with_wrong_borders_are_one_finding():
+    documents = np.repeat([0, 1, 2], [9, 7, 8])
+    wrong = np.repeat([0, 1, 2], [11, 7, 6])
+    positions = torch.cat([torch.arange(n) for n in (9, 7, 8)])[None]
+    meant = {"expect": "causal & documents"}
+    for order, found in ((wrong, ["MSK114"]), (documents, []), (0 * documents, ["MSK405"])):
+        mask = binary(CAUSAL & (order[:, None] == order))[None, None].bool()
+        assert loud(report({"attn_mask": mask, "position_ids": positions}, **meant)) == found
+
+
+@dtypes
+def test_keras_calls_its_weights_attention_scores(dtype):
+    saved = {"attention_scores": weights(MAP, True, dtype), "attention_mask": torch.from_numpy(CAUSAL)[None]}
+    assert loud(report(saved)) == ["MSK203"]
+    assert loud(report(saved | {"attention_scores": weights(MAP, CAUSAL, dtype)})) == []
+
+
+def test_a_mask_of_the_source_beside_a_decoder_alone_is_at_no_other_resolution():
+    source = torch.ones(B, 40, dtype=torch.int64)
+    saved = {"decoder_attentions.0": weights(MAP, CAUSAL), "attention_mask": source}
+    found = report(saved, expect="causal")
+    assert not found.unchecked
+    assert not found.findings
+    frames = {"attentions.0": weights(MAP, True), "attention_mask": source}
+    assert [each.tensors for each in report(frames).unchecked] == [("attention_mask",)]

@@ -81,12 +81,16 @@ def padding_attended(scene: Scene) -> Iterator[Found]:
 
     Fix: pass `attention_mask=inputs["attention_mask"]` to the model, and check that it reaches the softmax.
     """
-    hits = ((hit_of(a, v), a.keys.source) for a, v in verdicts(scene, Kind.PADDING) if a.keys)
+    hits = ((hit_of(a, v), (a.keys.source, _shown_by(a))) for a, v in verdicts(scene, Kind.PADDING) if a.keys)
     for group in fold_by(hits):
+        source, mask = group.extra
+        fix = "pass attention_mask to the model and check that it reaches the softmax"
+        if mask:
+            fix = f"hide the padding in {mask!r} too: & attention_mask[:, None, None, :]"
         yield group.found(
             f"real queries put {group.percent} of their weight on padding: {group.told()}, "
-            f"which {group.extra} says to ignore",
-            "pass attention_mask to the model and check that it reaches the softmax",
+            f"which {source} says to ignore{_and_shows(mask)}",
+            fix,
             **group.layers("padding_mass"),
         )
 
@@ -103,11 +107,16 @@ def future_attended(scene: Scene) -> Iterator[Found]:
 
     Fix: pass `is_causal=True` or a causal `attn_mask` in every layer.
     """
-    for group in fold_by((hit_of(a, v), a.future_expected) for a, v in verdicts(scene, Kind.FUTURE)):
+    hits = ((hit_of(a, v), (a.future_expected, _shown_by(a))) for a, v in verdicts(scene, Kind.FUTURE))
+    for group in fold_by(hits):
+        source, mask = group.extra
+        fix = "pass is_causal=True, or a causal attn_mask, to every attention call"
+        if mask:
+            fix = f"hide what is behind each query in {mask!r} (torch.tril): the weights obey it"
         yield group.found(
             f"real queries put {group.percent} of their weight on keys behind them; "
-            f"{group.extra} says attention is causal",
-            "pass is_causal=True, or a causal attn_mask, to every attention call",
+            f"{source} says attention is causal{_and_shows(mask)}",
+            fix,
             **group.layers("future_mass"),
         )
 
@@ -207,7 +216,7 @@ def another_samples_mask(scene: Scene) -> Iterator[Found]:
     "document-leak",
     "error",
     needs=(("weights", "mask"), "documents"),
-    explained_by=(*LEAKS, "MSK405"),
+    explained_by=(*LEAKS, "MSK114", "MSK405"),
 )
 def document_leak(scene: Scene) -> Iterator[Found]:
     """Attention crosses the border between packed documents.
@@ -297,6 +306,18 @@ def hit_of(attention: Attention, verdict: Verdict) -> Hit:
     """A map with a verdict, and the keys that flagged rows should have ignored."""
     keys = None if verdict.ignored is None else ignored_keys(verdict.ignored, verdict.rows)
     return Hit(attention.name, verdict.rows, keys, verdict.share)
+
+
+def _shown_by(attention: Attention) -> str | None:
+    """The saved mask that weights obey, so that what they leak it shows; None without one."""
+    given = attention.given
+    if given is None or attention.keep is None or leaks(attention, "keep").any():
+        return None
+    return given.tensor.name
+
+
+def _and_shows(mask: str | None) -> str:
+    return f", and the saved mask {mask!r} shows them" if mask else ""
 
 
 def _forbids(attention: Attention, verdict: Verdict) -> str:

@@ -47,7 +47,7 @@ def binary_float_mask(saved: Saved, scene: Scene) -> Found | None:
     if not added and (obeyed or given.reason == "declared"):
         return None
 
-    effect = "was added to the scores, so it masked nothing"
+    effect = "masked nothing: it was added to the scores, or left out"
     if not added:
         effect = "masks nothing where it is added to the scores"
     evidence: dict[str, float | int | str] = {"values": "0 and 1", "dtype": given.tensor.dtype}

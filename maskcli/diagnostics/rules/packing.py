@@ -24,7 +24,13 @@ from maskcli.tensors.roles import Roled
 CROSSES = 1e-3
 
 
-@rule("MSK405", "packed-without-block-mask", "error", needs=("packing", ("mask", "padding_mask")))
+@rule(
+    "MSK405",
+    "packed-without-block-mask",
+    "error",
+    needs=("packing", ("mask", "padding_mask")),
+    explained_by=("MSK114",),
+)
 def packed_without_block_mask(scene: Scene) -> Iterator[Found]:
     """Texts are packed into one row, and the mask lets them see each other.
 

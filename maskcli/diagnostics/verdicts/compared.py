@@ -51,7 +51,11 @@ def apart(saved: Saved) -> Apart | None:
     meant = saved.expected or (None,)
     if not all(_against(saved, each, _may_be_real(saved)).cells.attended for each in meant):
         return None
-    return _as_weights_tell(saved, _against(saved, meant[0], _rows(saved.given.keep.shape, ~_pads(saved))))
+    found = _against(saved, meant[0], _rows(saved.given.keep.shape, ~_pads(saved)))
+    # Of documents that the input tells, and that a mask lets see each other whole, rules on packing speak.
+    if _told_documents(saved.layout) and not found.too_little.attended:
+        found.too_much.pop(OTHERS, None)
+    return _as_weights_tell(saved, found) if found.cells.attended else None
 
 
 def _against(saved: Saved, expected: Expected | None, real: Mask) -> Apart:
@@ -111,9 +115,7 @@ def _reasons(cells: Mask, meant: Mask, saved: Saved, layout: Layout) -> Iterator
         cells = cells & back
     across = _other_document(saved, layout)
     if across is not None and not (meant & across).attended:
-        # Where the input tells documents, rules on packing speak of them.
-        if not _told_documents(layout):
-            yield OTHERS, cells & across
+        yield OTHERS, cells & across
         cells = cells - across
     yield BEYOND, cells
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array, Rows
-from maskcli.diagnostics.verdicts.soft import soft
+from maskcli.diagnostics.verdicts.soft import multiplied, soft
 from maskcli.diagnostics.verdicts.verdict import EXACTLY, HEAVY, LEAK, LEAK_FLOOR, LEAK_OF_EVEN, Kind, Verdict
 from maskcli.masks.kinds import causal, causal_top_left, sliding
 from maskcli.masks.mask import Mask
@@ -118,7 +118,8 @@ def of_leaks(attention: Attention, leaking: Leaking) -> list[Verdict]:
         return []
     mass, rows = attention.measured.mass, leaking.rows
     if is_binary(attention) and rows["keep"].any():
-        return [Verdict(Kind.ADDED, rows["keep"], mass["keep"], attention.keep)]
+        added = Verdict(Kind.ADDED, rows["keep"], mass["keep"], attention.keep)
+        return [multiplied(attention, rows["keep"], mass["keep"]) or added]
 
     broken, share = rows[authority], mass[authority]
     if not broken.any() and not rows["keep"].any():

@@ -23,10 +23,13 @@ PLACED_KEYS, PLACED_ROWS, WANDERS = 12, 32, 0.5
 
 
 class Looked(NamedTuple):
-    """Sampled cells, their weights and which are allowed [items, heads, n, K], and which rows count."""
+    """Sampled cells [items, heads, n, K]: their weights, which are allowed, and which are forbidden and weigh
+    something in some head; what weighs nothing was hidden by another mask. And which rows count.
+    """
 
     values: Array
     allowed: Array
+    weighed: Array
     rows: Array
 
 
@@ -51,13 +54,22 @@ def _look(attention: Attention, meant: Mask, rows: Rows) -> Looked:
     sample = attention.sample
     allowed = sample.allowed(meant)
     chosen = sample.of(rows) & (allowed.sum(axis=3) > 0) & ((~allowed).sum(axis=3) > 0)
-    return Looked(sample.values, allowed, chosen)
+    weighed = ~allowed & np.any(sample.values > 0, axis=1, keepdims=True)
+    return Looked(sample.values, allowed, weighed, chosen)
+
+
+def multiplied(attention: Attention, rows: Rows, share: Array) -> Verdict | None:
+    """Scores multiplied by a mask of 0 and 1 over flagged rows: real keys of the score 0 weigh the same."""
+    if attention.meant is None:
+        return None
+    extra = _constant(attention, _look(attention, attention.meant, rows), only_real=True)
+    return None if extra is None else Verdict(Kind.SOFT, rows, share, attention.meant, extra)
 
 
 def _constant(attention: Attention, looked: Looked, only_real: bool) -> Softened | None:
     """Every forbidden key of a row weighs the same, while allowed ones differ."""
     values, allowed = looked.values.astype(np.float64), looked.allowed
-    telling = ~allowed
+    telling = looked.weighed
     # Padding tokens that share a position have one key, and so one weight, without any mask: only real tokens
     # tell, or a weight that keeps its place among the others, as that of the score 0 does.
     if only_real and attention.keys is not None:
@@ -99,12 +111,13 @@ def _keeps_its_place(looked: Looked) -> bool:
     values, allowed = looked.values.astype(np.float64), looked.allowed & (looked.values > 0)
     logs = np.log(values, out=np.zeros(values.shape), where=values > 0)
     counts = allowed.sum(axis=3)
-    rows = looked.rows & (counts >= PLACED_KEYS) & (np.where(looked.allowed, np.inf, values).min(axis=3) > 0)
+    least = np.where(looked.weighed, values, np.inf).min(axis=3)
+    rows = looked.rows & (counts >= PLACED_KEYS) & (least > 0) & np.isfinite(least)
     if rows.sum() < PLACED_ROWS:
         return False
     mean = (logs * allowed).sum(axis=3) / np.maximum(counts, 1)
     spread = np.sqrt(((logs - mean[..., None]) ** 2 * allowed).sum(axis=3) / np.maximum(counts, 1))
-    forbidden = np.where(looked.allowed, -np.inf, logs).max(axis=3)
+    forbidden = np.where(looked.weighed, logs, -np.inf).max(axis=3)
     places = ((forbidden - mean) / np.maximum(spread, TINY))[rows]
     return bool(np.std(places) < WANDERS and abs(np.mean(places)) < 1)
 
