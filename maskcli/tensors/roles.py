@@ -105,8 +105,7 @@ _WORDS = {
     "block_tables": "block_tables block_table page_table page_tables",
     "block_size": "block_size page_size",
     "cu_seqlens": "cu_seqlens cu_seqlens_q cu_seqlens_k cu_seqlens_kv cu_seq_lens cu_seq_lens_q cu_seq_lens_k "
-    "cu_seq_len cu_seqlens_q_padded cu_seqlens_kv_padded cumulative_len query_start_loc seq_start_loc "
-    "qo_indptr",
+    "cu_seq_len cu_seqlens_q_padded cu_seqlens_kv_padded cumulative_len query_start_loc seq_start_loc qo_indptr",
     "token_type_ids": "token_type_ids mm_token_type_ids token_types token_type_id",
     "segment_ids": "segment_ids segments seq_idx document_ids doc_ids documents sequence_ids segment_id "
     "document_id doc_id sequence_id inputs_segmentation",
@@ -299,9 +298,8 @@ def _named_role(tensor: Tensor, name: _Name, role: str) -> tuple[str | None, str
         return None, "a table of the model, not an input"
     if fit is _MASKS:
         return _which_mask(tensor, name.leaf, role)
-    # Keras returns the weights of its softmax as attention_scores.
     if role == "scores" and _by_shape(tensor)[0] == "weights":
-        return "weights", "name and values"
+        return "weights", "name and values"  # Keras's attention_scores are behind its softmax.
     if name.leaf in _MODULES and len(tensor.shape) in (2, 3) and _goes_below_zero(tensor):
         return "output", "name and values"
     return role, "name"
