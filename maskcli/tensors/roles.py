@@ -21,8 +21,7 @@ Kind = Literal["self", "encoder", "cross", "decoder"]
 # Rows looked at when neither name nor shape tells, spread over the tensor, and elements at most.
 SAMPLE_ROWS = 32
 SAMPLE_ELEMENTS = 4 * 1024 * 1024
-# How far the sum of a row of weights may lie from 1: sixteen-bit types are off by up to 0.03 over thousands
-# of keys.
+# How far sums of weights may lie from 1: sixteen-bit types are off by up to 0.03 over thousands of keys.
 SUM_TOLERANCE = 0.05
 # A value at or below this is no score but the fill of an additive mask.
 FILL = -1e3
@@ -80,8 +79,8 @@ ROLES = tuple(_FITS)
 _WORDS = {
     "weights": "attentions attention attn attns att weights weight attn_weights attention_weights "
     "attn_weight attention_weight att_weights attn_output_weights attention_probs attn_probs probs "
-    "attention_probabilities attn_probabilities p_attn attn_map attn_maps attention_map "
-    "attention_maps attn_matrix attention_matrix attention_scores_softmax pattern softmax",
+    "attention_probabilities attn_probabilities p_attn attn_map attn_maps attention_map attention_maps "
+    "attn_matrix attention_matrix attention_scores_softmax pattern softmax",
     "scores": "scores score attn_scores attention_scores attn_score attention_score attn_logits "
     "attention_logits masked_scores raw_scores pre_softmax qk qk_scores",
     "mask": "mask masks attn_mask attn_masks causal_mask attn_bias attention_bias local_mask sliding_mask "
@@ -104,8 +103,9 @@ _WORDS = {
     "cache_lengths past_lengths kv_lens kv_lengths kv_seq_lens kv_seqlens seqused_k",
     "block_tables": "block_tables block_table page_table page_tables",
     "block_size": "block_size page_size",
-    "cu_seqlens": "cu_seqlens cu_seqlens_q cu_seqlens_k cu_seqlens_kv cu_seq_lens cu_seq_lens_q cu_seq_lens_k "
-    "cu_seq_len cu_seqlens_q_padded cu_seqlens_kv_padded cumulative_len query_start_loc seq_start_loc qo_indptr",
+    "cu_seqlens": "cu_seqlens cu_seqlens_q cu_seqlens_k cu_seqlens_kv cu_seq_lens cu_seq_lens_q "
+    "cu_seq_lens_k cu_seq_len cu_seqlens_q_padded cu_seqlens_kv_padded cumulative_len query_start_loc "
+    "seq_start_loc qo_indptr",
     "token_type_ids": "token_type_ids mm_token_type_ids token_types token_type_id",
     "segment_ids": "segment_ids segments seq_idx document_ids doc_ids documents sequence_ids segment_id "
     "document_id doc_id sequence_id inputs_segmentation",
