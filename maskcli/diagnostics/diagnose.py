@@ -235,7 +235,7 @@ def _explains(earlier: Found, later: Found, maps: set[str]) -> bool:
     """Whether two findings are of one place; those of attention maps must share a map as well."""
     first, second = set(earlier.tensors), set(later.tensors)
     apart = first <= maps and second <= maps and not first & second
-    return not apart and _overlap(earlier.where, later.where)
+    return not apart and _overlap(earlier.explains or earlier.where, later.where)
 
 
 def _overlap(a: Where, b: Where) -> bool:

@@ -27,7 +27,8 @@ class Where(NamedTuple):
 class Found:
     """What a rule returns: where, in which tensors, the sentence, the fix and the numbers behind it.
 
-    `places` says it batch item by batch item when the items differ.
+    `places` says it batch item by batch item when the items differ; `explains` is where it is the cause of
+    other findings, when that is more than `where`.
     """
 
     tensors: tuple[str, ...]
@@ -37,6 +38,7 @@ class Found:
     evidence: dict[str, float | int | str] = field(default_factory=dict)
     severity: str | None = None
     places: tuple[Where, ...] = ()
+    explains: Where | None = None
 
 
 @dataclass(frozen=True)

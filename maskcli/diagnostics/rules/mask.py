@@ -116,16 +116,16 @@ def _inverted_ids(tokens: Tokens, declared: Declared) -> Iterator[Found]:
     if not inverted.any() or not inverted[padded].all():
         return
 
-    # Of a text without padding the inverse hides all.
-    hidden: Array = ~np.any(pads | tokens.real, axis=1)
     name = tokens.name("padding_mask")
     yield Found(
         (name, tokens.name("input_ids")),
         f"{name!r} is 1 exactly where the ids are the pad id {declared.pad_id}: it keeps the padding and "
         "hides every real token",
         "build it as ids != pad_id",
-        at_keys((pads & inverted[:, None]) | hidden[:, None]),
+        at_keys(pads & inverted[:, None]),
         {"samples": int(inverted.sum())},
+        # Of a text without padding the inverse hides all.
+        explains=Where(),
     )
 
 

@@ -25,7 +25,7 @@ WORDS = 4
     "padding-not-masked",
     "error",
     needs=("input_ids", "padding_mask", "pad_id"),
-    explained_by=("MSK407",),
+    explained_by=("MSK102", "MSK407"),
 )
 @for_each(sides)
 def padding_not_masked(tokens: Tokens, scene: Scene) -> Found | None:
