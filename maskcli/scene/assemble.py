@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -198,29 +198,9 @@ class _Room:
         Nothing where a fact is missing that the declaration needs, or where one row stands for queries that
         are meant to differ.
         """
-        if meant is None or (one_for_all and "q" in axes(meant.spec)):
+        if meant is None or (one_for_all and "q" in axes(meant.spec)) or _is_open(meant.spec, placement):
             return ()
-        batch, _, queries, keys = placement.shape
-        documents = placement.documents
-        known = {"padding"} if placement.keys is not None else set()
-        if documents is not None and len(documents) in (1, batch):
-            known.add("documents")
-        kinds = kinds_in(meant.spec)
-        without_beginning = not placement.beginning_known and "chunked" in kinds
-        without_order = placement.scattered is not None and _asks_for_order(meant.spec, placement)
-        if needs(meant.spec) - known or without_beginning or without_order:
-            return ()
-        if "documents" in kinds and not placement.layout.inside:
-            return ()
-
-        pasts = [placement.past]
-        told = placement.past_known or placement.queries_at is not None
-        # A tree stands on the last queries.
-        if queries < keys and not told and "tree" not in kinds:
-            # A cache may be filled from its first slot on, and may have one slot less or more than it seems.
-            last = keys - queries
-            pasts += [0, last, last - 1] if "documents" in kinds else [0, last, last - 1, last + 1]
-        layouts = [replace(placement, past=past).layout for past in dict.fromkeys(pasts)]
+        layouts = [replace(placement, past=past).layout for past in _pasts(placement, kinds_in(meant.spec))]
         return tuple(Expected(build(meant.spec, layout, self.resolve), layout) for layout in layouts)
 
     def _meant_for_mask(self, roled: Roled, users: tuple[Attention, ...]) -> Meant | None:
@@ -375,6 +355,30 @@ def _of_other_resolution(attentions: tuple[Attention, ...]) -> dict[str, str]:
         "another resolution, as before a feature extractor or pooling; save the mask that the layers get"
         for misfit in longer
     }
+
+
+def _is_open(spec: Spec, placement: Placement) -> bool:
+    """Whether a spec needs a fact of the input that nothing tells."""
+    documents, kinds = placement.documents, kinds_in(spec)
+    told = documents is not None and len(documents) in (1, placement.shape[0])
+    known = {fact for fact, is_known in (("padding", placement.keys), ("documents", told)) if is_known}
+    beginning = "chunked" not in kinds or placement.beginning_known
+    inside = "documents" not in kinds or placement.layout.inside
+    scattered = placement.scattered is not None and _asks_for_order(spec, placement)
+    return bool(needs(spec) - known) or scattered or not (beginning and inside)
+
+
+def _pasts(placement: Placement, kinds: Collection[str]) -> Iterable[int]:
+    """How many keys may come before the first query of a saved mask, the likeliest number first."""
+    queries, keys = placement.shape[2:]
+    told = placement.past_known or placement.queries_at is not None
+    # A tree stands on the last queries.
+    if queries >= keys or told or "tree" in kinds:
+        return [placement.past]
+    # A cache may be filled from its first slot on, and may have one slot less or more than it seems.
+    last = keys - queries
+    nearby = [0, last, last - 1] if "documents" in kinds else [0, last, last - 1, last + 1]
+    return dict.fromkeys([placement.past, *nearby])
 
 
 def _padding_by_weights(roled: Roled, placement: Placement, expected: Mask) -> Padding | None:

@@ -44,13 +44,17 @@ class Told(NamedTuple):
     weights: Tensor | None
     slots: bool = False
 
-    @property
-    def left(self) -> Array:
-        """How much padding stands in front, int [B, 1] or [1, 1]."""
+    def at(self, positions: Array) -> Array:
+        """Where tokens of these positions [b, Q] stand among the keys, whose padding no position counts."""
         if self.padding is None or self.slots:
-            return np.zeros((1, 1), np.int64)
-        first: Array = self.padding.real.argmax(axis=1)
-        return first[:, None]
+            return positions
+        real = self.padding.real
+        # Real keys first, in their order; behind them positions go on.
+        order = np.argsort(~real, axis=1, kind="stable")
+        count = real.sum(axis=1, keepdims=True)
+        rows = np.broadcast_to(positions, (len(real), positions.shape[1]))
+        inside = np.take_along_axis(order, np.clip(rows, 0, real.shape[1] - 1), axis=1)
+        return np.where(rows < count, inside, rows + real.shape[1] - count)
 
 
 def stand(witnesses: Witnesses, told: Told) -> Stand | None:
@@ -116,11 +120,12 @@ def _by_positions(witnesses: Witnesses, told: Told) -> Stand | None:
         return None
     real = told.padding.real if told.padding is not None and queries == keys else None
     if not jumps(rows, real):
-        differ = queries < keys and len(np.unique(rows[:, 0] + told.left[:, 0])) > 1
-        return _each_behind_its_own(rows + told.left, told) if differ else None
+        at = told.at(rows)
+        differ = queries < keys and len(np.unique(at[:, 0])) > 1
+        return _each_behind_its_own(at, told) if differ else None
     if queries == keys:
         return Stand(rows, rows, "position_ids")
-    at = rows + told.left
+    at = told.at(rows)
     return Stand(at, None, "position_ids") if at.max() < keys else None
 
 

@@ -745,4 +745,4 @@ FAMILIES = {
 # Where nothing is declared these are notes: some mean it so.
 HARMLESS = {"packed without a document mask"}
 # Bugs that are not found, or not by their name alone.
-UNDECIDED = {("static cache", "one too many"), ("Llama generates", "right padding")}
+UNDECIDED = {("static cache", "one too many")}
