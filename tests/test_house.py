@@ -193,6 +193,7 @@ def test_codes_and_names_are_the_contract():
         "MSK215": "misaligned-causal-weights", "MSK216": "invalid-weights", "MSK217": "document-leak",
         "MSK218": "causal-encoder", "MSK219": "empty-cache-slots", "MSK220": "cross-mask-swapped",
         "MSK221": "grouped-heads-order", "MSK112": "ambiguous-broadcast", "MSK113": "mask-length", "MSK114": "mask-not-expected", "MSK222": "keys-never-seen",
+        "MSK223": "bias-not-applied",
         "MSK306": "weights-not-used",
         "MSK301": "nan-from-empty-row", "MSK302": "nan-from-input", "MSK303": "score-overflow",
         "MSK304": "nan-through-value", "MSK305": "unexplained-nan", "MSK401": "padding-not-masked",

@@ -9,6 +9,7 @@ from maskcli.diagnostics.rule import Rule
 from maskcli.diagnostics.rules import (
     alignment,
     answers,
+    biases,
     expected,
     labels,
     leaks,
@@ -68,6 +69,7 @@ RULES: tuple[Rule, ...] = (
     expected.mask_not_expected,
     expected.keys_never_seen,
     leaks.mask_not_applied,
+    biases.bias_not_applied,
     products.weights_not_used,
     tokens.padding_not_masked,
     tokens.real_token_masked,

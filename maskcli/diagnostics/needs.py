@@ -91,6 +91,14 @@ def _speaks_of_documents(meant: Meant | None) -> bool:
     return meant is not None and "documents" in kinds_in(meant.spec)
 
 
+def _bias(scene: Scene) -> bool:
+    """Whether a config, a tensor or a mask says what positions add to the scores."""
+    config = scene.declared.model
+    said = config is not None and config.declared and config.alibi is not None
+    in_masks = any(a.given is not None and a.given.is_bias for a in scene.attentions)
+    return said or in_masks or any("bias" in a.parts for a in scene.attentions)
+
+
 def _full(scene: Scene) -> bool:
     return any(a.expected is not None and not a.future_expected for a in scene.attentions)
 
@@ -128,6 +136,7 @@ NEEDS: dict[str, Need] = {
         "--expect with sliding:W, or --model", lambda scene: any(saved.window for saved in scene.masks)
     ),
     "mask expectation": Need("--expect", lambda scene: any(saved.expected for saved in scene.masks)),
+    "bias": Need("a saved bias, or --model with ALiBi", _bias),
     "convention": Need("--from", lambda scene: scene.declared.convention is not None),
     "pad_id": Need("--pad-id", lambda scene: scene.declared.pad_id is not None),
     "eos_id": Need("--eos-id", lambda scene: bool(scene.declared.eos_ids)),

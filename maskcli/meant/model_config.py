@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeGuard
 
 from maskcli.errors import MaskcliError
+from maskcli.meant.alibi import alibi_slopes
 from maskcli.untrusted import json_object, read_bytes
 
 # A config is a page of text; a larger file is something else.
@@ -98,7 +99,7 @@ class Config:
     `source` is who says it, in words. `layers` holds the mask spec of each layer's self-attention (None where
     it cannot be told), `spec` the one that all layers share at the least: `causal` for a decoder, `full` for
     an encoder. `blocks` are the tokens of a vision-language model that see one another, as its layers' specs
-    say them.
+    say them, `alibi` what the scores of each head gain from key to key.
     """
 
     path: str
@@ -111,6 +112,7 @@ class Config:
     eos_ids: tuple[int, ...]
     vocab_size: int | None
     blocks: Blocks | None = None
+    alibi: tuple[float, ...] | None = None
 
     @property
     def declared(self) -> bool:
@@ -180,6 +182,7 @@ def config_of(whole: dict[str, Any], generation: dict[str, Any], path: str, sour
         eos_ids=tuple(dict.fromkeys(eos)),
         vocab_size=_count(said.get("vocab_size")),
         blocks=_blocks(said, whole, vision),
+        alibi=alibi_slopes(said),
     )
 
 

@@ -26,7 +26,7 @@ from maskcli.tensors import Roled, Tensor
 from maskcli.tensors.axes import map_shape, mask_shape, token_rows
 
 # Tensors of one layer that belong to its map.
-PARTS = ("scores", "query", "key", "value", "output")
+PARTS = ("scores", "bias", "query", "key", "value", "output")
 # What is said of every token, in the order in which one gives its shape to the others.
 TOKEN_ROLES = ("input_ids", "labels", "padding_mask", "position_ids", "token_type_ids", "loss_mask")
 # What a spec may need to know of the input, and what would tell it.

@@ -15,6 +15,7 @@ from maskcli.masks.conventions import (
     TOKENS,
     TRUE_ATTENDS,
     TRUE_IGNORES,
+    WEAKEST,
     ZERO_ONE,
     attended,
     is_float,
@@ -29,6 +30,8 @@ from maskcli.tensors.axes import token_rows
 
 # A mask tensor with more distinct values than this is a bias, not a mask.
 MANY_VALUES = 16
+# So many values that silence no key are a bias.
+FEWEST_OF_BIAS = 3
 # An additive value below this is a fill, in a padding mask that holds nothing but 0 and one fill.
 TINY = 1e-30
 # What ~ makes of integers 0 and 1, and of a mask of ones alone; signed, and in eight bits without a sign.
@@ -64,6 +67,12 @@ class Given:
     def is_float(self) -> bool:
         """Whether it is saved as floats, which can be added to the scores."""
         return is_float(self.tensor.dtype)
+
+    @property
+    def is_bias(self) -> bool:
+        """Whether kept cells hold values that vary: a bias by positions, and no mask alone."""
+        kept = MANY_VALUES if self.values is None else sum(value > WEAKEST for value in self.values)
+        return self.added and self.is_float and kept >= FEWEST_OF_BIAS
 
     @property
     def fill(self) -> float | None:

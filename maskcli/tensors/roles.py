@@ -56,6 +56,7 @@ _PLACES = _Fit(
 _FITS = {
     "weights": _MAPS,
     "scores": _MAPS,
+    "bias": _MAPS,
     "mask": _MASKS,
     "padding_mask": _MASKS,
     "query": _VECTORS,
@@ -83,6 +84,7 @@ _WORDS = {
     "attn_matrix attention_matrix attention_scores_softmax pattern softmax",
     "scores": "scores score attn_scores attention_scores attn_score attention_score attn_logits "
     "attention_logits masked_scores raw_scores pre_softmax qk qk_scores",
+    "bias": "alibi alibi_bias position_bias positional_bias pos_bias rel_pos_bias relative_position_bias",
     "mask": "mask masks attn_mask attn_masks causal_mask attn_bias attention_bias local_mask sliding_mask "
     "window_mask sliding_window_mask full_mask combined_mask block_mask additive_mask bool_mask "
     "dense_mask mask_4d causal causal_attention_mask full_attention_mask sliding_attention_mask "

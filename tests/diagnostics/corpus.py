@@ -319,6 +319,16 @@ def keys_never_seen(g):
     return Case(g.maps(g.causal & ((g.positions < half) | (np.arange(g.keys) >= half))), {"expect": "causal"})
 
 
+def bias_not_applied(g):
+    rng = np.random.default_rng(0)
+    q, k = rng.normal(size=(*g.shape[:3], 8)), rng.normal(size=(*g.shape[:2], g.keys, 8))
+    w = softmax(np.where(g.causal, q @ k.transpose(0, 1, 3, 2) / 8, -1e30))
+    slopes = 2.0 ** -np.arange(1, g.heads + 1)[:, None, None] * np.arange(g.keys)
+    return Case(
+        {"attentions.0": g.cast(w), "query.0": g.cast(q), "key.0": g.cast(k), "alibi": g.cast(slopes)}, {}
+    )
+
+
 # MSK3xx
 
 
@@ -488,7 +498,7 @@ BUGS = {
     "MSK209": mask_after_softmax, "MSK210": soft_masking, "MSK211": another_samples_mask, "MSK212": double_softmax,
     "MSK213": window_mismatch, "MSK214": shifted_causal, "MSK215": misaligned_causal_weights, "MSK216": invalid_weights,
     "MSK217": document_leak, "MSK218": causal_encoder, "MSK219": empty_cache_slots, "MSK220": cross_mask_swapped,
-    "MSK221": grouped_heads_order, "MSK222": keys_never_seen, "MSK301": nan_from_empty_row, "MSK302": nan_from_input, "MSK303": score_overflow,
+    "MSK221": grouped_heads_order, "MSK222": keys_never_seen, "MSK223": bias_not_applied, "MSK301": nan_from_empty_row, "MSK302": nan_from_input, "MSK303": score_overflow,
     "MSK304": nan_through_value, "MSK305": unexplained_nan, "MSK306": weights_not_used, "MSK401": padding_not_masked,
     "MSK402": real_token_masked, "MSK403": right_padding_for_generation, "MSK404": left_padding_positions,
     "MSK405": packed_without_block_mask, "MSK406": bad_cu_seqlens, "MSK407": swapped_token_types,

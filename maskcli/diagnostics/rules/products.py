@@ -93,7 +93,7 @@ def weights_not_used(scene: Scene) -> Iterator[Found | Undecided]:
 def _is_dealt(attention: Attention) -> bool:
     """Whether query heads, by the sampled rows, share key heads in turn, h % G, not in runs, h // (H / G)."""
     query, key, heads = attention.parts.get("query"), attention.parts.get("key"), attention.shape[1]
-    if query is None or key is None or not _fit_the_map(attention, query, key):
+    if query is None or key is None or not fit_the_map(attention, query, key):
         return False
     groups = key.shape[1]
     if heads % groups or groups in (1, heads):
@@ -109,7 +109,7 @@ def _is_dealt(attention: Attention) -> bool:
     return min(in_turn) > FITS and bool(np.median(in_runs) < UNFIT)
 
 
-def _fit_the_map(attention: Attention, query: Tensor, key: Tensor) -> bool:
+def fit_the_map(attention: Attention, query: Tensor, key: Tensor) -> bool:
     """Whether queries [B, H, Q, D] and keys [B, G, K, D] are those of a map."""
     batch, heads, queries, keys = attention.shape
     if len(query.shape) != 4 or len(key.shape) != 4 or query.shape[3] != key.shape[3]:
