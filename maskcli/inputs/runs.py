@@ -21,14 +21,16 @@ ALONE = ("value", "data", "high_precision", "quantized")
 TAGS = r"___(?=[a-z]\w*?=)"
 # Open files that every system allows, and some to spare.
 DESCRIPTORS = 200
-# Roles that a folder of arrays has to hold two of to be one run.
+# Suffixes of files that hold one part of an attention each, where their names say which.
+ONE_PART = (".npy", ".pt", ".pth")
+# Roles that a folder of such files has to hold one of, beside another, to be one run.
 PARTS = ("weights", "scores", "mask", "padding_mask")
 
 
 class Member(NamedTuple):
     """A file of a run: its folder, the step (None: there are none), the name of its one tensor, the rank.
 
-    Without a name, its tensors have their own.
+    Without a name, its tensors have their own, and so they have where a `part` turns out to hold several.
     """
 
     path: str
@@ -36,6 +38,7 @@ class Member(NamedTuple):
     step: int | None = None
     name: str | None = None
     rank: str = ""
+    part: bool = False
 
 
 class Run(NamedTuple):
@@ -111,11 +114,20 @@ def _tensors(member: Member) -> Iterable[Roled]:
     found = []
     for tensor in file.tensors:
         target = member.path if alone else f"{member.path}:{tensor.name}"
-        name = tensor.name if member.name is None else _renamed(tensor.name, member.name, alone)
+        name = _called_in(member, tensor.name, alone)
         if name is not None:
             known = role_of(replace(tensor, name=name))
             found.append(replace(known, tensor=replace(tensor, name=name), origin=target))
     return found
+
+
+def _called_in(member: Member, inner: str, alone: bool) -> str | None:
+    """What a tensor of a file is called, by the name of the file where that tells."""
+    if member.name is None:
+        return inner
+    if member.part and (not alone or role_by_name(inner)[0] is not None):
+        return _of_part(inner, member.name)
+    return _renamed(inner, member.name, alone)
 
 
 def _renamed(inner: str, name: str, alone: bool) -> str | None:
@@ -124,6 +136,11 @@ def _renamed(inner: str, name: str, alone: bool) -> str | None:
         if inner == word or inner.startswith(f"{word}."):
             return name + inner[len(word) :]
     return name if alone else None
+
+
+def _of_part(inner: str, name: str) -> str:
+    """What a tensor with a name or number of its own is called in a file that is named as a part."""
+    return f"{name}.{inner}" if inner.split(".")[0].isdigit() else inner
 
 
 # The tools
@@ -183,18 +200,18 @@ TOOLS = (_of_sglang_dumper, _of_sglang_passes, _of_model_debugger, _of_transform
 
 
 def _arrays(paths: list[str]) -> dict[str, Member]:
-    """.npy files of one folder that are named as the parts of one attention, each once."""
+    """Files of one folder that are named as the parts of one attention, each once."""
     folders: dict[str, dict[str, tuple[str | None, str]]] = {}
     for path in paths:
         folder, base = os.path.split(path)
         stem, suffix = os.path.splitext(base)
-        if suffix == ".npy" and role_by_name(stem)[0] is not None:
+        if suffix in ONE_PART and role_by_name(stem)[0] is not None:
             folders.setdefault(folder, {})[path] = (role_by_name(stem)[0], stem)
     found: dict[str, Member] = {}
     for folder, named in folders.items():
         roles = {role for role, _ in named.values()}
         if len(roles) > 1 and roles & set(PARTS):
-            found |= {path: Member(path, folder, None, stem) for path, (_, stem) in named.items()}
+            found |= {path: Member(path, folder, None, stem, part=True) for path, (_, stem) in named.items()}
     return found
 
 

@@ -17,7 +17,7 @@ from maskcli.meant.facts import Declared, Meant
 from maskcli.scene.by_weights import GUESSED, by_weights, left_padding, obey_inverse
 from maskcli.scene.layouts import in_usual_order
 from maskcli.scene.named import held
-from maskcli.scene.placement import WEIGHTS, Placement, place
+from maskcli.scene.placement import POSITIONS, WEIGHTS, Placement, place
 from maskcli.scene.saved_mask import Given, read_mask, read_padding
 from maskcli.scene.scene import Attention, Expected, Saved, Scene
 from maskcli.scene.tokens import Tokens, several
@@ -183,11 +183,13 @@ class _Room:
         if shape is None:
             return None
         placement = place(self.witnesses, roled.kind, shape)
-        if shape[2] == 1:
-            # One row speaks for the last query, or for all.
+        told = placement.queries_at is not None or placement.told_by == POSITIONS
+        one_for_all = shape[2] == 1 and not told
+        if one_for_all:
+            # One row speaks for the last query, or for all, unless its own position is told.
             placement = replace(placement, past=max(shape[3] - 1, 0), queries_at=None, keys_at=None)
         lone = self._given(roled.tensor, placement, like=None)
-        expected = self._expected_of_mask(meant, placement, one_for_all=shape[2] == 1)
+        expected = self._expected_of_mask(meant, placement, one_for_all=one_for_all)
         return Saved(roled, lone, placement, meant, (), expected) if lone else None
 
     def _expected_of_mask(

@@ -16,7 +16,7 @@ from maskcli.scene.standing import Scattered, Stand, Told, scattered, stand
 from maskcli.scene.witnesses import Padding, Witnesses
 from maskcli.tensors import Tensor
 
-WEIGHTS = "the weights"
+POSITIONS, WEIGHTS = "position_ids", "the weights"
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +165,8 @@ def _as_told(placement: Placement, stood: Stand) -> Placement:
     keys = placement.keys
     if keys is None and stood.filled is not None:
         keys = Padding(np.arange(placement.shape[3]) < stood.filled[:, None], stood.told_by)
+    if keys is None and stood.keys is not None and (stood.keys < 0).any():
+        keys = Padding(stood.keys >= 0, stood.told_by).fitting(placement.shape[0], placement.shape[3])
     return replace(placement, keys=keys, queries_at=stood.queries, keys_at=stood.keys)
 
 
@@ -253,7 +255,7 @@ def _by_weights(case: _Case) -> int | None:
 # Who is asked how many keys come before the first query, in this order.
 WITNESSES: dict[str, Callable[[_Case], int | None]] = {
     "--past": _declared,
-    "position_ids": _by_positions,
+    POSITIONS: _by_positions,
     "the padding": _by_padding,
     WEIGHTS: _by_weights,
 }

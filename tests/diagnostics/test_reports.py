@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from maskcli.meant.model_config import read_config
+from tests.cli import running
 from tests.diagnostics.attention import DTYPES, layers, loud, report, scores, softmax, weights
 
 dtypes = pytest.mark.parametrize("dtype", list(DTYPES))
@@ -205,6 +207,9 @@ def test_a_mask_that_shows_the_future_is_named_where_weights_obey_it(dtype):
     assert "'attn_mask'" in finding.fix
     (finding,) = report(layers(MAP, True, dtype), expect="causal").findings
     assert "shows" not in finding.message
+    masks = {f"layers.{n}.attn_mask": ones.clone() for n in range(2)}
+    maps = {f"layers.{n}.attn_weights": each for n, each in enumerate(layers(MAP, True, dtype).values())}
+    assert len(report(maps | masks, expect="causal").findings) == 1
 
 
 def test_documents_with_wrong_borders_are_one_finding():
@@ -232,3 +237,53 @@ def test_a_mask_of_the_source_beside_a_decoder_alone_is_at_no_other_resolution()
     assert not found.findings
     frames = {"attentions.0": weights(MAP, True), "attention_mask": source}
     assert [each.tensors for each in report(frames).unchecked] == [("attention_mask",)]
+
+
+# ---- positions of one query, and slots without a token
+
+
+def test_a_decode_mask_with_its_position_is_compared_with_what_was_declared():
+    shown = torch.zeros(1, 1, 1, 32)
+    right = shown.masked_fill(torch.arange(32) > 12, -torch.inf)
+    at = {"cache_position": torch.tensor([12])}
+    assert loud(report({"attention_mask": shown} | at, expect="causal")) == ["MSK114"]
+    assert loud(report({"attention_mask": right} | at, expect="causal")) == []
+    # Without its position one row may be that of all queries.
+    assert loud(report({"attention_mask": shown}, expect="causal")) == []
+
+
+@dtypes
+def test_empty_slots_of_a_ring_buffer_are_no_future(dtype):
+    slots = torch.tensor([[0, 1, 2, 3, 4, 5, -1, -1]])
+    at = {"key_positions": slots, "position_ids": torch.tensor([[5]])}
+    read = report({"attn_weights": weights((1, H, 1, 8), True, dtype)} | at, expect="causal")
+    assert loud(read) == ["MSK202"]
+    assert "key_positions" in read.findings[0].message
+    hidden = {"attn_weights": weights((1, H, 1, 8), slots.numpy() >= 0, dtype)}
+    assert loud(report(hidden | at, expect="causal")) == []
+
+
+# ---- folders
+
+
+@pytest.mark.parametrize("form", ["one tensor each", "layers", "a batch and a tuple"])
+@pytest.mark.parametrize("sick", [True, False])
+def test_files_of_torch_that_are_named_as_parts_are_one_run(form, sick, tmp_path):
+    real = np.ones((B, N), bool)
+    real[1, 15:] = False
+    maps = tuple(layers(MAP, True if sick else real[:, None, None]).values())
+    mask = torch.from_numpy(real.astype(int))
+    if form == "one tensor each":
+        torch.save(mask, tmp_path / "attention_mask.pt")
+        torch.save(torch.stack(maps), tmp_path / "attentions.pt")
+    elif form == "layers":
+        torch.save(mask, tmp_path / "attention_mask.pth")
+        for layer, each in enumerate(maps):
+            torch.save(each, tmp_path / f"layer_{layer}_attn_weights.pt")
+    else:
+        torch.save(transformers.BatchEncoding({"attention_mask": mask}), tmp_path / "inputs.pt")
+        torch.save(maps, tmp_path / "attentions.pt")
+    done = running.run("diagnose", tmp_path, "--format", "json", torch=True)
+    found = json.loads(done.stdout)
+    assert [each["code"] for each in found["findings"]] == (["MSK202"] if sick else [])
+    assert done.returncode == int(sick)

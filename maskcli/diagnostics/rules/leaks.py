@@ -82,7 +82,7 @@ def padding_attended(scene: Scene) -> Iterator[Found]:
     Fix: pass `attention_mask=inputs["attention_mask"]` to the model, and check that it reaches the softmax.
     """
     hits = ((hit_of(a, v), (a.keys.source, _shown_by(a))) for a, v in verdicts(scene, Kind.PADDING) if a.keys)
-    for group in fold_by(hits):
+    for group in fold_by(hits, alike=_by_source):
         source, mask = group.extra
         fix = "pass attention_mask to the model and check that it reaches the softmax"
         if mask:
@@ -108,7 +108,7 @@ def future_attended(scene: Scene) -> Iterator[Found]:
     Fix: pass `is_causal=True` or a causal `attn_mask` in every layer.
     """
     hits = ((hit_of(a, v), (a.future_expected, _shown_by(a))) for a, v in verdicts(scene, Kind.FUTURE))
-    for group in fold_by(hits):
+    for group in fold_by(hits, alike=_by_source):
         source, mask = group.extra
         fix = "pass is_causal=True, or a causal attn_mask, to every attention call"
         if mask:
@@ -314,6 +314,12 @@ def _shown_by(attention: Attention) -> str | None:
     if given is None or attention.keep is None or leaks(attention, "keep").any():
         return None
     return given.tensor.name
+
+
+def _by_source(extra: tuple[str | None, str | None]) -> tuple[str | None, bool]:
+    """Maps of one source are told together, whatever the mask of each layer is called."""
+    source, mask = extra
+    return source, mask is not None
 
 
 def _and_shows(mask: str | None) -> str:
