@@ -125,7 +125,9 @@ class Witnesses:
         if said is None or mask is None or said.source != mask.tensor.name or kinds in self._turned:
             return False
         guessed = mask.tensor.dtype == "bool" and padding_convention(mask.tensor)[1] == "values"
-        return guessed and self.declared.convention is None
+        by_ids = self._padding_of_ids(kinds)
+        told = by_ids is not None and np.array_equal(by_ids.real, said.real)
+        return guessed and not told and self.declared.convention is None
 
     def turn_padding(self, kind: str) -> None:
         """Read the padding mask in the other polarity from now on."""

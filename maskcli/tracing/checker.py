@@ -213,7 +213,8 @@ class Checker:
         waiting = [call for call in self._waiting if call.step is step]
         self._waiting = [call for call in self._waiting if call.step is not step]
         for call in waiting:
-            shown = _Shown(call.place, call.tensors, step.roled(call.place.kind, call.padding))
+            keys = call.tensors[0].tensor.shape[-1]
+            shown = _Shown(call.place, call.tensors, step.roled(call.place.kind, call.padding, keys))
             if call.saved:
                 stem = f"{call.place.step:05d}-{call.place.module}"
                 self._folder.write(shown.tensors + shown.tokens, stem)

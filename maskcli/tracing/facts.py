@@ -63,6 +63,14 @@ class Facts:
         if id_ is not None and id_ >= 0:
             self.pads.setdefault(id_, source)
 
+    def join(self, other: Facts) -> None:
+        """What is known of a part, such as a table of tokens, is known here."""
+        self.vocabularies |= other.vocabularies
+        self.at_most = self.at_most or other.at_most
+        self.trains |= other.trains
+        for id_, source in other.pads.items():
+            self.pad(id_, source)
+
     def signature(self) -> tuple[object, ...]:
         """What is known by now: calls that are alike are alike only under the same facts."""
         return tuple(self.pads), self.at_most is not None

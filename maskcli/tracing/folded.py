@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
+from maskcli.diagnostics.catalogue import named
 from maskcli.diagnostics.finding import SEVERITIES, Finding, Traced
 from maskcli.tracing.calls import Place
+
+# What these come from when it was found in another step: a mask that hides nearly all, padding in the middle.
+_IN_RUNS = {
+    "MSK101": ("MSK102", "MSK201"),
+    "MSK205": ("MSK102", "MSK201"),
+    "MSK206": ("MSK102", "MSK201"),
+    "MSK207": ("MSK102",),
+    "MSK203": ("MSK403",),
+}
 
 
 class Folded:
@@ -38,8 +48,18 @@ class Folded:
             self._findings[key] = dataclasses.replace(first, traced=together)
 
     def findings(self) -> tuple[Finding, ...]:
-        """All so far, worst first."""
-        return tuple(sorted(self._findings.values(), key=lambda f: (SEVERITIES.index(f.severity), f.code)))
+        """All so far, worst first, without those that another one explains at all of their places."""
+        every = tuple(self._findings.values())
+        told = (finding for finding in every if not any(_explains(other, finding) for other in every))
+        return tuple(sorted(told, key=lambda finding: (SEVERITIES.index(finding.severity), finding.code)))
+
+
+def _explains(other: Finding, finding: Finding) -> bool:
+    """Whether a finding of another step explains one, in the same modules; one in tokens explains all."""
+    if other.code in _IN_RUNS.get(finding.code, ()):
+        return True
+    where, there = (each.traced.modules if each.traced else () for each in (finding, other))
+    return other.code in named(finding.code).explained_by and (not there or set(where) <= set(there))
 
 
 def _key(finding: Finding, place: Place) -> object:

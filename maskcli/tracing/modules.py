@@ -70,16 +70,20 @@ class Modules:
     def __init__(self) -> None:
         self._known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
         self._frames: list[_Frame] = []
+        self._called: weakref.WeakSet[Any] = weakref.WeakSet()
         self._encoded: dict[int, tuple[weakref.ref[Torch], Step]] = {}
         self.step = Step(-1, False)
 
     def enter(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
         """A module is called; the step before, if a new one begins. A single layer or a loss begins none."""
         ended = None
-        if not self._frames and _holds_parts(module):
+        if not self._frames and (_holds_parts(module) or _is_table(module)):
             if module not in self._known:
                 self._name(_whole(module))
-            ended, self.step = self.step, self._step(self._known[module])
+            if self._begins(module):
+                ended, self.step = self.step, self._step(self._known[module])
+                self._called.clear()
+            self._called.add(module)
             self._encoded = {at: known for at, known in self._encoded.items() if known[0]() is not None}
         known = self._known.get(module)
         path = known.path if known is not None else self.path
@@ -93,8 +97,26 @@ class Modules:
     def _step(self, known: _Known) -> Step:
         before = self.step if self.step.facts is known.facts else None
         step = Step(self.step.number + 1, known.two_sided, known.facts, generating())
-        step.real_before = before.real_so_far() if before is not None and step.generating else None
+        # Who decodes in a loop of their own follows no gradients.
+        goes_on = step.generating or not _follows_gradients()
+        step.real_before = before.real_so_far() if before is not None and goes_on else None
         return step
+
+    def _begins(self, module: Any) -> bool:
+        """Whether a step begins with this call.
+
+        Parts of a model that are called one by one, as by `model.encode` or `model.forward`, are one step
+        until one of them is called again; so are tables of tokens that are part of nothing, and what follows.
+        """
+        known, called = self._known[module], [self._known[part] for part in self._called]
+        if module in self._called or not called:
+            return True
+        if all(_is_table(part) and not self._known[part].path for part in self._called):
+            known.facts.join(self.step.facts)
+            self.step.facts, self.step.two_sided = known.facts, known.two_sided
+            return False
+        in_parts = known.path != "" and all(part.path for part in called)
+        return not (in_parts and known.facts is self.step.facts)
 
     @property
     def depth(self) -> int:
@@ -243,6 +265,18 @@ def _asking() -> str:
 def _holds_parts(module: Any) -> bool:
     """Whether a module has modules and parameters of its own."""
     return any(True for _ in module.children()) and any(True for _ in module.parameters())
+
+
+def _is_table(module: Any) -> bool:
+    import torch
+
+    return isinstance(module, torch.nn.Embedding)
+
+
+def _follows_gradients() -> bool:
+    import torch
+
+    return torch.is_grad_enabled()
 
 
 def _whole(module: Any) -> Any:

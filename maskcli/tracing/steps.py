@@ -108,15 +108,14 @@ class Step:
                 self.turned = turned
                 return
 
-    @property
-    def single(self) -> bool:
-        """Whether the model is given one token a sample, as when it decodes."""
-        lengths = [
-            tensor.shape[-1]
+    def decodes(self, samples: int) -> bool:
+        """Whether the model is given one token of each of so many samples."""
+        shapes = [
+            tuple(tensor.shape)
             for (role, kind), (_, tensor) in self.tokens.items()
             if role == "input_ids" and kind != "encoder"
         ]
-        return lengths == [1]
+        return shapes == [(samples, 1)]
 
     @property
     def generates(self) -> bool:
@@ -137,17 +136,19 @@ class Step:
     def real_so_far(self) -> Array | None:
         """Which tokens of a generation are real up to the end of this step, bool [B, L]; None for no text."""
         mask, ids = self.tokens.get(("padding_mask", "self")), self.rows("self")
+        pad = self.facts.pad_id(self.texts)
+        by_ids = None if ids is None or pad is None else edge_padding(ids, pad.value)
         if mask is not None:
             kept: Array = _array(mask[1]) != 0
-            return kept
+            inverted = by_ids is not None and np.array_equal(kept, ~by_ids)
+            return by_ids if inverted else kept
         if ids is None:
             return None
 
         before = self.real_before
-        if before is not None and len(before) == len(ids):
+        if before is not None and len(before) == len(ids) and ids.shape[1] <= before.shape[1]:
             return np.concatenate([before, np.ones(ids.shape, bool)], axis=1)
-        pad = self.facts.pad_id(self.texts)
-        return np.ones(ids.shape, bool) if pad is None else edge_padding(ids, pad.value)
+        return np.ones(ids.shape, bool) if by_ids is None else by_ids
 
     @property
     def texts(self) -> tuple[Array, ...]:
@@ -217,24 +218,34 @@ class Step:
                 if labels is not None:
                     yield _Labels(ids, labels, loss.ignored)
 
-    def roled(self, kind: Kind, padding: Torch | None) -> tuple[Roled, ...]:
-        """What is said of the tokens; a module's own padding mask where nothing else tells of that side."""
+    def roled(self, kind: Kind, padding: Torch | None, keys: int | None = None) -> tuple[Roled, ...]:
+        """What is said of the tokens; a module's own padding mask where nothing else tells of that side.
+
+        `keys` is how many a call has that looks at them.
+        """
         sides = ("encoder", "cross") if kind == "cross" else (kind, "self")
         said = [
             known_as(role, side, name, self._straight(role, tensor))
             for (role, side), (name, tensor) in self.tokens.items()
+            if role != "input_ids" or side not in sides or not self._is_short(side, keys)
         ]
         if padding is not None and not any(("padding_mask", side) in self.tokens for side in sides):
             said.append(known_as("padding_mask", kind, "key_padding_mask", padding.detach()))
-        elif self.real_before is not None and kind == "self" and ("padding_mask", "self") not in self.tokens:
-            said.append(self._cached())
+        elif kind == "self" and ("padding_mask", "self") not in self.tokens:
+            said.extend(self._cached(keys))
         return tuple(said)
 
-    def _cached(self) -> Roled:
+    def _is_short(self, side: Kind, keys: int | None) -> bool:
+        """Whether ids are fewer than the keys: they tell nothing of those that were there before."""
+        rows = self.rows(side)
+        return keys is not None and rows is not None and rows.shape[1] < keys
+
+    def _cached(self, keys: int | None) -> Iterator[Roled]:
         """Which keys of a cache are real, by the tokens that the steps before had."""
-        real = self.real_so_far()
-        assert real is not None
-        return known_as("padding_mask", "self", "the tokens so far", from_array("", real.astype(np.int64)))
+        real = None if self.real_before is None else self.real_so_far()
+        fits = real is not None and real.shape[1] == keys
+        if real is not None and (fits or (self.generating and keys is None)):
+            yield known_as("padding_mask", "self", "the tokens so far", from_array("", real.astype(np.int64)))
 
     def _straight(self, role: str, tensor: Torch) -> Torch:
         """Something said of tokens as [B, L]; labels at the loss are that already."""

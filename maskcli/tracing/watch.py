@@ -157,8 +157,8 @@ class Watched:
             self.see(before if len(stack) > 1 else self._outside())
 
     def _outside(self) -> bool:
-        """A model was left: whether what comes until the next one is watched."""
-        self.outside.calls += 1
+        """A model, or a part of one, was left: whether what comes until the next one is watched."""
+        self.outside.calls = self.modules.step.number + 1
         return not self.outside.is_silent()
 
     def _enter(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ found without any option.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import nn
@@ -234,8 +235,10 @@ class EncoderDecoder(nn.Module):
         return x
 
 
-def annotated(bug):
+def annotated(bug, of_parts=False):
+    """`of_parts` calls `forward`, which nobody but the parts of the model is told of."""
     model = sharpened(EncoderDecoder(bug))
+    called = model.forward if of_parts else model
     src, tgt_all = texts([9, 5, 7], seed=1), texts([6, 10, 8], seed=2)
     tgt, tgt_y = tgt_all[:, :-1], tgt_all[:, 1:]
     src_mask = (src != PAD).unsqueeze(-2)
@@ -249,7 +252,7 @@ def annotated(bug):
         src_mask = (src != PAD).unsqueeze(-1).expand(-1, -1, src.shape[1])
 
     def loss():
-        x = F.log_softmax(model.generator(model(src, tgt, src_mask, tgt_mask)), dim=-1).flatten(0, 1)
+        x = F.log_softmax(model.generator(called(src, tgt, src_mask, tgt_mask)), dim=-1).flatten(0, 1)
         target = tgt_y.flatten()
         true_dist = torch.full_like(x, 0.1 / (WORDS - 2)).detach()
         true_dist.scatter_(1, target.unsqueeze(1), 0.9)
@@ -288,8 +291,32 @@ class Seq2Seq(nn.Module):
         return self.generator(out)
 
 
-def translation(bug):
-    model = sharpened(Seq2Seq())
+class Translator(Seq2Seq):
+    """With other names for its masks, and with both sides to call."""
+
+    def forward(self, src, trg, src_mask, tgt_mask, src_padding_mask, tgt_padding_mask, memory_padding_mask):
+        masks = src_mask, tgt_mask, src_padding_mask, tgt_padding_mask, memory_padding_mask
+        return super().forward(src, trg, *masks)
+
+    def encode(self, src):
+        return self.transformer.encoder(self.src_tok_emb(src))
+
+    def decode(self, tgt, memory, tgt_mask):
+        return self.transformer.decoder(self.tgt_tok_emb(tgt), memory, tgt_mask)
+
+
+def translator(bug):
+    model = translation(bug, Translator).eval()
+    src, tgt = texts([9], seed=1).T, torch.full((1, 1), BOS)
+    with torch.no_grad():
+        memory = model.encode(src)
+        for count in range(1, 5):
+            out = model.decode(tgt, memory, torch.triu(torch.ones(count, count), 1).bool())
+            tgt = torch.cat([tgt, model.generator(out[-1:]).argmax(-1)])
+
+
+def translation(bug, kind=Seq2Seq):
+    model = sharpened(kind())
     src, tgt = texts([9, 5, 7], seed=1).T, texts([6, 10, 8], seed=2).T
     tgt_in, tgt_out = tgt[:-1], tgt[1:]
     count = len(tgt_in)
@@ -313,6 +340,7 @@ def translation(bug):
         return nn.CrossEntropyLoss(ignore_index=PAD)(logits.reshape(-1, WORDS), tgt_out.reshape(-1))
 
     stepped(model, loss)
+    return model
 
 
 # nn.TransformerEncoder as a language model.
@@ -489,6 +517,26 @@ def generation(name, how):
         model.generate(ids, attention_mask=mask, max_new_tokens=4, min_new_tokens=4, do_sample=False)
 
     return program
+
+
+def decoding(bug):
+    """A loop of one's own over a cache, texts padded on the left."""
+    model = hugging("gpt2", "sdpa").eval()
+    ids = texts([9, 5, 7], side="left", seed=1)
+    mask, cache = (ids != PAD).long(), None
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        for step in range(4):
+            forgotten = bug == "attention_mask forgotten" or (bug == "mask forgotten when decoding" and step)
+            out = model(
+                ids,
+                attention_mask=None if forgotten else mask,
+                position_ids=None if bug == "positions forgotten" else positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            ids, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
+            mask, positions = F.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
 
 
 def packed(bug):
@@ -699,6 +747,32 @@ def vision(bug):
     stepped(model, lambda: F.cross_entropy(model(images), torch.tensor([0, 1, 2])))
 
 
+# A model of functions alone, over modules that belong to no other; its loss picks what it asks for.
+
+
+def functions(bug):
+    torch.manual_seed(0)
+    words, places, head = nn.Embedding(WORDS, 32), nn.Embedding(64, 32), nn.Linear(32, WORDS)
+    projections = [(nn.Linear(32, 96), nn.Linear(32, 32)) for _ in range(2)]
+    modules = nn.ModuleList([words, places, head, *(part for pair in projections for part in pair)])
+
+    def logits_of(ids):
+        length = ids.shape[1]
+        keep = torch.ones(length, length).tril(1 if bug == "one too many" else 0).bool()
+        keep = {"mask forgotten": torch.ones_like(keep), "inverted": ~keep}.get(bug, keep)
+        x = words(ids) + places(torch.arange(length))
+        for qkv, out in projections:
+            q, k, v = (part.unflatten(-1, (4, 8)).transpose(1, 2) for part in qkv(x).chunk(3, -1))
+            scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / math.sqrt(8)
+            weights = torch.where(keep, scores, torch.tensor(-1e9)).softmax(-1)
+            x = x + out(torch.einsum("bhqk,bhkd->bhqd", weights, v).transpose(1, 2).flatten(2))
+        return head(x)
+
+    ids = texts([20, 20, 20], seed=4)
+    asked = ids[:, 1:, None]
+    stepped(modules, lambda: -logits_of(ids[:, :-1]).log_softmax(-1).gather(-1, asked).mean())
+
+
 PADDED = {"MSK202", "MSK220"}
 FUTURE = {"MSK203"}
 SHIFTED = {"MSK214"}
@@ -716,6 +790,11 @@ FAMILIES = {
     "annotated": (annotated, {"tgt_mask forgotten": FUTURE, "padding or causal": {"MSK203", "MSK202"},
                               "padding on the query axis": {"MSK108"}, "inverted": INVERTED, "cross mask forgotten": PADDED,
                               "cross-attention with the target's padding": {"MSK220"}}),
+    "annotated, by its parts": (partial(annotated, of_parts=True), {
+        "tgt_mask forgotten": FUTURE, "padding or causal": {"MSK203", "MSK202"}, "inverted": INVERTED, "cross mask forgotten": PADDED}),
+    "Translator": (translator, {"tgt_mask forgotten": FUTURE, "inverted": INVERTED, "padding forgotten": PADDED,
+                                "cross-attention with the target's padding": {"MSK220"}}),
+    "GPT-2 by hand": (decoding, {"mask forgotten when decoding": FORGOTTEN, "positions forgotten": {"MSK404"}, "attention_mask forgotten": MISPLACED}),
     "nn.Transformer": (translation, {"tgt_mask forgotten": FUTURE, "inverted": INVERTED, "padding forgotten": PADDED,
                                      "cross-attention with the target's padding": {"MSK220"}, "one too many": SHIFTED | {"MSK109"}}),
     "language model": (language_model, {"mask forgotten": FUTURE, "inverted": {"MSK203", "MSK201", "MSK102"},
@@ -737,12 +816,11 @@ FAMILIES = {
     "T5": (seq2seq("t5", "eager"), {"attention_mask forgotten": FORGOTTEN, "inverted": INVERTED, "cross mask forgotten": PADDED}),
     "BART": (seq2seq("bart", "sdpa"), {"attention_mask forgotten": FORGOTTEN, "inverted": INVERTED, "cross mask forgotten": PADDED}),
     "static cache": (static_cache, {"top-left causal": {"MSK110", "MSK215"}, "mask forgotten when decoding": {"MSK219", "MSK203"},
-                                    "one too many": {"MSK214", "MSK109", "MSK203"}}),
+                                    "one too many": SHIFTED | {"MSK109"}}),
     "growing cache": (growing_cache, {"top-left causal": {"MSK110", "MSK215"}}),
     "diffusion": (diffusion, {"inverted": INVERTED, "padding forgotten": PADDED}),
     "vision": (vision, {}),
+    "functions": (functions, {"mask forgotten": FUTURE, "one too many": SHIFTED | {"MSK109"}, "inverted": {"MSK203", "MSK201", "MSK102"}}),
 }  # fmt: skip
 # Where nothing is declared these are notes: some mean it so.
 HARMLESS = {"packed without a document mask"}
-# Bugs that are not found, or not by their name alone.
-UNDECIDED = {("static cache", "one too many")}

@@ -74,7 +74,8 @@ def _constant(attention: Attention, looked: Looked, only_real: bool) -> Softened
     # tell, or a weight that keeps its place among the others, as that of the score 0 does.
     if only_real and attention.keys is not None:
         of_real = telling & attention.keys.real[: len(values), None, None]
-        telling = of_real if of_real[looked.rows].any() or not _keeps_its_place(looked) else telling
+        of_zero = not of_real[looked.rows].any() and _keeps_its_place(looked) and not _are_zeros(attention)
+        telling = telling if of_zero else of_real
     several = looked.rows & (telling.sum(axis=3) > 1) & (allowed.sum(axis=3) > 1)
     low, high = extremes(values, telling)
     least, most = extremes(values, allowed)
@@ -82,6 +83,17 @@ def _constant(attention: Attention, looked: Looked, only_real: bool) -> Softened
     if several.sum() < FEW_KEYS or not constant[several].all():
         return None
     return Softened("constant_weight", float(low[several].mean()))
+
+
+def _are_zeros(attention: Attention) -> bool:
+    """Whether the saved keys of padding are zeros, as padding_idx makes them: then so are their scores."""
+    key, keys = attention.parts.get("key"), attention.keys
+    if key is None or keys is None or (key.shape[0], key.shape[-2]) != keys.real.shape:
+        return False
+    item = int((~keys.real).any(axis=1).argmax())
+    values = key.read((slice(item, item + 1),))
+    used = (values != 0).any(axis=-1).reshape(-1, key.shape[-2]).any(axis=0)
+    return not bool(used[~keys.real[item]].any())
 
 
 def _overcome(attention: Attention, share: Array) -> Softened | None:
