@@ -286,6 +286,41 @@ def test_a_mask_behind_the_softmax_when_no_query_may_see_every_key(dtype):
     )
 
 
+@dtypes
+@pytest.mark.parametrize("declared", ["", "causal"])
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_padding_cut_off_behind_a_causal_softmax(dtype, declared, scale):
+    real = padding(BIG, "left")
+    w = {f"attentions.{n}": softmax(np.where(causal(BIG), scores(BIG, n, scale), -1e30)) for n in range(2)}
+    sick = {name: to(values * real[:, None, None], dtype) for name, values in w.items()}
+    found = report(sick | mask_of(real), expect=declared or ())
+    assert loud(found) == ["MSK209"]
+    what = "padding before them" if declared else "forbidden keys"
+    assert f"have {what} and sum to" in the(found, "MSK209").message
+    pads = ~real.all(axis=1)
+    assert the(found, "MSK209").where.batch == tuple(np.flatnonzero(pads))
+    lost = np.concatenate([(v * real[:, None, None]).sum(-1)[b][:, real[b]].ravel() for v in w.values() for b in np.flatnonzero(pads)])  # fmt: skip
+    assert the(found, "MSK209").evidence["lowest_sum"] == pytest.approx(lost.min(), abs=1e-2)
+
+
+@dtypes
+@pytest.mark.parametrize("declared", ["", "causal"])
+@pytest.mark.parametrize("kind", ["masked rightly", "sink", "dropout"])
+def test_sums_below_1_that_no_padding_explains(dtype, declared, kind):
+    rng = np.random.default_rng(0)
+    real = padding(BIG, "left")
+    keep = causal(BIG) & real[:, None, None]
+    raw = np.where(keep, scores(BIG), -1e30)
+    if kind == "sink":
+        w = softmax(np.concatenate([raw, np.zeros((*BIG[:3], 1))], axis=3))[..., :-1]
+    else:
+        w = softmax(raw)
+    if kind == "dropout":
+        w = w * (rng.random(w.shape) > 0.1) / 0.9
+    found = report({"attentions.0": to(w, dtype)} | mask_of(real), expect=declared or ())
+    assert "MSK209" not in {each.code for each in found.findings}
+
+
 # MSK213, MSK214, MSK215, MSK218
 
 
@@ -494,6 +529,19 @@ def test_a_padding_mask_that_also_fits_the_queries():
     for keep in (real[:, None, None], real[None, None]):
         arrays = {"attentions.0": weights(shape, keep), "attn_mask": torch.from_numpy(real)}
         assert "MSK112" not in loud(report(arrays))
+
+
+@dtypes
+@pytest.mark.parametrize("kind", ["float", "bool"])
+@pytest.mark.parametrize(("obeyed", "codes"), [("samples", []), ("heads", []), ("neither", ["MSK204"])])
+def test_weights_that_settle_whose_axis_a_mask_has(obeyed, codes, kind, dtype):
+    shape = (4, 4, 16, 16)
+    at = np.arange(16)
+    windows = np.stack([causal(shape) & (at[:, None] - at < 2 + 2 * n) for n in range(4)])
+    keep = {"samples": windows[:, None], "heads": windows[None], "neither": causal(shape)}[obeyed]
+    mask = np.where(windows, 0.0, -1e30).astype(np.float32) if kind == "float" else windows
+    arrays = {f"attentions.{n}": weights(shape, keep, dtype, seed=n) for n in range(2)}
+    assert loud(report(arrays | {"attn_mask": torch.from_numpy(mask)})) == codes
 
 
 @sides

@@ -205,11 +205,12 @@ def _as_heads(saved: Saved, batch: int) -> Mask:
 
 
 def _settled(saved: Saved, other: Mask) -> bool:
-    """Whether the weights obey one of the two readings and not the other."""
+    """Whether the weights obey one of the two readings and not the other, or neither."""
     attention = saved.attention
     if attention is None or attention.keep is None or other.shape != attention.shape:
         return False
-    return _agrees(attention, attention.keep) != _agrees(attention, other)
+    mine, others = _agrees(attention, attention.keep), _agrees(attention, other)
+    return mine != others or mine is False
 
 
 def _of_other_length(attention: Attention) -> Iterator[tuple[str, Array]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from maskcli.arrays import Array, Rows
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.rule import rule
 from maskcli.diagnostics.rules.common import FEW, MOSTLY
-from maskcli.diagnostics.rules.hits import Hit, fold, fold_by
+from maskcli.diagnostics.rules.hits import Hit, fold_by
 from maskcli.diagnostics.verdicts.judge import verdicts
 from maskcli.diagnostics.verdicts.leaks import is_binary
 from maskcli.diagnostics.verdicts.soft import of_sample
@@ -20,6 +21,8 @@ from maskcli.measure.passes import measure
 from maskcli.measure.questions import column_mass
 from maskcli.scene.scene import Attention, Scene
 
+# What rows lost and other rows did not, by whether it was the padding alone.
+_CUT_OFF = {False: ("forbidden keys", "may see every key"), True: ("padding before them", "have none")}
 # Masked after the softmax: nearly all rows with forbidden keys lack something, on average more than a faint
 # sink takes.
 CUT_ROWS, CUT = 0.9, 0.02
@@ -113,21 +116,22 @@ def mask_after_softmax(scene: Scene) -> Iterator[Found | Undecided]:
     """
     hits = []
     for attention in scene.attentions:
-        mask = _obeyed(attention)
-        if mask is None or not _is_cut(attention, mask):
-            continue
-        matches = _cut_softmax(attention, mask)
-        if matches is None:
+        cuts = [cut for cut in _cuts(attention) if _is_cut(attention, cut)]
+        matches = [_cut_softmax(attention, cut) for cut in cuts]
+        if True in matches:
+            cut = cuts[matches.index(True)]
+            hit = Hit(attention.name, _forbidding(attention, cut), None, attention.measured.total)
+            hits.append((hit, cut.only_padding))
+        elif None in matches:
             yield Undecided(f"scores, or a query of {attention.name} that may attend to every key")
-        elif matches:
-            hits.append(Hit(attention.name, _forbidding(attention, mask), None, attention.measured.total))
 
-    for group in fold(hits):
+    for group in fold_by(hits):
+        cut_off, kept = _CUT_OFF[group.extra]
         sums = np.concatenate([hit.share[hit.rows] for hit in group.hits if hit.share is not None])
         low, high = float(sums.min()), float(sums.max())
         yield group.found(
-            f"{group.told('queries')} have forbidden keys and sum to {low:.3g} to {high:.3g}, while rows "
-            "that may see every key sum to 1: the mask was multiplied in after the softmax",
+            f"{group.told('queries')} have {cut_off} and sum to {low:.3g} to {high:.3g}, while rows that "
+            f"{kept} sum to 1: the mask was multiplied in after the softmax",
             "mask the scores before the softmax",
             lowest_sum=low,
             highest_sum=high,
@@ -156,9 +160,31 @@ def double_softmax(scene: Scene) -> Iterator[Found]:
         )
 
 
-def _forbidding(attention: Attention, mask: Mask) -> Rows:
-    """Real rows [B, H, Q] that have to ignore some key."""
-    return attention.rows(attention.real_rows & (mask.keys_per_query < attention.shape[3]))
+class _Cut(NamedTuple):
+    """A mask that may have been multiplied in after a softmax over so many keys of each row, [b, h, q].
+
+    `only_padding`: the softmax was causal, and what it lost is padding.
+    """
+
+    mask: Mask
+    before: Array
+    only_padding: bool
+
+
+def _cuts(attention: Attention) -> Iterator[_Cut]:
+    """What may have been cut off: all that is forbidden, or the padding alone where nothing looks ahead."""
+    mask = _obeyed(attention)
+    if mask is None:
+        return
+    yield _Cut(mask, np.full((1, 1, 1), attention.shape[3]), only_padding=False)
+    if attention.padding is not None and _sees_no_future(attention):
+        causal = attention.causal
+        yield _Cut(attention.padding & causal, causal.keys_per_query, only_padding=True)
+
+
+def _forbidding(attention: Attention, cut: _Cut) -> Rows:
+    """Real rows [B, H, Q] that lose some key."""
+    return attention.rows(attention.real_rows & (cut.mask.keys_per_query < cut.before))
 
 
 def _obeyed(attention: Attention) -> Mask | None:
@@ -177,34 +203,36 @@ def _sees_no_future(attention: Attention) -> bool:
     return bool(rows.any()) and not future[rows].any()
 
 
-def _is_cut(attention: Attention, mask: Mask) -> bool:
+def _is_cut(attention: Attention, cut: _Cut) -> bool:
     """Whether forbidden keys weigh exactly 0 and nearly all rows that have some lack a good part of 1."""
-    rows = _forbidding(attention, mask)
+    rows = _forbidding(attention, cut)
     lacking = 1 - attention.measured.total[rows]
     if lacking.size < FEW or not np.isfinite(lacking).all() or (attention.measured.low < 0).any():
         return False
     nearly_all = (lacking > attention.rounding).mean() >= CUT_ROWS
     if not nearly_all or lacking.min() < -attention.tolerance or lacking.mean() < CUT:
         return False
-    return not measure(attention.tensor, attention.shape, {"mask": mask}).mass["mask"][rows].any()
+    return not measure(attention.tensor, attention.shape, {"mask": cut.mask}).mass["mask"][rows].any()
 
 
-def _cut_softmax(attention: Attention, mask: Mask) -> bool | None:
-    """Whether a softmax over all keys was cut: rows that see all sum to 1, or W is softmax(S) where kept.
+def _cut_softmax(attention: Attention, cut: _Cut) -> bool | None:
+    """Whether a softmax was cut: rows that lose nothing sum to 1, or W is softmax(S) where kept.
 
     None when there is neither such a row nor the scores: a sink looks the same.
     """
     total, tolerance = attention.measured.total, attention.tolerance
-    whole = attention.rows(attention.real_rows & (mask.keys_per_query == attention.shape[3]))
+    whole = attention.rows(attention.real_rows & (cut.mask.keys_per_query == cut.before))
     if whole.any():
         return bool((np.abs(total[whole] - 1) <= tolerance).all())
     scores = of_sample(attention, "scores")
     if scores is None:
         return None
     sample = attention.sample
+    if cut.only_padding:
+        scores = np.where(sample.allowed(attention.causal), scores, -np.inf)
     with np.errstate(all="ignore"):
         powers = np.exp(scores - scores.max(axis=3, keepdims=True))
-        made = powers / powers.sum(axis=3, keepdims=True) * sample.allowed(mask)
+        made = powers / powers.sum(axis=3, keepdims=True) * sample.allowed(cut.mask)
     apart = np.abs(made - sample.values)[sample.of(attention.real_rows)]
     return bool(apart.max(initial=0.0) <= tolerance)
 
