@@ -40,7 +40,7 @@ def met_by(scene: Scene) -> frozenset[str]:
 def unmet(groups: tuple[tuple[str, ...], ...], met: frozenset[str], scene: Scene) -> tuple[str, ...]:
     """What to ask a user for, of each group of alternatives of which none is met."""
     missing = (group for group in groups if not met.intersection(group))
-    return tuple(" or ".join(_asked(word, scene) for word in group) for group in missing)
+    return tuple(" or ".join(dict.fromkeys(_asked(word, scene) for word in group)) for group in missing)
 
 
 def _asked(word: str, scene: Scene) -> str:
