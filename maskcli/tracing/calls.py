@@ -119,6 +119,34 @@ class Call:
         )
 
 
+def added_in_front(call: Call, count: int) -> Call:
+    """A call whose last keys are no tokens, with these in front, where virtual tokens stand."""
+
+    def turned(tensor: Torch | Tensor, axis: int) -> Torch | Tensor:
+        return tensor if isinstance(tensor, Tensor) else tensor.detach().roll(count, axis)
+
+    def masks() -> dict[str, Torch | Tensor]:
+        return {name: turned(mask, -1) for name, mask in call.masks().items()}
+
+    weights = call.weights
+    if isinstance(weights, Hidden):
+        masked = weights.masked
+
+        def moved(scores: Torch, ranges: Sequence[range]) -> Torch:
+            return masked(scores.roll(-count, -1), ranges).roll(count, -1)
+
+        weights = dataclasses.replace(weights, key=turned(weights.key, -2), masked=moved)
+    elif call.by_hand:
+        weights = turned(weights, -1)
+    else:
+        return call
+    operands = {
+        role: turned(tensor, -2) if role in ("key", "value") else tensor
+        for role, tensor in call.operands.items()
+    }
+    return dataclasses.replace(call, weights=weights, operands=operands, masks=masks)
+
+
 def roled(call: Call, place: Place, batch: int | None) -> tuple[Roled, ...]:
     """A call's tensors under the module's path, weights first. `batch` tells [B*H, Q, K] from [B, Q, K]."""
     weights = call.weights

@@ -137,6 +137,13 @@ class Modules:
         """The padding mask that the innermost module was given that was given one of its own."""
         return next((frame.padding for frame in reversed(self._frames) if frame.padding is not None), None)
 
+    @property
+    def added_keys(self) -> int:
+        """How many keys nn.MultiheadAttention adds behind those of the tokens, where it is at work."""
+        module = self._frames[-1].module if self._frames else None
+        learned = getattr(module, "bias_k", None) is not None
+        return int(learned) + int(getattr(module, "add_zero_attn", False) is True)
+
     def kind(self, keys: int) -> Kind:
         """The kind of attention over so many keys: by what the innermost module was given, and its path."""
         kind = _kind_by(self.path)

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from maskcli.tracing.aside import step_aside
-from maskcli.tracing.calls import Call, Place
+from maskcli.tracing.calls import Call, Place, added_in_front
 from maskcli.tracing.checker import Checker
 from maskcli.tracing.children import Children, before_exit
 from maskcli.tracing.doors import open_doors
@@ -90,6 +90,9 @@ class Watched:
             part.attention = True
         modules, step = self.modules, self.modules.step
         modules.recall()
+        if modules.added_keys:
+            with unseen():
+                call = added_in_front(call, modules.added_keys)
         if self.watcher.wants(modules.path + call.inside):
             kind = modules.kind(call.weights.shape[-1])
             place = Place(modules.path + call.inside, kind, max(step.number, 0), user_line())

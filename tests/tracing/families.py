@@ -773,6 +773,32 @@ def functions(bug):
     stepped(modules, lambda: -logits_of(ids[:, :-1]).log_softmax(-1).gather(-1, asked).mean())
 
 
+# nn.MultiheadAttention with a learned key and a key of zeros behind those of the tokens.
+
+
+class WithKeys(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Embedding(WORDS, 32), nn.Linear(32, WORDS)
+        self.attn = nn.ModuleList([
+            nn.MultiheadAttention(32, 4, batch_first=True, add_zero_attn=True),
+            nn.MultiheadAttention(32, 4, batch_first=True, add_bias_kv=True),
+        ])  # fmt: skip
+
+    def forward(self, ids, mask):
+        x = self.embed(ids)
+        for attn, asked in zip(self.attn, (True, False), strict=True):
+            x = x + attn(x, x, x, attn_mask=mask, need_weights=asked)[0]
+        return self.head(x)
+
+
+def with_keys(bug):
+    model, ids = sharpened(WithKeys()), texts([20, 20, 20], seed=4)
+    mask = None if bug == "mask forgotten" else torch.ones(19, 19).triu(1).bool()
+    stepped(model, lambda: F.cross_entropy(model(ids[:, :-1], mask).flatten(0, 1), ids[:, 1:].flatten()))
+
+
 PADDED = {"MSK202", "MSK220"}
 FUTURE = {"MSK203"}
 SHIFTED = {"MSK214"}
@@ -820,6 +846,7 @@ FAMILIES = {
     "growing cache": (growing_cache, {"top-left causal": {"MSK110", "MSK215"}}),
     "diffusion": (diffusion, {"inverted": INVERTED, "padding forgotten": PADDED}),
     "vision": (vision, {}),
+    "keys of its own": (with_keys, {"mask forgotten": FUTURE}),
     "functions": (functions, {"mask forgotten": FUTURE, "one too many": SHIFTED | {"MSK109"}, "inverted": {"MSK203", "MSK201", "MSK102"}}),
 }  # fmt: skip
 # Where nothing is declared these are notes: some mean it so.
