@@ -14,7 +14,7 @@ from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import Named, Resolve, Spec, axes, build, conjuncts, kinds_in, needs, write
 from maskcli.meant.facts import Declared, Meant
-from maskcli.scene.by_weights import GUESSED, by_weights, left_padding, obey_inverse
+from maskcli.scene.by_weights import by_weights, left_padding, obey_inverse, over_keys
 from maskcli.scene.layouts import in_usual_order
 from maskcli.scene.named import held
 from maskcli.scene.placement import POSITIONS, WEIGHTS, Placement, place
@@ -137,9 +137,9 @@ class _Room:
         kinds = (roled.kind, *self.witnesses.kinds(roled.kind))
         mask = self.witnesses.find("mask", kinds, roled.layer)
         given = self._given(mask.tensor, placement, like=placement.shape) if mask else None
-        if given is None or given.reason not in GUESSED:
-            return given
-        turned = by_weights(given, roled.tensor, placement.shape)
+        if given is None:
+            return None
+        turned = over_keys(by_weights(given, roled.tensor, placement.shape), roled.tensor, placement.shape)
         self.givens[given.tensor.name] = turned
         return turned
 

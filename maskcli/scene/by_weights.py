@@ -16,7 +16,7 @@ from maskcli.tensors import Tensor
 
 # Weights that obey a mask put less than rounding outside of it, and those that obey its inverse more than
 # half.
-OBEYED, DISOBEYED = 1e-6, 0.5
+OBEYED, DISOBEYED, LEAKS = 1e-6, 0.5, 1e-3
 # Rows that are looked at before a pass over all of them is paid for.
 FIRST_LOOK = 32
 
@@ -32,6 +32,23 @@ def by_weights(given: Given, weights: Tensor, shape: Shape) -> Given:
         return given
     turned = TRUE_ATTENDS if given.convention == TRUE_IGNORES else TRUE_IGNORES
     return dataclasses.replace(given, convention=turned, reason="weights", keep=~given.keep)
+
+
+def over_keys(given: Given, weights: Tensor, shape: Shape) -> Given:
+    """A mask of two axes and as many rows as samples and queries: over keys where weights obey only that."""
+    batch, _, queries, keys = shape
+    keep = given.keep.broadcast_to(shape)
+    fits_both = given.tensor.shape == (batch, keys) and 1 < batch == queries
+    if not fits_both or keep is None:
+        return given
+    rows = given.keep.dense(0, 0, (0, batch))
+    turned = Mask.from_dense(rows[:, None, None, :])
+    padding = turned.broadcast_to(shape)
+    if padding is None or not rows.any(axis=1).all():
+        return given
+    mass = measure(weights, shape, {"keep": keep, "keys": padding}).mass
+    only_keys = np.max(mass["keys"]) < OBEYED and np.mean(mass["keep"]) > LEAKS
+    return dataclasses.replace(given, shape=(batch, 1, 1, keys), keep=turned) if only_keys else given
 
 
 def obey_inverse(keep: Mask, weights: Tensor) -> bool:

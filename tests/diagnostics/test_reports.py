@@ -287,3 +287,13 @@ def test_files_of_torch_that_are_named_as_parts_are_one_run(form, sick, tmp_path
     found = json.loads(done.stdout)
     assert [each["code"] for each in found["findings"]] == (["MSK202"] if sick else [])
     assert done.returncode == int(sick)
+
+
+@dtypes
+def test_a_mask_of_as_many_rows_as_samples_is_over_keys_where_weights_say_so(dtype):
+    real = np.arange(6) < np.array([6, 5, 4, 3, 6, 2])[:, None]
+    shape = (6, H, 6, 6)
+    mask = {"attn_mask": torch.from_numpy(real)}
+    assert loud(report(layers(shape, real[:, None, None], dtype) | mask)) == []
+    assert loud(report(layers(shape, real, dtype) | mask)) == []
+    assert "MSK204" in loud(report(layers(shape, True, dtype) | mask))
