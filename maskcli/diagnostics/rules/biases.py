@@ -75,15 +75,16 @@ def bias_not_applied(scene: Scene) -> Iterator[Found | Undecided]:
             hits.append((Hit(attention.name, attention.real), (bias.said, slope > -NEAR, slope)))
     for group in fold_by(hits, alike=lambda extra: extra[:2]):
         said, missing, _ = group.extra
-        slopes = [slope for _, _, slope in group.extras]
+        # No minus before a slope of 0.
+        slope = round(float(np.median([extra[2] for extra in group.extras])), 2) + 0.0
         what = "is missing from the weights" if missing else "is applied with the wrong sign"
-        told = f"log W of {listed(group.tensors)} follows it with a slope of {np.median(slopes):.2f}, not 1"
+        told = f"log W of {listed(group.tensors)} follows it with a slope of {slope:.2f}, not 1"
         yield group.found(
             f"{said} {what}: {told}",
             "add the bias to the scores before the softmax"
             if missing
             else "turn the sign of the bias: ALiBi adds slope * (k - q), which falls with the distance",
-            slope=round(float(np.median(slopes)), 4),
+            slope=slope,
         )
 
 
@@ -107,7 +108,7 @@ def _by_config(attention: Attention, scene: Scene) -> Bias | None:
     placed = attention.roled.kind != "cross" and attention.placement.scattered is None
     if config is None or slopes is None or not placed or len(slopes) != attention.shape[1]:
         return None
-    return Bias(_of_slopes(attention, slopes), f"the ALiBi bias that {config.source} has")
+    return Bias(_of_slopes(attention, slopes), f"the ALiBi bias that {config.source} declares")
 
 
 def _sizes(saved: tuple[int, ...], shape: Shape) -> Shape | None:
