@@ -78,7 +78,7 @@ def test_a_spoilt_mask_is_found_at_its_module(name, how, spoil):
     assert codes & (
         {"MSK114", "MSK202", "MSK204"}
         if spoil is opened
-        else {"MSK114", "MSK201", "MSK202", "MSK203", "MSK204", "MSK206"}
+        else {"MSK102", "MSK114", "MSK201", "MSK202", "MSK203", "MSK204", "MSK206"}
     )
     if name in DECODERS and name != "gpt_neo" and spoil is opened:
         # GPT-Neo keeps a causal mask of its own beside the one that it is given.

@@ -163,7 +163,7 @@ def mask_not_applied(scene: Scene) -> Iterator[Found]:
     "soft-masking",
     "error",
     needs=("weights", ("padding", "mask", "expectation")),
-    explained_by=(*NOT_WEIGHTS, "MSK103", "MSK104", "MSK107"),
+    explained_by=(*NOT_WEIGHTS, "MSK102", "MSK103", "MSK104", "MSK107"),
 )
 def soft_masking(scene: Scene) -> Iterator[Found]:
     """The mask only softens: forbidden keys keep a small, constant or evenly shifted part of their weight.
