@@ -13,11 +13,14 @@ from maskcli.diagnostics.rules.hits import Hit, fold_by
 from maskcli.diagnostics.rules.mask import query_axis_rows
 from maskcli.diagnostics.verdicts.compared import BEYOND, FUTURE, OTHERS, PADS, Apart, apart
 from maskcli.diagnostics.verdicts.judge import judge
-from maskcli.diagnostics.verdicts.unseen import never_seen
+from maskcli.diagnostics.verdicts.unseen import Unseen, is_chunked, never_seen
 from maskcli.diagnostics.words import told
 from maskcli.masks.spec import write
 from maskcli.masks.words import counted
-from maskcli.scene.scene import Saved, Scene
+from maskcli.scene.scene import Attention, Saved, Scene
+
+# So many layers of either kind are no accident.
+IN_TURNS = 2
 
 
 @rule(
@@ -77,7 +80,7 @@ def keys_never_seen(scene: Scene) -> Iterator[Found]:
     hits = []
     for attention in scene.attentions:
         unseen = None if judge(attention) else never_seen(attention)
-        if unseen is not None:
+        if unseen is not None and not _is_local_layer(attention, unseen, scene):
             hits.append((Hit(attention.name, unseen.rows, unseen.keys), attention.meant_by))
     for group in fold_by(hits):
         yield group.found(
@@ -95,6 +98,16 @@ class _Reason(NamedTuple):
     words: str
     evidence: str
     fix: str
+
+
+def _is_local_layer(attention: Attention, unseen: Unseen, scene: Scene) -> bool:
+    """Whether maps are chunked in turns: a declaration for all layers leaves open which of them are."""
+    declared = attention.declared
+    if declared is None or declared.particular or not is_chunked(attention, unseen):
+        return False
+    alike = [map_ for map_ in scene.attentions if map_.shape == attention.shape]
+    missing = sum(never_seen(map_) is not None for map_ in alike)
+    return min(missing, len(alike) - missing) >= IN_TURNS
 
 
 _REASONS = {

@@ -59,9 +59,22 @@ def never_seen(attention: Attention) -> Unseen | None:
     return Unseen(rows, keys) if rows.any() else None
 
 
+def is_chunked(attention: Attention, unseen: Unseen) -> bool:
+    """Whether rows see nothing in front of what they miss, as in a causal layer of chunks."""
+    if attention.future_expected is None:
+        return False
+    sample = attention.sample
+    flagged = sample.of(unseen.rows)[..., None]
+    seen: Array = np.any((sample.values > 0) & flagged, axis=(1, 2))
+    keys = unseen.keys[: sample.items]
+    in_front = seen & (np.cumsum(keys, axis=1) == 0) & np.any(keys, axis=1, keepdims=True)
+    return not in_front.any()
+
+
 def _allowed(attention: Attention) -> Mask | None:
     """What was declared, within the documents where the weights keep to those; None without a declaration."""
-    if attention.expected is None or attention.shape[3] < 2:
+    bound = attention.declared is not None and attention.declared.bound
+    if attention.expected is None or bound or attention.shape[3] < 2:
         return None
     same = attention.same_document
     if same is None or attention.measured.mass["documents"][attention.real].any():
