@@ -105,7 +105,7 @@ def _is_local_layer(attention: Attention, unseen: Unseen, scene: Scene) -> bool:
     declared = attention.declared
     if declared is None or declared.particular or not is_chunked(attention, unseen):
         return False
-    alike = [map_ for map_ in scene.attentions if map_.shape == attention.shape]
+    alike = [map_ for map_ in scene.attentions if map_.shape[:3] == attention.shape[:3]]
     missing = sum(never_seen(map_) is not None for map_ in alike)
     return min(missing, len(alike) - missing) >= IN_TURNS
 
