@@ -20,6 +20,7 @@ from maskcli.scene.named import held
 from maskcli.scene.placement import POSITIONS, WEIGHTS, Placement, place
 from maskcli.scene.saved_mask import Given, read_mask, read_padding
 from maskcli.scene.scene import Attention, Expected, Saved, Scene
+from maskcli.scene.standing import check_declared
 from maskcli.scene.tokens import Tokens, several
 from maskcli.scene.witnesses import Padding, Witnesses, are_slots
 from maskcli.tensors import Roled, Tensor
@@ -45,7 +46,11 @@ def build_scenes(
     common_maps = any(each.role == "weights" and not each.group for each in roled)
     if any(groups) and not common_maps:
         groups = [group for group in groups if group]
-    return tuple(_scene(file, roled, group, declared, resolve) for group in groups)
+    scenes = tuple(_scene(file, roled, group, declared, resolve) for group in groups)
+    placed = [each for scene in scenes for each in (*scene.attentions, *scene.masks)]
+    shapes = [each.placement.shape for each in placed if each.roled.kind != "cross"]
+    check_declared(Witnesses(roled, "", declared), shapes)
+    return scenes
 
 
 def layout_of(tensors: tuple[Roled, ...], declared: Declared, shape: Shape, kind: str = "self") -> Layout:
@@ -53,7 +58,9 @@ def layout_of(tensors: tuple[Roled, ...], declared: Declared, shape: Shape, kind
 
     Pass only tensors that may testify: a mask under test is no witness of its own padding.
     """
-    placement = place(Witnesses(tensors, "", declared), kind, shape)
+    witnesses = Witnesses(tensors, "", declared)
+    check_declared(witnesses, [shape])
+    placement = place(witnesses, kind, shape)
     return replace(placement.layout, cross=kind == "cross")
 
 

@@ -36,6 +36,7 @@ LOCAL = {"sliding", "chunked", "window"}
 class Placed:
     """What stands somewhere and was declared to be something: a map of weights, or a saved mask."""
 
+    roled: Roled
     placement: Placement
     declared: Meant | None
 

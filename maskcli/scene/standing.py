@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from maskcli.arrays import Array, Shape
+from maskcli.errors import MaskcliError
 from maskcli.meant.places import MOST
 from maskcli.scene.by_weights import fills_only, skips_the_first, weighs
 from maskcli.scene.tokens import jumps
@@ -63,6 +65,18 @@ def stand(witnesses: Witnesses, told: Told) -> Stand | None:
     if found is None and witnesses.declared.past is None:
         found = _by_lengths(witnesses, told)
     return found
+
+
+def check_declared(witnesses: Witnesses, shapes: Sequence[Shape]) -> None:
+    """Refuse declared positions that fit none of the maps and masks [B, H, Q, K]; none is passed over."""
+    keys = witnesses.key_positions if witnesses.declared.key_positions is not None else (None, "")
+    for what, axis, (rows, source) in (("queries", 2, witnesses.declared_positions), ("keys", 3, keys)):
+        fits = any(fitting(rows, shape[0], shape[axis]) is not None for shape in shapes)
+        if rows is not None and shapes and not fits:
+            raise MaskcliError(
+                f"{source} has {rows.shape[1]} positions, and {shapes[0][axis]} {what} stand there; write "
+                "whole numbers from 0 on, one for each, or a row of them for each sample"
+            )
 
 
 def _with_keys(witnesses: Witnesses, told: Told) -> Stand | None:

@@ -1,4 +1,4 @@
-"""Which role each tensor plays: by its name, else by its shape, else by a sample of its values."""
+"""Which role each tensor plays: by its name, else by what its shape and values tell."""
 
 from __future__ import annotations
 
@@ -9,32 +9,14 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-import numpy as np
-
-from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
+from maskcli.tensors.by_values import by_shape, goes_below_zero, is_float, is_integer, is_staircase
 from maskcli.tensors.limits import MAX_RANK
 from maskcli.tensors.tensor import Tensor, split_target
 
 Kind = Literal["self", "encoder", "cross", "decoder"]
 
-# Rows looked at when neither name nor shape tells, spread over the tensor, and elements at most.
-SAMPLE_ROWS = 32
-SAMPLE_ELEMENTS = 4 * 1024 * 1024
-# How far sums of weights may lie from 1: sixteen-bit types are off by up to 0.03 over thousands of keys.
-SUM_TOLERANCE = 0.05
-# A value at or below this is no score but the fill of an additive mask.
-FILL = -1e3
 UNREAD = "it cannot be read"
-UNTOLD = "neither its name nor its shape tells"
-
-
-def _is_float(tensor: Tensor) -> bool:
-    return tensor.dtype.startswith(("float", "bfloat"))
-
-
-def _is_integer(tensor: Tensor) -> bool:
-    return tensor.dtype.startswith(("int", "uint"))
 
 
 class _Fit(NamedTuple):
@@ -45,13 +27,13 @@ class _Fit(NamedTuple):
     expected: str
 
 
-_MAPS = _Fit(_is_float, range(2, MAX_RANK + 1), "floats of two or more axes")
-_VECTORS = _Fit(_is_float, range(3, MAX_RANK + 1), "floats of three or more axes")
+_MAPS = _Fit(is_float, range(2, MAX_RANK + 1), "floats of two or more axes")
+_VECTORS = _Fit(is_float, range(3, MAX_RANK + 1), "floats of three or more axes")
 _MASKS = _Fit(lambda tensor: True, range(1, MAX_RANK + 1), "one or more axes")
-_INTEGERS = _Fit(_is_integer, range(4), "integers of at most three axes")
+_INTEGERS = _Fit(is_integer, range(4), "integers of at most three axes")
 _IDS = _Fit(lambda tensor: tensor.dtype != "bool", range(4), "numbers of at most three axes")
 _PLACES = _Fit(
-    lambda tensor: _is_integer(tensor) or _is_float(tensor), range(4), "numbers of at most three axes"
+    lambda tensor: is_integer(tensor) or is_float(tensor), range(4), "numbers of at most three axes"
 )
 _FITS = {
     "weights": _MAPS,
@@ -275,7 +257,7 @@ def _role(tensor: Tensor, name: _Name) -> tuple[str | None, str]:
         return _named_role(tensor, name, _NAMES[leaf])
     if _NOT_ATTENTION.fullmatch(leaf):
         return None, f"the name {leaf!r} is not one of attention"
-    return _by_shape(tensor)
+    return by_shape(tensor)
 
 
 def _parameter(tensor: Tensor, name: _Name) -> tuple[str | None, str]:
@@ -292,17 +274,17 @@ def _named_role(tensor: Tensor, name: _Name, role: str) -> tuple[str | None, str
     """The role that the name speaks of, where type and shape allow it."""
     fit = _FITS[role]
     if not fit.type(tensor) or len(tensor.shape) not in fit.axes:
-        if role == "weights" and not _is_float(tensor):
-            return _by_shape(tensor)
+        if role == "weights" and not is_float(tensor):
+            return by_shape(tensor)
         what = f"{tensor.dtype} {list(tensor.shape)}"
         return None, f"the name says {role}, but that is {fit.expected}, not {what}"
     if role == "position_ids" and "embeddings" in name.parents:
         return None, "a table of the model, not an input"
     if fit is _MASKS:
         return _which_mask(tensor, name.leaf, role)
-    if role == "scores" and _by_shape(tensor)[0] == "weights":
+    if role == "scores" and by_shape(tensor)[0] == "weights":
         return "weights", "name and values"  # Keras's attention_scores are behind its softmax.
-    if name.leaf in _MODULES and len(tensor.shape) in (2, 3) and _goes_below_zero(tensor):
+    if name.leaf in _MODULES and len(tensor.shape) in (2, 3) and goes_below_zero(tensor):
         return "output", "name and values"
     return role, "name"
 
@@ -312,7 +294,7 @@ def _which_mask(tensor: Tensor, leaf: str, role: str) -> tuple[str, str]:
     shape = tensor.shape
     if role == "padding_mask" and "attention_mask" in leaf:
         one_row = all(size == 1 for size in shape[1:-1])
-        over_keys = len(shape) <= 2 or (one_row and _is_integer(tensor))
+        over_keys = len(shape) <= 2 or (one_row and is_integer(tensor))
         return "padding_mask" if over_keys else "mask", "name and shape"
     if role == "mask" and (len(shape) == 1 or _is_oblong(tensor, leaf)):
         return "padding_mask", "name and shape"
@@ -321,82 +303,6 @@ def _which_mask(tensor: Tensor, leaf: str, role: str) -> tuple[str, str]:
 
 def _is_oblong(tensor: Tensor, leaf: str) -> bool:
     """Whether a plain `mask` has another number of rows than of keys, and rows that are no causal mask's."""
-    if leaf not in ("mask", "masks") or len(tensor.shape) != 2 or _is_float(tensor):
+    if leaf not in ("mask", "masks") or len(tensor.shape) != 2 or is_float(tensor):
         return False
-    return tensor.shape[0] != tensor.shape[1] and not _staircase(tensor)
-
-
-# Shapes and values
-
-
-def _goes_below_zero(tensor: Tensor) -> bool:
-    """Whether most rows hold negative numbers: a hook that kept what a module returned, not its weights."""
-    sample = _sample(tensor)
-    return sample is not None and float((sample < 0).any(axis=1).mean()) > 0.5
-
-
-def _by_shape(tensor: Tensor) -> tuple[str | None, str]:
-    """The role that shape and type leave no doubt of, else the one that some rows of values speak for."""
-    axes, shape, floating = len(tensor.shape), tensor.shape, _is_float(tensor)
-    if axes < 2 or 0 in shape:
-        return None, UNTOLD
-    if tensor.dtype == "bool":
-        over_queries = axes > 2 or shape[-1] == shape[-2] or _staircase(tensor)
-        return "mask" if over_queries else "padding_mask", "shape"
-
-    fewest = 3 if floating else 2
-    if not fewest <= axes <= 6 or tensor.row_length < 2:
-        return None, UNTOLD
-    sample = _sample(tensor)
-    if sample is None:
-        return None, UNTOLD
-    role = _by_float_values(sample) if floating else _by_integer_values(sample, axes)
-    return role, "values" if role else "neither its name, its shape nor its values tell"
-
-
-def _staircase(tensor: Tensor) -> bool:
-    """Whether each row is the one before shifted by one: a causal or sliding mask of many keys."""
-    if len(tensor.shape) != 2 or not 1 < tensor.row_length <= SAMPLE_ELEMENTS // SAMPLE_ROWS:
-        return False
-    rows = tensor.rows(0, min(tensor.row_count, SAMPLE_ROWS))
-    shifted = (rows[1:, 1:] == rows[:-1, :-1]).all()
-    return len(rows) > 2 and bool(shifted) and bool((rows[1:] != rows[:-1]).any())
-
-
-def _sample(tensor: Tensor) -> Array | None:
-    """Some rows, spread over the tensor; None where it cannot be read."""
-    count = max(1, min(SAMPLE_ROWS, SAMPLE_ELEMENTS // tensor.row_length, tensor.row_count))
-    if tensor.row_length > SAMPLE_ELEMENTS:
-        return None
-    starts = np.linspace(0, tensor.row_count - 1, count).astype(int)
-    try:
-        return np.concatenate([tensor.rows(int(start), int(start) + 1) for start in starts])
-    except MaskcliError:
-        return None
-
-
-def _is_binary(rows: Array) -> bool:
-    return bool(((rows == 0) | (rows == 1)).all())
-
-
-def _by_integer_values(rows: Array, axes: int) -> str | None:
-    """A mask, when all is 0 and 1."""
-    if not _is_binary(rows) or not rows.any():
-        return None
-    return "padding_mask" if axes == 2 else "mask"
-
-
-def _by_float_values(rows: Array) -> str | None:
-    """Weights: nothing below 0, most sums 1; masks: 0 and 1, or 0 and a fill; scores: others with fills."""
-    rows = rows[~np.isnan(rows).any(axis=1)]
-    if rows.size == 0:
-        return None
-    low = float(rows.min())
-    if low <= FILL:
-        additive = bool(((rows == 0) | (rows <= FILL)).all())
-        return "mask" if additive else "scores"
-    sums = rows.astype(np.float64).sum(axis=1)
-    one_hot = bool(((rows == 1).sum(axis=1) == 1).all() and _is_binary(rows))
-    if low >= 0 and (np.abs(sums - 1) <= SUM_TOLERANCE).mean() > 0.5:
-        return None if one_hot else "weights"
-    return "mask" if _is_binary(rows) and 0 < float(rows.mean()) < 1 else None
+    return tensor.shape[0] != tensor.shape[1] and not is_staircase(tensor)
