@@ -19,6 +19,7 @@ ROOMS = [
     {"report"},
     {"api"},
     {"tracing"},
+    {"probing"},
     {"inputs"},
     {"diagnostics"},
     {"scene"},
@@ -38,7 +39,7 @@ HEAVY = {
     "pandas",
 }
 OWNERS = {
-    "torch": {"tensors", "tracing"}, "transformers": {"text"}, "matplotlib": {"report"}, "tokenizers": {"text"},
+    "torch": {"tensors", "tracing", "probing"}, "transformers": {"text", "probing"}, "matplotlib": {"report"}, "tokenizers": {"text"},
     "huggingface_hub": {"text"}, "rich": {"report"}, "typer": {"cli"},
 }  # fmt: skip
 
