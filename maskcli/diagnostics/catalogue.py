@@ -1,9 +1,10 @@
-"""RULES: every rule of diagnose, in the order in which root causes are looked for."""
+"""RULES: every rule of diagnose, in the order in which root causes are looked for; PROBED: those of probe."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 from maskcli.diagnostics.rule import Rule
 from maskcli.diagnostics.rules import (
@@ -20,14 +21,18 @@ from maskcli.diagnostics.rules import (
     packing,
     positions,
     products,
+    reached,
     sums,
     tokens,
     weight_patterns,
     weights,
+    whole_runs,
 )
+from maskcli.diagnostics.verdicts.measured import Judged
 from maskcli.errors import MaskcliError
+from maskcli.scene.scene import Scene
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule[Scene], ...] = (
     mask_values.nan_mask,
     mask_values.negated_integer_mask,
     tokens.swapped_token_types,
@@ -89,14 +94,30 @@ RULES: tuple[Rule, ...] = (
     answers.eos_missing,
 )
 
+PROBED: tuple[Rule[Judged], ...] = (
+    reached.rows_reached,
+    reached.weak_fill_reached,
+    reached.source_padding_reached,
+    reached.empty_slot_reached,
+    reached.padding_reached,
+    reached.future_reached,
+    reached.document_reached,
+    reached.window_measured,
+    reached.key_not_reached,
+    whole_runs.cache_changes_output,
+    whole_runs.padding_changes_output,
+    reached.mixes_elsewhere,
+    whole_runs.not_covered,
+)
 
-def named(text: str) -> Rule:
+
+def named(text: str) -> Rule[Any]:
     """The rule of this code or name; MaskcliError suggests the nearest."""
     wanted = text.strip().lower()
-    for each in RULES:
+    for each in in_code_order():
         if wanted in (each.code.lower(), each.name):
             return each
-    names = [known for each in RULES for known in (each.code, each.name)]
+    names = [known for each in in_code_order() for known in (each.code, each.name)]
     close = difflib.get_close_matches(wanted, [name.lower() for name in names], 1, 0.5)
     hint = f"did you mean {next(name for name in names if name.lower() == close[0])}? " if close else ""
     raise MaskcliError(f"there is no rule {text!r}; {hint}maskcli rule --all lists them")
@@ -130,6 +151,6 @@ def _called(text: str) -> set[str]:
     return begins or {rule.code for rule in RULES if rule.name == wanted}
 
 
-def in_code_order() -> tuple[Rule, ...]:
-    """The rules by code, for people to read."""
-    return tuple(sorted(RULES, key=lambda rule: rule.code))
+def in_code_order() -> tuple[Rule[Any], ...]:
+    """All rules, those of diagnose and of probe, by code, for people to read."""
+    return tuple(sorted((*RULES, *PROBED), key=lambda rule: rule.code))

@@ -170,7 +170,7 @@ class _Outcome(NamedTuple):
     """What the rules say of a scene: what they found, what each of the others needs, and who could decide."""
 
     scene: Scene
-    found: list[tuple[Rule, Found]]
+    found: list[tuple[Rule[Scene], Found]]
     needs: dict[str, tuple[str, ...]]
     decided: set[str]
 
@@ -187,7 +187,7 @@ def _check(scene: Scene) -> _Outcome:
     return outcome
 
 
-def _ask(rule: Rule, outcome: _Outcome) -> None:
+def _ask(rule: Rule[Scene], outcome: _Outcome) -> None:
     """Run a rule over a scene, and keep what no earlier finding explains."""
     maps = {attention.name for attention in outcome.scene.attentions}
     earlier = [found for other, found in outcome.found if other.code in rule.explained_by]
@@ -216,7 +216,7 @@ def _decided(outcomes: list[_Outcome]) -> set[str]:
     return set().union(*(outcome.decided for outcome in outcomes))
 
 
-def _skipped(outcomes: list[_Outcome], chosen: list[Rule], file: str) -> tuple[Skipped, ...]:
+def _skipped(outcomes: list[_Outcome], chosen: list[Rule[Scene]], file: str) -> tuple[Skipped, ...]:
     """Rules that could decide in no scene, by code, with what the last one lacked."""
     needs: dict[str, tuple[str, ...]] = {}
     for outcome in outcomes:
@@ -226,7 +226,7 @@ def _skipped(outcomes: list[_Outcome], chosen: list[Rule], file: str) -> tuple[S
     return tuple(Skipped(rule.code, rule.name, file, needs[rule.code]) for rule in rules)
 
 
-def _weighs(cause: Found, answer: Found, rule: Rule) -> bool:
+def _weighs(cause: Found, answer: Found, rule: Rule[Scene]) -> bool:
     """Whether a finding can be the cause of another: what is harmless is none of what is not."""
     return cause.severity != "note" or (answer.severity or rule.severity) == "note"
 
@@ -249,7 +249,7 @@ def _meet(a: Runs, b: Runs) -> bool:
 
 
 def _finding(
-    rule: Rule, found: Found, scene: Scene, token: Callable[[int], str] | None, origins: dict[str, str]
+    rule: Rule[Scene], found: Found, scene: Scene, token: Callable[[int], str] | None, origins: dict[str, str]
 ) -> Finding:
     """A Found as it is reported: `origins` is the FILE[:TENSOR] of tensors that lie in other files."""
     spot = found.places[0] if found.places else found.where

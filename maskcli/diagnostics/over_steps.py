@@ -19,7 +19,7 @@ GROWS = (
 class Told(NamedTuple):
     """What a rule found, and in which scene."""
 
-    rule: Rule
+    rule: Rule[Scene]
     found: Found
     scene: Scene
 

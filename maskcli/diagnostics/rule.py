@@ -6,16 +6,19 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import wraps
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.needs import needed
+from maskcli.diagnostics.verdicts.measured import Judged
 from maskcli.scene.scene import Saved, Scene
 from maskcli.scene.tokens import Tokens
 
 Item = TypeVar("Item")
+Evidence = TypeVar("Evidence")
 Answer = Found | Undecided
 Check = Callable[[Scene], Iterable[Answer]]
+Probe = Callable[[Judged], Iterable[Found]]
 
 # Rules whose findings say that the numbers are no weights of a softmax over keys: they say nothing about a
 # mask.
@@ -27,8 +30,8 @@ SEEN = ("MSK201", "MSK202", "MSK203", "MSK213", "MSK214", "MSK215", "MSK218", "M
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A row of the catalogue.
+class Rule(Generic[Evidence]):
+    """A row of the catalogue: a rule of `diagnose` checks a Scene, one of `probe` what was Judged.
 
     `needs` holds groups of alternatives: one of each group must be there (the words of needs.NEEDS). A
     finding is dropped when one of `explained_by`, looked for earlier, was found at the same place. The
@@ -39,7 +42,7 @@ class Rule:
     name: str
     severity: str
     needs: tuple[tuple[str, ...], ...]
-    check: Check
+    check: Callable[[Evidence], Iterable[Answer]]
     explained_by: tuple[str, ...] = ()
 
     @property
@@ -59,7 +62,7 @@ def rule(
     severity: str,
     needs: tuple[str | tuple[str, ...], ...],
     explained_by: tuple[str, ...] = (),
-) -> Callable[[Check], Rule]:
+) -> Callable[[Check], Rule[Scene]]:
     """Make a function the check of a rule. Each of `needs` is a word of needs.NEEDS, or a tuple of which one
     will do.
 
@@ -70,6 +73,18 @@ def rule(
     """
     groups = needed(needs)
     return lambda check: Rule(code, name, severity, groups, check, explained_by)
+
+
+def probed(
+    code: str, name: str, severity: str, explained_by: tuple[str, ...] = (), option: str | None = None
+) -> Callable[[Probe], Rule[Judged]]:
+    """Make a function the check of a rule of `probe`; it needs a model that runs, and maybe an option.
+
+    Where modules differ from what is expected, each cell already has its one reason: `explained_by` is for
+    comparisons of the whole model, which speak of nothing that the mask of a layer explains.
+    """
+    needs = (("a model that runs",), *([(option,)] if option else []))
+    return lambda check: Rule(code, name, severity, needs, check, explained_by)
 
 
 def for_each(

@@ -10,7 +10,7 @@ from maskcli.report.forms import SCHEMA_VERSION
 from maskcli.report.terminal import STYLES, console, json_text
 
 
-def write_rule(rule: Rule, as_json: bool, stream: TextIO) -> None:
+def write_rule(rule: Rule[Any], as_json: bool, stream: TextIO) -> None:
     """A rule's documentation."""
     from rich.text import Text
 
@@ -26,7 +26,7 @@ def write_rule(rule: Rule, as_json: bool, stream: TextIO) -> None:
     screen.print(Text(f"Needs: {needs}", style="dim"))
 
 
-def write_rules(rules: Iterable[Rule], as_json: bool, stream: TextIO) -> None:
+def write_rules(rules: Iterable[Rule[Any]], as_json: bool, stream: TextIO) -> None:
     """Every rule: a line each, or all of them whole as JSON."""
     if as_json:
         entries = [_entry(rule) for rule in rules]
@@ -36,7 +36,7 @@ def write_rules(rules: Iterable[Rule], as_json: bool, stream: TextIO) -> None:
         print(f"{rule.code} {rule.name:<22} {rule.severity:<8} {rule.summary}", file=stream)
 
 
-def _entry(rule: Rule) -> dict[str, Any]:
+def _entry(rule: Rule[Any]) -> dict[str, Any]:
     return {
         "code": rule.code,
         "name": rule.name,

@@ -1,0 +1,80 @@
+"""What a probe found: the rules of behaviour run over what was measured, worst first."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from maskcli.diagnostics.behaviour import Behaviour
+from maskcli.diagnostics.catalogue import PROBED
+from maskcli.diagnostics.finding import SEVERITIES, Finding, Found
+from maskcli.diagnostics.rule import Rule
+from maskcli.diagnostics.verdicts.measured import Judged, judged
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeReport:
+    """What a probe measured of a `target`, and its findings, worst first."""
+
+    target: str
+    behaviour: Behaviour
+    findings: tuple[Finding, ...]
+
+    def counts(self) -> dict[str, int]:
+        """How many findings of each severity."""
+        counted = Counter(finding.severity for finding in self.findings)
+        return {severity: counted[severity] for severity in SEVERITIES}
+
+    def worst(self) -> str | None:
+        """The worst severity found."""
+        counts = self.counts()
+        return next((severity for severity in SEVERITIES if counts[severity]), None)
+
+
+def report_of(behaviour: Behaviour, target: str) -> ProbeReport:
+    """What was measured with its findings; `target` is what the user called the model."""
+    return ProbeReport(target, behaviour, findings_of(behaviour, target))
+
+
+def findings_of(behaviour: Behaviour, target: str) -> tuple[Finding, ...]:
+    """The findings on a behaviour, worst first, each cause once."""
+    found = [_finding(rule, each, target) for rule, each in _found(judged(behaviour))]
+    return tuple(sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), finding.code)))
+
+
+def _found(evidence: Judged) -> Iterator[tuple[Rule[Judged], Found]]:
+    """What the rules find; of the whole model, only what no mask of a layer explains."""
+    loud: set[str] = set()
+    for rule in PROBED:
+        for each in rule.check(evidence):
+            assert isinstance(each, Found)
+            explained = not each.tensors and loud & set(rule.explained_by)
+            if not explained:
+                loud |= {rule.code} if (each.severity or rule.severity) != "note" else set()
+                yield rule, each
+
+
+def _finding(rule: Rule[Judged], found: Found, target: str) -> Finding:
+    return Finding(
+        code=rule.code,
+        name=rule.name,
+        severity=found.severity or rule.severity,
+        file=target,
+        tensors=found.tensors,
+        message=found.message,
+        fix=found.fix,
+        see=_see(found),
+        where=found.where,
+        evidence=found.evidence,
+    )
+
+
+def _see(found: Found) -> str:
+    """The command that shows the cells in the masks that -o FILE.safetensors keeps."""
+    expected = found.evidence.get("expected")
+    if not found.tensors or expected is None:
+        return ""
+    tensor = shlex.quote(f"measured.safetensors:{found.tensors[0]}")
+    return f"maskcli diff {tensor} {shlex.quote(str(expected))}"
