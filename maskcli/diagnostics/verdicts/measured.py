@@ -269,11 +269,11 @@ def _fits(seen: Seen, real: Array) -> Array:
     spec = "full" if seen.expected is None else seen.expected.spec
     shape, looks = seen.reached.shape, looked(seen)
     whole = (_wide(build(parse(spec), layout), shape) & padding(layout)) & looks
-    told = np.broadcast_to(whole.keys_per_query > 0, shape[:3])
+    told: Array = np.broadcast_to(whole.keys_per_query > 0, shape[:3])
     rows = Mask.from_intervals(shape, 0, np.where(told, shape[3], 0))
     wrong = ((seen.reached & looks) ^ whole) & rows
     apart = np.broadcast_to(wrong.keys_per_query > 0, shape[:3])
-    fits: Array = told.any(axis=(1, 2)) & ~apart.any(axis=(1, 2))
+    fits: Array = np.any(told, axis=(1, 2)) & ~np.any(apart, axis=(1, 2))
     return fits
 
 
