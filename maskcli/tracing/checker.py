@@ -27,6 +27,7 @@ from maskcli.tracing.calls import Call, Place, Torch, has_nan, quietly, roled
 from maskcli.tracing.folded import Folded
 from maskcli.tracing.gradients import Gradients
 from maskcli.tracing.habits import Habits
+from maskcli.tracing.remaining import TWICE, with_remaining
 from maskcli.tracing.saving import Folder, see
 from maskcli.tracing.steps import NEXT, Step
 
@@ -158,7 +159,9 @@ class Checker:
         }
         return TraceReport(
             findings=self._folded.findings(),
-            skipped=tuple(skip for _, skip in sorted((tally.skipped or {}).items())),
+            skipped=tuple(
+                skip for code, skip in sorted((tally.skipped or {}).items()) if self._is_wanted(code)
+            ),
             files=(self.program,),
             checked=tuple(tally.modules),
             unfit={**tally.unfit, **unmatched},
@@ -293,6 +296,11 @@ class Checker:
         findings = self._findings(shown, declared, of_tokens=False)
         if call.twice:
             findings = self._twice(findings, shown)
+        findings = with_remaining(
+            findings,
+            shown.tensors,
+            lambda tensors: self._findings(shown._replace(tensors=tensors), declared, of_tokens=False),
+        )
         self._note([_renamed(finding, module) for finding in findings], shown, call.like, step)
         if not step.shown and shown.place.kind in ("self", "decoder"):
             step.shown = tuple(filter(_is_kept, shown.tensors))
@@ -306,19 +314,16 @@ class Checker:
 
     def _twice(self, findings: list[Finding], shown: _Shown) -> list[Finding]:
         """A softmax of a softmax, seen as it was computed, explains whatever its weights show."""
-        code, codes = "MSK212", self.options.codes
         rest = [finding for finding in findings if not finding.code.startswith("MSK2")]
-        if codes is not None and code not in codes:
-            return rest
         double = Finding(
-            code=code,
-            name=named(code).name,
+            code=TWICE,
+            name=named(TWICE).name,
             severity="warning",
             file=self.program,
             tensors=(shown.tensors[0].tensor.name,),
             message="the program takes the softmax of a softmax: no key can weigh more than e times another",
             fix="apply the softmax once",
-            see=f"maskcli rule {code}",
+            see=f"maskcli rule {TWICE}",
             where=Where(),
             evidence={},
         )
@@ -327,7 +332,11 @@ class Checker:
     def _diagnose(self, tensors: tuple[Roled, ...], declared: Declared) -> Report:
         file, options = TensorFile(self.program, ()), self.options
         with quietly():
-            return diagnose(file, declared, tensors, self._resolve, options.token, options.codes)
+            return diagnose(file, declared, tensors, self._resolve, options.token)
+
+    def _is_wanted(self, code: str) -> bool:
+        """Whether findings of a rule are reported; the others still explain what they explain."""
+        return self.options.codes is None or code in self.options.codes
 
     def _note(self, findings: list[Finding], shown: _Shown, like: Hashable, step: Step) -> None:
         """Fold findings; the tensors of those that are new are saved."""
@@ -335,6 +344,8 @@ class Checker:
         outcome = sorted((finding.code, finding.severity) for finding in findings)
         self._habits.ended(place.module, like, outcome)
         for finding in findings:
+            if not self._is_wanted(finding.code):
+                continue
             if not self._folded.holds(finding, place):
                 stem = f"{place.step:05d}-{finding.code}-{place.module or 'tokens'}"
                 path = self._folder.write(shown.tensors + shown.tokens, stem)

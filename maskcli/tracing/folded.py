@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from maskcli.diagnostics.catalogue import named
 from maskcli.diagnostics.finding import SEVERITIES, Finding, Traced
 from maskcli.tracing.calls import Place
 
@@ -16,6 +15,8 @@ _IN_RUNS = {
     "MSK207": ("MSK102",),
     "MSK203": ("MSK403",),
 }
+# What is told of the padding's side, whichever tensor tells where that is.
+_OF_SIDES = frozenset({"MSK403"})
 
 
 class Folded:
@@ -55,13 +56,26 @@ class Folded:
 
 
 def _explains(other: Finding, finding: Finding) -> bool:
-    """Whether a finding of another step explains one, in the same modules; one in tokens explains all."""
-    if other.code in _IN_RUNS.get(finding.code, ()):
-        return True
-    where, there = (each.traced.modules if each.traced else () for each in (finding, other))
-    return other.code in named(finding.code).explained_by and (not there or set(where) <= set(there))
+    """Whether a finding of another step explains one, in the same places; one in tokens explains all.
+
+    In one call diagnose has told causes from what follows; another call may have a bug of its own.
+    """
+    if other.code not in _IN_RUNS.get(finding.code, ()):
+        return False
+    there = _places(other)
+    return not there or _places(finding) <= there
+
+
+def _places(finding: Finding) -> set[object]:
+    """The modules of a finding, or the line where it is in none; nothing for one in tokens."""
+    traced = finding.traced
+    if traced is None:
+        return set()
+    return set(traced.modules) or ({traced.source} if traced.source else set())
 
 
 def _key(finding: Finding, place: Place) -> object:
+    if finding.code in _OF_SIDES:
+        return finding.code, finding.severity
     parts = tuple(name.rpartition(".")[2] for name in finding.tensors)
     return finding.code, finding.severity, parts, place.source

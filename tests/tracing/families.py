@@ -160,8 +160,10 @@ def min_gpt(bug):
 def attention(query, key, value, mask, bug):
     scores = torch.matmul(query, key.transpose(-2, -1)) / math.sqrt(query.size(-1))
     if mask is not None:
-        scores = scores.masked_fill(mask != 0 if bug == "inverted" else mask == 0, -1e9)
-    return torch.matmul(scores.softmax(dim=-1), value)
+        fill = -2.0 if bug == "weak fill" else -1e9
+        scores = scores.masked_fill(mask != 0 if bug == "inverted" else mask == 0, fill)
+    weights = scores.softmax(dim=-2 if bug == "softmax over queries" else -1)
+    return torch.matmul(weights, value)
 
 
 class MultiHeadedAttention(nn.Module):
@@ -815,6 +817,7 @@ FAMILIES = {
                          "strict": SHIFTED | {"MSK109"}, "double softmax": {"MSK212"}, "targets not moved": {"MSK505"}}),
     "annotated": (annotated, {"tgt_mask forgotten": FUTURE, "padding or causal": {"MSK203", "MSK202"},
                               "padding on the query axis": {"MSK108"}, "inverted": INVERTED, "cross mask forgotten": PADDED,
+                              "weak fill": {"MSK104"}, "softmax over queries": {"MSK208"},
                               "cross-attention with the target's padding": {"MSK220"}}),
     "annotated, by its parts": (partial(annotated, of_parts=True), {
         "tgt_mask forgotten": FUTURE, "padding or causal": {"MSK203", "MSK202"}, "inverted": INVERTED, "cross mask forgotten": PADDED}),

@@ -165,13 +165,16 @@ def query_axis_mask(saved: Saved, scene: Scene) -> Found | None:
     rows = query_axis_rows(saved)
     if rows is None:
         return None
+    where = at_queries(rows)
     return Found(
         (saved.given.tensor.name,),
         "the mask hides whole queries and no key: padding is masked along the query axis, so real tokens "
         "attend to it",
         "put the padding on the key axis: mask[:, None, None, :]",
-        at_queries(rows),
+        where,
         {"hidden_rows": int(rows.sum())},
+        # The rows that it leaves open read the padding.
+        explains=Where(where.batch),
     )
 
 

@@ -140,6 +140,8 @@ def _inverses(attention: Attention) -> dict[str, Mask]:
     if attention.padding is not None:
         inverses["the padding mask"] = ~attention.padding
         inverses["the padding mask, under a causal one,"] = attention.causal & ~attention.padding
+        if attention.future_expected:
+            inverses["the padding mask, with the causal one,"] = ~(attention.causal & attention.padding)
     given = attention.given
     if attention.keep is not None and given is not None and given.reason != "assumed":
         inverses[f"the mask {given.tensor.name!r}"] = ~attention.keep
