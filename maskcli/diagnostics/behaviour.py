@@ -96,7 +96,8 @@ class Behaviour:
 
     `model` is its class, `calls` how many module calls one run makes, `forwards` how many runs it took to
     find the `mixing` ones. `only_attention` says that its configuration declares attention and nothing else
-    that mixes positions. `unmeasured` says in words what could not be.
+    that mixes positions. `unmeasured` says in words what could not be, `notes` how the rest was measured
+    where that is not as usual.
     """
 
     model: str
@@ -108,3 +109,4 @@ class Behaviour:
     forwards: int = 0
     only_attention: bool = True
     unmeasured: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

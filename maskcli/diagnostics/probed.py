@@ -11,6 +11,7 @@ from maskcli.diagnostics.behaviour import Behaviour
 from maskcli.diagnostics.catalogue import PROBED
 from maskcli.diagnostics.finding import SEVERITIES, Finding, Found
 from maskcli.diagnostics.rule import Rule
+from maskcli.diagnostics.verdicts.called import bare
 from maskcli.diagnostics.verdicts.measured import Judged, judged
 
 
@@ -77,4 +78,4 @@ def _see(found: Found) -> str:
     if not found.tensors or expected is None:
         return ""
     tensor = shlex.quote(f"measured.safetensors:{found.tensors[0]}")
-    return f"maskcli diff {tensor} {shlex.quote(str(expected))}"
+    return f"maskcli diff {tensor} {shlex.quote(bare(str(expected)))}"

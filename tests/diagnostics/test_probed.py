@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maskcli.diagnostics.probed import findings_of, report_of
-from maskcli.diagnostics.verdicts.measured import called_by
+from maskcli.diagnostics.verdicts.called import called_by
 from maskcli.masks.mask import Mask
 from tests.diagnostics.behaviours import LAYER, behaviour, compared, layout, mask, rows, seen
 
@@ -228,6 +228,16 @@ def test_empty_slots_that_a_query_sees():
     assert finding.code == "MSK608"
     assert finding.evidence["cells"] == 3 * 6
     assert codes(decoding("full", 23, 1, 30, expected=None)) == ["MSK608"]
+
+
+def test_empty_slots_that_the_layout_tells_as_padding_are_slots():
+    over = layout(past=23, queries=1, keys=30)
+    told = replace(over, real=np.broadcast_to(np.arange(30) < 24, (3, 30)))
+    run = {"setting": "1 after 23", "over": told, "keys": "cache"}
+    (finding,) = found(seen("full", "causal & padding", **run))
+    assert finding.code == "MSK608"
+    assert "config.json says causal (" in finding.message
+    assert codes(seen("causal & padding", "causal & padding", **run)) == []
 
 
 def test_causal_from_the_top_left_with_a_cache():

@@ -10,9 +10,9 @@ import numpy as np
 from maskcli.diagnostics.behaviour import Compared, Seen
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rules.hits import place
-from maskcli.diagnostics.verdicts.measured import Apart, Cause, Judged, Why, called_by
+from maskcli.diagnostics.verdicts.called import bare, called_by, meant_by
+from maskcli.diagnostics.verdicts.measured import Apart, Cause, Judged, Why
 from maskcli.masks.mask import Mask
-from maskcli.masks.spec import Named, conjuncts, joined, parse, write
 from maskcli.masks.words import counted
 
 
@@ -36,7 +36,8 @@ class Group:
     def told(self) -> str:
         """What was measured and what was expected, in how many cells of which runs."""
         seen, cells = self.worst.seen, self.worst.cells.attended
-        says = f", {seen.expected.told} says {seen.expected.spec}" if seen.expected else ""
+        meant = seen.expected
+        says = f", {meant.told} says {meant_by(meant, seen)}" if meant else ""
         others = len(self.settings) - 1
         more = f"; so in {counted(others, 'more run')}" if others else ""
         return f"measured {called_by(seen)}{says} ({counted(cells, 'cell')}, {seen.setting}{more})"
@@ -65,7 +66,7 @@ class Group:
             "setting": worst.seen.setting,
             "settings": "; ".join(self.settings),
             "measured": called_by(worst.seen).spec,
-            **({"expected": worst.seen.expected.spec} if worst.seen.expected else {}),
+            **({"expected": meant_by(worst.seen.expected, worst.seen)} if worst.seen.expected else {}),
             **more,
         }
         where = place(rows, seen)._replace(heads=None)
@@ -84,17 +85,10 @@ def groups(judged: Judged, why: Why, cross: bool | None = None) -> Iterator[Grou
     alike: dict[tuple[object, ...], list[Apart]] = {}
     for (_, cause), members in by_module.items():
         worst = Group(tuple(members)).worst.seen
-        expected = _bare(worst.expected.spec) if worst.expected else None
-        alike.setdefault((cause, _bare(called_by(worst).spec), expected), []).extend(members)
+        expected = bare(worst.expected.spec) if worst.expected else None
+        alike.setdefault((cause, bare(called_by(worst).spec), expected), []).extend(members)
     for members in alike.values():
         yield Group(tuple(members))
-
-
-def _bare(spec: str) -> str:
-    """A spec without what depends on the batch: padding and documents."""
-    parts = conjuncts(parse(spec))
-    kept = [part for part in parts if not (isinstance(part, Named) and part.name in ("padding", "documents"))]
-    return write(joined(kept)) if kept else "full"
 
 
 def modules(seen: Iterable[Seen]) -> tuple[str, ...]:

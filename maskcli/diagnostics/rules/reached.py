@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rule import probed
 from maskcli.diagnostics.rules.measured import Group, groups, modules, whole
-from maskcli.diagnostics.verdicts.measured import Cause, Judged, Why, called_by
+from maskcli.diagnostics.verdicts.called import called_by
+from maskcli.diagnostics.verdicts.measured import Cause, Judged, Why
 from maskcli.masks.words import counted, first
 
 # Modules named in a message.
