@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
+from maskcli.inputs.user_code import in_words, load_function
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 
@@ -37,33 +34,12 @@ def mask_mod(target: str, layout: Layout) -> Mask:
             "more than the limit of "
             f"{MAX_CELLS:,}; ask for fewer tokens"
         )
-    function, module = _load(path, name)
+    function, module = load_function(path, name)
     torch = next(
         (value for value in vars(module).values() if getattr(value, "__name__", "") == "torch"), None
     )
     arange = torch.arange if torch is not None else np.arange
     return Mask.from_dense_rows(layout.shape, _tiles(function, target, layout, arange)).compact()
-
-
-def _load(path: str, name: str) -> tuple[Callable[..., Any], ModuleType]:
-    if not os.path.isfile(path):
-        raise MaskcliError(f"there is no file {path!r}; write FILE.py:NAME with the path of a Python file")
-    specification = importlib.util.spec_from_file_location("maskcli_user_mask", path)
-    if specification is None or specification.loader is None:
-        raise MaskcliError(f"{path!r} is no Python file; write FILE.py:NAME")
-    module = importlib.util.module_from_spec(specification)
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
-    try:
-        specification.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise MaskcliError(f"{path!r} fails when it is loaded: {_words(error)}") from error
-    finally:
-        sys.path.pop(0)
-    function = getattr(module, name, None)
-    if not callable(function):
-        functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise MaskcliError(f"{path!r} has no function {name!r}; it has {', '.join(functions[:8]) or 'none'}")
-    return function, module
 
 
 def _tiles(
@@ -88,7 +64,7 @@ def _tile(
         answer = np.asarray(function(*indices))
     except (Exception, SystemExit) as error:
         raise MaskcliError(
-            f"{target!r} fails: {_words(error)}; it is called as mask_mod(b, h, q_idx, kv_idx) "
+            f"{target!r} fails: {in_words(error)}; it is called as mask_mod(b, h, q_idx, kv_idx) "
             "with index arrays [rows, 1] and [1, K]"
         ) from error
     if answer.dtype != bool:
@@ -101,7 +77,3 @@ def _tile(
         raise MaskcliError(
             f"{target!r} returns the shape {list(answer.shape)}, which does not broadcast to {list(shape)}"
         ) from None
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

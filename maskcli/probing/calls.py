@@ -1,0 +1,248 @@
+"""Module calls of one run of a model: recorded with copies of their arguments, and replayed by themselves."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from maskcli.probing.activations import activations, by_rows, is_cache, leaves_of, states_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+# Of which module, and the how many-th of its calls in a run: equal in two runs over other content.
+Key = tuple[str, int]
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module.
+
+    `leaves` are copies of its flattened arguments, because models write in place, and `tree` is how they
+    were nested. `result` is what it answered, where that was kept.
+    """
+
+    key: Key
+    module: Module
+    leaves: list[Any]
+    tree: Any
+    result: Any = None
+
+    @property
+    def path(self) -> str:
+        """The path of the module."""
+        return self.key[0]
+
+    def caches(self) -> list[int]:
+        """Which leaves are caches of keys and values."""
+        return [at for at, leaf in enumerate(self.leaves) if is_cache(leaf)]
+
+    def replay(self, moved: Mapping[int, Any], rows: int) -> list[Tensor]:
+        """The hidden states that the call answers when the leaves `moved` stand for those recorded."""
+        result, _ = self.answer(moved)
+        return states_of(result, rows)
+
+    def answer(self, moved: Mapping[int, Any]) -> tuple[Any, list[Any]]:
+        """The whole result of a replay, and the leaves as the module left them."""
+        import torch
+        from torch.utils import _pytree
+
+        leaves = [copied(moved.get(at, leaf)) for at, leaf in enumerate(self.leaves)]
+        args, kwargs = _pytree.tree_unflatten(leaves, self.tree)
+        with torch.no_grad():
+            return self.module(*args, **kwargs), leaves
+
+    def twins(self, at: int) -> list[int]:
+        """The leaves that hold the same as one of them: query, key and value are moved together."""
+        import torch
+
+        mine = self.leaves[at]
+        others = (i for i, leaf in enumerate(self.leaves) if torch.is_tensor(leaf))
+        return [
+            i
+            for i in others
+            if i == at or (self.leaves[i].shape == mine.shape and torch.equal(self.leaves[i], mine))
+        ]
+
+
+def copied(value: Any) -> Any:
+    """A copy of what a module may write to: tensors and caches."""
+    import torch
+
+    if torch.is_tensor(value):
+        return value.detach().clone()
+    return copy.deepcopy(value) if is_cache(value) else value
+
+
+@dataclass(eq=False)
+class _Recorder:
+    """Keeps calls while a model runs; what a call is given again is kept once."""
+
+    rows: int
+    results: bool
+    calls: list[Call] = field(default_factory=list)
+    open: list[Call | None] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def enter(self, path: str, module: Module, args: Any, kwargs: Any) -> None:
+        """A call begins."""
+        key = path, self.counts[path]
+        self.counts[path] += 1
+        leaves, tree = leaves_of((args, kwargs))
+        if not self._tells(leaves):
+            self.open.append(None)
+            return
+        call = Call(key, module, self._kept(leaves), tree)
+        self.open.append(call)
+        self.calls.append(call)
+
+    def leave(self, result: Any) -> None:
+        """The innermost call ends."""
+        call = self.open.pop()
+        if call is not None and self.results:
+            call.result = copied_all(result)
+
+    def _tells(self, leaves: list[Any]) -> bool:
+        """Whether the arguments hold what belongs to positions: hidden states, or ids [B, S]."""
+        return any(cells_of(leaf, self.rows) is not None for leaf in leaves)
+
+    def _kept(self, leaves: list[Any]) -> list[Any]:
+        """Copies; masks and positions, which all layers are given alike, are kept once for all."""
+        before = self.calls[-1].leaves if self.calls else []
+        once: dict[int, Any] = {}
+        for leaf in leaves:
+            if id(leaf) not in once:
+                once[id(leaf)] = next((old for old in before if _is_same(old, leaf)), None)
+            if once[id(leaf)] is None:
+                once[id(leaf)] = copied(leaf)
+        return [once[id(leaf)] for leaf in leaves]
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    import torch
+
+    both = torch.is_tensor(old) and torch.is_tensor(new)
+    alike = both and old.shape == new.shape and old.dtype == new.dtype and old.device == new.device
+    return bool(alike and torch.equal(old, new))
+
+
+def copied_all(result: Any) -> Any:
+    """A copy of a result; only its tensors count."""
+    from torch.utils import _pytree
+
+    leaves, tree = leaves_of(result)
+    return _pytree.tree_unflatten([copied(leaf) for leaf in leaves], tree)
+
+
+def cells_of(leaf: Any, rows: int) -> Tensor | None:
+    """A leaf as [B, S, …] when it holds one thing for each place: hidden states, or whole numbers [B, S]."""
+    import torch
+
+    if not torch.is_tensor(leaf):
+        return None
+    states = activations([leaf], rows)
+    if states:
+        return states[0]
+    whole = not leaf.is_floating_point() and leaf.dtype != torch.bool and leaf.dim() == 2
+    if whole and leaf.shape[0] == rows:
+        return leaf
+    return leaf.T if whole and leaf.shape[1] == rows else None
+
+
+def record(
+    run: Callable[[], Any],
+    model: Module,
+    rows: int,
+    only: Sequence[str] | None = None,
+    *,
+    results: bool = True,
+) -> tuple[list[Call], Any]:
+    """The calls of one run that hidden states go into, in order, and what the model answered.
+
+    Of `only` these modules (None: of all); `results` keeps their answers as well.
+    """
+    import torch
+
+    recorder = _Recorder(rows, results)
+
+    def enter(path: str) -> Callable[..., None]:
+        return lambda module, args, kwargs: recorder.enter(path, module, args, kwargs)
+
+    def leave(module: Module, args: Any, kwargs: Any, result: Any) -> None:
+        recorder.leave(result)
+
+    with hooked(model, enter, lambda _: leave, only), torch.no_grad():
+        return recorder.calls, run()
+
+
+@contextmanager
+def hooked(
+    model: Module,
+    enter: Callable[[str], Callable[..., Any]],
+    leave: Callable[[str], Callable[..., Any]],
+    only: Sequence[str] | None = None,
+) -> Iterator[None]:
+    """Hooks of each module, made from its path, before and behind its calls."""
+    handles = []
+    for path, module in model.named_modules():
+        if only is None or path in only:
+            handles.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
+            handles.append(module.register_forward_hook(leave(path), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def answering(calls: Sequence[Call]) -> Iterator[None]:
+    """Modules that answer with what they answered when they were recorded, whatever they are given."""
+    answers: dict[Module, list[Any]] = {}
+    for call in calls:
+        answers.setdefault(call.module, []).append(call.result)
+    before = {module: module.__dict__.get("forward") for module in answers}
+    for module, results in answers.items():
+        module.forward = _in_turn(results)
+    try:
+        yield
+    finally:
+        for module, forward in before.items():
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
+
+
+def _in_turn(results: list[Any]) -> Callable[..., Any]:
+    """A function that gives copies of the results one after another, and begins anew."""
+    at = 0
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal at
+        at += 1
+        return copied_all(results[(at - 1) % len(results)])
+
+    return forward
+
+
+def moved_states(states: Tensor, cells: Tensor, size: float, generator: Any) -> Tensor:
+    """Hidden states [B, S, D] with other content where `cells` [B, S] says so: as long as before,
+    times size.
+    """
+    import torch
+
+    new = torch.randn(states.shape, generator=generator).to(states)
+    lengths = states.float().norm(dim=-1, keepdim=True) / new.float().norm(dim=-1, keepdim=True)
+    new = new * lengths.clamp_min(1e-3).to(states) * size
+    return torch.where(cells[..., None], new, states)
+
+
+def in_place(leaf: Tensor, states: Tensor, rows: int) -> Tensor:
+    """Hidden states [B, S, D] in the order of axes that a leaf has."""
+    return states if by_rows(leaf, rows) is leaf else states.transpose(0, 1)

@@ -1,0 +1,73 @@
+"""Reach: how far a token gets through the whole model, derived from the masks of its layers and measured.
+
+With residuals around them, layers M1 to Ml let query q be reached by key k when (Ml | I) … (M1 | I) does.
+The measured one is a lower bound: what a deep model passes on becomes smaller than its rounding. More than
+the layers allow would be a way that was not found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from maskcli.arrays import Array
+from maskcli.diagnostics.behaviour import Reach, Seen
+from maskcli.masks.mask import Mask
+from maskcli.masks.naming import name_of
+from maskcli.probing.activations import difference, noise_of, states_of
+from maskcli.probing.plan import Plan
+from maskcli.probing.runs import Run
+from maskcli.probing.subject import Subject
+
+# Texts longer than this are not composed: [S, S] for every row and layer.
+MOST_TOKENS = 512
+# Keys that the whole model is asked for at most: each is a run.
+MOST_KEYS = 8
+
+
+def compose(masks: Sequence[Array]) -> Array:
+    """Whom queries reach through layers one behind another, with residuals: bool [B, S, S]."""
+    size = masks[0].shape[-1]
+    eye = np.eye(size, dtype=bool)
+    reach = np.broadcast_to(eye, masks[0].shape)
+    for mask in masks:
+        reach = (mask | eye).astype(np.float32) @ reach.astype(np.float32) > 0
+    return reach
+
+
+def reach_of(subject: Subject, plan: Plan, run: Run, seen: Sequence[Seen]) -> Reach | None:
+    """The reach of a run whose layers were measured; None where they are no chain over one text."""
+    size = run.length()
+    layers = [each for each in seen if each.setting == run.setting]
+    whole = layers and all(each.keys == "self" and each.layout.shape[2:] == (size, size) for each in layers)
+    if not whole or subject.encodes or size > MOST_TOKENS or any(each.columns is not None for each in layers):
+        return None
+    derived = compose([_dense(each.reached | each.soft) for each in layers])
+    base = states_of(run.answer(subject), run.rows)[0]
+    if base.shape[1] != size:
+        return None
+    keys = np.unique(np.linspace(0, size - 1, MOST_KEYS).astype(int))
+    more = fewer = 0
+    for key in keys:
+        cells = np.zeros((run.rows, size), bool)
+        cells[:, key] = True
+        new = states_of(run.answer(subject, run.moved(subject, cells)), run.rows)[0]
+        gap = difference(new, base).cpu().numpy()
+        real = run.real if run.real is not None else np.ones((run.rows, size), bool)
+        more += int(((gap > noise_of(base)) & ~derived[:, :, key] & real).sum())
+        fewer += int(((gap == 0) & derived[:, :, key] & real & real[:, key : key + 1]).sum())
+    return Reach(_name(derived, run), more, fewer)
+
+
+def _dense(mask: Mask) -> Array:
+    return np.stack([mask.dense(item, 0, (0, mask.shape[2])) for item in range(mask.shape[0])])
+
+
+def _name(derived: Array, run: Run) -> str:
+    """What the composed mask of the longest text is called."""
+    real = run.real if run.real is not None else np.ones(derived.shape[:2], bool)
+    row = int(real.sum(axis=1).argmax())
+    kept = np.flatnonzero(real[row])
+    name = name_of(Mask.from_dense(derived[row][np.ix_(kept, kept)][None, None]))
+    return name.spec if name.exact else f"nearly {name.spec}"

@@ -1,0 +1,225 @@
+"""What is probed: a model, the ids that it may be given, and what its configuration says."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from maskcli.errors import MaskcliError
+from maskcli.inputs.user_code import in_words, load_function
+from maskcli.meant.model_config import Config, config_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+# Below, most vocabularies hold special tokens.
+FIRST_PLAIN = 3
+# What versions of transformers call the argument that holds keys and values.
+CACHE_NAMES = ("past_key_values", "cache", "cache_params")
+WEIGHTS = (".safetensors", ".safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+class Loading(NamedTuple):
+    """How a model is loaded: its attention kernel, type, device, and whether its weights are random.
+
+    `evaluate` calls eval() on what a user's function makes, which would hide that it forgot to.
+    """
+
+    kernel: str | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    random_weights: bool = False
+    evaluate: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model to probe.
+
+    `name` is how the user calls it, `given` are arguments that the user gives it (None: they are made),
+    `vocabulary` how many ids it takes; `said` is its configuration as it stands, and `config` what that
+    says of masks.
+    """
+
+    name: str
+    model: Module
+    given: Mapping[str, Any] | None
+    vocabulary: int | None
+    said: Mapping[str, Any]
+    config: Config | None
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it is an encoder and a decoder."""
+        return self.said.get("is_encoder_decoder") is True
+
+    @property
+    def device(self) -> Any:
+        """Where its weights are."""
+        return next((each.device for each in self.model.parameters()), "cpu")
+
+    def takes(self, name: str) -> bool:
+        """Whether its forward names an argument so."""
+        return name in inspect.signature(self.model.forward).parameters
+
+    @property
+    def cache_argument(self) -> str | None:
+        """The name of the argument that takes a cache of transformers; None where there is none."""
+        return next((name for name in CACHE_NAMES if self.said and self.takes(name)), None)
+
+    @property
+    def first_argument(self) -> str:
+        """The name of its first argument: the ids, unless the user says otherwise."""
+        parameters = list(inspect.signature(self.model.forward).parameters)
+        if not parameters:
+            raise MaskcliError(f"{self.name!r}: its forward takes no argument, so nothing can be moved")
+        return "input_ids" if self.takes("input_ids") else parameters[0]
+
+    def plain_ids(self) -> tuple[int, ...]:
+        """Ids that are no special tokens, as far as the configuration tells."""
+        special = {
+            each
+            for key, value in self.said.items()
+            if key.endswith(("_token_id", "_token_index"))
+            for each in (value if isinstance(value, list) else [value])
+        }
+        count = self.vocabulary or 0
+        plain = tuple(each for each in range(min(FIRST_PLAIN, count // 2), count) if each not in special)
+        if len(plain) < 2:
+            raise MaskcliError(
+                f"{self.name!r}: it is not known how many ids it takes; return (model, vocabulary size) or "
+                "(model, arguments)"
+            )
+        return plain
+
+
+def subject_of(model: Module, given: Any = None, name: str = "") -> Subject:
+    """A model in memory: `given` are its arguments by name, its vocabulary size, or nothing."""
+    from torch.nn import Embedding
+
+    said = _configuration(model)
+    table = next((each for each in model.modules() if isinstance(each, Embedding)), None)
+    vocabulary = given if isinstance(given, int) else said.get("vocab_size")
+    if not isinstance(vocabulary, int):
+        vocabulary = table.num_embeddings if table is not None else None
+    config = config_of(dict(said), {}, name, "its configuration") if said else None
+    arguments = dict(given) if isinstance(given, Mapping) else None
+    return Subject(name or type(model).__name__, model, arguments, vocabulary, said, config)
+
+
+def _configuration(model: Module) -> dict[str, Any]:
+    """The configuration of a model as a dictionary, that of its text model within it."""
+    config: Any = getattr(model, "config", None)
+    said = config.to_dict() if hasattr(config, "to_dict") else {}
+    inner = config.get_text_config().to_dict() if hasattr(config, "get_text_config") else {}
+    names = said.get("architectures") or [type(model).__name__]
+    return {**said, **inner, "architectures": names} if said else {}
+
+
+def load(target: str, how: Loading) -> Subject:
+    """The model of a folder or a hub name with a config.json, or that which FILE.py:FUNCTION makes.
+
+    MaskcliError says what could not be loaded, and what to pass instead.
+    """
+    path, _, function = target.rpartition(":")
+    if path.endswith(".py"):
+        return _made(target, path, function, how)
+    if target.endswith(".py"):
+        raise MaskcliError(f"{target!r}: name the function that makes the model, {target}:make_model")
+    with _loading(target):
+        model = _pretrained(target, how)
+    return subject_of(model.to(how.device).eval(), name=target)
+
+
+def _made(target: str, path: str, function: str, how: Loading) -> Subject:
+    import torch
+
+    make, _ = load_function(path, function)
+    try:
+        made = make()
+    except (Exception, SystemExit) as error:
+        raise MaskcliError(f"{target!r} fails: {in_words(error)}") from error
+    model, given = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, torch.nn.Module) or not isinstance(given, (int, Mapping, type(None))):
+        raise MaskcliError(
+            f"{target!r} returns {type(made).__name__}; return a torch.nn.Module, (module, "
+            "vocabulary size) or (module, dictionary of its arguments)"
+        )
+    model = model.to(how.device)
+    return subject_of(model.eval() if how.evaluate else model, given, target)
+
+
+@contextlib.contextmanager
+def _loading(target: str) -> Iterator[None]:
+    """What the library says of a model that it cannot load, in one sentence."""
+    try:
+        yield
+    except MaskcliError:
+        raise
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError) as error:
+        raise MaskcliError(
+            f"{target!r} cannot be loaded: {in_words(error)}; pass a folder with a config.json, a "
+            "hub name, or FILE.py:make_model"
+        ) from error
+
+
+def _pretrained(target: str, how: Loading) -> Any:
+    import torch
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(target)
+    kernel = {"attn_implementation": how.kernel} if how.kernel else {}
+    family = _family(config)
+    dtype = getattr(torch, how.dtype)
+    if how.random_weights or not _has_weights(target):
+        return family.from_config(config, dtype=dtype, **kernel)
+    return family.from_pretrained(target, dtype=dtype, **kernel)
+
+
+def _has_weights(target: str) -> bool:
+    """Whether a folder holds weights; those of a hub name are fetched."""
+    return not os.path.isdir(target) or any(name.endswith(WEIGHTS) for name in os.listdir(target))
+
+
+def _family(config: Any) -> Any:
+    """The class family that a configuration is for: its own head where it names one, else what it can be."""
+    import transformers
+
+    named = [str(name) for name in getattr(config, "architectures", None) or ()]
+    families = {
+        "ForConditionalGeneration": transformers.AutoModelForSeq2SeqLM,
+        "ForCausalLM": transformers.AutoModelForCausalLM,
+        "LMHeadModel": transformers.AutoModelForCausalLM,
+        "ForMaskedLM": transformers.AutoModelForMaskedLM,
+    }
+    by_name = [family for end, family in families.items() for name in named if name.endswith(end)]
+    usual = [transformers.AutoModelForSeq2SeqLM, transformers.AutoModelForCausalLM, transformers.AutoModel]
+    for family in [*by_name, *(usual if not named else usual[2:])]:
+        if type(config) in family._model_mapping:
+            return family
+    raise MaskcliError(f"no class of transformers is known for a {type(config).__name__}")
+
+
+def random_ids(subject: Subject, shape: tuple[int, int], seed: int) -> Tensor:
+    """Ids [B, S] that are no special tokens, the same for the same seed."""
+    import torch
+
+    plain = torch.tensor(subject.plain_ids())
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(plain), shape, generator=generator)
+    return plain[chosen].to(subject.device)
+
+
+def other_ids(subject: Subject, ids: Tensor, cells: Tensor) -> Tensor:
+    """The ids with others, half a vocabulary away, where `cells` [B, S] says so."""
+    import torch
+
+    plain = torch.tensor(subject.plain_ids(), device=ids.device)
+    rank = torch.searchsorted(plain, ids.clamp(int(plain[0]), int(plain[-1])))
+    moved = plain[(rank + len(plain) // 2) % len(plain)]
+    return torch.where(cells, moved.to(ids.dtype), ids)
