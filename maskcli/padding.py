@@ -9,11 +9,12 @@ from maskcli.arrays import Array, Real
 
 def text_span(pads: Real) -> tuple[Array, Array]:
     """Where the text in padded rows [B, L] begins and ends, int [B] each; 0 and 0 where there is none."""
-    # A token beyond each edge answers for rows without any.
-    text = np.pad(~pads, [(0, 0), (1, 1)], constant_values=True)
-    starts = text[:, 1:].argmax(axis=1)
-    stops = pads.shape[1] - text[:, -2::-1].argmax(axis=1)
-    return np.minimum(starts, stops), stops
+    if not pads.size:
+        nowhere = np.zeros(len(pads), np.int64)
+        return nowhere, nowhere
+    text = ~pads
+    stops = pads.shape[1] - text[:, ::-1].argmax(axis=1)
+    return text.argmax(axis=1), np.where(text.any(axis=1), stops, 0)
 
 
 def edge_runs(pads: Real) -> tuple[Real, Real]:

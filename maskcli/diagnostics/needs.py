@@ -39,7 +39,7 @@ def met_by(scene: Scene) -> frozenset[str]:
 
 def unmet(groups: tuple[tuple[str, ...], ...], met: frozenset[str], scene: Scene) -> tuple[str, ...]:
     """What to ask a user for, of each group of alternatives of which none is met."""
-    missing = (group for group in groups if not met.intersection(group))
+    missing = [group for group in groups if met.isdisjoint(group)]
     return tuple(" or ".join(dict.fromkeys(_asked(word, scene) for word in group)) for group in missing)
 
 
@@ -56,7 +56,7 @@ def _asked(word: str, scene: Scene) -> str:
 
 
 def _tensor(role: str, scene: Scene) -> bool:
-    return any(roled.role == role for roled in scene.tensors)
+    return role in scene.roles
 
 
 def _maps_and_masks(scene: Scene) -> tuple[Attention | Saved, ...]:

@@ -49,7 +49,8 @@ class Mask:
         """One interval a row, clipped to 0..K, maybe empty: `starts` and `stops` broadcast to [b, h, q]."""
         _check_shape(shape)
         starts, stops = np.atleast_3d(starts), np.atleast_3d(stops)
-        return _intervals(shape, np.clip(starts, 0, shape[3]), np.clip(stops, 0, shape[3]))
+        within = (np.minimum(np.maximum(ends, 0), shape[3]) for ends in (starts, stops))
+        return _intervals(shape, *within)
 
     @classmethod
     def from_runs(cls, shape: Shape, stored: Stored, counts: Array, starts: Array, stops: Array) -> Mask:
@@ -159,10 +160,11 @@ class Mask:
     def take(self, shape: Shape, index: Array) -> Mask:
         """The mask of `shape` whose stored row at [b, h, q] is this mask's stored row `index[b, h, q]`."""
         flat = index.ravel()
-        counts = np.diff(self.pointer)[flat]
+        first = self.pointer[flat]
+        counts = self.pointer[flat + 1] - first
         pointer = pointer_of(counts)
         check_count(int(pointer[-1]), "this mask")
-        run = np.repeat(self.pointer[:-1][flat] - pointer[:-1], counts) + np.arange(pointer[-1])
+        run = np.repeat(first - pointer[:-1], counts) + np.arange(pointer[-1])
         stored = (index.shape[0], index.shape[1], index.shape[2])
         return Mask(shape, stored, pointer, self.starts[run], self.stops[run])
 
@@ -304,6 +306,15 @@ class Mask:
         window = np.cumsum(border[:, :-1], axis=1, dtype=np.int8).view(bool)
         return np.broadcast_to(window, (r1 - r0, k1 - k0))
 
+    def dense_rows(self, batch: Array, head: Array, query: Array) -> Array:
+        """The boolean rows at these places, int arrays that broadcast to [...]: bool [..., K]."""
+        index = np.zeros(1, np.int64)
+        for at, held in zip((batch, head, query), self.stored, strict=True):
+            index = index * held + (at if held > 1 else 0)
+        rows = self.take((1, 1, index.size, self.shape[3]), index.reshape(1, 1, -1)).dense()
+        shape = np.broadcast(batch, head, query).shape
+        return np.broadcast_to(rows.reshape(*index.shape, -1), (*shape, self.shape[3]))
+
     # Small helpers
 
     def _held(self) -> Array:
@@ -350,7 +361,8 @@ def runs_of(flags: Array) -> Runs:
 
 def _intervals(shape: Shape, starts: Array, stops: Array) -> Mask:
     """One run a row where it is not empty: `starts` and `stops` broadcast to [b, h, q] and lie in 0..K."""
-    starts, stops = np.broadcast_arrays(starts, stops)
+    if starts.shape != stops.shape:
+        starts, stops = np.broadcast_arrays(starts, stops)
     stored = (starts.shape[0], starts.shape[1], starts.shape[2])
     check_count(starts.size, "this mask")
     starts, stops = starts.ravel().astype(np.int32, copy=False), stops.ravel().astype(np.int32, copy=False)

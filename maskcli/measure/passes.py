@@ -170,11 +170,15 @@ def measure(tensor: Tensor, shape: Shape, probes: Mapping[str, Mask]) -> Measure
     as_stored = tensor.dtype in BITS
     dtype = tensor.dtype if as_stored else "float64"
     wide = np.dtype(DTYPES[dtype].wide)
-    total, high, low = (np.empty(shape[:3], wide) for _ in range(3))
     same = _first_equals(probes)
     masks = {name: mask for name, mask in probes.items() if same[name] == name}
-    mass = {name: np.empty(shape[:3], wide) for name in masks}
     by_head = any(mask.stored[1] > 1 for mask in masks.values())
+    rows = shape[:3]
+    if not by_head and all(mask.stored[0] == 1 for mask in masks.values()):
+        # Heads of several items are as good as those of one, and there are fewer chunks of them.
+        shape = (1, shape[0] * shape[1], *shape[2:])
+    total, high, low = (np.empty(shape[:3], wide) for _ in range(3))
+    mass = {name: np.empty(shape[:3], wide) for name in masks}
     plan = _plan(masks, shape[3])
 
     def work(chunk: Chunk) -> None:
@@ -190,9 +194,9 @@ def measure(tensor: Tensor, shape: Shape, probes: Mapping[str, Mask]) -> Measure
                     masked[part.place] = sums.outside.get(name, 0.0)
 
     each_chunk(tensor, shape, work, raw=as_stored)
-    held = {name: _once(masked) for name, masked in mass.items()}
+    held = {name: _once(masked.reshape(rows)) for name, masked in mass.items()}
     mass_of = {name: held[first] for name, first in same.items()}
-    return Measured(_once(total), _once(high), _once(low), mass_of)
+    return Measured(*(_once(each.reshape(rows)) for each in (total, high, low)), mass_of)
 
 
 def _once(rows: Array) -> Array:
@@ -203,8 +207,8 @@ def _once(rows: Array) -> Array:
     """
     held = rows
     for axis in range(3):
-        first = held.take([0], axis=axis)
-        held = first if np.array_equal(held, np.broadcast_to(first, held.shape)) else held
+        first = held[(slice(None),) * axis + (slice(1),)]
+        held = first.copy() if held.shape[axis] > 1 and bool((held == first).all()) else held
     return np.broadcast_to(held, rows.shape)
 
 

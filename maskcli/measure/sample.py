@@ -34,13 +34,8 @@ class Sample:
 
     def allowed(self, mask: Mask) -> Array:
         """What a mask lets the sampled rows attend, bool [items, heads, n, K]."""
-        b, h, q = mask.stored
-        rows = [0] if q == 1 else self.queries.tolist()
-        windows = []
-        for item, head in np.ndindex(min(b, self.items), min(h, self.heads)):
-            windows += [mask.dense(item, head, (row, row + 1)) for row in rows]
-        seen = np.concatenate(windows).reshape(min(b, self.items), min(h, self.heads), len(rows), -1)
-        return np.broadcast_to(seen, self.values.shape)
+        items, heads = np.arange(self.items)[:, None, None], np.arange(self.heads)[:, None]
+        return mask.dense_rows(items, heads, self.queries)
 
 
 def sample(tensor: Tensor, shape: Shape, real: Array) -> Sample:
@@ -52,11 +47,17 @@ def sample(tensor: Tensor, shape: Shape, real: Array) -> Sample:
     chosen = known[np.unique(np.linspace(0, len(known) - 1, wanted).round().astype(int))]
     items = max(1, min(batch, CELLS // max(keys * len(chosen), 1)))
     heads = max(1, min(heads, CELLS // max(items * keys * len(chosen), 1)))
-    if math.prod(shape) <= SMALL:
-        whole = tensor.rows(0, tensor.row_count).reshape(shape)
-        return Sample(items, heads, chosen, whole[:items, :heads, chosen])
-    values = np.empty((items, heads, len(chosen), keys), tensor.row_dtype)
-    for item, head, at in np.ndindex(values.shape[:3]):
-        row = (item * shape[1] + head) * queries + int(chosen[at])
-        values[item, head, at] = tensor.rows(row, row + 1)[0]
-    return Sample(items, heads, chosen, values)
+    first = (np.arange(items)[:, None] * shape[1] + np.arange(heads)) * queries
+    values = some_rows(tensor, (first[..., None] + chosen).ravel())
+    return Sample(items, heads, chosen, values.reshape(items, heads, len(chosen), keys))
+
+
+def some_rows(tensor: Tensor, rows: Array) -> Array:
+    """Some rows of a tensor, int [n] with its leading axes flattened: [n, K], read one by one where large."""
+    if tensor.row_count * tensor.row_length <= SMALL:
+        whole: Array = tensor.rows(0, tensor.row_count)[rows]
+        return whole
+    values = np.empty((len(rows), tensor.row_length), tensor.row_dtype)
+    for at, row in enumerate(rows.tolist()):
+        tensor.rows(row, row + 1, values[at : at + 1])
+    return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from maskcli.masks.conventions import TRUE_ATTENDS, TRUE_IGNORES
 from maskcli.masks.mask import Mask
 from maskcli.measure.passes import measure
 from maskcli.measure.questions import column_mass, last_key
+from maskcli.measure.sample import some_rows
 from maskcli.scene.saved_mask import Given
 from maskcli.tensors import Tensor
 
@@ -65,15 +67,12 @@ def obey_inverse(keep: Mask, weights: Tensor) -> bool:
 
 def _obeyed(keep: Mask, weights: Tensor) -> bool:
     """Whether some rows, evenly chosen, show already that the weights do not obey the inverse of a mask."""
-    batch, heads, queries, _ = keep.shape
-    inside = []
-    for row in np.unique(np.linspace(0, batch * heads * queries - 1, FIRST_LOOK).astype(int)).tolist():
-        item, head, query = row // (heads * queries), row // queries % heads, row % queries
-        seen = keep.dense(item, head, (query, query + 1))[0]
-        values = weights.rows(row, row + 1)[0]
-        if seen.any() and not seen.all() and not np.isnan(values).any():
-            inside.append(float(values[seen].sum()))
-    return bool(inside and np.mean(inside) > DISOBEYED)
+    rows = np.unique(np.linspace(0, math.prod(keep.shape[:3]) - 1, FIRST_LOOK).astype(int))
+    values = some_rows(weights, rows)
+    seen = keep.dense_rows(*np.unravel_index(rows, keep.shape[:3]))
+    told = seen.any(axis=1) & ~seen.all(axis=1) & ~np.isnan(values).any(axis=1)
+    inside = np.where(seen, values, 0).sum(axis=1)[told]
+    return bool(inside.size and np.mean(inside) > DISOBEYED)
 
 
 def fills_only(weights: Tensor, shape: Shape, keys: int) -> bool:

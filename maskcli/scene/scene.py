@@ -329,6 +329,11 @@ class Scene:
     tokens: tuple[Tokens, ...]
     unfit: dict[str, str]
 
+    @cached_property
+    def roles(self) -> frozenset[str | None]:
+        """The roles that its tensors play."""
+        return frozenset(roled.role for roled in self.tensors)
+
 
 def named(scene: Scene, name: str) -> Roled:
     """The tensor of this name, which is there."""

@@ -136,19 +136,23 @@ class Step:
     def real_so_far(self) -> Array | None:
         """Which tokens of a generation are real up to the end of this step, bool [B, L]; None for no text."""
         mask, ids = self.tokens.get(("padding_mask", "self")), self.rows("self")
-        pad = self.facts.pad_id(self.texts)
-        by_ids = None if ids is None or pad is None else edge_padding(ids, pad.value)
         if mask is not None:
             kept: Array = _array(mask[1]) != 0
-            inverted = by_ids is not None and np.array_equal(kept, ~by_ids)
-            return by_ids if inverted else kept
+            by_ids = self._real_by_ids(ids) if ids is not None and ids.shape == kept.shape else None
+            return by_ids if by_ids is not None and np.array_equal(kept, ~by_ids) else kept
         if ids is None:
             return None
 
         before = self.real_before
         if before is not None and len(before) == len(ids) and ids.shape[1] <= before.shape[1]:
             return np.concatenate([before, np.ones(ids.shape, bool)], axis=1)
+        by_ids = self._real_by_ids(ids)
         return np.ones(ids.shape, bool) if by_ids is None else by_ids
+
+    def _real_by_ids(self, ids: Array) -> Array | None:
+        """Which tokens are no padding by their ids [B, L]; None where nothing says what padding is."""
+        pad = self.facts.pad_id(self.texts)
+        return None if pad is None else edge_padding(ids, pad.value)
 
     @property
     def texts(self) -> tuple[Array, ...]:

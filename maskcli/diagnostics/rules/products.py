@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
-from maskcli.arrays import Rows
+from maskcli.arrays import Array, Rows
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.rule import NOT_WEIGHTS, rule
 from maskcli.diagnostics.rules.hits import Hit, fold, fold_by
 from maskcli.diagnostics.verdicts.verdict import TINY
+from maskcli.measure.sample import SMALL, Sample
 from maskcli.scene.layouts import JOINED
 from maskcli.scene.scene import Attention, Scene
 from maskcli.tensors import Tensor
@@ -181,18 +183,17 @@ def _unlike(attention: Attention, layouts: list[_Pair]) -> Rows | None:
     tolerance = max(tolerances(tensor.dtype).products for tensor in (attention.tensor, value, output))
     off = np.zeros((len(layouts), *sample.values.shape[:3]), bool)
     outside = False
-    for item, head in np.ndindex(sample.items, sample.heads):
-        for at, pair in enumerate(layouts):
-            shared = attention.shape[1] // pair.value.shape[1]
-            values = pair.value.read((item, head // shared)).astype(np.float64)
-            if not np.isfinite(values).all():
-                return rows
-            limit = tolerance * max(np.abs(values).max(), TINY)
-            made = sample.values[item, head].astype(np.float64) @ values
-            saved = pair.output.read((item, head)).astype(np.float64)[sample.queries]
-            off[at, item, head] = np.abs(made - saved).max(axis=1) > limit
-            low, high = np.minimum(values.min(axis=0), 0), np.maximum(values.max(axis=0), 0)
-            outside |= bool(((saved < low - limit) | (saved > high + limit)).any())
+    for (items, heads), (at, pair) in product(_parts(sample, value), enumerate(layouts)):
+        values = _of_heads(pair.value, attention.shape[1], items, heads)
+        if not np.isfinite(values).all():
+            return rows
+        limit = tolerance * np.maximum(np.abs(values).max(axis=(2, 3), keepdims=True), TINY)
+        made = sample.values[items, heads].astype(np.float64) @ values
+        saved = pair.output.read((items, heads)).astype(np.float64)[:, :, sample.queries]
+        off[at, items, heads] = (np.abs(made - saved) > limit).any(axis=3)
+        low = np.minimum(values.min(axis=2, keepdims=True), 0) - limit
+        high = np.maximum(values.max(axis=2, keepdims=True), 0) + limit
+        outside |= bool(((saved < low) | (saved > high)).any())
     if outside and saved_axes(output) == JOINED and off[0].any():
         return None
     real = sample.of(attention.real_rows) & np.isfinite(sample.values).all(axis=3)
@@ -200,3 +201,20 @@ def _unlike(attention: Attention, layouts: list[_Pair]) -> Rows | None:
     if best.sum() > MOST * real.sum():
         rows[: sample.items, : sample.heads, sample.queries] = best
     return rows
+
+
+def _parts(sample: Sample, value: Tensor) -> list[tuple[slice, slice]]:
+    """The items and heads that are computed at once: all where values are few, else head by head."""
+    if math.prod(value.shape) <= SMALL:
+        return [(slice(sample.items), slice(sample.heads))]
+    each = np.ndindex(sample.items, sample.heads)
+    return [(slice(item, item + 1), slice(head, head + 1)) for item, head in each]
+
+
+def _of_heads(value: Tensor, heads: int, items: slice, some: slice) -> Array:
+    """The values [b, h, K, D] float64 of some of so many heads that share value heads in runs."""
+    shared = heads // value.shape[1]
+    of_head = np.arange(heads)[some] // shared
+    first = int(of_head[0])
+    values = value.read((items, slice(first, int(of_head[-1]) + 1))).astype(np.float64)
+    return values if shared == 1 else values[:, of_head - first]
