@@ -194,9 +194,9 @@ def measure(tensor: Tensor, shape: Shape, probes: Mapping[str, Mask]) -> Measure
                     masked[part.place] = sums.outside.get(name, 0.0)
 
     each_chunk(tensor, shape, work, raw=as_stored)
+    sums, highs, lows = (_once(each.reshape(rows)) for each in (total, high, low))
     held = {name: _once(masked.reshape(rows)) for name, masked in mass.items()}
-    mass_of = {name: held[first] for name, first in same.items()}
-    return Measured(*(_once(each.reshape(rows)) for each in (total, high, low)), mass_of)
+    return Measured(sums, highs, lows, {name: held[first] for name, first in same.items()})
 
 
 def _once(rows: Array) -> Array:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from maskcli.arrays import Array
 from maskcli.tensors import Computed, Kind, Roled, Tensor, from_array, role_of
+from maskcli.tracing.lines import user_line
 
 # A torch tensor; torch itself is only imported inside functions.
 Torch = Any
@@ -27,7 +28,11 @@ class Place(NamedTuple):
     module: str
     kind: Kind
     step: int
-    source: tuple[str, int] | None
+    source: tuple[str, int] | None = None
+
+    def here(self) -> Place:
+        """The same with the line of the user's code that led here."""
+        return self._replace(source=user_line())
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,8 +233,8 @@ def has_nan(tensor: Torch) -> bool:
     import torch
 
     with torch._C.DisableTorchFunction():
-        values = tensor.detach()
-        return math.isnan(values.sum(dtype=torch.float32).item()) and bool(values.isnan().any())
+        total = tensor.detach().sum(dtype=torch.float32).item()
+        return total != total and bool(tensor.isnan().any())
 
 
 def four_axes(tensor: Torch) -> Torch:

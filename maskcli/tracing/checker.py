@@ -124,6 +124,7 @@ class _Waiting(NamedTuple):
     padding: Torch | None
     past: int | None
     like: Hashable
+    signature: Hashable
     twice: bool
     due: bool
     saved: bool
@@ -193,21 +194,17 @@ class Checker:
         if broken and again and _inherits(call):
             return
         self._broken |= broken
-        said = (
-            step.two_sided,
-            tuple(step.tokens),
-            padding is not None,
-            step.generates,
-            *step.facts.signature(),
-        )
-        like = (place.kind, *said, call.signature)
+        like = _like(place, step, padding, call.signature)
         saved = self.options.save_all and self._in_turn(step)
         due = (broken and not again) or self._due(step, place.module, like)
         if not due and not saved:
             return
+        place = place.here()
         tensors = roled(call, place, step.samples(call.weights.shape))
         past = self._caches.past(call, place.module)
-        self._waiting.append(_Waiting(step, place, tensors, padding, past, like, call.twice, due, saved))
+        self._waiting.append(
+            _Waiting(step, place, tensors, padding, past, like, call.signature, call.twice, due, saved)
+        )
         if broken or sum(each.size for each in self._waiting) > KEPT:
             self.settle(step)
 
@@ -236,7 +233,7 @@ class Checker:
             declared = dataclasses.replace(declared, loss_shift="data")
         place = Place("", "self", max(step.number, 0), None)
         shown = _Shown(place, step.shown, step.roled("self", None))
-        self._note(self._findings(shown, declared, of_tokens=True), shown, like, step)
+        self._note(self._findings(shown, declared, of_tokens=True), shown, (like,), step)
 
     def changed(self, what: str) -> None:
         """Watching made the program take another way."""
@@ -301,7 +298,10 @@ class Checker:
             shown.tensors,
             lambda tensors: self._findings(shown._replace(tensors=tensors), declared, of_tokens=False),
         )
-        self._note([_renamed(finding, module) for finding in findings], shown, call.like, step)
+        # The step may have told more since, as a loss does: calls that know as much are like this one.
+        told = _like(call.place, step, call.padding, call.signature)
+        likes = dict.fromkeys((call.like, told))
+        self._note([_renamed(finding, module) for finding in findings], shown, likes, step)
         if not step.shown and shown.place.kind in ("self", "decoder"):
             step.shown = tuple(filter(_is_kept, shown.tensors))
 
@@ -338,11 +338,12 @@ class Checker:
         """Whether findings of a rule are reported; the others still explain what they explain."""
         return self.options.codes is None or code in self.options.codes
 
-    def _note(self, findings: list[Finding], shown: _Shown, like: Hashable, step: Step) -> None:
+    def _note(self, findings: list[Finding], shown: _Shown, likes: Iterable[Hashable], step: Step) -> None:
         """Fold findings; the tensors of those that are new are saved."""
         place = shown.place
         outcome = sorted((finding.code, finding.severity) for finding in findings)
-        self._habits.ended(place.module, like, outcome)
+        for like in likes:
+            self._habits.ended(place.module, like, outcome)
         for finding in findings:
             if not self._is_wanted(finding.code):
                 continue
@@ -353,6 +354,12 @@ class Checker:
                 known = step.facts.known_for(finding.code, self.options.declared, step.texts, step.generates)
                 finding = dataclasses.replace(finding, see=command, known=known)
             self._folded.add(finding, place)
+
+
+def _like(place: Place, step: Step, padding: Torch | None, signature: Hashable) -> Hashable:
+    """What calls that are checked alike have in common: what is known beside them, and their signature."""
+    told = tuple(step.tokens), padding is not None, step.generates, *step.facts.signature()
+    return place.kind, step.two_sided, told, signature
 
 
 def _declared(declared: Declared, step: Step) -> Declared:

@@ -31,16 +31,41 @@ class Gradients:
 
     def follow(self, call: Call, place: Place) -> None:
         """Wait for the gradients of a call."""
-        if self.broken or not call.graph["output"].requires_grad:
+        output = call.graph["output"]
+        if self.broken or not output.requires_grad:
+            return
+        place = place.here()
+        given = {name: tensor for name, tensor in call.graph.items() if tensor.requires_grad}
+        inputs = _of_one_operator(output.grad_fn, given)
+        if inputs is not None:
+            # One look at all that passes through: a hook on every tensor costs several times as much.
+            passed = partial(self._passed, output.output_nr, inputs, call.masks, place)
+            output.grad_fn.register_hook(passed)
             return
         arrived: list[bool] = []
-        for name, tensor in call.graph.items():
-            if tensor.requires_grad:
-                tensor.register_hook(partial(self._came, name, arrived, call.masks, place))
+        for name, tensor in given.items():
+            tensor.register_hook(partial(self._came, name, arrived, call.masks, place))
 
-    def _came(self, name: str, arrived: list[bool], masks: Masks, place: Place, gradient: Torch) -> None:
+    def _passed(
+        self,
+        output: int,
+        inputs: dict[str, int],
+        masks: Masks,
+        place: Place,
+        behind: tuple[Torch | None, ...],
+        before: tuple[Torch | None, ...],
+    ) -> None:
+        """Gradients went through an operator, from that of its output to those of its inputs."""
+        arrived: list[bool] = []
+        self._came("output", arrived, masks, place, before[output])
+        for name, at in inputs.items():
+            self._came(name, arrived, masks, place, behind[at])
+
+    def _came(
+        self, name: str, arrived: list[bool], masks: Masks, place: Place, gradient: Torch | None
+    ) -> None:
         """A gradient came back; `arrived` tells whether that of the output was NaN."""
-        if self.broken:
+        if self.broken or gradient is None:
             return
         try:
             nan = has_nan(gradient)
@@ -87,6 +112,18 @@ class Gradients:
             where=Where(),
             evidence={"gradient": name},
         )
+
+
+def _of_one_operator(operator: Any, graph: dict[str, Torch]) -> dict[str, int] | None:
+    """Where an operator that made the output takes each of the other tensors; None where it takes not all."""
+    taken = {source: at for at, source in enumerate(operator.next_functions)}
+    places = {
+        name: taken.get((tensor.grad_fn, tensor.output_nr))
+        for name, tensor in graph.items()
+        if name != "output"
+    }
+    known = {name: at for name, at in places.items() if at is not None}
+    return known if len(known) == len(places) else None
 
 
 def _empty_rows(masks: dict[str, Any]) -> bool:

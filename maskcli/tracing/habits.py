@@ -25,6 +25,7 @@ class Habit:
 
     def ended(self, outcome: object) -> None:
         """It was looked at and ended so."""
+        self.times = max(self.times, 1)
         self.alike = self.alike + 1 if outcome == self.outcome else 1
         self.outcome = outcome
 

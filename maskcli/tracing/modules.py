@@ -88,8 +88,8 @@ class Modules:
         known = self._known.get(module)
         path = known.path if known is not None else self.path
         said = _said(module, args, kwargs)
-        name = path or type(module).__name__
-        self._frames.append(_Frame(name, said.get("key_padding_mask"), module, args, kwargs))
+        named = path or type(module).__name__
+        self._frames.append(_Frame(named, said.get("key_padding_mask"), module, args, kwargs))
         for name, tensor in said.items():
             self._note(name, tensor, path)
         return ended
@@ -199,7 +199,7 @@ class Modules:
 
     def recall(self) -> None:
         """Attention looks at what an earlier step encoded: that step's tokens are those of the keys."""
-        states = _states(self._frames[-1]) if self._frames else ()
+        states = _states(self._frames[-1]) if self._frames and self._encoded else ()
         for _, state in states[1:2]:
             known = self._encoded.get(id(state))
             if known is not None and known[0]() is state:
@@ -236,8 +236,9 @@ def _kind_by(path: str) -> Kind:
 
 def _states(frame: _Frame) -> tuple[tuple[str, Torch], ...]:
     """The first sequences of states [.., .., D] that a module was given, at most two, by name."""
-    names = _parameters(type(frame.module).forward)
-    given = (*zip(names, frame.args, strict=False), *frame.kwargs.items())
+    given = [*frame.kwargs.items()]
+    if frame.args:
+        given = [*zip(_parameters(type(frame.module).forward), frame.args, strict=False), *given]
     return tuple(islice(((name, value) for name, value in given if _are_states(value)), 2))
 
 
@@ -305,8 +306,9 @@ def _said(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[st
     """The arguments that may speak of tokens, by name."""
     import torch
 
-    named = [(name, args[at]) for at, name in _positional(type(module).forward) if at < len(args)]
-    named += [(name, value) for name, value in kwargs.items() if _speaks(name)]
+    named = [(name, value) for name, value in kwargs.items() if _speaks(name)]
+    if args:
+        named += [(name, args[at]) for at, name in _positional(type(module).forward) if at < len(args)]
     return {name: value for name, value in named if isinstance(value, torch.Tensor) and value.ndim <= 2}
 
 

@@ -31,9 +31,9 @@ def seeing(see: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> Any:
 
 def unseen() -> Any:
     """A context in which no mode and no type of the program sees what is called."""
-    from torch import _C
+    import torch
 
-    return _C.DisableTorchFunction()
+    return torch._C.DisableTorchFunction()
 
 
 def put_below(mode: Any) -> None:

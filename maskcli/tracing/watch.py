@@ -21,7 +21,6 @@ from maskcli.tracing.calls import Call, Place, added_in_front
 from maskcli.tracing.checker import Checker
 from maskcli.tracing.children import Children, before_exit
 from maskcli.tracing.doors import open_doors
-from maskcli.tracing.lines import user_line
 from maskcli.tracing.modules import Modules
 from maskcli.tracing.parts import Part, Parts, seen_in
 from maskcli.tracing.readers import ATTENTION, Instead, late_reader, read_attention, readers
@@ -95,7 +94,7 @@ class Watched:
                 call = added_in_front(call, modules.added_keys)
         if self.watcher.wants(modules.path + call.inside):
             kind = modules.kind(call.weights.shape[-1])
-            place = Place(modules.path + call.inside, kind, max(step.number, 0), user_line())
+            place = Place(modules.path + call.inside, kind, max(step.number, 0))
             with self.watch.lock:
                 self.watcher.attention(call, place, step, modules.padding)
 
@@ -136,13 +135,15 @@ class Watched:
         part = self.watch.parts.of(module)
         before = self.sees
         if part.passes():
-            self.see(False)
             self.passing = True
+            if before:
+                self.see(False)
             try:
                 return original(module, *args, **kwargs)
             finally:
                 self.passing = False
-                self.see(before)
+                if before:
+                    self.see(True)
         stack, depth = self.trails.stack, self.modules.depth
         self._enter(module, args, kwargs)
         part.path = self.modules.path
@@ -294,7 +295,7 @@ class Watch:
         @functools.wraps(original)
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
             watched = self.thread()
-            if watched.is_idle():
+            if watched.passing or watched.is_idle():
                 return original(module, *args, **kwargs)
             return watched.call(original, module, args, kwargs)
 
