@@ -11,7 +11,7 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Undecided
 from maskcli.masks.spec import parse
 from maskcli.meant.facts import Declared
-from maskcli.scene.scene import Scene
+from maskcli.scene.scene import Scene, once
 from maskcli.scene.tokens import Tokens
 
 # The label that torch's cross_entropy leaves out by default, and the one that nanoGPT and others use.
@@ -91,11 +91,11 @@ def ignored_labels(labels: Array, declared: Declared) -> Array:
     return ignored if ignored.any() else np.asarray(labels == OTHER_IGNORE_INDEX)
 
 
-def readings(scene: Scene) -> Iterator[Reading]:
+@once
+def readings(scene: Scene) -> tuple[Reading, ...]:
     """The labels of each side that has some."""
-    for tokens in scene.tokens:
-        if tokens.labels is not None and tokens.labels.size:
-            yield _read(tokens, tokens.labels, scene)
+    held = [tokens for tokens in scene.tokens if tokens.labels is not None and tokens.labels.size]
+    return tuple(_read(tokens, tokens.labels, scene) for tokens in held if tokens.labels is not None)
 
 
 def texts(scene: Scene) -> Iterator[Reading | Undecided]:

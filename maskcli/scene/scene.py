@@ -28,6 +28,7 @@ from maskcli.tensors.roles import Roled
 from maskcli.tensors.tolerances import sum_tolerances
 
 Answer = TypeVar("Answer")
+Asked = TypeVar("Asked")
 
 # Kinds of masks that let a query see its neighbourhood only.
 LOCAL = {"sliding", "chunked", "window"}
@@ -253,14 +254,14 @@ def _sample_of(attention: Attention) -> Sample:
     return sample(attention.tensor, attention.shape, attention.real_rows)
 
 
-def once(judge: Callable[[Attention], Answer]) -> Callable[[Attention], Answer]:
-    """A function of one map that several rules ask: its answer is kept with the map, and goes with it."""
+def once(judge: Callable[[Asked], Answer]) -> Callable[[Asked], Answer]:
+    """A function of one map or scene that several rules ask: its answer is kept with it, and goes with it."""
 
     @wraps(judge)
-    def kept(attention: Attention) -> Answer:
-        known = attention.__dict__.setdefault("_answers", {})
+    def kept(about: Asked) -> Answer:
+        known = about.__dict__.setdefault("_answers", {})
         if judge not in known:
-            known[judge] = judge(attention)
+            known[judge] = judge(about)
         answer: Answer = known[judge]
         return answer
 

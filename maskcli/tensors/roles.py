@@ -166,6 +166,12 @@ def role_by_name(name: str) -> tuple[str | None, Kind]:
     return _NAMES.get(apart.leaf), apart.kind
 
 
+@lru_cache(maxsize=4096)
+def layer_by_name(name: str) -> int | None:
+    """The number of the layer that a name such as `layers.3.attn.query` tells, None for none."""
+    return _taken_apart(name).layer
+
+
 def parse_role(text: str) -> tuple[str, str, str | None]:
     """`ROLE=FILE[:TENSOR]` as role, path and tensor name."""
     role, equals, target = text.partition("=")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from maskcli.arrays import Array
-from maskcli.tensors import Computed, Kind, Roled, Tensor, from_array, role_of
+from maskcli.tensors import Computed, Kind, Roled, Tensor, from_array, layer_by_name
 from maskcli.tracing.lines import user_line
 
 # A torch tensor; torch itself is only imported inside functions.
@@ -168,7 +168,7 @@ def roled(call: Call, place: Place, batch: int | None) -> tuple[Roled, ...]:
 def known_as(role: str, kind: Kind, name: str, tensor: Torch | Tensor) -> Roled:
     """A tensor whose role is known from where the program has it; of its name only the layer counts."""
     named = dataclasses.replace(tensor, name=name) if isinstance(tensor, Tensor) else from_array(name, tensor)
-    return dataclasses.replace(role_of(named), role=role, why="trace", group="", kind=kind)
+    return Roled(named, role, "trace", "", kind, layer_by_name(name))
 
 
 def _masks(call: Call, batch: int | None) -> dict[str, Torch | Tensor]:
@@ -239,6 +239,8 @@ def has_nan(tensor: Torch) -> bool:
 
 def four_axes(tensor: Torch) -> Torch:
     """[B, H, L, D]: fewer axes lack heads, then the batch; leading ones beyond four are batch."""
+    if tensor.ndim == 4:
+        return tensor
     if tensor.ndim > 4:
         return tensor.flatten(0, tensor.ndim - 4)
     if tensor.ndim == 3:

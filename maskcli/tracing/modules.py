@@ -140,9 +140,10 @@ class Modules:
     @property
     def added_keys(self) -> int:
         """How many keys nn.MultiheadAttention adds behind those of the tokens, where it is at work."""
-        module = self._frames[-1].module if self._frames else None
-        learned = getattr(module, "bias_k", None) is not None
-        return int(learned) + int(getattr(module, "add_zero_attn", False) is True)
+        # As attributes they would be looked for in vain, at length, in nearly every module.
+        held = vars(self._frames[-1].module) if self._frames else {}
+        learned = held.get("bias_k", held.get("_parameters", {}).get("bias_k")) is not None
+        return int(learned) + int(held.get("add_zero_attn") is True)
 
     def kind(self, keys: int) -> Kind:
         """The kind of attention over so many keys: by what the innermost module was given, and its path."""

@@ -38,8 +38,8 @@ def of_sdpa(
         attn_mask = attn_mask.detach()
         mask = four_axes(attn_mask[(None,) * (query.ndim - attn_mask.ndim)])
     query, key, value, output = (four_axes(tensor.detach()) for tensor in graph.values())
-    decodes = modules.step.decodes(len(query))
-    shared = decodes and query.shape[2] > 1 and query.shape[1] == key.shape[1]
+    several = query.shape[2] > 1 and query.shape[1] == key.shape[1]
+    shared = several and modules.step.decodes(len(query))
     if shared and (mask is None or mask.shape[2] == 1):
         query, output = (tensor.flatten(1, 2)[:, :, None] for tensor in (query, output))
     queries, keys = query.shape[2], key.shape[2]

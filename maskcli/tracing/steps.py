@@ -12,8 +12,9 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.supervision import agreement
 from maskcli.padding import edge_padding, edge_runs
 from maskcli.tensors import Kind, Roled, from_array
-from maskcli.tracing.calls import Torch, known_as, quietly
+from maskcli.tracing.calls import Torch, known_as
 from maskcli.tracing.facts import Facts
+from maskcli.tracing.seeing import unseen
 
 # Labels stand this many places before the token that they ask for, in a model of the next token.
 NEXT = 1
@@ -171,7 +172,7 @@ class Step:
     def note(self, role: str, kind: Kind, name: str, tensor: Torch) -> None:
         """Keep the first that is said of a role; a copy, since the program may use its buffers again."""
         if (role, kind) not in self.tokens:
-            with quietly():
+            with unseen():
                 self.tokens[role, kind] = name, tensor.detach().clone()
 
     def note_ids(self, kind: Kind, name: str, ids: Torch) -> None:
@@ -179,7 +180,7 @@ class Step:
         self.note("input_ids", kind, name, ids)
         kept = self.ids(kind)
         same = kept is not None and kept.shape == ids.shape
-        with quietly():
+        with unseen():
             known = same and bool((kept == ids).all())
             self.looked_up.append((name, kind, kept if known else ids.detach().clone()))
 

@@ -46,12 +46,14 @@ def apart(saved: Saved) -> Apart | None:
     where they disobey the mask, it was not applied, and where they see nothing that they should not, what it
     shows too much is hidden by something else.
     """
-    if saved.given.nan or not saved.given.keep.attended:
+    keep = saved.given.keep
+    as_declared = not _holds_padding(saved) and any(each.mask == keep for each in saved.expected)
+    if saved.given.nan or as_declared or not keep.attended:
         return None
     meant = saved.expected or (None,)
     if not all(_against(saved, each, _may_be_real(saved)).cells.attended for each in meant):
         return None
-    found = _against(saved, meant[0], _rows(saved.given.keep.shape, ~_pads(saved)))
+    found = _against(saved, meant[0], _rows(keep.shape, ~_pads(saved)))
     # Of documents that the input tells, and that a mask lets see each other whole, rules on packing speak.
     if _told_documents(saved.layout) and not found.too_little.attended:
         found.too_much.pop(OTHERS, None)
