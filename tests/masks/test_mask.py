@@ -104,6 +104,8 @@ def test_windows_selections_and_pictures_equal_numpy(drawn, data):
         mask.dense(b.start, h.start, (rows.start, rows.stop), (keys.start, keys.stop)),
         array[b.start, h.start, rows, keys],
     )
+    places = np.array([[data.draw(st.integers(0, size - 1)) for _ in range(4)] for size in shape[:3]])
+    assert np.array_equal(mask.dense_rows(*places), array[tuple(places)])
     tall, wide = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
     share, cells = picture(mask, tall, wide, b.start, h.start)
     row_edges, key_edges = pixel_edges(shape[2], tall), pixel_edges(shape[3], wide)

@@ -166,6 +166,17 @@ def test_a_gradient_that_arrives_as_nan_is_not_the_attentions_fault():
     assert (finding.code, finding.severity, finding.traced.modules) == ("MSK305", "warning", ("layers.1",))
 
 
+def test_a_gradient_that_overflows_inside_a_kernel_names_its_call():
+    query, key, value = (torch.randn(1, 2, 4, 8, requires_grad=True) for _ in range(3))
+    with maskcli.trace() as traced:
+        out = functional.scaled_dot_product_attention(query * 1, key * 1, value * 1e30)
+        assert type(out.grad_fn).__name__.startswith("ScaledDotProduct")
+        (out * 1e20).sum().backward()
+    assert out.isfinite().all() and query.grad.isnan().any()
+    (finding,) = [finding for finding in traced.findings if "gradient" in finding.evidence]
+    assert (finding.code, finding.severity, finding.evidence) == ("MSK305", "error", {"gradient": "query"})
+
+
 def test_what_is_saved_shows_the_finding_again(tmp_path):
     net = Net(fused, unmasked)
     with maskcli.trace(save=str(tmp_path / "saved")) as traced:

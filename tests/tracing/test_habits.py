@@ -3,7 +3,7 @@
 from maskcli.diagnostics.finding import Finding, Where
 from maskcli.tracing.calls import Place
 from maskcli.tracing.folded import Folded
-from maskcli.tracing.habits import SAMPLED, Habit
+from maskcli.tracing.habits import SAMPLED, Habit, Habits
 
 
 def test_what_ends_alike_is_sampled_and_what_changes_is_looked_at_again():
@@ -13,6 +13,15 @@ def test_what_ends_alike_is_sampled_and_what_changes_is_looked_at_again():
             looked.append(time)
             habit.ended("sick" if time >= 2 * SAMPLED else "well")
     assert looked == [1, 2, SAMPLED, 2 * SAMPLED, 2 * SAMPLED + 1]
+
+
+def test_what_ended_as_another_kind_as_well_is_looked_at_as_neither_again():
+    habits, layers = Habits(), ("layers.0", "layers.1")
+    assert [habits.due(layer, "before the loss") for layer in layers] == [True, True]
+    for layer in layers:
+        for like in ("before the loss", "behind it"):
+            habits.ended(layer, like, "well")
+    assert [habits.due(layer, "behind it") for layer in (*layers, "layers.2")] == [False, False, True]
 
 
 def finding(code, severity="error", tensor="layers.0.weights"):

@@ -342,6 +342,19 @@ def test_calls_alike_are_sampled_and_options_narrow_what_is_checked():
     assert traced.report.looked == 3
 
 
+def test_a_step_of_training_that_knows_as_much_as_the_last_one_is_not_looked_at_again():
+    class Trained(Net):
+        def forward(self, ids, labels):
+            return functional.cross_entropy(super().forward(ids, REAL)[:, :-1].mT, labels[:, 1:])
+
+    net, labels = Trained(fused), IDS.masked_fill(IDS == 0, -100)
+    net.layers[0].how = fused
+    with maskcli.trace() as traced:
+        for _ in range(9):
+            net(IDS, labels=labels).backward()
+    assert (traced.report.calls, traced.report.looked, loud(traced)) == (18, 2, [])
+
+
 def test_equal_findings_fold():
     net = Net(matmul, unmasked)
     net.layers[0].mask = unmasked
