@@ -306,15 +306,6 @@ class Mask:
         window = np.cumsum(border[:, :-1], axis=1, dtype=np.int8).view(bool)
         return np.broadcast_to(window, (r1 - r0, k1 - k0))
 
-    def dense_rows(self, batch: Array, head: Array, query: Array) -> Array:
-        """The boolean rows at these places, int arrays that broadcast to [...]: bool [..., K]."""
-        index = np.zeros(1, np.int64)
-        for at, held in zip((batch, head, query), self.stored, strict=True):
-            index = index * held + (at if held > 1 else 0)
-        rows = self.take((1, 1, index.size, self.shape[3]), index.reshape(1, 1, -1)).dense()
-        shape = np.broadcast(batch, head, query).shape
-        return np.broadcast_to(rows.reshape(*index.shape, -1), (*shape, self.shape[3]))
-
     # Small helpers
 
     def _held(self) -> Array:

@@ -53,6 +53,16 @@ def blocks(mask: Mask, query_block: int = 128, key_block: int = 128) -> Blocks:
     return Blocks(full * copies, (touched - full) * copies, total - touched * copies)
 
 
+def rows_at(mask: Mask, batch: Array, head: Array, query: Array) -> Array:
+    """The boolean rows of a mask at these places, int arrays that broadcast to [...]: bool [..., K]."""
+    index = np.zeros(1, np.int64)
+    for at, held in zip((batch, head, query), mask.stored, strict=True):
+        index = index * held + (at if held > 1 else 0)
+    rows = mask.take((1, 1, index.size, mask.shape[3]), index.reshape(1, 1, -1)).dense()
+    shape = np.broadcast(batch, head, query).shape
+    return np.broadcast_to(rows.reshape(*index.shape, -1), (*shape, mask.shape[3]))
+
+
 def ignored(mask: Mask, rows: tuple[int, int], batch: int = 0, head: int = 0) -> list[Ignored]:
     """Spans of keys that some of these rows ignore: (start, stop, who).
 

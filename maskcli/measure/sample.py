@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from maskcli.arrays import Array, Shape
+from maskcli.masks import views
 from maskcli.masks.mask import Mask
 from maskcli.tensors import Tensor
 
@@ -34,7 +35,7 @@ class Sample:
     def allowed(self, mask: Mask) -> Array:
         """What a mask lets the sampled rows attend, bool [items, heads, n, K]."""
         items, heads = np.arange(self.items)[:, None, None], np.arange(self.heads)[:, None]
-        return mask.dense_rows(items, heads, self.queries)
+        return views.rows_at(mask, items, heads, self.queries)
 
 
 def sample(tensor: Tensor, shape: Shape, real: Array) -> Sample:

@@ -10,6 +10,7 @@ import numpy as np
 from maskcli.arrays import Array, Shape
 from maskcli.masks.conventions import TRUE_ATTENDS, TRUE_IGNORES
 from maskcli.masks.mask import Mask
+from maskcli.masks.views import rows_at
 from maskcli.measure.passes import measure
 from maskcli.measure.questions import column_mass, last_key
 from maskcli.measure.sample import some_rows
@@ -69,7 +70,7 @@ def _obeyed(keep: Mask, weights: Tensor) -> bool:
     """Whether some rows, evenly chosen, show already that the weights do not obey the inverse of a mask."""
     rows = np.unique(np.linspace(0, math.prod(keep.shape[:3]) - 1, FIRST_LOOK).astype(int))
     values = some_rows(weights, rows)
-    seen = keep.dense_rows(*np.unravel_index(rows, keep.shape[:3]))
+    seen = rows_at(keep, *np.unravel_index(rows, keep.shape[:3]))
     told = seen.any(axis=1) & ~seen.all(axis=1) & ~np.isnan(values).any(axis=1)
     inside = np.where(seen, values, 0).sum(axis=1)[told]
     return bool(inside.size and np.mean(inside) > DISOBEYED)

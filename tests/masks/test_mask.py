@@ -13,7 +13,7 @@ from maskcli.masks.kinds import causal
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import MAX_KEYS, Mask
 from maskcli.masks.spec import build, parse
-from maskcli.masks.views import blocks, picture
+from maskcli.masks.views import blocks, picture, rows_at
 from tests.masks.strategies import dense_masks
 
 
@@ -105,7 +105,7 @@ def test_windows_selections_and_pictures_equal_numpy(drawn, data):
         array[b.start, h.start, rows, keys],
     )
     places = np.array([[data.draw(st.integers(0, size - 1)) for _ in range(4)] for size in shape[:3]])
-    assert np.array_equal(mask.dense_rows(*places), array[tuple(places)])
+    assert np.array_equal(rows_at(mask, *places), array[tuple(places)])
     tall, wide = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
     share, cells = picture(mask, tall, wide, b.start, h.start)
     row_edges, key_edges = pixel_edges(shape[2], tall), pixel_edges(shape[3], wide)
