@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from maskcli.tensors import Kind, role_by_name
+from maskcli.tracing.asked import IGNORED, counted
 from maskcli.tracing.calls import Torch, quietly
 from maskcli.tracing.facts import Facts, generating, of_model
 from maskcli.tracing.lines import user_line
@@ -32,8 +33,8 @@ ROLES = {
 }
 # Who knows that a model predicts the next token.
 ASKING = "the loss{}, which asks each token for the next one,"
-# What torch's losses ignore unless they are told otherwise.
-IGNORED = -100
+# How torch's losses are told to keep those of all labels apart.
+EACH = 0
 # Tables of positions and kinds, whose indices are no token ids.
 _POSITIONS = re.compile(r"pos|wpe")
 _NO_IDS = re.compile(r"pos|wpe|type|segment|rel|bias|bucket")
@@ -165,15 +166,19 @@ class Modules:
             self.step.facts.vocabularies.add(weight.shape[0])
             self.step.note_ids(side, "decoder_input_ids" if side == "decoder" else "input_ids", input)
 
-    def compared(self, input: Any, target: Torch, *more: Any, ignore_index: int = -100, **_: Any) -> None:
-        """Logits are about to be compared with labels; `ignore_index` may stand third of `more`."""
-        ignored = int(more[2] if len(more) > 2 else ignore_index)
+    def compared(self, target: Torch, reduction: int, ignored: int) -> Torch | None:
+        """Logits are about to be compared with labels: which, where each of them has a loss of its own."""
         if target.is_floating_point():
-            return
-        self.step.facts.trains = True
-        self.step.facts.ignored = ignored
-        self.step.facts.pad(ignored, "ignore_index of the loss")
-        self.step.note_loss(Loss(target.detach(), ignored, _asking()))
+            return None
+        facts, target = self.step.facts, target.detach()
+        facts.trains, facts.ignored = True, ignored
+        facts.pad(ignored, "ignore_index of the loss")
+        if reduction != EACH:
+            self.step.note_loss(Loss(target, ignored, _asking()))
+            return None
+        labels = target.masked_fill(target == ignored, IGNORED)
+        self.step.note_asked(Loss(labels, IGNORED, _asking()))
+        return labels
 
     def likened(self, input: Any, target: Torch, *_: Any, **__: Any) -> None:
         """Log-probabilities are about to be compared with probabilities, such as smoothed labels."""
@@ -184,11 +189,22 @@ class Modules:
         self.step.facts.trains = True
         self.step.note_loss(Loss(labels, IGNORED, _asking()))
 
-    def picked(self, input: Torch, dim: int, index: Torch, *_: Any, **__: Any) -> None:
-        """Of each row one value is picked: where these are logits, a loss that is written by hand does it."""
-        last = dim in (-1, input.ndim - 1) and input.shape[-1] in self.step.facts.vocabularies
-        if last and index.ndim == input.ndim and index.shape[-1] == 1:
-            self.step.note_asked(Loss(index.detach(), IGNORED, _asking()))
+    def asked(self, labels: Torch, picked: Torch) -> None:
+        """A loss by hand asks for labels, and goes on with what was picked."""
+        self.step.note_asked(Loss(labels, IGNORED, _asking()))
+        self.goes_on(labels, picked)
+
+    def goes_on(self, labels: Torch, losses: Torch) -> None:
+        """A program goes on with the losses of labels: their gradient tells which of them count."""
+        step, source = self.step, _asking()
+
+        def came(gradient: Torch) -> None:
+            found = counted(labels, gradient)
+            if found is not None:
+                step.note_counted(Loss(found, IGNORED, source))
+
+        if losses.requires_grad:
+            losses.register_hook(came)
 
     def returned(self, result: Any) -> None:
         """The outermost module returns: what an encoder returns alone is what its decoder looks at later."""

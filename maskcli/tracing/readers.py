@@ -7,6 +7,7 @@ from itertools import product
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from maskcli.tracing.asked import IGNORED, Asks, by_gather, by_index, by_take, by_weighing
 from maskcli.tracing.calls import Call
 from maskcli.tracing.flex import of_flex
 from maskcli.tracing.fused import of_encoder_layer, of_multi_head
@@ -32,6 +33,16 @@ ATTENTION: dict[str, Callable[..., Call | None]] = {
     "_transformer_encoder_layer_fwd": of_encoder_layer,
     "_native_multi_head_attention": of_multi_head,
 }
+# What torch's losses call their arguments, in order.
+_OF_LOSSES = ("self", "target", "weight", "reduction", "ignore_index")
+# What takes the labels out of logits where a loss is written by hand.
+_ASKED: dict[str, Asks] = {
+    "gather": by_gather,
+    "take_along_dim": by_take,
+    "__getitem__": by_index,
+    "mul": by_weighing,
+    "multiply": by_weighing,
+}
 
 
 def readers() -> dict[Any, Reader | Instead | None]:
@@ -50,9 +61,10 @@ def readers() -> dict[Any, Reader | Instead | None]:
     table[torch.embedding] = _told(_looked_up)
     table[torch.kl_div] = _told(_likened)
     for name in ("cross_entropy_loss", "nll_loss_nd"):
-        table[getattr(torch._C._nn, name)] = _told(_compared)
-    for room in (torch._C._VariableFunctions, torch._C.TensorBase):
-        table[room.gather] = _told(lambda watched, *args, **kwargs: watched.modules.picked(*args, **kwargs))
+        table[getattr(torch._C._nn, name)] = _compared
+    for (name, asks), room in product(_ASKED.items(), (torch._C._VariableFunctions, torch._C.TensorBase)):
+        if hasattr(room, name):
+            table[getattr(room, name)] = _asked(asks)
     return table
 
 
@@ -145,6 +157,26 @@ def _told(tell: Callable[..., None]) -> Reader:
     return reader
 
 
+def _asked(asks: Asks) -> Reader:
+    """A function that may take the labels of a loss out of logits."""
+
+    def reader(watched: Watched, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        vocabularies = watched.modules.step.facts.vocabularies
+        try:
+            labels = asks(vocabularies, *args, **kwargs) if vocabularies else None
+            if labels is not None:
+                seen_in(watched.trails.stack)
+                watched.modules.asked(labels, result)
+        except Exception as error:
+            watched.watcher.trouble(error)
+        if watched.trails:
+            watched.follow(func, args, kwargs, result)
+        return result
+
+    return reader
+
+
 def _looked_up(
     watched: Watched, weight: Any, indices: Any, padding_idx: int = -1, *_: Any, **__: Any
 ) -> None:
@@ -152,10 +184,30 @@ def _looked_up(
     watched.modules.looked_up(indices, weight, padding_idx if padding_idx >= 0 else None)
 
 
-def _compared(watched: Watched, *args: Any, **kwargs: Any) -> None:
-    """A loss: what the step's calls were for is known now."""
-    watched.modules.compared(*args, **kwargs)
-    watched.settle()
+def _compared(watched: Watched, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A loss: what the step's calls were for is known now, even when it fails."""
+    seen_in(watched.trails.stack)
+    given = {**dict(zip(_OF_LOSSES, args, strict=False)), **kwargs}
+    labels = None
+    try:
+        reduction, ignored = given.get("reduction", 1), given.get("ignore_index", IGNORED)
+        labels = watched.modules.compared(given["target"], reduction, ignored)
+        watched.settle()
+    except Exception as error:
+        watched.watcher.trouble(error)
+    result = func(*args, **kwargs)
+    if labels is not None:
+        _goes_on(watched, labels, result)
+    if watched.trails:
+        watched.follow(func, args, kwargs, result)
+    return result
+
+
+def _goes_on(watched: Watched, labels: Any, losses: Any) -> None:
+    try:
+        watched.modules.goes_on(labels, losses)
+    except Exception as error:
+        watched.watcher.trouble(error)
 
 
 def _likened(watched: Watched, *args: Any, **kwargs: Any) -> None:

@@ -207,6 +207,15 @@ class Step:
             if any(shift == NEXT for shift, _ in labels.shifts()):
                 self.facts.at_most = labels.at_most(NEXT), loss.source
 
+    def note_counted(self, loss: Loss) -> None:
+        """A loss by hand, with the labels that it does not count ignored: its gradients have come back.
+
+        What is no text of the ids is none of its labels; where a loss of torch has told them, it is believed.
+        """
+        if not self.aligned and any(labels.shifts() for labels in self._labelled(loss)):
+            self.facts.trains = True
+            self.note_loss(loss)
+
     def recall(self, encoded: Step) -> None:
         """An earlier step has encoded what this one looks at: its tokens are known here too."""
         if self.number != encoded.number and self.two_sided:

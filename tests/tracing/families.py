@@ -771,7 +771,8 @@ def functions(bug):
         return head(x)
 
     ids = texts([20, 20, 20], seed=4)
-    asked = ids[:, 1:, None]
+    moved = {"targets not moved": 0, "targets moved twice": 2}.get(bug, 1)
+    asked = ids.roll(-moved, 1)[:, :-1, None]
     stepped(modules, lambda: -logits_of(ids[:, :-1]).log_softmax(-1).gather(-1, asked).mean())
 
 
@@ -850,7 +851,8 @@ FAMILIES = {
     "diffusion": (diffusion, {"inverted": INVERTED, "padding forgotten": PADDED}),
     "vision": (vision, {}),
     "keys of its own": (with_keys, {"mask forgotten": FUTURE}),
-    "functions": (functions, {"mask forgotten": FUTURE, "one too many": SHIFTED | {"MSK109"}, "inverted": {"MSK203", "MSK201", "MSK102"}}),
+    "functions": (functions, {"mask forgotten": FUTURE, "one too many": SHIFTED | {"MSK109"}, "inverted": {"MSK203", "MSK201", "MSK102"},
+                              "targets not moved": {"MSK505"}, "targets moved twice": {"MSK505"}}),
 }  # fmt: skip
 # Where nothing is declared these are notes: some mean it so.
 HARMLESS = {"packed without a document mask"}
