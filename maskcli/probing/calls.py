@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from maskcli.probing.activations import activations, by_rows, is_cache, leaves_of, states_of
+from maskcli.probing.activations import activations, by_rows, leaves_of, states_of
+from maskcli.probing.caches import copy_cache, is_cache, share_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,8 @@ class Call:
     """One call of a module.
 
     `leaves` are copies of its flattened arguments, because models write in place, and `tree` is how they
-    were nested. `result` is what it answered, where that was kept.
+    were nested. `result` is what it answered, where that was kept. `layer` is the one layer of a cache that
+    it writes to, once that is known.
     """
 
     key: Key
@@ -32,6 +33,7 @@ class Call:
     leaves: list[Any]
     tree: Any
     result: Any = None
+    layer: int | None = None
 
     @property
     def path(self) -> str:
@@ -52,7 +54,10 @@ class Call:
         import torch
         from torch.utils import _pytree
 
-        leaves = [copied(moved.get(at, leaf)) for at, leaf in enumerate(self.leaves)]
+        given = [moved.get(at, leaf) for at, leaf in enumerate(self.leaves)]
+        # What was one tensor stays one: attention asks whether its query is its key.
+        copies = {id(leaf): copied(leaf, self.layer) for leaf in given}
+        leaves = [copies[id(leaf)] for leaf in given]
         args, kwargs = _pytree.tree_unflatten(leaves, self.tree)
         with torch.no_grad():
             return self.module(*args, **kwargs), leaves
@@ -70,13 +75,13 @@ class Call:
         ]
 
 
-def copied(value: Any) -> Any:
-    """A copy of what a module may write to: tensors and caches."""
+def copied(value: Any, layer: int | None = None) -> Any:
+    """A copy of what a module may write to: a tensor, or a cache, of which it may be told the `layer`."""
     import torch
 
     if torch.is_tensor(value):
         return value.detach().clone()
-    return copy.deepcopy(value) if is_cache(value) else value
+    return copy_cache(value, layer) if is_cache(value) else value
 
 
 @dataclass(eq=False)
@@ -119,8 +124,14 @@ class _Recorder:
             if id(leaf) not in once:
                 once[id(leaf)] = next((old for old in before if _is_same(old, leaf)), None)
             if once[id(leaf)] is None:
-                once[id(leaf)] = copied(leaf)
+                once[id(leaf)] = _shared(copied(leaf), before)
         return [once[id(leaf)] for leaf in leaves]
+
+
+def _shared(new: Any, before: list[Any]) -> Any:
+    """A copy that shares the layers of a cache with that of the call before."""
+    olds = [old for old in before if is_cache(old)]
+    return share_layers(new, olds[0]) if is_cache(new) and olds else new
 
 
 def _is_same(old: Any, new: Any) -> bool:

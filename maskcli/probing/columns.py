@@ -9,13 +9,13 @@ does not.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maskcli.arrays import Array
 from maskcli.probing.activations import by_rows, difference, noise_of
+from maskcli.probing.caches import cache_layers, copy_cache
 from maskcli.probing.calls import Call, in_place, moved_states
 
 if TYPE_CHECKING:
@@ -138,19 +138,8 @@ def generator_for(seed: int) -> Any:
 # -- slots of a cache
 
 
-def cache_layers(cache: Any) -> list[Any]:
-    """The layers of a cache that hold keys and values [B, H, slots, D]."""
-    own = getattr(cache, "self_attention_cache", cache)
-    return [layer if _holds_keys(layer) else None for layer in getattr(own, "layers", [])]
-
-
-def _holds_keys(layer: Any) -> bool:
-    keys = getattr(layer, "keys", None)
-    return keys is not None and keys.dim() == 4 and keys.numel() > 0
-
-
-def own_layer(call: Call) -> tuple[int, int] | None:
-    """Which leaf is the cache, and which of its layers the call writes to, as a replay shows."""
+def find_own_layer(call: Call) -> int | None:
+    """Which leaf is the cache; `call.layer` becomes the layer of it that a replay writes to."""
     import torch
 
     for at in call.caches():
@@ -159,20 +148,22 @@ def own_layer(call: Call) -> tuple[int, int] | None:
         for layer, (old, new) in enumerate(zip(before, after, strict=True)):
             held = old is not None and new is not None
             if held and not (old.keys.shape == new.keys.shape and torch.equal(old.keys, new.keys)):
-                return at, layer
+                call.layer = layer
+                return at
     return None
 
 
-def measure_slots(call: Call, at: int, layer: int, rows: int, seed: int) -> Columns:
+def measure_slots(call: Call, at: int, rows: int, seed: int) -> Columns:
     """Which outputs each slot of a cache reaches: its key and value are moved like an argument."""
     import torch
 
-    cache = call.leaves[at]
+    cache, layer = call.leaves[at], call.layer
+    assert layer is not None
     keys = cache_layers(cache)[layer].keys
     base = call.replay({}, rows)[0]
 
     def moved(cells: Tensor, size: float) -> list[Tensor]:
-        other = copy.deepcopy(cache)
+        other = copy_cache(cache, layer)
         own = cache_layers(other)[layer]
         generator = generator_for(seed)
         for tensor in (own.keys, own.values):

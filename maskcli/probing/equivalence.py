@@ -12,7 +12,7 @@ Tests with a tolerance run the same text in another way:
 
 - T1: rows in another order
 - T2: each text alone, without padding
-- T3: the same as T2, with positions given to the padded batch
+- T3: the same as T2 where that differs, with positions given to the padded batch
 - T4: each packed document alone
 - T5: token by token, with a cache
 - T6: in three chunks, with a cache
@@ -29,7 +29,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -37,9 +37,9 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.behaviour import Compared
 from maskcli.errors import MaskcliError
 from maskcli.inputs.user_code import in_words
-from maskcli.probing.activations import noise_of, states_of
-from maskcli.probing.columns import cache_layers
-from maskcli.probing.plan import EMPTY_SLOTS, Cached, Plan, Side
+from maskcli.probing.activations import difference, noise_of, states_of
+from maskcli.probing.caches import cache_layers
+from maskcli.probing.plan import EMPTY_SLOTS, ROWS, Cached, Plan, Side
 from maskcli.probing.runs import Run, UnmeasuredError, new_cache, packed, padded
 from maskcli.probing.subject import Subject
 
@@ -52,32 +52,76 @@ LIMIT = 1e-4
 TOLD_CELLS = 8
 
 
-def exact(subject: Subject, plan: Plan, run: Run) -> Iterator[Compared]:
-    """The exact tests that a run allows."""
+def exact(subject: Subject, plan: Plan, run: Run) -> list[Compared]:
+    """The exact tests that a run allows: first several at once, one for each row, and one by one if any
+    differs.
+    """
     base = _outputs(subject, run)
+    causal = _is_causal(subject, plan)
+    together = [_changed(subject, run, test, base) for test in _turns(run, base, causal)]
+    if all(each.agrees for each in together):
+        return together
+    return [_changed(subject, run, test, base) for test in _tests(run, base, causal)]
+
+
+class _Test(NamedTuple):
+    """A test: the cells [B, S] of the content to change, and the outputs [B, S] that may not notice.
+
+    `name` says which argument, None for every one of that length.
+    """
+
+    test: str
+    what: str
+    cells: Array
+    kept: Array
+    name: str | None = None
+
+
+def _turns(run: Run, base: Tensor, causal: bool) -> Iterator[_Test]:
+    """Every row in each part once: all of it changes, what follows a token does, or what stands in padding."""
+    size = run.length()
+    if run.rows < ROWS or base.shape[1] != size or run.documents is not None or len(run.content) > 1:
+        yield from _tests(run, base, causal)
+        return
+    real = _real(run, base)
+    for turn, last in enumerate((0, size // 2, size - 2)):
+        whole, later, padding = ((turn + step) % ROWS for step in range(ROWS))
+        cells = np.zeros((run.rows, size), bool)
+        cells[whole] = True
+        cells[padding] = ~real[padding]
+        kept = real.copy()
+        kept[whole] = False
+        if causal:
+            cells[later, last + 1 :] = True
+            kept[later, last + 1 :] = False
+        names = "other rows, padding and the tokens that follow" if causal else "other rows and padding"
+        yield _Test("X1+X2+X4" if causal else "X1+X2", f"{names} changed", cells, kept)
+
+
+def _tests(run: Run, base: Tensor, causal: bool) -> Iterator[_Test]:
+    """One test after another."""
     rows, length = base.shape[:2]
+    real = _real(run, base)
+    everything = slice(None)
     if run.rows > 1:
         for row, others in ((slice(0, 1), slice(1, None)), (slice(1, None), slice(0, 1))):
-            cells = _cells(run, row, slice(None))
-            kept = _flags(rows, length, others, slice(None))
-            yield _changed(
-                subject, run, "X1", "the texts of other rows changed", cells, base, kept & _real(run, base)
-            )
+            for name in run.content:
+                cells = _flags(run.rows, run.length(name), row, everything)
+                kept = _flags(rows, length, others, everything)
+                yield _Test("X1", "the texts of other rows changed", cells, kept & real, name)
     if run.real is not None:
-        what = "what stands in padding changed"
-        yield _changed(subject, run, "X2", what, ~run.real, base, _real(run, base))
+        yield _Test("X2", "what stands in padding changed", ~run.real, real)
     if run.documents is not None:
         first = run.documents == run.documents.min()
         for cells in (first, ~first):
-            yield _changed(subject, run, "X5", "another document changed", cells, base, ~cells)
-    if _is_causal(subject, plan):
-        name = "decoder_input_ids" if subject.encodes else None
+            yield _Test("X5", "another document changed", cells, ~cells)
+    if causal:
+        name = run.content[-1]
         size = run.length(name)
         for last in dict.fromkeys((0, size // 2, size - 2)):
-            cells = _cells(run, slice(None), slice(last + 1, None), name)
-            kept = _flags(rows, length, slice(None), slice(0, last + 1))
-            what = f"the tokens behind token {last} changed"
-            yield _changed(subject, run, "X4", what, cells, base, kept & _real(run, base), name)
+            cells = _flags(run.rows, size, everything, slice(last + 1, None))
+            kept = _flags(rows, length, everything, slice(0, last + 1))
+            yield _Test("X4", f"the tokens behind token {last} changed", cells, kept & real, name)
 
 
 def _is_causal(subject: Subject, plan: Plan) -> bool:
@@ -88,10 +132,6 @@ def _is_causal(subject: Subject, plan: Plan) -> bool:
     if plain:
         return bool({"causal", "sliding", "chunked"} & kinds_in(plain[-1].spec))
     return subject.config is not None and subject.config.spec == "causal"
-
-
-def _cells(run: Run, rows: slice, tokens: slice, name: str | None = None) -> Array:
-    return _flags(run.rows, run.length(name), rows, tokens)
 
 
 def _flags(rows: int, length: int, some: slice, tokens: slice) -> Array:
@@ -106,25 +146,15 @@ def _real(run: Run, outputs: Tensor) -> Array:
     return run.real if run.real is not None and run.real.shape == shape else np.ones(shape, bool)
 
 
-def _changed(
-    subject: Subject,
-    run: Run,
-    test: str,
-    what: str,
-    cells: Array,
-    base: Tensor,
-    kept: Array,
-    name: str | None = None,
-) -> Compared:
+def _changed(subject: Subject, run: Run, test: _Test, base: Tensor) -> Compared:
     """Change some tokens, and compare the outputs that may not notice."""
-    length = cells.shape[1]
-    names = [name] if name is not None else [each for each in run.content if run.length(each) == length]
+    length = test.cells.shape[1]
+    names = [test.name] if test.name else [each for each in run.content if run.length(each) == length]
     changed: dict[str, Any] = {}
     for each in names:
-        changed |= run.moved(subject, cells, each)
-    new = _outputs(subject, run, changed)
-    gap = (new - base).abs().amax(-1).float().cpu().numpy() / max(float(base.float().abs().max()), 1e-30)
-    return _compared(test, what, run.setting, np.where(kept, gap, 0), noise_of(base))
+        changed |= run.moved(subject, test.cells, each)
+    gap = difference(_outputs(subject, run, changed), base).cpu().numpy()
+    return _compared(test.test, test.what, run.setting, np.where(test.kept, gap, 0), noise_of(base))
 
 
 def _compared(test: str, what: str, setting: str, gap: Array, limit: float) -> Compared:
@@ -198,8 +228,9 @@ def _alone(subject: Subject, plan: Plan, side: Side) -> Iterator[Compared]:
     assert run.real is not None
     alone = [_row_alone(subject, run, row) for row in range(run.rows)]
     what = "each text alone, without padding"
-    yield _compared("T2", what, run.setting, _gaps_of_rows(run, _outputs(subject, run), alone), LIMIT)
-    if subject.takes("position_ids") and not subject.encodes:
+    apart = _compared("T2", what, run.setting, _gaps_of_rows(run, _outputs(subject, run), alone), LIMIT)
+    yield apart
+    if not apart.agrees and subject.takes("position_ids") and not subject.encodes:
         positions = _positions(run, run.arguments[subject.first_argument])
         told = _outputs(subject, run, {"position_ids": positions})
         gaps = _gaps_of_rows(run, told, alone)

@@ -15,7 +15,7 @@ from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.probing.activations import axis_of, by_rows
 from maskcli.probing.calls import Call, record
-from maskcli.probing.columns import Columns, leaking_rows, measure_columns, measure_slots, own_layer
+from maskcli.probing.columns import Columns, find_own_layer, leaking_rows, measure_columns, measure_slots
 from maskcli.probing.expected import attends, expected_of
 from maskcli.probing.plan import Plan
 from maskcli.probing.runs import Run
@@ -79,7 +79,7 @@ def seen_in(subject: Subject, plan: Plan, run: Run, paths: Sequence[str], told: 
 
 def _of_call(subject: Subject, plan: Plan, run: Run, call: Call, sources: list[Source]) -> list[Seen]:
     """What one call sees of each of its sources; those that reach only their own place are left out."""
-    slots = own_layer(call) if call.caches() else None
+    slots = find_own_layer(call) if call.caches() else None
     rows = leaking_rows(call, [each.leaf for each in sources], run.rows, plan.seed)
     measured = []
     for source in sources:
@@ -93,7 +93,7 @@ def _of_call(subject: Subject, plan: Plan, run: Run, call: Call, sources: list[S
     for source, keys, columns in measured:
         whose = _whose(source, [each for each, _, _ in measured], columns)
         if slots is not None and whose == "self":
-            cached = measure_slots(call, *slots, run.rows, plan.seed)
+            cached = measure_slots(call, slots, run.rows, plan.seed)
             found.append(
                 _seen(subject, plan, run, call, "cache", _with_slots(columns, cached, run.past), None)
             )

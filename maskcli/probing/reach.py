@@ -7,7 +7,7 @@ the layers allow would be a way that was not found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from maskcli.probing.subject import Subject
 
 # Texts longer than this are not composed: [S, S] for every row and layer.
 MOST_TOKENS = 512
-# Keys that the whole model is asked for at most: each is a run.
-MOST_KEYS = 8
+# Tokens of each row that are moved, a run for each.
+TURNS = 3
 
 
 def compose(masks: Sequence[Array]) -> Array:
@@ -47,17 +47,26 @@ def reach_of(subject: Subject, plan: Plan, run: Run, seen: Sequence[Seen]) -> Re
     base = states_of(run.answer(subject), run.rows)[0]
     if base.shape[1] != size:
         return None
-    keys = np.unique(np.linspace(0, size - 1, MOST_KEYS).astype(int))
+    real = run.real if run.real is not None else np.ones((run.rows, size), bool)
     more = fewer = 0
-    for key in keys:
-        cells = np.zeros((run.rows, size), bool)
-        cells[:, key] = True
+    for cells in _one_a_row(real):
         new = states_of(run.answer(subject, run.moved(subject, cells)), run.rows)[0]
         gap = difference(new, base).cpu().numpy()
-        real = run.real if run.real is not None else np.ones((run.rows, size), bool)
-        more += int(((gap > noise_of(base)) & ~derived[:, :, key] & real).sum())
-        fewer += int(((gap == 0) & derived[:, :, key] & real & real[:, key : key + 1]).sum())
+        expected = (derived & cells[:, None]).any(-1)
+        more += int(((gap > noise_of(base)) & ~expected & real).sum())
+        fewer += int(((gap == 0) & expected & real).sum())
     return Reach(_name(derived, run), more, fewer)
+
+
+def _one_a_row(real: Array) -> Iterator[Array]:
+    """Cells [B, S] to move, one token of each row: the first, one in the middle and the last, in turns."""
+    counts = real.sum(axis=1)
+    for turn in range(TURNS):
+        cells = np.zeros(real.shape, bool)
+        for row, count in enumerate(counts):
+            at = int(count - 1) * ((row + turn) % TURNS) // (TURNS - 1)
+            cells[row, np.flatnonzero(real[row])[at]] = True
+        yield cells
 
 
 def _dense(mask: Mask) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.inputs.user_code import in_words
-from maskcli.probing.activations import is_cache
+from maskcli.probing.caches import copy_cache, is_cache
 from maskcli.probing.calls import moved_states
 from maskcli.probing.columns import generator_for
 from maskcli.probing.plan import EMPTY_SLOTS, ROWS, Cached, Plan, Side
@@ -62,7 +61,7 @@ class Run:
         import torch
 
         given = {**self.arguments, **(changed or {})}
-        fresh = {name: copy.deepcopy(value) if is_cache(value) else value for name, value in given.items()}
+        fresh = {name: copy_cache(value) if is_cache(value) else value for name, value in given.items()}
         try:
             with torch.no_grad():
                 return subject.model(**fresh)
