@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maskcli.arrays import Array
-from maskcli.probing.activations import by_rows, difference, noise_of
+from maskcli.probing.activations import difference, noise_of
 from maskcli.probing.caches import cache_layers, copy_cache
-from maskcli.probing.calls import Call, in_place, moved_states
+from maskcli.probing.calls import Call, moved_states
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 # any size.
 LARGE = {"float16": 1e3}
 USUAL_LARGE = 1e6
-Progress = Callable[[int], None]
 
 
 def large_for(tensor: Tensor) -> float:
@@ -46,86 +45,52 @@ class Columns:
     noise: int
 
 
-@dataclass(eq=False)
-class _Changes:
-    """The largest change of every cell so far, [B, Q, K] for each of the two sizes."""
-
-    small: Tensor
-    large: Tensor
-    floor: float
-
-    def columns(self) -> Columns:
-        """What they come to."""
-        import torch
-
-        strong = torch.maximum(self.small, self.large) > self.floor
-        noise = ((self.small > 0) | (self.large > 0)) & ~strong
-        reached, soft = (self.small > 0) & strong, (self.small == 0) & strong
-        return Columns(reached.cpu().numpy(), soft.cpu().numpy(), int(noise.sum()))
-
-
-def measure_columns(
-    call: Call, source: int, rows: int, keys: Sequence[int] | None, seed: int, done: Progress
-) -> Columns:
-    """Move one argument of a call at one place after another (all, or only `keys`).
-
-    The argument is a leaf with hidden states [B, K, D]; leaves that hold the same are moved with it.
-    Columns of other keys stay empty.
-    """
-    leaf = call.leaves[source]
-    states = by_rows(leaf, rows)
-    twins = call.twins(source)
-
-    def moved(cells: Tensor, size: float) -> list[Tensor]:
-        new = in_place(leaf, moved_states(states, cells, size, generator_for(seed)), rows)
-        return call.replay(dict.fromkeys(twins, new), rows)
-
-    return _measure(states, call.replay({}, rows)[0], moved, keys, large_for(states), done)
-
-
-def _measure(
-    states: Tensor,
+def measure(
+    cells: Tensor,
     base: Tensor,
-    moved: Callable[[Tensor, float], list[Tensor]],
+    answer: Callable[[Tensor, float], Tensor],
     keys: Sequence[int] | None,
-    size: float,
-    done: Progress,
+    *,
+    sizes: bool = True,
 ) -> Columns:
+    """Move one place after another (all, or only `keys`) of what holds `cells` [B, K, ..], by each size.
+
+    `answer` gives the outputs [B, Q, D] with some places moved, and `base` are those without. Without `sizes`
+    there is only one: ids are others, or they are not. Columns of other keys stay empty.
+    """
     import torch
 
-    count = states.shape[1]
-    shape = (*base.shape[:2], count)
-    small, large = (torch.zeros(shape, device=base.device) for _ in range(2))
+    count = cells.shape[1]
+    small, large = (torch.zeros((*base.shape[:2], count), device=base.device) for _ in range(2))
+    big = large_for(cells)
     for key in range(count) if keys is None else keys:
-        cells = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
-        cells[:, key] = True
-        small[:, :, key] = difference(moved(cells, 1)[0], base)
-        ways = [difference(moved(cells, way)[0], base) for way in (size, -size)]
-        large[:, :, key] = torch.maximum(*ways)
-        done(1)
-    return _Changes(small, large, noise_of(base)).columns()
+        at = torch.zeros(cells.shape[:2], dtype=torch.bool, device=cells.device)
+        at[:, key] = True
+        small[:, :, key] = difference(answer(at, 1), base)
+        if sizes:
+            ways = [difference(answer(at, way), base) for way in (big, -big)]
+            large[:, :, key] = torch.maximum(*ways)
+    strong = torch.maximum(small, large) > noise_of(base)
+    noise = ((small > 0) | (large > 0)) & ~strong
+    reached, soft = (small > 0) & strong, (small == 0) & strong
+    return Columns(reached.cpu().numpy(), soft.cpu().numpy(), int(noise.sum()))
 
 
-def leaking_rows(call: Call, sources: Sequence[int], rows: int, seed: int) -> tuple[tuple[int, int], ...]:
-    """Pairs (a, b) for which everything in row a of the batch moved, and outputs of row b changed."""
+def leaking_rows(
+    cells: Tensor, base: Tensor, answer: Callable[[Tensor, float], Tensor], *, sizes: bool = True
+) -> list[tuple[int, int]]:
+    """Pairs (a, b) for which all of row a of the batch moved, and outputs of row b changed."""
     import torch
 
-    base = call.replay({}, rows)[0]
+    rows = cells.shape[0]
     found: dict[tuple[int, int], None] = {}
-    for source in sources:
-        leaf = call.leaves[source]
-        states = by_rows(leaf, rows)
-        for row in {0, rows - 1}:
-            cells = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
-            cells[row] = True
-            for size in (1.0, large_for(states)):
-                new = in_place(leaf, moved_states(states, cells, size, generator_for(seed)), rows)
-                out = call.replay(dict.fromkeys(call.twins(source), new), rows)[0]
-                hit = (difference(out, base) > noise_of(base)).any(1)
-                found.update(
-                    {(row, other): None for other in range(rows) if other != row and bool(hit[other])}
-                )
-    return tuple(found)
+    for row in {0, rows - 1} if rows > 1 else ():
+        at = torch.zeros(cells.shape[:2], dtype=torch.bool, device=cells.device)
+        at[row] = True
+        for size in (1.0, large_for(cells)) if sizes else (1.0,):
+            hit = (difference(answer(at, size), base) > noise_of(base)).any(1)
+            found.update({(row, other): None for other in range(rows) if other != row and bool(hit[other])})
+    return list(found)
 
 
 def generator_for(seed: int) -> Any:
@@ -153,26 +118,30 @@ def find_own_layer(call: Call) -> int | None:
     return None
 
 
-def measure_slots(call: Call, at: int, rows: int, seed: int) -> Columns:
+def measure_slots(call: Call, at: int, rows: int, seed: int, keys: Sequence[int] | None) -> Columns:
     """Which outputs each slot of a cache reaches: its key and value are moved like an argument."""
     import torch
 
     cache, layer = call.leaves[at], call.layer
     assert layer is not None
-    keys = cache_layers(cache)[layer].keys
-    base = call.replay({}, rows)[0]
+    slots = cache_layers(cache)[layer].keys.transpose(1, 2).flatten(2)
 
-    def moved(cells: Tensor, size: float) -> list[Tensor]:
+    def answer(cells: Tensor, size: float) -> Tensor:
         other = copy_cache(cache, layer)
         own = cache_layers(other)[layer]
         generator = generator_for(seed)
         for tensor in (own.keys, own.values):
             flat = tensor.transpose(1, 2).flatten(2)
             # Empty slots hold zeros: they are given what others hold.
-            filled = torch.where(flat.abs().amax(-1, keepdim=True) > 0, flat, flat.abs().mean().clamp_min(1))
-            new = torch.where(cells[..., None], moved_states(filled, cells, size, generator), flat)
+            held = torch.where(flat.abs().amax(-1, keepdim=True) > 0, flat, flat.abs().mean().clamp_min(1))
+            new = torch.where(cells[..., None], moved_states(held, cells, size, generator), flat)
             tensor.copy_(new.reshape(tensor.transpose(1, 2).shape).transpose(1, 2))
-        return call.replay({at: other}, rows)
+        return call.replay({at: other}, rows)[0]
 
-    slots = keys.transpose(1, 2).flatten(2)
-    return _measure(slots, base, moved, None, large_for(slots), lambda _: None)
+    return measure(slots, call.replay({}, rows)[0], answer, keys)
+
+
+def slot_count(call: Call, at: int) -> int:
+    """How many slots the layer of a cache has."""
+    assert call.layer is not None
+    return int(cache_layers(call.leaves[at])[call.layer].keys.shape[2])

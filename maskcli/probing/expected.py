@@ -21,10 +21,13 @@ def attends(path: str, kind: str) -> bool:
 
 
 def expected_of(
-    subject: Subject, declared: Declared, path: str, kind: str, keys: Keys, layout: Layout
+    subject: Subject, declared: Declared, path: str, attention: bool, keys: Keys, layout: Layout
 ) -> Expected | None:
-    """The expected mask of a call over a layout; None where nobody says one."""
-    found = _spec(subject, declared, path, kind, keys)
+    """The expected mask of a call over a layout; None where nobody says one.
+
+    Of what is no `attention` it is the most that may be seen.
+    """
+    found = _spec(subject, declared, path, attention, keys)
     if found is None:
         return None
     spec, told, whole = found
@@ -33,12 +36,11 @@ def expected_of(
 
 
 def _spec(
-    subject: Subject, declared: Declared, path: str, kind: str, keys: Keys
+    subject: Subject, declared: Declared, path: str, whole: bool, keys: Keys
 ) -> tuple[Spec, str, bool] | None:
     """The spec, who says it, and whether all of it is to be seen."""
     role = _role(subject, path, keys)
     layer = _layer(path)
-    whole = attends(path, kind)
     meant = replace(declared, model=None, at_most=None).meant(path, role, layer)
     if meant is not None:
         return meant.spec, meant.source, whole or meant.particular

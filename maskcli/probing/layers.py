@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,102 +13,130 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.behaviour import Keys, Seen
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
-from maskcli.probing.activations import axis_of, by_rows
-from maskcli.probing.calls import Call, record
-from maskcli.probing.columns import Columns, find_own_layer, leaking_rows, measure_columns, measure_slots
+from maskcli.probing.calls import Call, answering
+from maskcli.probing.columns import Columns, find_own_layer, leaking_rows, measure, measure_slots, slot_count
 from maskcli.probing.expected import attends, expected_of
 from maskcli.probing.plan import Plan
 from maskcli.probing.runs import Run
+from maskcli.probing.sources import Source, recorded
+from maskcli.probing.structure import Structure, is_inside
 from maskcli.probing.subject import Subject
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Progress = Callable[[str], None]
 
 
-class Source(NamedTuple):
-    """A leaf of a call that carries content, and which arguments of the model it comes from."""
-
-    leaf: int
-    comes_from: frozenset[str]
-
-
-def recorded(subject: Subject, run: Run, paths: Sequence[str]) -> list[tuple[Call, list[Source]]]:
-    """The calls of some modules in a run, each with its sources.
-
-    A source changes with the content of the model's arguments; masks, positions and biases do not.
-    """
-    calls, _ = record(partial(run.answer, subject), subject.model, run.rows, paths, results=False)
-    changing: dict[str, list[Call]] = {}
-    for name in run.content:
-        changing[name], _ = record(
-            partial(run.answer, subject, run.everywhere(subject, name)),
-            subject.model,
-            run.rows,
-            paths,
-            results=False,
-        )
-    return [(call, _sources(call, changing, run.rows)) for call in calls]
-
-
-def _sources(call: Call, changing: dict[str, list[Call]], rows: int) -> list[Source]:
-    """The sources of a call, one for each distinct tensor."""
-    import torch
-
-    found: list[Source] = []
-    for at, leaf in enumerate(call.leaves):
-        if axis_of(leaf, rows) is None or any(at in call.twins(source.leaf) for source in found):
-            continue
-        names = frozenset(
-            name
-            for name, calls in changing.items()
-            for other in calls
-            if other.key == call.key and not torch.equal(other.leaves[at], leaf)
-        )
-        if names:
-            found.append(Source(at, names))
-    return found
-
-
-def seen_in(subject: Subject, plan: Plan, run: Run, paths: Sequence[str], told: Progress) -> list[Seen]:
-    """What the mixers at some paths see in a run."""
+def seen_in(subject: Subject, plan: Plan, run: Run, structure: Structure, told: Progress) -> list[Seen]:
+    """What the mixers see in a run."""
+    nested = any(structure.inside(path) for path in structure.paths)
+    calls = recorded(subject, run, structure.paths, plan.seed, results=nested)
     found: list[Seen] = []
-    for call, sources in recorded(subject, run, paths):
+    for call, sources in calls:
         told(call.path)
-        found += _of_call(subject, plan, run, call, sources)
+        inner = [other for other, _ in calls if is_inside(other.path, call.path)]
+        with answering(inner):
+            found += _Layer(subject, plan, run, call, sources, structure).seen()
     return found
 
 
-def _of_call(subject: Subject, plan: Plan, run: Run, call: Call, sources: list[Source]) -> list[Seen]:
-    """What one call sees of each of its sources; those that reach only their own place are left out."""
-    slots = find_own_layer(call) if call.caches() else None
-    rows = leaking_rows(call, [each.leaf for each in sources], run.rows, plan.seed)
-    measured = []
-    for source in sources:
-        length = by_rows(call.leaves[source.leaf], run.rows).shape[1]
-        keys = plan.columns(length, _borders(run))
-        measured.append(
-            (source, keys, measure_columns(call, source.leaf, run.rows, keys, plan.seed, lambda _: None))
-        )
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """One call that mixes, in a run."""
 
-    found: list[Seen] = []
-    for source, keys, columns in measured:
-        whose = _whose(source, [each for each, _, _ in measured], columns)
-        if slots is not None and whose == "self":
-            cached = measure_slots(call, slots, run.rows, plan.seed)
-            found.append(
-                _seen(subject, plan, run, call, "cache", _with_slots(columns, cached, run.past), None)
+    subject: Subject
+    plan: Plan
+    run: Run
+    call: Call
+    sources: list[Source]
+    structure: Structure
+
+    @property
+    def kind(self) -> str:
+        """The class of the module."""
+        name = type(self.call.module).__name__
+        return f"{name} (fast path)" if self.call.path in self.structure.fast else name
+
+    @property
+    def attention(self) -> bool:
+        """Whether it attends; a fast path does what the modules inside of it would."""
+        path = self.call.path
+        inner = self.structure.inside(path) if path in self.structure.fast else ()
+        return attends(path, self.kind) or any(attends(each, "") for each in inner)
+
+    def seen(self) -> list[Seen]:
+        """What it sees of each of its sources; those that reach only their own place are left out."""
+        base = self._base()
+        cache = find_own_layer(self.call) if self.call.caches() else None
+        measured = [self._columns(source, base) for source in self.sources]
+        found: list[Seen] = []
+        for source, columns in zip(self.sources, measured, strict=True):
+            whose = self._whose(source, columns)
+            if cache is not None and whose == "self":
+                found.append(self._with_cache(cache, columns))
+            elif _mixes(columns) or len(measured) == 1:
+                keys = self.plan.columns(source.length, _borders(self.run))
+                found.append(self._told(whose, columns, keys))
+        rows = self._rows(base)
+        return [replace(found[0], rows=rows), *found[1:]] if rows and found else found
+
+    def _base(self) -> Tensor:
+        return self.call.replay({}, self.run.rows)[0]
+
+    def _answer(self, source: Source, cells: Tensor, size: float) -> Tensor:
+        return self.call.replay(source.move(cells, size), self.run.rows)[0]
+
+    def _columns(self, source: Source, base: Tensor) -> Columns:
+        keys = self.plan.columns(source.length, _borders(self.run))
+        return measure(source.cells, base, partial(self._answer, source), keys, sizes=not source.is_ids)
+
+    def _rows(self, base: Tensor) -> tuple[tuple[int, int], ...]:
+        """Pairs of rows of the batch, of which one changes the other."""
+        pairs = (
+            pair
+            for source in self.sources
+            for pair in leaking_rows(
+                source.cells, base, partial(self._answer, source), sizes=not source.is_ids
             )
-        elif _mixes(columns) or len(measured) == 1:
-            found.append(_seen(subject, plan, run, call, whose, columns, keys))
-    if rows and found:
-        found[0] = replace(found[0], rows=rows)
-    return found
+        )
+        return tuple(dict.fromkeys(pairs))
 
+    def _whose(self, source: Source, columns: Columns) -> Keys:
+        """Whether keys are those of another sequence: they do not change with what queries change with."""
+        queries, keys = columns.reached.shape[1:]
+        elsewhere = any(other.comes_from - source.comes_from for other in self.sources)
+        return "cross" if elsewhere or queries != keys else "self"
 
-def _whose(source: Source, others: list[Source], columns: Columns) -> Keys:
-    """Whether keys are those of another sequence: they do not change with what queries change with."""
-    queries, keys = columns.reached.shape[1:]
-    elsewhere = any(other.comes_from - source.comes_from for other in others)
-    return "cross" if elsewhere or queries != keys else "self"
+    def _with_cache(self, at: int, own: Columns) -> Seen:
+        """What it sees of its cache and of the tokens at hand."""
+        past, queries = self.run.past, own.reached.shape[1]
+        slots = slot_count(self.call, at)
+        held = min(past, slots)
+        near = [held, held + queries, held - own.reached.shape[2]]
+        keys = self.plan.columns(slots, near)
+        cached = measure_slots(self.call, at, self.run.rows, self.plan.seed, keys)
+        columns = None
+        if keys is not None:
+            columns = tuple(sorted({key + past - held for key in keys} | set(range(past, past + queries))))
+        return self._told("cache", _with_slots(own, cached, past), columns)
+
+    def _told(self, keys: Keys, columns: Columns, measured: tuple[int, ...] | None) -> Seen:
+        path = self.call.path
+        layout = _layout(self.run, columns, keys)
+        return Seen(
+            module=path,
+            kind=self.kind,
+            setting=self.run.setting,
+            keys=keys,
+            reached=Mask.from_dense(columns.reached[:, None]).compact(),
+            soft=Mask.from_dense(columns.soft[:, None]).compact(),
+            noise=columns.noise,
+            columns=measured,
+            layout=layout,
+            expected=expected_of(self.subject, self.plan.declared, path, self.attention, keys, layout),
+            attention=self.attention,
+        )
 
 
 def _mixes(columns: Columns) -> bool:
@@ -132,32 +160,6 @@ def _with_slots(own: Columns, cached: Columns, past: int) -> Columns:
 
     reached, soft = joined(cached.reached, own.reached), joined(cached.soft, own.soft)
     return Columns(reached, soft, own.noise + cached.noise)
-
-
-def _seen(
-    subject: Subject,
-    plan: Plan,
-    run: Run,
-    call: Call,
-    keys: Keys,
-    columns: Columns,
-    measured: tuple[int, ...] | None,
-) -> Seen:
-    kind = type(call.module).__name__
-    layout = _layout(run, columns, keys)
-    return Seen(
-        module=call.path,
-        kind=kind,
-        setting=run.setting,
-        keys=keys,
-        reached=Mask.from_dense(columns.reached[:, None]).compact(),
-        soft=Mask.from_dense(columns.soft[:, None]).compact(),
-        noise=columns.noise,
-        columns=measured,
-        layout=layout,
-        expected=expected_of(subject, plan.declared, call.path, kind, keys, layout),
-        attention=attends(call.path, kind),
-    )
 
 
 def _layout(run: Run, columns: Columns, keys: Keys) -> Layout:

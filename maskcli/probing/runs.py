@@ -56,23 +56,24 @@ class Run:
         """S, of one of the content's arguments."""
         return int(self.arguments[name or self.content[0]].shape[1])
 
-    def answer(self, subject: Subject, changed: Mapping[str, Any] | None = None) -> Any:
-        """Run the model with its arguments, but for those `changed`; MaskcliError says what it refuses."""
+    def answer(self, subject: Subject, changed: Mapping[str, Any] | None = None, keep: Any = None) -> Any:
+        """Run the model with its arguments, but for those `changed`; UnmeasuredError says what it refuses.
+
+        Caches stay as they are, but for one to `keep` what is written to it.
+        """
         import torch
 
         given = {**self.arguments, **(changed or {})}
-        fresh = {name: copy_cache(value) if is_cache(value) else value for name, value in given.items()}
+        fresh = {
+            name: copy_cache(value) if is_cache(value) and value is not keep else value
+            for name, value in given.items()
+        }
         try:
             with torch.no_grad():
                 return subject.model(**fresh)
-        except MaskcliError:
-            raise
         except Exception as error:
             shapes = ", ".join(f"{name} {_shape(value)}" for name, value in given.items())
-            raise MaskcliError(
-                f"{subject.name!r} fails on {shapes}: {in_words(error)}; pass --length N, or "
-                "return (model, its arguments) from a function"
-            ) from error
+            raise UnmeasuredError(f"{subject.name} fails on {shapes}: {in_words(error)}") from error
 
     def moved(self, subject: Subject, cells: Array, name: str | None = None, seed: int = 0) -> dict[str, Any]:
         """The argument `name` with other content where `cells` [B, S] says so."""
@@ -211,7 +212,6 @@ def packed(subject: Subject, plan: Plan) -> Run:
 
 def decoding(subject: Subject, plan: Plan, cached: Cached, queries: int) -> Run:
     """The last tokens of a text whose others are in a cache."""
-    import torch
 
     held = subject.cache_argument
     if held is None or subject.encodes:
@@ -222,11 +222,7 @@ def decoding(subject: Subject, plan: Plan, cached: Cached, queries: int) -> Run:
     past = plan.length - queries
     cache = new_cache(subject, cached, plan.length + EMPTY_SLOTS)
     arguments = {name: ids[:, :past], held: cache, "use_cache": True}
-    try:
-        with torch.no_grad():
-            subject.model(**arguments)
-    except Exception as error:
-        raise UnmeasuredError(f"{subject.name} fails with a {cached} cache: {in_words(error)}") from error
+    replace(whole, arguments=arguments).answer(subject, keep=cache)
     tokens = "1 token" if queries == 1 else f"{queries} tokens"
     setting = f"{tokens} after {past}, {cached} cache"
     return Run(setting, {**arguments, name: ids[:, past:]}, whole.content, past=past)
