@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskcli.probing.caches import is_cache
 
@@ -21,25 +21,41 @@ def noise_of(tensor: Tensor) -> float:
     return NOISE.get(str(tensor.dtype).removeprefix("torch."), NOISE["float32"])
 
 
-def axis_of(value: Any, rows: int) -> int | None:
-    """The axis of positions in hidden states [B, S, D] (1) or [S, B, D] (0); None for all else."""
+class Batch(NamedTuple):
+    """What tells the axes of hidden states: how many rows a batch has, and how long its texts are."""
+
+    rows: int
+    lengths: tuple[int, ...]
+
+
+# The orders of axes in which hidden states come, as what makes [B, S, D] of them.
+ORDERS = ((0, 1, 2), (1, 0, 2), (0, 2, 1))
+
+
+def order_of(value: Any, batch: Batch) -> tuple[int, ...] | None:
+    """How hidden states turn into [B, S, D]: they are that, [S, B, D] or [B, D, S]; None for all else.
+
+    Channels come first, as convolutions want them, only where that axis has a known length and the usual one
+    has not: inside of a model texts may grow longer.
+    """
     import torch
 
-    if not torch.is_tensor(value) or not value.is_floating_point() or value.dim() != 3:
+    if not torch.is_tensor(value) or value.is_nested or not value.is_floating_point() or value.dim() != 3:
         return None
-    if value.shape[0] == rows:
-        return 1
-    return 0 if value.shape[1] == rows else None
+    fits = [order for order in ORDERS if value.shape[order[0]] == batch.rows]
+    known = [order for order in fits if value.shape[order[1]] in batch.lengths]
+    usual = [order for order in fits if order[2] == 2]
+    return next(iter(known or usual), None)
 
 
-def by_rows(value: Tensor, rows: int) -> Tensor:
+def by_rows(value: Tensor, batch: Batch) -> Tensor:
     """Hidden states as [B, S, D]; a view."""
-    return value if axis_of(value, rows) == 1 else value.transpose(0, 1)
+    return value.permute(order_of(value, batch) or ORDERS[0])
 
 
-def activations(values: list[Any], rows: int) -> list[Tensor]:
+def activations(values: list[Any], batch: Batch) -> list[Tensor]:
     """The hidden states among some values, each as [B, S, D]."""
-    return [by_rows(value, rows) for value in values if axis_of(value, rows) is not None]
+    return [by_rows(value, batch) for value in values if order_of(value, batch) is not None]
 
 
 def leaves_of(value: Any) -> tuple[list[Any], Any]:
@@ -49,10 +65,10 @@ def leaves_of(value: Any) -> tuple[list[Any], Any]:
     return _pytree.tree_flatten(value, is_leaf=is_cache)
 
 
-def states_of(result: Any, rows: int) -> list[Tensor]:
+def states_of(result: Any, batch: Batch) -> list[Tensor]:
     """All hidden states [B, S, D] in the result of a call: of a tensor, a tuple, a model's output."""
     plain = dict(result) if hasattr(result, "keys") else result
-    return activations(leaves_of(plain)[0], rows)
+    return activations(leaves_of(plain)[0], batch)
 
 
 def difference(new: Tensor, old: Tensor) -> Tensor:

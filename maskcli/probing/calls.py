@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from maskcli.probing.activations import activations, by_rows, leaves_of, states_of
+from maskcli.probing.activations import ORDERS, Batch, activations, leaves_of, order_of, states_of
 from maskcli.probing.caches import copy_cache, is_cache, share_layers
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ class Call:
         """Which leaves are caches of keys and values."""
         return [at for at, leaf in enumerate(self.leaves) if is_cache(leaf)]
 
-    def replay(self, moved: Mapping[int, Any], rows: int) -> list[Tensor]:
+    def replay(self, moved: Mapping[int, Any], batch: Batch) -> list[Tensor]:
         """The hidden states that the call answers when the leaves `moved` stand for those recorded."""
         result, _ = self.answer(moved)
-        return states_of(result, rows)
+        return states_of(result, batch)
 
     def answer(self, moved: Mapping[int, Any]) -> tuple[Any, list[Any]]:
         """The whole result of a replay, and the leaves as the module left them."""
@@ -88,7 +88,7 @@ def copied(value: Any, layer: int | None = None) -> Any:
 class _Recorder:
     """Keeps calls while a model runs; what a call is given again is kept once."""
 
-    rows: int
+    batch: Batch
     results: bool
     calls: list[Call] = field(default_factory=list)
     open: list[Call | None] = field(default_factory=list)
@@ -114,7 +114,7 @@ class _Recorder:
 
     def _tells(self, leaves: list[Any]) -> bool:
         """Whether the arguments hold what belongs to positions: hidden states, or ids [B, S]."""
-        return any(cells_of(leaf, self.rows) is not None for leaf in leaves)
+        return any(cells_of(leaf, self.batch) is not None for leaf in leaves)
 
     def _kept(self, leaves: list[Any]) -> list[Any]:
         """Copies; masks and positions, which all layers are given alike, are kept once for all."""
@@ -150,25 +150,25 @@ def copied_all(result: Any) -> Any:
     return _pytree.tree_unflatten([copied(leaf) for leaf in leaves], tree)
 
 
-def cells_of(leaf: Any, rows: int) -> Tensor | None:
+def cells_of(leaf: Any, batch: Batch) -> Tensor | None:
     """A leaf as [B, S, …] when it holds one thing for each place: hidden states, or whole numbers [B, S]."""
     import torch
 
-    if not torch.is_tensor(leaf):
+    if not torch.is_tensor(leaf) or leaf.is_nested:
         return None
-    states = activations([leaf], rows)
+    states = activations([leaf], batch)
     if states:
         return states[0]
     whole = not leaf.is_floating_point() and leaf.dtype != torch.bool and leaf.dim() == 2
-    if whole and leaf.shape[0] == rows:
+    if whole and leaf.shape[0] == batch.rows:
         return leaf
-    return leaf.T if whole and leaf.shape[1] == rows else None
+    return leaf.T if whole and leaf.shape[1] == batch.rows else None
 
 
 def record(
     run: Callable[[], Any],
     model: Module,
-    rows: int,
+    batch: Batch,
     only: Sequence[str] | None = None,
     *,
     results: bool = True,
@@ -179,7 +179,7 @@ def record(
     """
     import torch
 
-    recorder = _Recorder(rows, results)
+    recorder = _Recorder(batch, results)
 
     def enter(path: str) -> Callable[..., None]:
         return lambda module, args, kwargs: recorder.enter(path, module, args, kwargs)
@@ -254,6 +254,8 @@ def moved_states(states: Tensor, cells: Tensor, size: float, generator: Any) -> 
     return torch.where(cells[..., None], new, states)
 
 
-def in_place(leaf: Tensor, states: Tensor, rows: int) -> Tensor:
+def in_place(leaf: Tensor, states: Tensor, batch: Batch) -> Tensor:
     """Hidden states [B, S, D] in the order of axes that a leaf has."""
-    return states if by_rows(leaf, rows) is leaf else states.transpose(0, 1)
+    order = order_of(leaf, batch) or ORDERS[0]
+    # Each order swaps two axes at most, and is its own way back.
+    return states.permute(order)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maskcli.arrays import Array
-from maskcli.probing.activations import difference, noise_of
+from maskcli.probing.activations import Batch, difference, noise_of
 from maskcli.probing.caches import cache_layers, copy_cache
 from maskcli.probing.calls import Call, moved_states
 
@@ -118,7 +118,7 @@ def find_own_layer(call: Call) -> int | None:
     return None
 
 
-def measure_slots(call: Call, at: int, rows: int, seed: int, keys: Sequence[int] | None) -> Columns:
+def measure_slots(call: Call, at: int, batch: Batch, seed: int, keys: Sequence[int] | None) -> Columns:
     """Which outputs each slot of a cache reaches: its key and value are moved like an argument."""
     import torch
 
@@ -136,9 +136,9 @@ def measure_slots(call: Call, at: int, rows: int, seed: int, keys: Sequence[int]
             held = torch.where(flat.abs().amax(-1, keepdim=True) > 0, flat, flat.abs().mean().clamp_min(1))
             new = torch.where(cells[..., None], moved_states(held, cells, size, generator), flat)
             tensor.copy_(new.reshape(tensor.transpose(1, 2).shape).transpose(1, 2))
-        return call.replay({at: other}, rows)[0]
+        return call.replay({at: other}, batch)[0]
 
-    return measure(slots, call.replay({}, rows)[0], answer, keys)
+    return measure(slots, call.replay({}, batch)[0], answer, keys)
 
 
 def slot_count(call: Call, at: int) -> int:

@@ -190,7 +190,7 @@ def _steps(subject: Subject, run: Run, cached: Cached, lengths: list[int]) -> Te
     for length in lengths:
         arguments = {name: ids[:, start : start + length], held: cache, "use_cache": True}
         answer = replace(run, arguments=arguments).answer(subject, keep=cache)
-        parts.append(states_of(answer, run.rows)[0])
+        parts.append(states_of(answer, run.batch)[0])
         start += length
         if cached == "static":
             _fill_empty(cache, start)

@@ -16,10 +16,11 @@ from maskcli.masks.mask import Mask
 from maskcli.probing.calls import Call, answering
 from maskcli.probing.columns import Columns, find_own_layer, leaking_rows, measure, measure_slots, slot_count
 from maskcli.probing.expected import attends, expected_of
+from maskcli.probing.mixers import is_inside
 from maskcli.probing.plan import Plan
-from maskcli.probing.runs import Run
+from maskcli.probing.runs import Run, UnmeasuredError
 from maskcli.probing.sources import Source, recorded
-from maskcli.probing.structure import Structure, is_inside
+from maskcli.probing.structure import Structure
 from maskcli.probing.subject import Subject
 
 if TYPE_CHECKING:
@@ -29,9 +30,12 @@ Progress = Callable[[str], None]
 
 
 def seen_in(subject: Subject, plan: Plan, run: Run, structure: Structure, told: Progress) -> list[Seen]:
-    """What the mixers see in a run."""
+    """What the mixers see in a run; UnmeasuredError where some have no part in it."""
     nested = any(structure.inside(path) for path in structure.paths)
     calls = recorded(subject, run, structure.paths, plan.seed, results=nested)
+    idle = set(structure.paths) - {call.path for call, _ in calls}
+    if idle and not run.past:
+        raise UnmeasuredError(f"{min(idle)} is not called with {run.setting}")
     found: list[Seen] = []
     for call, sources in calls:
         told(call.path)
@@ -82,10 +86,10 @@ class _Layer:
         return [replace(found[0], rows=rows), *found[1:]] if rows and found else found
 
     def _base(self) -> Tensor:
-        return self.call.replay({}, self.run.rows)[0]
+        return self.call.replay({}, self.run.batch)[0]
 
     def _answer(self, source: Source, cells: Tensor, size: float) -> Tensor:
-        return self.call.replay(source.move(cells, size), self.run.rows)[0]
+        return self.call.replay(source.move(cells, size), self.run.batch)[0]
 
     def _columns(self, source: Source, base: Tensor) -> Columns:
         keys = self.plan.columns(source.length, _borders(self.run))
@@ -115,7 +119,7 @@ class _Layer:
         held = min(past, slots)
         near = [held, held + queries, held - own.reached.shape[2]]
         keys = self.plan.columns(slots, near)
-        cached = measure_slots(self.call, at, self.run.rows, self.plan.seed, keys)
+        cached = measure_slots(self.call, at, self.run.batch, self.plan.seed, keys)
         columns = None
         if keys is not None:
             columns = tuple(sorted({key + past - held for key in keys} | set(range(past, past + queries))))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from maskcli.probing.activations import difference, leaves_of, noise_of, states_of
+from maskcli.probing.activations import Batch, difference, leaves_of, noise_of, states_of
 from maskcli.probing.calls import Call, Key, cells_of, copied_all, hooked
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class _Compared:
 
     first: dict[Key, Call]
     mixing: dict[Key, None]
-    rows: int
+    batch: Batch
     counts: Counter[str] = field(default_factory=Counter)
     open: list[tuple[Key, dict[int, Tensor]]] = field(default_factory=list)
 
@@ -40,7 +40,7 @@ class _Compared:
         pairs = zip(leaves, before.leaves, strict=False) if before is not None else ()
         changed: dict[int, Tensor] = {}
         for new, old in pairs:
-            cells = changed_cells(new, old, self.rows)
+            cells = changed_cells(new, old, self.batch)
             if cells is not None:
                 length = cells.shape[1]
                 changed[length] = changed[length] | cells if length in changed else cells
@@ -52,17 +52,17 @@ class _Compared:
         before = self.first.get(key)
         if before is None:
             return None
-        if key not in self.mixing and _spreads(result, before.result, changed, self.rows):
+        if key not in self.mixing and _spreads(result, before.result, changed, self.batch):
             self.mixing[key] = None
         if key in self.mixing:
             return copied_all(before.result)
-        _put_back_noise(result, before.result, self.rows)
+        _put_back_noise(result, before.result, self.batch)
         return None
 
 
-def changed_cells(new: Any, old: Any, rows: int) -> Tensor | None:
+def changed_cells(new: Any, old: Any, batch: Batch) -> Tensor | None:
     """The places [B, S] in which a leaf differs from an older one; None when it holds no places."""
-    fresh, past = cells_of(new, rows), cells_of(old, rows)
+    fresh, past = cells_of(new, batch), cells_of(old, batch)
     if fresh is None or past is None or fresh.shape != past.shape:
         return None
     if fresh.dim() == 2:
@@ -70,9 +70,9 @@ def changed_cells(new: Any, old: Any, rows: int) -> Tensor | None:
     return difference(fresh, past) > noise_of(past)
 
 
-def _spreads(result: Any, before: Any, changed: dict[int, Tensor], rows: int) -> bool:
+def _spreads(result: Any, before: Any, changed: dict[int, Tensor], batch: Batch) -> bool:
     """Whether an answer changed where no argument did."""
-    for new, old in zip(states_of(result, rows), states_of(before, rows), strict=False):
+    for new, old in zip(states_of(result, batch), states_of(before, batch), strict=False):
         if new.shape != old.shape:
             continue
         cells = difference(new, old) > noise_of(old)
@@ -82,9 +82,9 @@ def _spreads(result: Any, before: Any, changed: dict[int, Tensor], rows: int) ->
     return False
 
 
-def _put_back_noise(result: Any, before: Any, rows: int) -> None:
+def _put_back_noise(result: Any, before: Any, batch: Batch) -> None:
     """Where an answer differs by rounding alone, it is what it was."""
-    for new, old in zip(states_of(result, rows), states_of(before, rows), strict=False):
+    for new, old in zip(states_of(result, batch), states_of(before, batch), strict=False):
         if new.shape == old.shape:
             gap = difference(new, old)
             noisy = (gap > 0) & (gap <= noise_of(old))
@@ -93,32 +93,65 @@ def _put_back_noise(result: Any, before: Any, rows: int) -> None:
 
 
 def find_mixers(
-    model: Module, calls: Sequence[Call], runs: Sequence[Callable[[], Any]], rows: int
+    model: Module,
+    calls: Sequence[Call],
+    runs: Sequence[Callable[[], Any]],
+    batch: Batch,
+    watched: Sequence[str] | None = None,
 ) -> tuple[list[Call], int]:
     """The mixers among the calls of a first run, in order, and how many runs it took.
 
-    `runs` each run the model over other content at some places, in turn, until none finds anything new.
+    `runs` each run the model over other content at some places, in turn, until none finds anything new. Only
+    `watched` paths are compared (None: all).
     """
-    import torch
-
     first = {call.key: call for call in calls}
-    mixing: dict[Key, None] = {}
-    count = quiet = 0
-    while quiet < len(runs):
-        known = len(mixing)
-        compared = _Compared(first, mixing, rows)
-        with _watching(model, compared), torch.no_grad():
-            runs[count % len(runs)]()
-        count += 1
-        quiet = quiet + 1 if len(mixing) == known else 0
-    return [call for call in calls if call.key in mixing], count
+    search = _Search(model, first, runs, batch, watched)
+    search.until_quiet()
+    # One that was found before what is inside of it may do nothing by itself.
+    outer = [key for key in search.mixing if any(is_inside(other[0], key[0]) for other in search.mixing)]
+    for key in outer:
+        del search.mixing[key]
+    if outer:
+        search.until_quiet()
+    return [call for call in calls if call.key in search.mixing], search.count
 
 
-def _watching(model: Module, compared: _Compared) -> Any:
+@dataclass(eq=False)
+class _Search:
+    """Runs with other content, one after another, and the mixers found so far."""
+
+    model: Module
+    first: dict[Key, Call]
+    runs: Sequence[Callable[[], Any]]
+    batch: Batch
+    watched: Sequence[str] | None
+    mixing: dict[Key, None] = field(default_factory=dict)
+    count: int = 0
+
+    def until_quiet(self) -> None:
+        """Run in turn until no run finds anything new."""
+        import torch
+
+        quiet = 0
+        while quiet < len(self.runs):
+            known = len(self.mixing)
+            compared = _Compared(self.first, self.mixing, self.batch)
+            with _watching(self.model, compared, self.watched), torch.no_grad():
+                self.runs[self.count % len(self.runs)]()
+            self.count += 1
+            quiet = quiet + 1 if len(self.mixing) == known else 0
+
+
+def is_inside(path: str, other: str) -> bool:
+    """Whether a module is within another one, by their paths."""
+    return path != other and (not other or path.startswith(f"{other}."))
+
+
+def _watching(model: Module, compared: _Compared, watched: Sequence[str] | None) -> Any:
     def enter(path: str) -> Callable[..., None]:
         return lambda module, args, kwargs: compared.enter(path, args, kwargs)
 
     def leave(path: str) -> Callable[..., Any]:
         return lambda module, args, kwargs, result: compared.leave(result)
 
-    return hooked(model, enter, leave)
+    return hooked(model, enter, leave, watched)

@@ -14,8 +14,8 @@ from maskcli.probing.exact import exact
 from maskcli.probing.layers import Progress, seen_in
 from maskcli.probing.plan import Plan
 from maskcli.probing.reach import reach_of
-from maskcli.probing.runs import Run, UnmeasuredError, decoding, given, packed, padded
-from maskcli.probing.structure import Structure, structure_of
+from maskcli.probing.runs import Run, UnmeasuredError, decoding, given, packed, padded, takes_padding
+from maskcli.probing.structure import Structure, first_run, structure_of
 from maskcli.probing.subject import Subject
 
 
@@ -26,12 +26,16 @@ def measure(subject: Subject, plan: Plan, told: Progress = lambda _: None) -> Be
     """
     with _undisturbed():
         try:
-            structure = structure_of(subject, plan)
+            structure = structure_of(subject, first_run(subject, plan))
         except UnmeasuredError as reason:
             raise MaskcliError(
                 f"{reason}; pass --length N, or return (model, its arguments) from a function"
             ) from reason
         gathered = _Gathered()
+        if subject.given is None and not takes_padding(subject):
+            gathered.unmeasured.append(
+                f"{type(subject.model).__name__} takes no attention_mask or other mask of padding"
+            )
         for make in _settings(subject, plan):
             with gathered.trying():
                 _look(subject, plan, make(), structure, gathered, told)
@@ -76,7 +80,10 @@ def _look(
     subject: Subject, plan: Plan, run: Run, structure: Structure, gathered: _Gathered, told: Progress
 ) -> None:
     """Measure the layers in one run, and the whole model but where it reads a cache."""
-    gathered.seen += seen_in(subject, plan, run, structure, told)
+    try:
+        gathered.seen += seen_in(subject, plan, run, structure, told)
+    except UnmeasuredError:
+        gathered.seen += seen_in(subject, plan, run, _structure_here(subject, run), told)
     if run.past:
         return
     if gathered.reach is None:
@@ -85,13 +92,21 @@ def _look(
         gathered.compared += exact(subject, plan, run)
 
 
+def _structure_here(subject: Subject, run: Run) -> Structure:
+    """The mixers of a run that takes another way than the first one did."""
+    try:
+        return structure_of(subject, run)
+    except UnmeasuredError:
+        return structure_of(subject, run, fused=True)
+
+
 def _settings(subject: Subject, plan: Plan) -> Iterator[Callable[[], Run]]:
     """The runs in which masks are measured."""
     if subject.given is not None:
         yield partial(given, subject)
         return
     if "masks" in plan.parts:
-        for side in plan.pads:
+        for side in plan.pads if takes_padding(subject) else ("none",):
             yield partial(padded, subject, plan, side)
         if plan.documents:
             yield partial(packed, subject, plan)

@@ -44,13 +44,13 @@ def reach_of(subject: Subject, plan: Plan, run: Run, seen: Sequence[Seen]) -> Re
     if not whole or subject.encodes or size > MOST_TOKENS or any(each.columns is not None for each in layers):
         return None
     derived = compose([_dense(each.reached | each.soft) for each in layers])
-    base = states_of(run.answer(subject), run.rows)[0]
+    base = states_of(run.answer(subject), run.batch)[0]
     if base.shape[1] != size:
         return None
     real = run.real if run.real is not None else np.ones((run.rows, size), bool)
     more = fewer = 0
     for cells in _one_a_row(real):
-        new = states_of(run.answer(subject, run.moved(subject, cells)), run.rows)[0]
+        new = states_of(run.answer(subject, run.moved(subject, cells)), run.batch)[0]
         gap = difference(new, base).cpu().numpy()
         expected = (derived & cells[:, None]).any(-1)
         more += int(((gap > noise_of(base)) & ~expected & real).sum())

@@ -11,6 +11,7 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.inputs.user_code import in_words
+from maskcli.probing.activations import Batch
 from maskcli.probing.caches import copy_cache, is_cache
 from maskcli.probing.calls import moved_states
 from maskcli.probing.columns import generator_for
@@ -51,6 +52,11 @@ class Run:
     def rows(self) -> int:
         """B."""
         return int(self.arguments[self.content[0]].shape[0])
+
+    @property
+    def batch(self) -> Batch:
+        """What tells the axes of hidden states."""
+        return Batch(self.rows, tuple(self.length(name) for name in self.content))
 
     def length(self, name: str | None = None) -> int:
         """S, of one of the content's arguments."""
@@ -176,6 +182,11 @@ def _usual(subject: Subject) -> dict[str, Any]:
 def _pad_id(subject: Subject) -> int:
     pad = subject.said.get("pad_token_id")
     return pad if isinstance(pad, int) and 0 <= pad < (subject.vocabulary or 0) else 0
+
+
+def takes_padding(subject: Subject) -> bool:
+    """Whether a model can be told which tokens are padding."""
+    return any(subject.takes(name) for name in ("attention_mask", *PADDING_NAMES))
 
 
 def _told_padding(subject: Subject, real: Tensor) -> dict[str, Any]:

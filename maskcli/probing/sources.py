@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from maskcli.probing.activations import by_rows
+from maskcli.probing.activations import Batch, by_rows
 from maskcli.probing.calls import Call, cells_of, in_place, moved_states, record
 from maskcli.probing.columns import generator_for
 from maskcli.probing.runs import Run
@@ -50,28 +50,28 @@ def recorded(
 
     def calls_of(changed: dict[str, Any] | None, keep: bool) -> list[Call]:
         answer = partial(run.answer, subject, changed)
-        return record(answer, subject.model, run.rows, paths, results=keep)[0]
+        return record(answer, subject.model, run.batch, paths, results=keep)[0]
 
     calls = calls_of(None, results)
     changing = {name: calls_of(run.everywhere(subject, name), False) for name in run.content}
-    return [(call, list(_sources(subject, call, changing, run.rows, seed))) for call in calls]
+    return [(call, list(_sources(subject, call, changing, run.batch, seed))) for call in calls]
 
 
 def _sources(
-    subject: Subject, call: Call, changing: dict[str, list[Call]], rows: int, seed: int
+    subject: Subject, call: Call, changing: dict[str, list[Call]], batch: Batch, seed: int
 ) -> list[Source]:
     """The sources of a call, one for each distinct tensor."""
     found: list[Source] = []
     done: set[int] = set()
     for at, leaf in enumerate(call.leaves):
-        cells = cells_of(leaf, rows)
+        cells = cells_of(leaf, batch)
         if cells is None or at in done:
             continue
         names = frozenset(name for name, calls in changing.items() if _changes(call, at, calls))
         if names:
             twins = call.twins(at)
             done.update(twins)
-            move = partial(_moved, subject, leaf, rows, seed, tuple(twins))
+            move = partial(_moved, subject, leaf, batch, seed, tuple(twins))
             found.append(Source(cells, names, move))
     return found
 
@@ -85,12 +85,12 @@ def _changes(call: Call, at: int, others: list[Call]) -> bool:
 
 
 def _moved(
-    subject: Subject, leaf: Tensor, rows: int, seed: int, twins: Sequence[int], cells: Tensor, size: float
+    subject: Subject, leaf: Tensor, batch: Batch, seed: int, twins: Sequence[int], cells: Tensor, size: float
 ) -> dict[int, Any]:
     """The leaves that hold the same as one, all with other content in some cells [B, S]."""
     if leaf.is_floating_point():
-        new = moved_states(by_rows(leaf, rows), cells, size, generator_for(seed))
-        return dict.fromkeys(twins, in_place(leaf, new, rows))
-    by_row = leaf.shape[0] == rows
+        new = moved_states(by_rows(leaf, batch), cells, size, generator_for(seed))
+        return dict.fromkeys(twins, in_place(leaf, new, batch))
+    by_row = leaf.shape[0] == batch.rows
     ids = other_ids(subject, leaf if by_row else leaf.T, cells)
     return dict.fromkeys(twins, ids if by_row else ids.T)

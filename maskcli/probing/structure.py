@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.probing.activations import states_of
+from maskcli.probing.activations import Batch, states_of
 from maskcli.probing.calls import Call, record
-from maskcli.probing.mixers import find_mixers
+from maskcli.probing.mixers import find_mixers, is_inside
 from maskcli.probing.plan import Plan
 from maskcli.probing.runs import Run, given, padded
 from maskcli.probing.subject import Subject
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 # Structure does not depend on length: what mixes is found in short texts.
 SHORT = 24
@@ -39,38 +42,55 @@ class Structure(NamedTuple):
         return tuple(each for each in self.paths if is_inside(each, path))
 
 
-def is_inside(path: str, other: str) -> bool:
-    """Whether a module is within another one."""
-    return path != other and (not other or path.startswith(f"{other}."))
+def first_run(subject: Subject, plan: Plan) -> Run:
+    """The run in which mixers are found: that of a user, or short texts without padding."""
+    if subject.given is not None:
+        return given(subject)
+    return padded(subject, plan, "none", min(plan.length, SHORT))
 
 
-def structure_of(subject: Subject, plan: Plan) -> Structure:
-    """Find the mixers; MaskcliError when the model does not answer alike twice, or answers no states."""
-    short = min(plan.length, SHORT)
-    run = given(subject) if subject.given is not None else padded(subject, plan, "none", short)
+def structure_of(subject: Subject, run: Run, *, fused: bool = False) -> Structure:
+    """Find the mixers of a run; MaskcliError when it does not answer alike twice, or answers no states.
+
+    With `fused` torch's own encoders are not looked into: given padding, they compute with nested tensors,
+    which they do not once anything watches their parts.
+    """
     plain = check_determinism(subject, run)
-    calls, answer = record(partial(run.answer, subject), subject.model, run.rows)
-    if not states_of(answer, run.rows):
+    watched = _watched(subject.model, fused)
+    calls, answer = record(partial(run.answer, subject), subject.model, run.batch, watched)
+    if not states_of(answer, run.batch):
         raise MaskcliError(
             f"{subject.name!r} answers no hidden states or logits [B, S, D], so nothing can be compared"
         )
     moved = [_moved_run(subject, run, cells) for cells in _cells(run)]
-    mixers, forwards = find_mixers(subject.model, calls, moved, run.rows)
+    mixers, forwards = find_mixers(subject.model, calls, moved, run.batch, watched)
     paths = tuple(dict.fromkeys(call.path for call in mixers))
     fast: frozenset[str] = frozenset()
-    if not _equal(plain, states_of(answer, run.rows)):
-        fast = frozenset(_otherwise_unwatched(calls, paths, run.rows))
+    if not _equal(plain, states_of(answer, run.batch)):
+        fast = frozenset(_otherwise_unwatched(calls, paths, run.batch))
     both = tuple(dict.fromkeys(call.path for call in calls if call.path in fast or call.path in paths))
     return Structure(both, len(calls), forwards + OTHER_RUNS, fast)
 
 
-def _otherwise_unwatched(calls: Iterable[Call], mixing: tuple[str, ...], rows: int) -> list[str]:
+def _watched(model: Module, fused: bool) -> list[str]:
+    """The paths of the modules that may be watched."""
+    from torch.nn import TransformerEncoder, TransformerEncoderLayer
+
+    kinds = (TransformerEncoder, TransformerEncoderLayer)
+    closed = [path for path, module in model.named_modules() if fused and isinstance(module, kinds)]
+    paths = (path for path, _ in model.named_modules())
+    return [path for path in paths if not any(is_inside(path, other) for other in closed)]
+
+
+def _otherwise_unwatched(calls: Iterable[Call], mixing: tuple[str, ...], batch: Batch) -> list[str]:
     """The deepest modules around mixing ones that answer otherwise when nothing inside is watched.
 
     torch's own encoder layers take a fused way then, past their attention module.
     """
     around = [call for call in calls if any(is_inside(path, call.path) for path in mixing)]
-    apart = [call.path for call in around if not _equal(call.replay({}, rows), states_of(call.result, rows))]
+    apart = [
+        call.path for call in around if not _equal(call.replay({}, batch), states_of(call.result, batch))
+    ]
     return [path for path in apart if not any(is_inside(other, path) for other in apart)]
 
 
@@ -78,7 +98,7 @@ def check_determinism(subject: Subject, run: Run) -> list[Any]:
     """What the model answers; MaskcliError unless it answers the same bits twice, in the mode that it is
     in.
     """
-    once, again = (states_of(run.answer(subject), run.rows) for _ in range(2))
+    once, again = (states_of(run.answer(subject), run.batch) for _ in range(2))
     if _equal(once, again):
         return once
     training = [name for name, module in subject.model.named_modules() if _drops(module)]

@@ -21,7 +21,7 @@ TOLD_CELLS = 8
 
 def outputs_of(subject: Subject, run: Run, changed: dict[str, Any] | None = None) -> Tensor:
     """The last hidden states or logits [B, S, D]."""
-    return states_of(run.answer(subject, changed), run.rows)[0]
+    return states_of(run.answer(subject, changed), run.batch)[0]
 
 
 def real_outputs(run: Run, outputs: Tensor) -> Array:
