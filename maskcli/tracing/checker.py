@@ -30,6 +30,7 @@ from maskcli.tracing.habits import Habits
 from maskcli.tracing.remaining import TWICE, with_remaining
 from maskcli.tracing.saving import Folder, see
 from maskcli.tracing.steps import NEXT, Step
+from maskcli.tracing.windows import Windows
 
 # Elements of tensors that wait for their step to end, at most: 256 MiB of float32.
 KEPT = 2**26
@@ -143,7 +144,7 @@ class Checker:
         self._resolve = resolver(options.declared.convention)
         self._tally, self._folded, self._folder = _Tally(), Folded(), Folder(options.save)
         self._gradients = Gradients(program, self._folded.add, self.trouble)
-        self._habits = Habits()
+        self._habits, self._windows = Habits(), Windows()
         self._waiting: list[_Waiting] = []
         self._caches = Caches()
         self._broken = False
@@ -159,7 +160,7 @@ class Checker:
             if pattern is not None and not any(fnmatchcase(name, pattern) for name in weights)
         }
         return TraceReport(
-            findings=self._folded.findings(),
+            findings=tuple(filter(self._windows.stands, self._folded.findings())),
             skipped=tuple(
                 skip for code, skip in sorted((tally.skipped or {}).items()) if self._is_wanted(code)
             ),
@@ -301,6 +302,7 @@ class Checker:
         # The step may have told more since, as a loss does: calls that know as much are like this one.
         told = _like(call.place, step, call.padding, call.signature)
         likes = dict.fromkeys((call.like, told))
+        self._windows.note(findings, step.facts, shown.place.kind, shown.tensors[0].tensor.shape[-1])
         self._note([_renamed(finding, module) for finding in findings], shown, likes, step)
         if not step.shown and shown.place.kind in ("self", "decoder"):
             step.shown = tuple(filter(_is_kept, shown.tensors))

@@ -18,6 +18,7 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.catalogue import named
 from maskcli.meant.facts import Declared, Purpose
 from maskcli.meant.model_config import Config, config_of
+from maskcli.meant.plain_config import Plain, plain_config
 from maskcli.padding import edge_runs
 
 # Tokens that padding nobody has told of must have, in so many rows, for its id to be believed.
@@ -46,17 +47,27 @@ class Told(NamedTuple):
 class Facts:
     """What is known of one model so far.
 
-    `config` is what its configuration says; `ignored` the label that its loss leaves out; `vocabularies` the
-    sizes of its tables of tokens; `pads` are ids that something calls padding, best witness first; `at_most`
-    is the mask beyond which nothing may be seen, and who says so; `trains` that a loss was computed.
+    `config` is what its configuration says, `plain` the same of one of the program's own; `ignored` the label
+    that its loss leaves out; `vocabularies` the sizes of its tables of tokens; `pads` are ids that something
+    calls padding, best witness first; `at_most` is the mask beyond which nothing may be seen, and who says
+    so; `trains` that a loss was computed.
     """
 
     config: Config | None = None
+    plain: Plain | None = None
     ignored: int | None = None
     vocabularies: set[int] = field(default_factory=set)
     pads: dict[int, str] = field(default_factory=dict)
     at_most: tuple[str, str] | None = None
     trains: bool = False
+
+    @property
+    def windows(self) -> Config | None:
+        """The program's own configuration, where it has windows and the loss says that they look back."""
+        looks_back = self.at_most is not None and self.at_most[0] == "causal"
+        if self.plain is None or not self.plain.layers or not looks_back:
+            return None
+        return dataclasses.replace(self.plain.config, layers=self.plain.layers)
 
     def pad(self, id_: int | None, source: str) -> None:
         """Something says what the pad id is."""
@@ -93,7 +104,7 @@ class Facts:
         pad = self.pad_id(texts)
         known = Declared(
             pad_id=pad.value if pad is not None else None,
-            model=self.config,
+            model=self.windows or self.config,
             ignore_index=self.ignored,
             purpose=self._purpose(generates),
             at_most=self.at_most,
@@ -125,20 +136,26 @@ class Facts:
             yield "purpose", "generation: generate() is at work"
         if options.expect or options.model is not None:
             return
-        if config is not None and config.spec is not None:
+        if self.windows is not None:
+            yield "mask", f"what may be seen: {self.windows.source}"
+        elif config is not None and config.spec is not None:
             yield "mask", f"what may be seen: {config.source}"
         elif self.at_most is not None:
             yield "mask", f"what may be seen: {self.at_most[1].rstrip(',')}"
 
 
 def of_model(model: Any, two_sided: bool) -> Facts:
-    """What a model says by itself: its configuration, as a folder's config.json would.
+    """What a model says by itself: its configuration, as a folder's config.json would, or one of its own.
 
     One side of an encoder and a decoder has the configuration of both, which tells nothing of its mask.
     """
     facts, name = Facts(), type(model).__name__
     said = _as_dict(getattr(model, "config", None))
     if said is None:
+        facts.plain = plain_config(model)
+        facts.config = None if facts.plain is None else facts.plain.config
+        if facts.config is not None:
+            facts.pad(facts.config.pad_id, f"pad id of {facts.config.source}")
         return facts
     generation = _as_dict(getattr(model, "generation_config", None)) or {}
     if not said.get("architectures"):

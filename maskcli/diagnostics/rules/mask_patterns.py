@@ -184,7 +184,8 @@ def wrong_window(scene: Scene) -> Iterator[Found | Undecided]:
         if not ((meant ^ bare) & _real(saved)).attended:
             yield Undecided(f"a mask over more than {size} keys: over fewer, no window shows")
             continue
-        window = None if _fits(saved, meant) else _other_window(saved, saved.declared, size)
+        fits = _fits(saved, meant) or (saved.declared.bound and _is_within(saved, meant))
+        window = None if fits else _other_window(saved, saved.declared, size)
         if window is not None:
             differing = (saved.given.keep ^ meant) & _real(saved)
             hits.append((_hit(saved, differing, differing), window))
@@ -281,6 +282,11 @@ def _fits(saved: Saved, wanted: Mask) -> bool:
     seen = np.any((keep & real).seen, axis=1)
     shown = _columns(keep.shape, seen) if saved.keys is None else padding_over(saved.layout)
     return any(not ((keep ^ each) & real).attended for each in (wanted, wanted & shown))
+
+
+def _is_within(saved: Saved, bound: Mask) -> bool:
+    """Whether the mask shows real queries nothing beyond what may be seen at most."""
+    return not ((saved.given.keep - bound) & _real(saved)).attended
 
 
 def _real(saved: Saved) -> Mask:

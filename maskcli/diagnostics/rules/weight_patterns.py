@@ -197,7 +197,7 @@ def _hits(scene: Scene, rows_of: Callable[[Attention], Rows | None]) -> Iterator
 
 def _has_width(attention: Attention) -> bool:
     """Whether it was declared how far back a query of this layer reaches: over a window, or without end."""
-    if attention.declared is None or attention.expected is None:
+    if attention.declared is None or attention.expected is None or attention.declared.bound:
         return False
     if attention.window is not None:
         return True
