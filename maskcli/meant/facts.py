@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from maskcli.meant.model_config import Config
     from maskcli.meant.places import Places
 
+# The mask that hides nothing.
+FULL = "full"
+
 
 class Purpose(str, enum.Enum):
     """What a batch is for."""
@@ -275,7 +278,8 @@ class Declared:
         text = self.model.mask(layer, name) if self.model is not None and mine else None
         if self.model is not None and text is not None:
             return Meant(parse(text), self.model.source, True, bound=not self.model.declared)
-        if self.at_most is not None and mine:
+        encodes = kind == "encoder" and self.at_most is not None and self.at_most[0] == FULL
+        if self.at_most is not None and (mine or encodes):
             bound, source = self.at_most
             return Meant(parse(bound), source, False, bound=True)
         return None

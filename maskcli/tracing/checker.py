@@ -12,18 +12,17 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-import numpy as np
-
 from maskcli.diagnostics.catalogue import named
 from maskcli.diagnostics.diagnose import Report, diagnose
 from maskcli.diagnostics.finding import Finding, Skipped, Where
 from maskcli.errors import MaskcliError
 from maskcli.inputs.operands import resolver
-from maskcli.meant.facts import Declared
+from maskcli.meant.facts import FULL, Declared
 from maskcli.tensors import Roled, TensorFile
 from maskcli.tensors.storage import InMemory
 from maskcli.tracing.caches import Caches
 from maskcli.tracing.calls import Call, Place, Torch, has_nan, quietly, roled
+from maskcli.tracing.encoders import READ, is_causal, reads_whole
 from maskcli.tracing.folded import Folded
 from maskcli.tracing.gradients import Gradients
 from maskcli.tracing.habits import Habits
@@ -213,6 +212,7 @@ class Checker:
         """All that the step will tell of its calls is told: look at those that wait."""
         waiting = [call for call in self._waiting if call.step is step]
         self._waiting = [call for call in self._waiting if call.step is not step]
+        step.read_whole |= reads_whole([call.tensors for call in waiting if call.place.kind == "cross"])
         for call in waiting:
             keys = call.tensors[0].tensor.shape[-1]
             shown = _Shown(call.place, call.tensors, step.roled(call.place.kind, call.padding, keys))
@@ -230,7 +230,7 @@ class Checker:
             return
         declared = _declared(self.options.declared, step)
         moved = step.shift is not None and step.shift >= NEXT
-        if step.aligned and declared.loss_shift is None and (moved or _is_causal(step.shown)):
+        if step.aligned and declared.loss_shift is None and (moved or is_causal(step.shown)):
             declared = dataclasses.replace(declared, loss_shift="data")
         place = Place("", "self", max(step.number, 0), None)
         shown = _Shown(place, step.shown, step.roled("self", None))
@@ -291,6 +291,8 @@ class Checker:
         self._tally.looked += 1
         self._tally.modules[module] = None
         declared = _declared(self.options.declared, step).over(Declared(past=call.past))
+        if shown.place.kind == "encoder" and step.read_whole and step.ids("encoder") is not None:
+            declared = self.options.declared.over(dataclasses.replace(declared, at_most=(FULL, READ)))
         findings = self._findings(shown, declared, of_tokens=False)
         if call.twice:
             findings = self._twice(findings, shown)
@@ -389,13 +391,3 @@ def _inherits(call: Call) -> bool:
 def _is_kept(roled: Roled) -> bool:
     """Whether a tensor may stand beside the tokens at the end of the step."""
     return roled.role in ("weights", "mask") and isinstance(roled.tensor.storage, InMemory)
-
-
-def _is_causal(tensors: tuple[Roled, ...]) -> bool:
-    """Whether no query of a square map weighs what is behind it."""
-    weights = next((roled.tensor for roled in tensors if roled.role == "weights"), None)
-    if weights is None or len(weights.shape) != 4:
-        return False
-    queries, keys = weights.shape[2:]
-    behind = np.triu(np.ones((queries, keys), bool), 1)
-    return queries == keys > 1 and not bool(np.nan_to_num(weights.read())[..., behind].any())

@@ -31,6 +31,7 @@ _OF_NEEDS = {
     "purpose": "purpose",
     "expectation": "mask",
     "causal expectation": "mask",
+    "full expectation": "mask",
     "window": "mask",
     "mask window": "mask",
 }

@@ -31,8 +31,6 @@ ROLES = {
     "segment_ids": 1000,
     "cu_seqlens": 1000,
 }
-# Who knows that a model predicts the next token.
-ASKING = "the loss{}, which asks each token for the next one,"
 # How torch's losses are told to keep those of all labels apart.
 EACH = 0
 # Tables of positions and kinds, whose indices are no token ids.
@@ -174,10 +172,10 @@ class Modules:
         facts.trains, facts.ignored = True, ignored
         facts.pad(ignored, "ignore_index of the loss")
         if reduction != EACH:
-            self.step.note_loss(Loss(target, ignored, _asking()))
+            self.step.note_loss(Loss(target, ignored, _loss()))
             return None
         labels = target.masked_fill(target == ignored, IGNORED)
-        self.step.note_asked(Loss(labels, IGNORED, _asking()))
+        self.step.note_asked(Loss(labels, IGNORED, _loss()))
         return labels
 
     def likened(self, input: Any, target: Torch, *_: Any, **__: Any) -> None:
@@ -187,16 +185,16 @@ class Modules:
         target = target.detach()
         labels = target.argmax(-1).masked_fill(target.sum(-1) == 0, IGNORED)
         self.step.facts.trains = True
-        self.step.note_loss(Loss(labels, IGNORED, _asking()))
+        self.step.note_loss(Loss(labels, IGNORED, _loss()))
 
     def asked(self, labels: Torch, picked: Torch) -> None:
         """A loss by hand asks for labels, and goes on with what was picked."""
-        self.step.note_asked(Loss(labels, IGNORED, _asking()))
+        self.step.note_asked(Loss(labels, IGNORED, _loss()))
         self.goes_on(labels, picked)
 
     def goes_on(self, labels: Torch, losses: Torch) -> None:
         """A program goes on with the losses of labels: their gradient tells which of them count."""
-        step, source = self.step, _asking()
+        step, source = self.step, _loss()
 
         def came(gradient: Torch) -> None:
             found = counted(labels, gradient)
@@ -281,10 +279,10 @@ def _has_two_sequences(frame: _Frame, count: int) -> bool:
     return not same and "att" in type(frame.module).__name__.lower()
 
 
-def _asking() -> str:
+def _loss() -> str:
     """The loss that is at work, with the user's line."""
     source = user_line()
-    return ASKING.format("" if source is None else f" ({os.path.basename(source[0])}:{source[1]})")
+    return "the loss" if source is None else f"the loss ({os.path.basename(source[0])}:{source[1]})"
 
 
 def _holds_parts(module: Any) -> bool:

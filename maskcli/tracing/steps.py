@@ -10,6 +10,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.supervision import agreement
+from maskcli.meant.facts import FULL
 from maskcli.padding import edge_padding, edge_runs
 from maskcli.tensors import Kind, Roled, from_array
 from maskcli.tracing.calls import Torch, known_as
@@ -20,6 +21,14 @@ from maskcli.tracing.seeing import unseen
 NEXT = 1
 # So many labels that agree are no chance.
 TOLD = 4
+# What a loss asks for, by what it is called.
+ASKS_NEXT, ASKS_MASKED = (
+    "{}, which asks each token for the next one,",
+    "{}, which asks for masked tokens alone,",
+)
+# Of a masked language model's labels so many ask for the id of the mask (BERT: 80 %), and most of these stand
+# inside of a text, which goes on behind them.
+OF_MASK, INSIDE = 0.6, 0.8
 # What is said of every token, as [B, L], or as [L, B] by models that have the batch second.
 OF_TOKENS = ("input_ids", "labels", "position_ids", "token_type_ids", "segment_ids")
 
@@ -52,6 +61,24 @@ class _Labels:
         agree = agreement(_array(self.tensor), _array(self.ids), self.supervised, None)
         return [(shift, count) for shift, count in agree.items() if count >= TOLD]
 
+    def ask_for_masked(self) -> bool:
+        """Whether they count where one id stands that is nowhere else, inside of texts that go on behind it.
+
+        What an answer is asked for at the end of, as of a text that is classified there, is no such id.
+        """
+        ids, counted = _array(self.ids), self.supervised
+        count = int(counted.sum())
+        if not TOLD <= count <= counted.size // 2:
+            return False
+        values, counts = np.unique(ids[counted], return_counts=True)
+        masked = ids == values[counts.argmax()]
+        # Behind the last id that differs from the end of its row there is nothing but padding.
+        text = later_in_row(ids != ids[:, -1:])
+        inside = masked & later_in_row(text & ~masked)
+        replaced = (_array(self.tensor) != ids)[masked].all()
+        mostly = masked.sum() >= OF_MASK * count and inside.sum() >= INSIDE * masked.sum()
+        return bool(mostly and replaced and not (masked & ~counted).any())
+
     def at_most(self, shift: int) -> str:
         """The widest mask under which no label that counts is seen where it is asked for.
 
@@ -72,7 +99,7 @@ class Step:
     of self-attention; `shift` says how many places before the token that they ask for the labels at the loss
     stand; None without such labels. `turned` says that tokens are [L, B], None as long as nothing tells.
     `real_before` are the tokens that came before in a generation, bool [B, L], True where they are no
-    padding; None where none did.
+    padding; None where none did. `read_whole` says that cross-attention sees all of its source.
     """
 
     number: int
@@ -86,6 +113,7 @@ class Step:
     aligned: bool = False
     turned: bool | None = None
     real_before: Array | None = None
+    read_whole: bool = False
 
     def samples(self, shape: Sequence[int]) -> int | None:
         """How many samples there are where weights have this shape; None when nothing tells."""
@@ -199,13 +227,15 @@ class Step:
         self.tokens["labels", "self"] = "labels", labels.tensor
         self.aligned = True
         if self.shift is not None and self.shift >= NEXT:
-            self.facts.at_most = labels.at_most(self.shift), loss.source
+            self.facts.at_most = labels.at_most(self.shift), ASKS_NEXT.format(loss.source)
+        elif any(labels.ask_for_masked() for labels in candidates):
+            self.facts.at_most = FULL, ASKS_MASKED.format(loss.source)
 
     def note_asked(self, loss: Loss) -> None:
         """A loss by hand: which of its labels count is not known, only whether they are the next tokens."""
         for labels in self._labelled(loss):
             if any(shift == NEXT for shift, _ in labels.shifts()):
-                self.facts.at_most = labels.at_most(NEXT), loss.source
+                self.facts.at_most = labels.at_most(NEXT), ASKS_NEXT.format(loss.source)
 
     def note_counted(self, loss: Loss) -> None:
         """A loss by hand, with the labels that it does not count ignored: its gradients have come back.
@@ -279,6 +309,12 @@ def _shaped(loss: Loss, ids: Torch, turned: bool) -> Torch | None:
     labels = rows.new_full((batch, length), loss.ignored)
     labels[:, :count] = rows
     return labels
+
+
+def later_in_row(flags: Array) -> Array:
+    """Places [B, L] behind which a flag stands in their row, or on which one does."""
+    found: Array = np.flip(np.logical_or.accumulate(np.flip(flags, 1), axis=1), 1)
+    return found
 
 
 def _array(tensor: Torch) -> Array:
