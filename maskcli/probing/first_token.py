@@ -12,7 +12,7 @@ from maskcli.diagnostics.behaviour import Compared, Reach
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.naming import name_of
-from maskcli.masks.spec import build, parse
+from maskcli.masks.spec import build, parse, tensors_in
 from maskcli.probing.blackbox import Case, Noise, accusing, first_changed, largest
 from maskcli.probing.reach import MOST_TOKENS, compose
 
@@ -22,11 +22,12 @@ TOLD_PLACES = 8
 
 
 class Reached(NamedTuple):
-    """The reach of the first token: a comparison, or why there is none."""
+    """The reach of the first token: a comparison, or why there is none; `notes` say what it leaves open."""
 
     compared: tuple[Compared, ...] = ()
     reach: Reach | None = None
     unmeasured: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def reached(case: Case, noise: Noise, layers: Sequence[str | None], told: str) -> Reached:
@@ -37,7 +38,7 @@ def reached(case: Case, noise: Noise, layers: Sequence[str | None], told: str) -
         deaf = "the first token changes no log-prob: the server cuts it off, or answers without its model"
         return Reached(unmeasured=(deaf,))
 
-    specs = [spec for spec in layers if spec is not None]
+    specs = [spec for spec in layers if spec is not None and not tensors_in(parse(spec))]
     if not specs or len(specs) < len(layers):
         last = int(np.flatnonzero(gaps > limit)[-1])
         what = f"log-probs behind place {last} of {len(gaps) - 1}, the last one that the first token moves"
@@ -48,8 +49,8 @@ def reached(case: Case, noise: Noise, layers: Sequence[str | None], told: str) -
     allowed = np.concatenate([[True], reaching_first(specs, size)[:-1]])
     fewer = int((allowed[1:] & (gaps[1:] <= limit)).sum())
     if allowed.all():
-        wide = f"windows: by {told} the first token reaches all {size} tokens; pass a larger --length"
-        return Reached((), _named(specs, size, 0, fewer), (wide,) if set(specs) - {"causal"} else ())
+        wide = f"by {told} the first token reaches all {size} tokens: windows show in texts longer than that"
+        return Reached((), _named(specs, size, fewer), notes=(wide,) if set(specs) - {"causal"} else ())
 
     def beyond() -> Array:
         return np.where(allowed, 0, first_changed(case))
@@ -60,7 +61,7 @@ def reached(case: Case, noise: Noise, layers: Sequence[str | None], told: str) -
     places = np.flatnonzero(wrong > limit)
     cells = tuple((0, int(at)) for at in places[:TOLD_PLACES])
     found = Compared("S-window", what, "alone", largest(wrong), limit, cells)
-    return Reached((found,), _named(specs, size, len(places), fewer))
+    return Reached((found,), _named(specs, size, fewer) if found.agrees else None)
 
 
 def reaching_first(specs: Sequence[str], length: int) -> Array:
@@ -76,13 +77,13 @@ def reaching_first(specs: Sequence[str], length: int) -> Array:
     return reached
 
 
-def _named(specs: Sequence[str], length: int, more: int, fewer: int) -> Reach | None:
+def _named(specs: Sequence[str], length: int, fewer: int) -> Reach | None:
     """The reach of all layers by its name; None for texts that are too long to compose."""
     if length > MOST_TOKENS:
         return None
     masks = _masks(specs, length)
     reach = compose([masks[spec][None] for spec in specs])
-    return Reach(name_of(Mask.from_dense(reach[None])).spec, more, fewer)
+    return Reach(name_of(Mask.from_dense(reach[None])).spec, 0, fewer)
 
 
 def _masks(specs: Sequence[str], length: int) -> dict[str, Array]:

@@ -140,7 +140,7 @@ def measure_server(
         reach=end.reach,
         forwards=completions.requests,
         unmeasured=(*sitting.unmeasured, *end.unmeasured),
-        notes=(f"asked by {completions.requests} requests of {completions.tokens:,} tokens in all", UNSEEN),
+        notes=(f"{completions.tokens:,} tokens were sent in all", *end.notes, UNSEEN),
     )
 
 

@@ -80,7 +80,7 @@ def test_a_window_one_too_wide_is_found_where_the_reach_ends(dtype):
     window = behaviour.compared[-1]
     assert window.what == "log-probs behind place 9, up to which config.json lets the first token reach"
     assert window.cells == ((0, 10), (0, 11))
-    assert behaviour.reach == ("sliding:9", 2, 0)
+    assert behaviour.reach is None
 
 
 @pytest.mark.parametrize(("window", "last"), [(5, 9), (4, 7), (None, LENGTH - 1)])
@@ -94,9 +94,13 @@ def test_without_an_expectation_the_reach_is_told(window, last):
 
 def test_a_reach_beyond_the_text_is_not_measured():
     behaviour, _ = probed(Tiny(window=50), ["sliding:50"] * 2)
-    assert behaviour.unmeasured == (
-        f"windows: by the expectation the first token reaches all {LENGTH} tokens; pass a larger --length",
-    )
+    assert behaviour.unmeasured == ()
+    assert any(f"reaches all {LENGTH} tokens" in each for each in behaviour.notes)
+
+
+def test_layers_that_ids_tell_are_not_composed():
+    behaviour, _ = probed(Tiny(), ["causal", "causal | spans:token_type_ids=1"])
+    assert behaviour.compared[-1].test == "S-reach"
 
 
 def test_layers_in_turns_reach_as_far_as_they_pass_on():
