@@ -16,9 +16,9 @@ from maskcli.probing.logprobs import Scored
 
 # Tokens that are generated behind a text, so that decoding is compared as well.
 GENERATED = 8
-# An accusation is this much above repeats, which are few, and above the beginning of the text alone, whose
-# noise shows in each of its tokens.
-OVER_REPEATS, OVER_SHAPES = 10, 3
+# An accusation is this much above repeats, which may be bit for bit alike, and above texts of other lengths,
+# which never are.
+OVER_REPEATS, OVER_SHAPES = 10, 5
 # How often what accuses is asked again.
 CHECKS = 2
 
@@ -109,11 +109,16 @@ def joined(*parts: Array) -> Array:
 
 
 def accusing(ask: Callable[[], Array], limit: float, gaps: Array) -> Array:
-    """Gaps that accuse are asked for again, and the smallest count: what others ask of a server passes."""
+    """Gaps that accuse are asked for again, and the smallest in each place counts.
+
+    What others ask of a server passes, and so does the rounding of experts that other tokens share.
+    """
     for _ in range(CHECKS):
         if largest(gaps) <= limit:
             break
-        gaps = min(gaps, ask(), key=largest)
+        again = ask()
+        size = min(len(gaps), len(again))
+        gaps = np.minimum(gaps[:size], again[:size])
     return gaps
 
 
@@ -128,9 +133,11 @@ def future(case: Case) -> Array:
 
 
 def beginning(case: Case) -> Array:
-    """The first two thirds of the text alone."""
-    cut = 2 * len(case.text) // 3
-    return case.apart(case.alone, case.completions.score(case.text[:cut])[0], cut)
+    """Beginnings of the text alone, of lengths that no kernel is made for."""
+    size = len(case.text)
+    cuts = (size // 3 | 1, 2 * size // 3 | 1)
+    alone = {cut: case.completions.score(case.text[:cut])[0] for cut in cuts}
+    return joined(*(case.apart(case.alone, scored, cut) for cut, scored in alone.items()))
 
 
 def decoded(case: Case) -> Array | None:
@@ -176,14 +183,10 @@ def beside_longer(case: Case) -> Array:
 
 
 def cached(case: Case) -> Array:
-    """A text that the server never saw, and again, with its own log-probs and without.
-
-    Servers that compute the log-probs of a prompt anew take from a cache only what they generate.
-    """
+    """A text that the server never saw, and again without its own log-probs, which no cache holds."""
     text = case.words.fresh(len(case.text))
-    cold, warm = (case.completions.score(text, generate=GENERATED)[0] for _ in range(2))
-    from_cache = case.completions.generate(text, GENERATED)
-    return joined(case.again(warm, cold), case.again(from_cache, cold))
+    cold = case.completions.score(text, generate=GENERATED)[0]
+    return case.again(case.completions.generate(text, GENERATED), cold)
 
 
 def first_changed(case: Case) -> Array:

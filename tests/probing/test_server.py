@@ -55,7 +55,7 @@ def texts_of(body):
 @pytest.mark.parametrize(
     ("bug", "tests"),
     [
-        ("full", {"S-future", "S-prefix"}),
+        ("full", {"S-future"}),
         ("padding", {"S-longer"}),
         ("other", {"S-longer"}),
         ("top-left", {"S-decode"}),
@@ -67,10 +67,12 @@ def test_each_bug_is_found_by_its_test_and_no_other(bug, tests, dtype):
     assert differing(behaviour) == tests
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_one_key_too_many_is_found(seed):
+@pytest.mark.parametrize("seed", range(4))
+def test_one_key_too_many_is_found_or_told(seed):
+    """It moves one log-prob at each change, sometimes by less than what accuses; nothing else is accused in its place."""
     behaviour, _ = probed(Tiny(bug="next", seed=seed))
-    assert differing(behaviour) == {"S-future"}
+    told = any(each.startswith("log-probs before tokens that are changed") for each in behaviour.unmeasured)
+    assert differing(behaviour) == (set() if told else {"S-future"})
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
