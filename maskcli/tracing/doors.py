@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from maskcli.tracing import kvcache
 from maskcli.tracing.calls import Call, Torch
 from maskcli.tracing.identity import Kernel
 from maskcli.tracing.imports import after_import
@@ -41,6 +42,7 @@ DOORS = (
     Door("flash_attn", "flash_attn_qkvpacked_func", "blhd", "qkv"),
     Door("flash_attn", "flash_attn_varlen_kvpacked_func", "lhd", "kv"),
     Door("flash_attn", "flash_attn_varlen_qkvpacked_func", "lhd", "qkv"),
+    Door("flash_attn", kvcache.FUNCTION, "blhd"),
     Door("flash_attn_interface", "flash_attn_func", "blhd"),
     Door("flash_attn_interface", "flash_attn_varlen_func", "lhd"),
     Door("torch.nn.attention.varlen", "varlen_attn", "lhd"),
@@ -63,7 +65,8 @@ def _wrap(watch: Watch, undo: ExitStack, doors: list[Door]) -> None:
         original = getattr(sys.modules[door.module], door.function, None)
         if original is None:
             continue
-        read = functools.partial(_read, door, original, inspect.signature(original))
+        reader = _read_cache if door.function == kvcache.FUNCTION else _read
+        read = functools.partial(reader, door, original, inspect.signature(original))
         wrapped = through(watch, original, read)
         for module in holding(door.function, original):
             setattr(module, door.function, wrapped)
@@ -132,6 +135,18 @@ def _read(
     bias = given.get("attn_bias")
     dropped = bool(given.get("dropout_p") or given.get("p"))
     return _call(door.function, tensors, _first(result), again, bias, dropped)
+
+
+def _read_cache(
+    _: Door,
+    original: Callable[..., Any],
+    signature: inspect.Signature,
+    __: Any,
+    result: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> Call:
+    return kvcache.of_kvcache(original, signature.bind(*args, **kwargs).arguments, _first(result))
 
 
 def _call(
