@@ -27,6 +27,7 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.behaviour import Compared
 from maskcli.probing.activations import states_of
 from maskcli.probing.caches import cache_layers
+from maskcli.probing.exact import is_causal
 from maskcli.probing.plan import EMPTY_SLOTS, Cached, Plan, Side
 from maskcli.probing.runs import Run, UnmeasuredError, new_cache, packed, padded
 from maskcli.probing.subject import Subject
@@ -41,25 +42,25 @@ LIMIT = 1e-4
 LONGEST = 64
 
 
-def tolerant(subject: Subject, plan: Plan) -> tuple[list[Compared], list[str]]:
-    """The tests with a tolerance, and in words which could not be made."""
+def tolerant(subject: Subject, plan: Plan) -> tuple[list[Compared], list[str], list[str]]:
+    """The tests with a tolerance, and in words which could not be made and how the others were."""
     wide, note = in_float32(subject)
     plan = replace(plan, length=min(plan.length, LONGEST))
     tests = [partial(_order, wide, plan)]
     tests += [partial(_alone, wide, plan, side) for side in plan.pads if side != "none"]
     if plan.documents:
         tests.append(partial(_documents, wide, plan))
-    if "cache" in plan.parts and not subject.encodes:
+    if "cache" in plan.parts and not subject.encodes and is_causal(subject, plan):
         tests += [partial(_in_parts, wide, plan, cached) for cached in plan.caches]
 
     found: list[Compared] = []
-    missing = [note] if note else []
+    missing: list[str] = []
     for test in tests:
         try:
             found += test()
         except UnmeasuredError as reason:
             missing.append(str(reason))
-    return found, missing
+    return found, missing, [note] if note else []
 
 
 def in_float32(subject: Subject) -> tuple[Subject, str]:
@@ -76,7 +77,10 @@ def in_float32(subject: Subject) -> tuple[Subject, str]:
 def _gap(new: Tensor, old: Tensor) -> Array:
     """By how much outputs differ [.., S], over the standard deviation of the old ones."""
     spread = float(old.float().std()) if old.numel() > 1 else 1.0
-    return (new - old).abs().amax(-1).float().cpu().numpy() / max(spread, 1e-30)
+    # NaN and infinities that both have are no difference.
+    same = (new == old) | (new.isnan() & old.isnan())
+    distance: Array = (new - old).abs().masked_fill(same, 0).amax(-1).float().cpu().numpy()
+    return distance / max(spread, 1e-30)
 
 
 def _order(subject: Subject, plan: Plan) -> Iterator[Compared]:

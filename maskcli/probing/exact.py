@@ -35,7 +35,7 @@ def exact(subject: Subject, plan: Plan, run: Run) -> list[Compared]:
     differs.
     """
     base = outputs_of(subject, run)
-    causal = _is_causal(subject, plan)
+    causal = is_causal(subject, plan)
     together = [_changed(subject, run, test, base) for test in _turns(run, base, causal)]
     if all(each.agrees for each in together):
         return together
@@ -109,7 +109,7 @@ def _later(run: Run, real: Array) -> Iterator[_Test]:
         yield _Test("X4", f"the tokens behind token {last} changed", cells, kept & real, name)
 
 
-def _is_causal(subject: Subject, plan: Plan) -> bool:
+def is_causal(subject: Subject, plan: Plan) -> bool:
     """Whether nobody may see what follows: by the user's word, else by the configuration."""
     plain = [each for each in plan.declared.expect if each.pattern is None]
     if plain:

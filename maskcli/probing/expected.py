@@ -78,6 +78,7 @@ def _with_tokens(spec: Spec, layout: Layout) -> Spec:
         terms.append(Named("documents"))
     if layout.real is not None and "padding" not in kinds:
         terms.append(Named("padding"))
-    if len(terms) > 1:
-        terms = [term for term in terms if term != Named("full")] or terms
-    return joined(terms)
+    # A call whose keys are no tokens, or not all of them, has nothing to hide padding by.
+    untold = {Named("full")} | ({Named("padding")} if layout.real is None else set())
+    terms = [term for term in terms if term not in untold]
+    return joined(terms or [Named("full")])

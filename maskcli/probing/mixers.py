@@ -1,9 +1,10 @@
 """Mixers: the deepest module calls in which one position changes another.
 
 The model runs once more with other tokens at a few places, and every call is compared with the first run,
-bit for bit. Where more places of an answer changed than of the arguments, the call mixes positions; it then
-answers as it did at first, so that what lies behind it sees a change at the moved places alone. In a run in
-which no call mixes any more and the model's own answer changes nowhere else, all mixers are known.
+bit for bit. Where more places of an answer changed than of the arguments, the call mixes positions; it
+then answers as it did at first but for the moved places, so that what lies behind it sees a change there
+alone. In a run in which no call mixes any more and the model's own answer changes nowhere else, all mixers
+are known.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class _Compared:
         if key not in self.mixing and _spreads(result, before.result, changed, self.batch):
             self.mixing[key] = None
         if key in self.mixing:
-            return copied_all(before.result)
+            return _moved_alone(result, before.result, changed, self.batch)
         _put_back_noise(result, before.result, self.batch)
         return None
 
@@ -80,6 +81,16 @@ def _spreads(result: Any, before: Any, changed: dict[int, Tensor], batch: Batch)
         if bool((cells if moved is None else cells & ~moved).any()):
             return True
     return False
+
+
+def _moved_alone(result: Any, before: Any, changed: dict[int, Tensor], batch: Batch) -> Any:
+    """The first answer, with the new one at the places where an argument changed."""
+    answer = copied_all(before)
+    for new, old in zip(states_of(result, batch), states_of(answer, batch), strict=False):
+        cells = changed.get(old.shape[1])
+        if cells is not None and new.shape == old.shape:
+            old[cells] = new[cells].to(old)
+    return answer
 
 
 def _put_back_noise(result: Any, before: Any, batch: Batch) -> None:

@@ -49,7 +49,9 @@ def measure(subject: Subject, plan: Plan, told: Progress = lambda _: None) -> Be
         compared=tuple(gathered.compared),
         reach=gathered.reach,
         forwards=structure.forwards,
+        only_attention=subject.only_attends,
         unmeasured=tuple(dict.fromkeys(gathered.unmeasured)),
+        notes=tuple(gathered.notes),
     )
 
 
@@ -60,6 +62,7 @@ class _Gathered:
     seen: list[Seen] = field(default_factory=list)
     compared: list[Compared] = field(default_factory=list)
     unmeasured: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     reach: Reach | None = None
 
     @contextmanager
@@ -70,10 +73,11 @@ class _Gathered:
         except UnmeasuredError as reason:
             self.unmeasured.append(str(reason))
 
-    def compare(self, found: tuple[list[Compared], list[str]]) -> None:
-        """Whole runs were compared, or could not be."""
+    def compare(self, found: tuple[list[Compared], list[str], list[str]]) -> None:
+        """Whole runs were compared, or could not be; and how."""
         self.compared += found[0]
         self.unmeasured += found[1]
+        self.notes += found[2]
 
 
 def _look(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 FIRST_PLAIN = 3
 # What versions of transformers call the argument that holds keys and values.
 CACHE_NAMES = ("past_key_values", "cache", "cache_params")
+# What configurations call the parts that mix positions and are no attention.
+NO_ATTENTION = re.compile(r"conv|ssm|mamba|rwkv|recurrent|state_size|linear_attention", re.IGNORECASE)
 WEIGHTS = (".safetensors", ".safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -57,6 +60,13 @@ class Subject:
     def encodes(self) -> bool:
         """Whether it is an encoder and a decoder."""
         return self.said.get("is_encoder_decoder") is True
+
+    @property
+    def only_attends(self) -> bool:
+        """Whether its configuration declares attention, and nothing else that mixes positions."""
+        named = [*self.said, *map(str, self.said.get("layer_types") or ())]
+        attends = any("head" in name for name in named)
+        return attends and not any(map(NO_ATTENTION.search, named))
 
     @property
     def device(self) -> Any:
