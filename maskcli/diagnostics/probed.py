@@ -33,6 +33,12 @@ class ProbeReport:
         counts = self.counts()
         return next((severity for severity in SEVERITIES if counts[severity]), None)
 
+    def save(self, path: str) -> None:
+        """Write the measured masks to a file, by the paths of their modules (see `diagnostics.kept`)."""
+        from maskcli.diagnostics.kept import keep
+
+        keep(self.behaviour.seen, path)
+
 
 def report_of(behaviour: Behaviour, target: str) -> ProbeReport:
     """What was measured with its findings; `target` is what the user called the model."""

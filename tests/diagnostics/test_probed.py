@@ -91,6 +91,12 @@ def test_not_even_padding_is_masked_and_that_is_one_finding():
     assert "as if nothing were causal" in finding.message
 
 
+def test_a_cell_that_rounding_hides_leaves_one_finding():
+    whole = np.ones((24, 24), bool)
+    whole[23, 2] = False
+    assert codes(seen(shared(whole), "causal & padding", "left padding")) == ["MSK601"]
+
+
 def test_one_key_ahead_is_off_by_one():
     (finding,) = found(*in_all("window:-1,1", "causal"))
     assert finding.code == "MSK601"
@@ -247,6 +253,12 @@ def test_causal_from_the_top_left_with_a_cache():
     assert finding.evidence["settings"] == "4 after 20; 1 after 23"
 
 
+def test_a_window_from_the_top_left_is_the_same():
+    (finding,) = found(decoding("causal-top-left", expected="sliding:5"))
+    assert finding.code == "MSK611"
+    assert finding.evidence["measured"] == "causal-top-left"
+
+
 def test_a_cache_that_is_not_joined():
     over = layout(past=20, queries=4, keys=24)
     own = Mask.from_intervals(over.shape, 20, over.positions + 1)
@@ -336,6 +348,13 @@ def test_what_could_not_be_measured_is_a_note():
         ("T5", "MSK607"),
         ("T6", "MSK607"),
         ("T7", "MSK607"),
+        ("S-future", "MSK601"),
+        ("S-prefix", "MSK601"),
+        ("S-neighbours", "MSK605"),
+        ("S-longer", "MSK602"),
+        ("S-decode", "MSK607"),
+        ("S-cache", "MSK607"),
+        ("S-window", "MSK603"),
     ],
 )
 def test_a_comparison_speaks_where_no_mask_does(test, code):
@@ -391,6 +410,11 @@ def test_findings_come_worst_first_and_are_counted():
     assert [each.severity for each in report.findings] == ["error", "note"]
     assert report.counts() == {"error": 1, "warning": 0, "note": 1}
     assert report.worst() == "error"
+
+
+@pytest.mark.parametrize("spec", ["causal", "sliding:6", "causal-top-left"])
+def test_the_mask_of_a_single_token_is_named_by_its_reach(spec):
+    assert called_by(decoding(spec, 23, 1, expected="sliding:3")).spec == spec
 
 
 @pytest.mark.parametrize("spec", ["causal", "sliding:6", "full", "window:2,0"])

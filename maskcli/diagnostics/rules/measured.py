@@ -11,7 +11,7 @@ from maskcli.diagnostics.behaviour import Compared, Seen
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rules.hits import place
 from maskcli.diagnostics.verdicts.called import bare, called_by, meant_by
-from maskcli.diagnostics.verdicts.measured import Apart, Cause, Judged, Why
+from maskcli.diagnostics.verdicts.measured import SWAPPED, Apart, Cause, Judged, Why
 from maskcli.masks.mask import Mask
 from maskcli.masks.words import counted
 
@@ -37,10 +37,11 @@ class Group:
         """What was measured and what was expected, in how many cells of which runs."""
         seen, cells = self.worst.seen, self.worst.cells.attended
         meant = seen.expected
-        says = f", {meant.told} says {meant_by(meant, seen)}" if meant else ""
+        says = [] if self.cause in SWAPPED else [f"measured {called_by(seen)}"]
+        says += [f"{meant.told} says {meant_by(meant, seen)}"] if meant else []
         others = len(self.settings) - 1
         more = f"; so in {counted(others, 'more run')}" if others else ""
-        return f"measured {called_by(seen)}{says} ({counted(cells, 'cell')}, {seen.setting}{more})"
+        return f"{', '.join(says)} ({counted(cells, 'cell')}, {seen.setting}{more})".lstrip()
 
     @property
     def settings(self) -> tuple[str, ...]:

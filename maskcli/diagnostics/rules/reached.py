@@ -41,8 +41,8 @@ def rows_reached(judged: Judged) -> Iterator[Found]:
         return
     yield from whole(
         judged,
-        ("X1", "T1"),
-        "other rows of the batch change the outputs of a row",
+        ("X1", "T1", "S-neighbours"),
+        "other texts of the batch change the outputs of a text",
         "look for statistics, a capacity or a view over the batch axis",
     )
 
@@ -116,8 +116,8 @@ def padding_reached(judged: Judged) -> Iterator[Found]:
         yield group.found(f"{_padding_of(group, 'padding')}: {group.told}", fix)
     yield from whole(
         judged,
-        ("X2",),
-        "ids under the padding change the outputs of real tokens",
+        ("X2", "S-longer"),
+        "padding changes the outputs of real tokens",
         "look for what uses padding outside of attention: means, norms, convolutions, positions",
         unless=(Why.PADDING, Why.FUTURE),
     )
@@ -140,7 +140,7 @@ def future_reached(judged: Judged) -> Iterator[Found]:
         yield group.found(f"{_ahead(group)}: {group.told}", fix)
     yield from whole(
         judged,
-        ("X4",),
+        ("X4", "S-future", "S-prefix"),
         "later tokens change the outputs of earlier ones",
         "look for what mixes positions outside of the modules that were measured",
         unless=(Why.PADDING, Why.FUTURE),
@@ -177,7 +177,7 @@ def document_reached(judged: Judged) -> Iterator[Found]:
     )
 
 
-@probed("MSK603", "window-measured", "error")
+@probed("MSK603", "window-measured", "error", explained_by=("MSK601",))
 def window_measured(judged: Judged) -> Iterator[Found]:
     """The window or chunk that a layer really has is not the one that was declared.
 
@@ -194,6 +194,13 @@ def window_measured(judged: Judged) -> Iterator[Found]:
         sees = f"queries see {counted(most, 'key')}" if most != meant else "queries see other keys"
         fix = "make the window or chunk of this module that of the config, the query's own key included"
         yield group.found(f"{sees}: {group.told}", fix, keys=most, expected_keys=meant)
+    yield from whole(
+        judged,
+        ("S-window",),
+        "a token reaches farther than its layers should let it",
+        "compare the windows that the server really uses with the config: some backends drop them",
+        unless=(Why.BEYOND, Why.SIZE),
+    )
 
 
 @probed("MSK611", "key-not-reached", "error", explained_by=("MSK602", "MSK603", "MSK605"))

@@ -25,7 +25,7 @@ def cache_changes_output(judged: Judged) -> Iterator[Found]:
 
     Fix: pass positions that count on from the cache (`cache_position`), and compare one step with one pass.
     """
-    differing = _differing(judged, "T5", "T6", "T7")
+    differing = _differing(judged, "T5", "T6", "T7", "S-decode", "S-cache")
     if differing:
         yield compared(
             differing,

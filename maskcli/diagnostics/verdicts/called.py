@@ -29,8 +29,9 @@ def called_by(seen: Seen) -> Called:
     """The name of a measured mask: the expected one where it says all, else that of its longest text."""
     if seen.expected is not None and not _wrong(seen).attended and seen.expected.whole:
         return Called(meant_by(seen.expected, seen))
-    if seen.columns is not None:
-        return _by_columns(seen)
+    guessed = _nearest_guess(seen) if seen.columns is not None or seen.keys == "cache" else None
+    if guessed is not None and (seen.columns is not None or not guessed.wrong):
+        return guessed
     from maskcli.masks.naming import name_of
 
     part, past = longest(seen)
@@ -77,8 +78,8 @@ def _wrong(seen: Seen) -> Mask:
     return extra(seen) | lacking(seen)
 
 
-def _by_columns(seen: Seen) -> Called:
-    """The simplest mask that agrees in the measured columns."""
+def _nearest_guess(seen: Seen) -> Called:
+    """The usual mask that agrees best with the measured columns, or with a few queries."""
     looks = looked(seen)
     told = seen.reached & looks
     tried = []
@@ -90,12 +91,11 @@ def _by_columns(seen: Seen) -> Called:
 
 def _guesses(seen: Seen) -> Iterator[str]:
     """Kinds of the sizes that columns show: how far keys are seen from, ahead and behind."""
-    layout = seen.layout
-    padded = layout.real is not None and not layout.real.all()
-    tail = " & padding" if padded else ""
+    tail = " & padding" if pads(seen).attended else ""
     yield from (f"{kind}{tail}" for kind in ("causal", "full"))
     back, ahead = _extent(seen)
     yield f"sliding:{back + 1}{tail}"
+    yield f"causal-top-left{tail}"
     yield f"window:{back},{ahead}{tail}"
     yield from (f"causal & chunked:{size}{tail}" for size in (back + 1, back + 2))
 

@@ -21,6 +21,8 @@ from maskcli.masks.spec import build, kinds_in, names_files, parse
 # This share of the cells that leak only when they are moved far tells a fill that is too weak from no mask: a
 # fill of -20 leaves half of them or more.
 SOFT = 0.1
+# Of the keys that nothing hides, rounding hides no more.
+FAINT = 0.02
 # Of the keys that should be seen, so many must be missing: rounding hides some.
 LACKING = 0.05
 # Kinds that say how far a query sees.
@@ -61,6 +63,10 @@ class Apart:
     cause: Cause | None = None
 
 
+# Causes that say whose padding is obeyed: a single text shows no more of the mask.
+SWAPPED = (Cause.INVERTED, Cause.OTHER_SAMPLE)
+
+
 class Judged(NamedTuple):
     """A behaviour, and where its layers differ from what was expected."""
 
@@ -73,13 +79,12 @@ def judged(behaviour: Behaviour) -> Judged:
     that show it, and of what is no attention the first reason alone.
     """
     apart = [each for seen in behaviour.seen for each in _differences(seen)]
-    swapped = {each.seen.module for each in apart if each.cause in (Cause.INVERTED, Cause.OTHER_SAMPLE)}
+    swapped = {each.seen.module for each in apart if each.cause in SWAPPED}
     mixing_rows = {seen.module for seen in behaviour.seen if seen.rows}
     kept = (
         each
         for each in apart
-        if each.seen.module not in mixing_rows
-        and (each.seen.module not in swapped or each.cause in (Cause.INVERTED, Cause.OTHER_SAMPLE))
+        if each.seen.module not in mixing_rows and (each.seen.module not in swapped or each.cause in SWAPPED)
     )
     return Judged(behaviour, tuple(_first_reasons(kept)))
 
@@ -104,11 +109,14 @@ def _differences(seen: Seen) -> Iterator[Apart]:
     if more.attended and seen.attention and soft.attended >= SOFT * (soft | more).attended:
         yield Apart(seen, Why.WEAK, more | soft)
         return
+    if (more.attended or fewer.attended) and _is_top_left(seen):
+        yield Apart(seen, Why.UNSEEN, more | fewer, Cause.TOP_LEFT)
+        return
     # A mask that shows too much and hides too much is one mask that is wrong: the first is the worse.
     if more.attended:
         yield from _beyond(seen, more)
     elif _is_told(seen, fewer):
-        yield _too_few(seen, fewer)
+        yield Apart(seen, Why.SIZE if _is_smaller(seen) else Why.UNSEEN, fewer)
     elif soft.attended:
         yield Apart(seen, Why.SOFT, soft)
 
@@ -117,8 +125,8 @@ def _beyond(seen: Seen, more: Mask) -> Iterator[Apart]:
     """Cells beyond the expectation by reason, worst first, each cell once."""
     layout = seen.layout
     ahead = more - causal(layout) - empty_slots(seen) if _is_causal(seen) else none(seen)
-    hidden = looked(seen) - seen.reached - pads(seen) - empty_slots(seen)
-    if ahead.attended and not hidden.attended:
+    tokens = looked(seen) - pads(seen) - empty_slots(seen)
+    if ahead.attended and (tokens - seen.reached).attended <= FAINT * tokens.attended:
         yield Apart(seen, Why.FUTURE, more, Cause.NOT_CAUSAL)
         return
 
@@ -134,12 +142,10 @@ def _beyond(seen: Seen, more: Mask) -> Iterator[Apart]:
         more = more - part
 
 
-def _too_few(seen: Seen, fewer: Mask) -> Apart:
-    """Keys that are not reached: by a mask that forgets the cache, a smaller window, or anything else."""
-    told = seen.reached & looked(seen)
-    if seen.layout.past and told == causal_top_left(seen.layout) & looked(seen):
-        return Apart(seen, Why.UNSEEN, fewer, Cause.TOP_LEFT)
-    return Apart(seen, Why.SIZE if _is_smaller(seen) else Why.UNSEEN, fewer)
+def _is_top_left(seen: Seen) -> bool:
+    """Whether queries see as many keys as if the cache before them were empty."""
+    looks = looked(seen)
+    return seen.layout.past > 0 and seen.reached & looks == causal_top_left(seen.layout) & looks
 
 
 def _is_causal(seen: Seen) -> bool:
