@@ -2,8 +2,8 @@
 
 `mask` builds a mask from a spec and `name` finds the spec of a mask, `compare` tells where two masks differ,
 `convert` writes one for another library, `diagnose` checks arrays, `trace` checks the attention calls of a
-running program, and `assert_attention_respects` is for test suites. They are imported when they are first
-used.
+running program, `probe` measures whom the layers of a model see, and `assert_attention_respects` and
+`assert_reads_only` are for test suites. They are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -13,18 +13,30 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from maskcli.api import assert_attention_respects, compare, convert, diagnose, mask, name, trace
+    from maskcli.api import (
+        assert_attention_respects,
+        assert_reads_only,
+        compare,
+        convert,
+        diagnose,
+        mask,
+        name,
+        probe,
+        trace,
+    )
     from maskcli.errors import MaskcliError
 
 __all__ = [
     "MaskcliError",
     "__version__",
     "assert_attention_respects",
+    "assert_reads_only",
     "compare",
     "convert",
     "diagnose",
     "mask",
     "name",
+    "probe",
     "trace",
 ]
 

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from maskcli.api.comparing import Comparison, compare
     from maskcli.api.converting import convert
     from maskcli.api.masks import mask, name
+    from maskcli.api.probing import assert_reads_only, probe
     from maskcli.diagnostics.diagnose import Report
     from maskcli.diagnostics.finding import Finding
+    from maskcli.diagnostics.probed import ProbeReport
     from maskcli.errors import MaskcliError
     from maskcli.masks.arguments import Arguments
     from maskcli.masks.naming import Name
@@ -24,17 +26,20 @@ if TYPE_CHECKING:
 # Where each name lives: the jobs, and what they return.
 HOMES = {
     "assert_attention_respects": "maskcli.api.checks",
+    "assert_reads_only": "maskcli.api.probing",
     "compare": "maskcli.api.comparing",
     "convert": "maskcli.api.converting",
     "diagnose": "maskcli.api.checks",
     "mask": "maskcli.api.masks",
     "name": "maskcli.api.masks",
+    "probe": "maskcli.api.probing",
     "trace": "maskcli.api.checks",
     "Arguments": "maskcli.masks.arguments",
     "Comparison": "maskcli.api.comparing",
     "Finding": "maskcli.diagnostics.finding",
     "MaskcliError": "maskcli.errors",
     "Name": "maskcli.masks.naming",
+    "ProbeReport": "maskcli.diagnostics.probed",
     "Report": "maskcli.diagnostics.diagnose",
     "Trace": "maskcli.tracing.trace",
     "TraceReport": "maskcli.tracing.checker",
@@ -42,17 +47,20 @@ HOMES = {
 
 __all__ = [  # noqa: RUF022 (the jobs first)
     "assert_attention_respects",
+    "assert_reads_only",
     "compare",
     "convert",
     "diagnose",
     "mask",
     "name",
+    "probe",
     "trace",
     "Arguments",
     "Comparison",
     "Finding",
     "MaskcliError",
     "Name",
+    "ProbeReport",
     "Report",
     "Trace",
     "TraceReport",

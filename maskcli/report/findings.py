@@ -195,7 +195,7 @@ def file_line(file: str, report: Report | None, error: str | None) -> str:
 def _body(report: Report) -> dict[str, Any]:
     """What both JSON forms say of a report."""
     return {
-        "findings": [_finding(finding) for finding in report.findings],
+        "findings": list(map(finding_entry, report.findings)),
         "skipped": [
             {"code": skip.code, "name": skip.name, "file": skip.file, "needs": list(skip.needs)}
             for skip in report.skipped
@@ -226,7 +226,8 @@ def _sizes(report: Report) -> dict[str, int]:
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def finding_entry(finding: Finding) -> dict[str, Any]:
+    """A finding as JSON."""
     entry: dict[str, Any] = {
         "code": finding.code,
         "name": finding.name,

@@ -49,3 +49,17 @@ def progress(what: str, total: int, files: int = 1) -> Iterator[Bar]:
     ) as bar:
         task = bar.add_task(what, total=total)
         yield Bar(lambda count: bar.advance(task, count), bar)
+
+
+@contextmanager
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """A line that says what is being worked on, in a terminal; what to call with each part."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    from maskcli.report.terminal import clean
+
+    with Console(stderr=True).status(clean(what)) as status:
+        yield lambda part: status.update(f"{clean(what)}: {clean(part)}")

@@ -1,0 +1,142 @@
+"""maskcli probe: whom the layers of a model see, measured."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskcli.cli import Exit, command
+from maskcli.cli.options import REPORTED, RESULT, TOKENS, FailOn, Severity, fails, form_option, option
+from maskcli.report.forms import choose, names
+from maskcli.report.probed import FORMS
+
+if TYPE_CHECKING:
+    from maskcli.api.probing import Planned
+    from maskcli.diagnostics.probed import ProbeReport
+
+# Headings of --help.
+MEASURED, MODEL = "What is measured", "The model"
+# Files that hold tensors; all others hold the report.
+MASKS = (".safetensors", ".npz", ".pt")
+
+
+@command("Measure whom the layers of a model see.", "maskcli probe my.py:make_model --expect causal")
+def probe(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="A folder with a config.json, or a hub name; FILE.py:make_model, which returns a torch "
+            "module, (module, number of ids) or (module, arguments by name); or the address of a server, "
+            "such as http://localhost:8000/v1.",
+        ),
+    ],
+    expect: Annotated[
+        list[str] | None,
+        option(
+            help="The mask that layers should have, such as causal; PATTERN=SPEC for modules of some names. "
+            "Repeatable. Default: what the configuration says.",
+            panel="What was meant",
+            metavar="SPEC",
+        ),
+    ] = None,
+    length: Annotated[
+        int | None, option(help="Tokens of a text. Default: 24.", panel=TOKENS, min=1, metavar="N")
+    ] = None,
+    pad: Annotated[
+        str | None,
+        option(help="Padding: right, left, both, none. Default: both.", panel=TOKENS, metavar="SIDE"),
+    ] = None,
+    documents: Annotated[
+        str | None,
+        option(help="Lengths of texts to pack into one row, such as 7,9,8.", panel=TOKENS, metavar="N,N"),
+    ] = None,
+    cache: Annotated[
+        str | None,
+        option(help="Caches: dynamic, static, none. Default: dynamic.", panel=MEASURED, metavar="KIND,KIND"),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        option(
+            help="Measure all keys, or those at boundaries. Default: all, of texts up to 128 tokens.",
+            panel=MEASURED,
+            metavar="<all|boundary>",
+        ),
+    ] = None,
+    only: Annotated[
+        str | None,
+        option(
+            help="Measure these alone: masks, cache, batch, equivalence.", panel=MEASURED, metavar="PARTS"
+        ),
+    ] = None,
+    impl: Annotated[
+        str | None,
+        option(help="Attention in transformers: eager, sdpa, flex_attention, …", panel=MODEL, metavar="NAME"),
+    ] = None,
+    dtype: Annotated[str, option(help="The type of its weights.", panel=MODEL, metavar="TYPE")] = "float32",
+    device: Annotated[str, option(help="Where it runs, such as cuda.", panel=MODEL, metavar="NAME")] = "cpu",
+    random_weights: Annotated[
+        bool, option("--random-weights", help="Leave its weights on the disk: masks need none.", panel=MODEL)
+    ] = False,
+    evaluate: Annotated[
+        bool, option("--eval", help="Call eval() on what make_model returns.", panel=MODEL)
+    ] = False,
+    seed: Annotated[int, option(help="Of the texts.", panel=MODEL, metavar="N")] = 0,
+    served: Annotated[
+        str | None, option(help="The model's name at a server.", panel=MODEL, metavar="NAME")
+    ] = None,
+    fail_on: FailOn = Severity.warning,
+    exit_zero: Annotated[
+        bool, option("--exit-zero", help="Exit with 0 whatever was found.", panel=REPORTED)
+    ] = False,
+    form: Annotated[
+        str | None, form_option(names(FORMS), "text for people, concise for one line each, json for scripts.")
+    ] = None,
+    output: Annotated[
+        str | None,
+        option(
+            "--output",
+            "-o",
+            help="Write the report to FILE, or the measured masks to FILE.safetensors.",
+            panel=RESULT,
+            metavar="FILE",
+        ),
+    ] = None,
+) -> int:
+    """Move the input of a model's layers key by key, see which outputs change, and name the mask it shows.
+
+    Any kernel will do, since nothing is asked for but outputs. Masks are compared with what was meant, in
+    padded and packed texts and with caches, and whole runs that should agree with each other. Weights may be
+    random. Exit code 0: nothing found. 1: findings. 2: nothing could be decided.
+    """
+    to_masks = output is not None and os.path.splitext(output)[1].lower() in MASKS
+    report_to = None if to_masks else output
+    write = choose(FORMS, form, report_to).write
+    planned: Planned = {
+        "expect": expect,
+        "length": length,
+        "columns": columns,  # type: ignore[typeddict-item]
+        "pad": pad,
+        "documents": documents,
+        "cache": cache,
+        "only": only,
+        "seed": seed,
+    }
+    report = _probed(target, planned, served, (impl, dtype, device, random_weights, evaluate))
+    if to_masks and output is not None:
+        report.save(output)
+    write(report, report_to)
+    return Exit.FOUND if not exit_zero and fails(report.worst(), fail_on) else Exit.OK
+
+
+def _probed(
+    target: str, planned: Planned, served: str | None, loading: tuple[str | None, str, str, bool, bool]
+) -> ProbeReport:
+    """The report on a model, or on a server."""
+    from maskcli.api.probing import probe_target
+    from maskcli.report.progress import working
+
+    with working(f"probing {target}") as told:
+        return probe_target(target, loading, told, **planned)

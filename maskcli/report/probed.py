@@ -1,0 +1,129 @@
+"""The report of a probe: the table of forms of `probe`, and a writer for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from maskcli.report.forms import SCHEMA_VERSION, Form, in_pieces, on_screen
+
+# The command line asks for the names of the forms: what they write is imported when they do.
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from maskcli.diagnostics.behaviour import Compared, Seen
+    from maskcli.diagnostics.probed import ProbeReport
+
+Writer = Callable[["ProbeReport", "str | None"], None]
+
+
+def _text(report: ProbeReport, console: Console) -> None:
+    from maskcli.report.findings import print_findings, print_lines
+    from maskcli.report.measured import layers_of, opening, print_layers, whole_model
+    from maskcli.report.terminal import hang
+
+    hang(console, "", opening(report.behaviour))
+    layers = layers_of(report.behaviour)
+    if layers:
+        print_layers(layers, console)
+    for line in whole_model(report.behaviour):
+        hang(console, "  " if line.startswith(" ") else "", line.strip())
+    console.print()
+    print_findings(report.findings, console)
+    print_lines([_closing(report)], console)
+
+
+def _concise(report: ProbeReport) -> Iterator[str]:
+    from maskcli.report.findings import concise
+
+    yield from concise(report.findings)
+    yield f"{_closing(report)}\n"
+
+
+def _closing(report: ProbeReport) -> str:
+    """Counts of findings, and of what was looked at."""
+    from maskcli.masks.words import counted
+
+    counts = [counted(count, name) for name, count in report.counts().items() if count]
+    behaviour = report.behaviour
+    runs = {each.setting for each in behaviour.seen}
+    modules = {each.module for each in behaviour.seen}
+    looked = [f"{counted(len(modules), 'module')} in {counted(len(runs), 'run')}"] if modules else []
+    looked += (
+        [f"{counted(len(behaviour.compared), 'comparison')} of whole runs"] if behaviour.compared else []
+    )
+    return f"{', '.join(counts) or 'nothing found'}: {', '.join(looked) or 'nothing mixes positions'}"
+
+
+def _json(report: ProbeReport) -> Iterator[str]:
+    from maskcli import __version__
+    from maskcli.report.findings import finding_entry
+    from maskcli.report.terminal import json_text
+
+    behaviour = report.behaviour
+    reach = behaviour.reach
+    whole = {
+        "schema_version": SCHEMA_VERSION,
+        "maskcli": __version__,
+        "target": report.target,
+        "model": behaviour.model,
+        "calls": behaviour.calls,
+        "forwards": behaviour.forwards,
+        "mixing": list(behaviour.mixing),
+        "layers": list(map(_layer, behaviour.seen)),
+        "reach": None if reach is None else reach._asdict(),
+        "compared": list(map(_comparison, behaviour.compared)),
+        "unmeasured": list(behaviour.unmeasured),
+        "notes": list(behaviour.notes),
+        "findings": list(map(finding_entry, report.findings)),
+        "summary": report.counts(),
+    }
+    yield json_text(whole)
+    yield "\n"
+
+
+def _layer(seen: Seen) -> dict[str, Any]:
+    """One layer in one run."""
+    from maskcli.diagnostics.verdicts.called import called_by
+    from maskcli.diagnostics.verdicts.cells import extra, lacking
+
+    called, meant = called_by(seen), seen.expected
+    return {
+        "module": seen.module,
+        "kind": seen.kind,
+        "attention": seen.attention,
+        "setting": seen.setting,
+        "keys_of": seen.keys,
+        "shape": list(seen.reached.shape),
+        "past": seen.layout.past,
+        "measured": called.spec,
+        "wrong_cells": called.wrong,
+        "columns": None if seen.columns is None else list(seen.columns),
+        "expected": None if meant is None else {"spec": meant.spec, "told": meant.told, "whole": meant.whole},
+        "more": extra(seen).attended,
+        "fewer": lacking(seen).attended,
+        "soft": seen.soft.attended,
+        "noise": seen.noise,
+        "rows": [list(pair) for pair in seen.rows],
+    }
+
+
+def _comparison(each: Compared) -> dict[str, Any]:
+    """Two runs of the whole model; a difference that is no number is text."""
+    finite = each.difference == each.difference and each.difference != float("inf")
+    return {
+        "test": each.test,
+        "what": each.what,
+        "setting": each.setting,
+        "difference": each.difference if finite else str(each.difference),
+        "limit": each.limit,
+        "agrees": each.agrees,
+        "cells": [list(cell) for cell in each.cells],
+    }
+
+
+FORMS: tuple[Form[Writer], ...] = (
+    Form("text", (".txt",), on_screen(_text)),
+    Form("concise", (), in_pieces(_concise)),
+    Form("json", (".json",), in_pieces(_json)),
+)
