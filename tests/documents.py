@@ -58,6 +58,47 @@ if __name__ == "__main__":
     Model()(ids, attention_mask=(ids != 0).long())
 """
 
+# A decoder by hand, whose window holds one key more than it says.
+DECODER = """import torch
+from torch import nn
+from torch.nn import functional
+
+WINDOW, WIDTH, WORDS = 4, 16, 50
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x, mask):
+        q, k, v = (part[:, None] for part in self.qkv(x).chunk(3, -1))
+        return functional.scaled_dot_product_attention(q, k, v, mask)[:, 0]
+
+
+class Decoder(nn.Module):
+    def __init__(self, layers=2):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(WORDS, WIDTH), nn.Linear(WIDTH, WORDS)
+        self.layers = nn.ModuleList(Attention() for _ in range(layers))
+
+    def forward(self, input_ids, attention_mask=None):
+        at = torch.arange(input_ids.shape[1])
+        apart = at[:, None] - at
+        mask = (apart >= 0) & (apart <= WINDOW)
+        if attention_mask is not None:
+            mask = mask & attention_mask[:, None, None].bool() | (apart == 0)
+        x = self.embed(input_ids)
+        for layer in self.layers:
+            x = x + layer(x, mask)
+        return self.head(x)
+
+
+def make_model():
+    torch.manual_seed(0)
+    return Decoder().eval()
+"""
+
 
 @contextmanager
 def furnished():
@@ -90,6 +131,7 @@ def _furnish(folder):
     (folder / "dumps").mkdir()
     shutil.copy(DATA / "minilm_attn.safetensors", folder / "dumps" / "step1.safetensors")
     (folder / "train.py").write_text(TRAIN)
+    (folder / "decoder.py").write_text(DECODER)
     (folder / "mods.py").write_text("def even(b, h, q_idx, kv_idx):\n    return (q_idx - kv_idx) % 2 == 0\n")
     (folder / "model").mkdir()
     config = {"model_type": "llama", "pad_token_id": 0, "eos_token_id": 2, "num_hidden_layers": 2}
@@ -107,8 +149,8 @@ def printed(command, folder):
 
 
 def example(arguments, folder, **environment):
-    """A command of an example; traced programs import torch, which their fork has already."""
-    done = run(*arguments, cwd=folder, torch=arguments[0] == "trace", **environment)
+    """A command of an example; what runs programs and models imports torch, which its fork has already."""
+    done = run(*arguments, cwd=folder, torch=arguments[0] in ("trace", "probe"), **environment)
     assert done.returncode in (0, 1), done.stderr
     return done
 
