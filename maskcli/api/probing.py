@@ -91,13 +91,12 @@ def _measured(subject: Subject, plan: Plan, asked: Planned, progress: Callable[[
     """Measure what was asked for, and of the rest what the model can do."""
     from maskcli.probing.exact import is_causal
     from maskcli.probing.probe import measure
-    from maskcli.probing.runs import PADDING_NAMES
+    from maskcli.probing.runs import takes_padding
 
     decodes = subject.cache_argument is not None and is_causal(subject, plan) and not subject.encodes
-    pads = any(map(subject.takes, ("attention_mask", *PADDING_NAMES)))
     if asked.get("cache") is None and not decodes:
         plan = replace(plan, caches=())
-    if asked.get("pad") is None and not pads:
+    if asked.get("pad") is None and not takes_padding(subject):
         plan = replace(plan, pads=("none",))
     return report_of(measure(subject, plan, progress), subject.name)
 

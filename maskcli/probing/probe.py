@@ -32,7 +32,8 @@ def measure(subject: Subject, plan: Plan, told: Progress = lambda _: None) -> Be
                 f"{reason}; pass --length N, or return (model, its arguments) from a function"
             ) from reason
         gathered = _Gathered()
-        if subject.given is None and not takes_padding(subject):
+        asked = subject.given is None and set(plan.pads) - {"none"}
+        if asked and not takes_padding(subject):
             gathered.unmeasured.append(
                 f"{type(subject.model).__name__} takes no attention_mask or other mask of padding"
             )
