@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Headings of --help.
 MEASURED, MODEL = "What is measured", "The model"
+SERVER = "A server (its API key, if any, is read from MASKCLI_API_KEY)"
 # Files that hold tensors; all others hold the report.
 MASKS = (".safetensors", ".npz", ".pt")
 
@@ -85,7 +86,16 @@ def probe(
     ] = False,
     seed: Annotated[int, option(help="Of the texts.", panel=MODEL, metavar="N")] = 0,
     served: Annotated[
-        str | None, option(help="The model's name at a server.", panel=MODEL, metavar="NAME")
+        str | None,
+        option(help="The model's name there. Default: the only one.", panel=SERVER, metavar="NAME"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        option(help="A folder with its config.json: windows, number of ids.", panel=SERVER, metavar="DIR"),
+    ] = None,
+    vocab: Annotated[
+        int | None,
+        option(help="How many ids it has. Default: such as it names.", panel=SERVER, min=8, metavar="N"),
     ] = None,
     fail_on: FailOn = Severity.warning,
     exit_zero: Annotated[
@@ -124,19 +134,40 @@ def probe(
         "only": only,
         "seed": seed,
     }
-    report = _probed(target, planned, served, (impl, dtype, device, random_weights, evaluate))
+    if target.startswith(("http://", "https://")):
+        report = _asked(target, planned, served, model, vocab)
+    else:
+        report = _probed(target, planned, (impl, dtype, device, random_weights, evaluate))
     if to_masks and output is not None:
         report.save(output)
     write(report, report_to)
     return Exit.FOUND if not exit_zero and fails(report.worst(), fail_on) else Exit.OK
 
 
-def _probed(
-    target: str, planned: Planned, served: str | None, loading: tuple[str | None, str, str, bool, bool]
-) -> ProbeReport:
-    """The report on a model, or on a server."""
+def _probed(target: str, planned: Planned, loading: tuple[str | None, str, str, bool, bool]) -> ProbeReport:
+    """The report on a model."""
     from maskcli.api.probing import probe_target
     from maskcli.report.progress import working
 
     with working(f"probing {target}") as told:
         return probe_target(target, loading, told, **planned)
+
+
+def _asked(
+    url: str, planned: Planned, served: str | None, model: str | None, vocab: int | None
+) -> ProbeReport:
+    """The report on a server."""
+    from maskcli.api.served import KEY_VARIABLE, probe_server
+    from maskcli.report.progress import working
+
+    with working("probing a server") as told:
+        return probe_server(
+            url,
+            served,
+            expect=planned.get("expect"),
+            model=model,
+            length=planned.get("length"),
+            vocab=vocab,
+            key=os.environ.get(KEY_VARIABLE),
+            progress=told,
+        )
