@@ -25,7 +25,7 @@ class Call:
 
     `leaves` are copies of its flattened arguments, because models write in place, and `tree` is how they
     were nested. `result` is what it answered, where that was kept. `layer` is the one layer of a cache that
-    it writes to, once that is known.
+    it writes to, once that is known, and `written` are the tensors among its arguments that it wrote to.
     """
 
     key: Key
@@ -34,6 +34,7 @@ class Call:
     tree: Any
     result: Any = None
     layer: int | None = None
+    written: frozenset[int] = frozenset()
 
     @property
     def path(self) -> str:
@@ -56,11 +57,15 @@ class Call:
 
         given = [moved.get(at, leaf) for at, leaf in enumerate(self.leaves)]
         # What was one tensor stays one: attention asks whether its query is its key.
-        copies = {id(leaf): copied(leaf, self.layer) for leaf in given}
-        leaves = [copies[id(leaf)] for leaf in given]
+        copies = {id(leaf): copied(leaf, self.layer) for at, leaf in enumerate(given) if self._writes(at)}
+        leaves = [copies.get(id(leaf), leaf) for leaf in given]
         args, kwargs = _pytree.tree_unflatten(leaves, self.tree)
         with torch.no_grad():
             return self.module(*args, **kwargs), leaves
+
+    def _writes(self, at: int) -> bool:
+        """Whether the call may write to a leaf: it did so, or it is a cache."""
+        return at in self.written or is_cache(self.leaves[at])
 
     def twins(self, at: int) -> list[int]:
         """The leaves that hold the same as one of them: query, key and value are moved together."""
@@ -91,7 +96,8 @@ class _Recorder:
     batch: Batch
     results: bool
     calls: list[Call] = field(default_factory=list)
-    open: list[Call | None] = field(default_factory=list)
+    open: list[tuple[Call | None, list[float]]] = field(default_factory=list)
+    given: list[list[Any]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
     def enter(self, path: str, module: Module, args: Any, kwargs: Any) -> None:
@@ -100,16 +106,24 @@ class _Recorder:
         self.counts[path] += 1
         leaves, tree = leaves_of((args, kwargs))
         if not self._tells(leaves):
-            self.open.append(None)
+            self.open.append((None, []))
             return
         call = Call(key, module, self._kept(leaves), tree)
-        self.open.append(call)
+        self.given.append(leaves)
+        self.open.append((call, [_version(leaf) for leaf in leaves]))
         self.calls.append(call)
 
     def leave(self, result: Any) -> None:
         """The innermost call ends."""
-        call = self.open.pop()
-        if call is not None and self.results:
+        call, versions = self.open.pop()
+        if call is None:
+            return
+        now = [_version(leaf) for leaf in self.given.pop()]
+        changed = (
+            at for at, (before, after) in enumerate(zip(versions, now, strict=True)) if before != after
+        )
+        call.written = frozenset(changed)
+        if self.results:
             call.result = copied_all(result)
 
     def _tells(self, leaves: list[Any]) -> bool:
@@ -126,6 +140,15 @@ class _Recorder:
             if once[id(leaf)] is None:
                 once[id(leaf)] = _shared(copied(leaf), before)
         return [once[id(leaf)] for leaf in leaves]
+
+
+def _version(leaf: Any) -> float:
+    """How often a tensor was written to; NaN, which never stays the same, where that is not counted."""
+    import torch
+
+    if not torch.is_tensor(leaf):
+        return 0
+    return float("nan") if leaf.is_inference() else leaf._version
 
 
 def _shared(new: Any, before: list[Any]) -> Any:

@@ -9,11 +9,14 @@ does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from maskcli.arrays import Array
+from maskcli.masks.mask import Mask
 from maskcli.probing.activations import Batch, difference, noise_of
 from maskcli.probing.caches import cache_layers, copy_cache
 from maskcli.probing.calls import Call, moved_states
@@ -27,6 +30,8 @@ LARGE = {"float16": 1e3}
 USUAL_LARGE = 1e6
 # People make states by the seeds 0, 1 or 42: a move by the same numbers would be none.
 UNUSUAL = 0x6D61736B
+# Cells of a mask that are dense at a time.
+ROW_CELLS = 2**22
 
 
 def large_for(tensor: Tensor) -> float:
@@ -36,15 +41,60 @@ def large_for(tensor: Tensor) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Which outputs [B, Q] each key reaches, bool [B, Q, K]: by an ordinary move, and by none but a large
-    one.
+    """Which outputs some keys reach, bool [B, Q, n]: by an ordinary move, and by none but a large one.
 
-    `noise` counts the cells that changed by rounding.
+    `keys` int [n] are the places of these keys among `count`. `noise` counts the cells that changed by
+    rounding.
     """
 
     reached: Array
     soft: Array
     noise: int
+    keys: Array
+    count: int
+
+    @property
+    def queries(self) -> int:
+        """Q."""
+        return int(self.reached.shape[1])
+
+    @property
+    def square(self) -> bool:
+        """Whether queries and keys may be the same tokens."""
+        return self.queries == self.count
+
+    def mixes(self) -> bool:
+        """Whether any place reaches another one."""
+        cells = self.reached | self.soft
+        elsewhere = np.arange(self.queries)[:, None] != self.keys
+        return not self.square or bool((cells & elsewhere).any())
+
+    def mask(self, cells: Array) -> Mask:
+        """Cells [B, Q, n] as a mask [B, 1, Q, K] that holds nothing in other columns."""
+        batch, queries, _ = cells.shape
+        shape = batch, 1, queries, self.count
+
+        def rows() -> Iterator[Array]:
+            step = max(1, ROW_CELLS // max(self.count, 1))
+            for item in range(batch):
+                for start in range(0, queries, step):
+                    part = cells[item, start : start + step]
+                    dense = np.zeros((len(part), self.count), bool)
+                    dense[:, self.keys] = part
+                    yield dense
+
+        return Mask.from_dense_rows(shape, rows()).compact()
+
+
+def joined(parts: Sequence[tuple[Columns, Array, Array]], count: int) -> Columns:
+    """Columns together, as (some, which of them, their places among `count` keys)."""
+    return Columns(
+        np.concatenate([some.reached[:, :, which] for some, which, _ in parts], 2),
+        np.concatenate([some.soft[:, :, which] for some, which, _ in parts], 2),
+        sum(some.noise for some, _, _ in parts),
+        np.concatenate([places for _, _, places in parts]),
+        count,
+    )
 
 
 def measure(
@@ -62,20 +112,21 @@ def measure(
     """
     import torch
 
-    count = cells.shape[1]
-    small, large = (torch.zeros((*base.shape[:2], count), device=base.device) for _ in range(2))
+    count = int(cells.shape[1])
+    chosen = np.arange(count) if keys is None else np.array(keys, np.int64)
+    small, large = (torch.zeros((*base.shape[:2], len(chosen)), device=base.device) for _ in range(2))
     big = large_for(cells)
-    for key in range(count) if keys is None else keys:
+    for column, key in enumerate(chosen):
         at = torch.zeros(cells.shape[:2], dtype=torch.bool, device=cells.device)
         at[:, key] = True
-        small[:, :, key] = difference(answer(at, 1), base)
+        small[:, :, column] = difference(answer(at, 1), base)
         if sizes:
             ways = [difference(answer(at, way), base) for way in (big, -big)]
-            large[:, :, key] = torch.maximum(*ways)
+            large[:, :, column] = torch.maximum(*ways)
     strong = torch.maximum(small, large) > noise_of(base)
     noise = ((small > 0) | (large > 0)) & ~strong
     reached, soft = (small > 0) & strong, (small == 0) & strong
-    return Columns(reached.cpu().numpy(), soft.cpu().numpy(), int(noise.sum()))
+    return Columns(reached.cpu().numpy(), soft.cpu().numpy(), int(noise.sum()), chosen, count)
 
 
 def leaking_rows(

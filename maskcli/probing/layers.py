@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskcli.arrays import Array
 from maskcli.diagnostics.behaviour import Keys, Seen
 from maskcli.masks.layout import Layout
-from maskcli.masks.mask import Mask
 from maskcli.probing.calls import Call, answering
-from maskcli.probing.columns import Columns, find_own_layer, leaking_rows, measure, measure_slots, slot_count
+from maskcli.probing.columns import (
+    Columns,
+    find_own_layer,
+    joined,
+    leaking_rows,
+    measure,
+    measure_slots,
+    slot_count,
+)
 from maskcli.probing.expected import attends, expected_of
 from maskcli.probing.mixers import is_inside
 from maskcli.probing.plan import Plan
@@ -79,9 +85,8 @@ class _Layer:
             whose = self._whose(source, columns)
             if cache is not None and whose == "self":
                 found.append(self._with_cache(cache, columns))
-            elif _mixes(columns) or len(measured) == 1:
-                keys = self.plan.columns(source.length, _borders(self.run))
-                found.append(self._told(whose, columns, keys))
+            elif columns.mixes() or len(measured) == 1:
+                found.append(self._told(whose, columns))
         rows = self._rows(base)
         return [replace(found[0], rows=rows), *found[1:]] if rows and found else found
 
@@ -108,46 +113,34 @@ class _Layer:
 
     def _whose(self, source: Source, columns: Columns) -> Keys:
         """Whether keys are those of another sequence: they do not change with what queries change with."""
-        queries, keys = columns.reached.shape[1:]
         elsewhere = any(other.comes_from - source.comes_from for other in self.sources)
-        return "cross" if elsewhere or queries != keys else "self"
+        return "cross" if elsewhere or not columns.square else "self"
 
     def _with_cache(self, at: int, own: Columns) -> Seen:
         """What it sees of its cache and of the tokens at hand."""
-        past, queries = self.run.past, own.reached.shape[1]
-        slots = slot_count(self.call, at)
+        slots, past = slot_count(self.call, at), self.run.past
         held = min(past, slots)
-        near = [held, held + queries, held - own.reached.shape[2]]
-        keys = self.plan.columns(slots, near)
+        keys = self.plan.columns(slots, [held, held + own.queries])
         cached = measure_slots(self.call, at, self.run.batch, self.plan.seed, keys)
-        columns = None
-        if keys is not None:
-            columns = tuple(sorted({key + past - held for key in keys} | set(range(past, past + queries))))
-        return self._told("cache", _with_slots(own, cached, past), columns)
+        return self._told("cache", _with_slots(own, cached, past))
 
-    def _told(self, keys: Keys, columns: Columns, measured: tuple[int, ...] | None) -> Seen:
+    def _told(self, keys: Keys, columns: Columns) -> Seen:
         path = self.call.path
+        chosen = tuple(sorted(columns.keys.tolist())) if len(columns.keys) < columns.count else None
         layout = _layout(self.run, columns, keys)
         return Seen(
             module=path,
             kind=self.kind,
             setting=self.run.setting,
             keys=keys,
-            reached=Mask.from_dense(columns.reached[:, None]).compact(),
-            soft=Mask.from_dense(columns.soft[:, None]).compact(),
+            reached=columns.mask(columns.reached),
+            soft=columns.mask(columns.soft),
             noise=columns.noise,
-            columns=measured,
+            columns=chosen,
             layout=layout,
             expected=expected_of(self.subject, self.plan.declared, path, self.attention, keys, layout),
             attention=self.attention,
         )
-
-
-def _mixes(columns: Columns) -> bool:
-    """Whether any place reaches another one."""
-    cells = columns.reached | columns.soft
-    queries, keys = cells.shape[1:]
-    return queries != keys or bool((cells & ~np.eye(queries, dtype=bool)).any())
 
 
 def _with_slots(own: Columns, cached: Columns, past: int) -> Columns:
@@ -155,20 +148,21 @@ def _with_slots(own: Columns, cached: Columns, past: int) -> Columns:
 
     A cache that keeps no more than a window holds the last tokens before.
     """
-    queries = own.reached.shape[1]
-    held = min(past, cached.reached.shape[2])
-    missing = np.zeros((*own.reached.shape[:2], past - held), bool)
-
-    def joined(before: Array, now: Array) -> Array:
-        return np.concatenate([missing, before[:, :, :held], now, before[:, :, past + queries :]], 2)
-
-    reached, soft = joined(cached.reached, own.reached), joined(cached.soft, own.soft)
-    return Columns(reached, soft, own.noise + cached.noise)
+    queries = own.queries
+    held = min(past, cached.count)
+    before = np.flatnonzero(cached.keys < held)
+    behind = np.flatnonzero(cached.keys >= past + queries)
+    parts = [
+        (cached, before, cached.keys[before] + past - held),
+        (own, np.arange(len(own.keys)), own.keys + past),
+        (cached, behind, cached.keys[behind]),
+    ]
+    return joined(parts, max(past + queries, cached.count))
 
 
 def _layout(run: Run, columns: Columns, keys: Keys) -> Layout:
     """Sizes, past, padding and documents of a call; those of the source where keys are another sequence's."""
-    batch, queries, count = columns.reached.shape
+    batch, queries, count = len(columns.reached), columns.queries, columns.count
     real = run.source_real if keys == "cross" else run.real
     fits = real is not None and real.shape[1] == count
     texts = run.documents if keys == "self" and run.documents is not None else None
