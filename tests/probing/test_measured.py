@@ -25,7 +25,7 @@ class Attention(nn.Module):
     def forward(self, x):
         heads = self.project(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         scores = heads[0] @ heads[1].transpose(-1, -2) / (WIDTH / HEADS) ** 0.5
-        scores = scores.masked_fill(~self.mask, self.fill)
+        scores = scores + torch.zeros(self.mask.shape).masked_fill(~self.mask, self.fill)
         return self.out((scores.softmax(-1).nan_to_num(0) @ heads[2]).transpose(1, 2).flatten(2))
 
 
