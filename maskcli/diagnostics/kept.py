@@ -53,10 +53,19 @@ def _without_empty_slots(seen: Seen) -> Mask:
 
 def _name(seen: Seen, taken: Iterable[str]) -> str:
     """The path of the module, with the run and whose keys they are where that is needed."""
-    module = seen.module or "model"
-    run = seen.setting.replace(",", "").replace(" ", "-")
-    names = (module, f"{module}@{run}", f"{module}@{run}-{seen.keys}")
+    of_run = name_in(seen.module, seen.setting)
+    names = (name_in(seen.module), of_run, f"{of_run}-{seen.keys}")
     return next((name for name in names if name not in taken), f"{names[-1]}-{len(list(taken))}")
+
+
+def name_in(module: str, setting: str | None = None) -> str:
+    """What the mask of a module is called in a file: in its first run, or in that of a setting.
+
+    >>> name_in("layers.0", "1 token after 23, dynamic cache")
+    'layers.0@1-token-after-23-dynamic-cache'
+    """
+    run = "" if setting is None else "@" + setting.replace(",", "").replace(" ", "-")
+    return f"{module or 'model'}{run}"
 
 
 def _rows(mask: Mask) -> Iterator[Array]:

@@ -14,6 +14,9 @@ from maskcli.diagnostics.rule import Rule
 from maskcli.diagnostics.verdicts.called import bare
 from maskcli.diagnostics.verdicts.measured import Judged, judged
 
+# Findings whose cells the mask of a single text shows: not those on padding, documents and rows.
+SHOWN = ("MSK601", "MSK603", "MSK611")
+
 
 @dataclass(frozen=True, eq=False)
 class ProbeReport:
@@ -47,7 +50,7 @@ def report_of(behaviour: Behaviour, target: str) -> ProbeReport:
 
 def findings_of(behaviour: Behaviour, target: str) -> tuple[Finding, ...]:
     """The findings on a behaviour, worst first, each cause once."""
-    found = [_finding(rule, each, target) for rule, each in _found(judged(behaviour))]
+    found = [_finding(rule, each, behaviour, target) for rule, each in _found(judged(behaviour))]
     return tuple(sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), finding.code)))
 
 
@@ -63,7 +66,7 @@ def _found(evidence: Judged) -> Iterator[tuple[Rule[Judged], Found]]:
                 yield rule, each
 
 
-def _finding(rule: Rule[Judged], found: Found, target: str) -> Finding:
+def _finding(rule: Rule[Judged], found: Found, behaviour: Behaviour, target: str) -> Finding:
     return Finding(
         code=rule.code,
         name=rule.name,
@@ -72,16 +75,21 @@ def _finding(rule: Rule[Judged], found: Found, target: str) -> Finding:
         tensors=found.tensors,
         message=found.message,
         fix=found.fix,
-        see=_see(found),
+        see=_see(rule, found, behaviour),
         where=found.where,
         evidence=found.evidence,
     )
 
 
-def _see(found: Found) -> str:
-    """The command that shows the cells in the masks that -o FILE.safetensors keeps."""
-    expected = found.evidence.get("expected")
-    if not found.tensors or expected is None:
+def _see(rule: Rule[Judged], found: Found, behaviour: Behaviour) -> str:
+    """The command that shows the cells in the masks that -o FILE.safetensors keeps, where these have them."""
+    from maskcli.diagnostics.kept import name_in
+
+    expected, setting = found.evidence.get("expected"), found.evidence.get("setting")
+    if not found.tensors or expected is None or rule.code not in SHOWN:
         return ""
-    tensor = shlex.quote(f"measured.safetensors:{found.tensors[0]}")
-    return f"maskcli diff {tensor} {shlex.quote(bare(str(expected)))}"
+    module = found.tensors[0]
+    first = next(seen.setting for seen in behaviour.seen if seen.module == module)
+    tensor = name_in(module, None if setting == first else str(setting))
+    target = shlex.quote(f"measured.safetensors:{tensor}")
+    return f"maskcli diff {target} {shlex.quote(bare(str(expected)))}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -196,4 +195,12 @@ def _print_below(layers: Sequence[Layers], console: Console) -> None:
 
 
 def _lines(settings: Sequence[str]) -> list[str]:
-    return textwrap.wrap("; ".join(map(clean, settings)), RUNS, break_long_words=False) or [""]
+    """Runs in lines of so many letters, each of them whole."""
+    lines = [""]
+    for setting in map(clean, settings):
+        longer = f"{lines[-1]}; {setting}" if lines[-1] else setting
+        if len(longer) <= RUNS or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(setting)
+    return lines

@@ -404,6 +404,14 @@ def test_only_the_deepest_modules_are_named():
     assert finding.tensors == ("encoder.layers.0.self_attn", "encoder.layers.1")
 
 
+def test_the_command_to_see_it_names_the_run_that_shows_it():
+    layers = [seen("causal"), decoding("causal-top-left")]
+    (finding,) = found(*layers)
+    assert finding.see == f"maskcli diff measured.safetensors:{LAYER.format(0)}@4-after-20 causal"
+    (finding,) = found(seen("full", "padding", "right padding"))
+    assert finding.see == "", "a single text has no padding to show"
+
+
 def test_findings_come_worst_first_and_are_counted():
     conv = seen("sliding:3", "causal", module="conv", kind="Conv1d", attention=False, whole=False)
     report = report_of(behaviour(conv, *in_all("sliding:6", "sliding:5")), "model")
