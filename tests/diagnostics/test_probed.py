@@ -372,6 +372,25 @@ def test_comparisons_are_silent_where_a_mask_says_why():
     assert codes(decoding("causal-top-left"), compared=differing) == ["MSK611"]
 
 
+def test_ids_of_padding_that_only_tell_positions_harm_nobody():
+    changed, alone = compared("X2", 0.3, "left padding"), compared("T2", 1e-6, "left padding")
+    assert codes(*in_all("causal", "causal"), compared=(changed, alone)) == []
+    assert codes(*in_all("causal", "causal"), compared=(changed, compared("T2", 0.3, "left padding"))) == [
+        "MSK602"
+    ]
+    assert codes(*in_all("causal", "causal"), compared=(changed, compared("T2", 1e-6))) == ["MSK602"]
+
+
+def test_what_holds_an_accused_module_is_not_accused_of_the_same():
+    inner = {"module": "layer.attention.conv", "kind": "Conv1d", "attention": False, "whole": False}
+    layers = [
+        seen("window:1", "padding", "right padding", **inner),
+        seen("full", "padding", "right padding", module="layer.attention"),
+    ]
+    (finding,) = found(*layers)
+    assert finding.tensors == ("layer.attention.conv",)
+
+
 def test_a_note_on_a_mask_explains_no_comparison():
     soft = seen("causal", "causal", soft="full")
     assert sorted(codes(soft, compared=(compared("T5", 0.3),))) == ["MSK607", "MSK609"]

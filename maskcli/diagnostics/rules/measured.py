@@ -80,8 +80,10 @@ def groups(judged: Judged, why: Why, cross: bool | None = None) -> Iterator[Grou
     With `cross`, of cross-attention only, or of all else.
     """
     by_module: dict[tuple[str, Cause | None], list[Apart]] = {}
-    for each in judged.apart:
-        if each.why is why and cross in (None, each.seen.keys == "cross"):
+    apart = [each for each in judged.apart if each.why is why]
+    deepest = modules(each.seen for each in apart)
+    for each in apart:
+        if each.seen.module in deepest and cross in (None, each.seen.keys == "cross"):
             by_module.setdefault((each.seen.module, each.cause), []).append(each)
     alike: dict[tuple[object, ...], list[Apart]] = {}
     for (_, cause), members in by_module.items():
@@ -108,9 +110,25 @@ def whole(
     """What comparisons of the whole model say, where no module shows it by itself."""
     if any(each.why in unless for each in judged.apart):
         return
-    differing = [each for each in judged.behaviour.compared if each.test in tests and not each.agrees]
+    differing = [each for each in differing_in(judged, *tests) if not _is_harmless(judged, each)]
     if differing:
         yield compared(differing, f"{message} ({said(differing)})", fix)
+
+
+def differing_in(judged: Judged, *tests: str) -> list[Compared]:
+    """Comparisons of these names that rounding does not explain."""
+    return [each for each in judged.behaviour.compared if each.test in tests and not each.agrees]
+
+
+def _is_harmless(judged: Judged, each: Compared) -> bool:
+    """Whether other ids in padding change something, and the padding that there is nothing.
+
+    RoBERTa and its like count positions over ids that are no padding: texts are then as they are alone.
+    """
+    alone = [
+        other for other in judged.behaviour.compared if (other.test, other.setting) == ("T2", each.setting)
+    ]
+    return each.test == "X2" and any(other.agrees for other in alone)
 
 
 def compared(differing: Sequence[Compared], message: str, fix: str, severity: str | None = None) -> Found:

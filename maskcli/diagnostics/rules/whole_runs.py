@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from maskcli.diagnostics.behaviour import Compared
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rule import probed
-from maskcli.diagnostics.rules.measured import compared, said
+from maskcli.diagnostics.rules.measured import compared, differing_in, said
 from maskcli.diagnostics.verdicts.measured import Judged
 
 # Findings on masks that make runs differ which should agree.
@@ -25,7 +24,7 @@ def cache_changes_output(judged: Judged) -> Iterator[Found]:
 
     Fix: pass positions that count on from the cache (`cache_position`), and compare one step with one pass.
     """
-    differing = _differing(judged, "T5", "T6", "T7", "S-decode", "S-cache")
+    differing = differing_in(judged, "T5", "T6", "T7", "S-decode", "S-cache")
     if differing:
         yield compared(
             differing,
@@ -47,7 +46,7 @@ def padding_changes_output(judged: Judged) -> Iterator[Found]:
 
     Fix: pass `position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)`.
     """
-    differing = _differing(judged, "T2")
+    differing = differing_in(judged, "T2")
     if not differing:
         return
     given = [each for each in judged.behaviour.compared if each.test == "T3"]
@@ -84,8 +83,3 @@ def not_covered(judged: Judged) -> Iterator[Found]:
             "wrap what mixes positions in a module of its own",
             evidence={"parts": len(judged.behaviour.unmeasured)},
         )
-
-
-def _differing(judged: Judged, *tests: str) -> list[Compared]:
-    """Comparisons of these names that rounding does not explain."""
-    return [each for each in judged.behaviour.compared if each.test in tests and not each.agrees]
