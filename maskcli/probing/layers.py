@@ -81,12 +81,15 @@ class _Layer:
         cache = find_own_layer(self.call) if self.call.caches() else None
         measured = [self._columns(source, base) for source in self.sources]
         found: list[Seen] = []
+        own: list[Columns] = []
         for source, columns in zip(self.sources, measured, strict=True):
             whose = self._whose(source, columns)
             if cache is not None and whose == "self":
-                found.append(self._with_cache(cache, columns))
+                own.append(columns)
             elif columns.mixes() or len(measured) == 1:
                 found.append(self._told(whose, columns))
+        if cache is not None and own:
+            found.append(self._with_cache(cache, _any_of(own)))
         rows = self._rows(base)
         return [replace(found[0], rows=rows), *found[1:]] if rows and found else found
 
@@ -141,6 +144,13 @@ class _Layer:
             expected=expected_of(self.subject, self.plan.declared, path, self.attention, keys, layout),
             attention=self.attention,
         )
+
+
+def _any_of(several: list[Columns]) -> Columns:
+    """What any of several sources reaches, such as the states and the residual that a call is given."""
+    reached = np.logical_or.reduce([each.reached for each in several])
+    soft = np.logical_or.reduce([each.soft for each in several]) & ~reached
+    return replace(several[0], reached=reached, soft=soft, noise=sum(each.noise for each in several))
 
 
 def _with_slots(own: Columns, cached: Columns, past: int) -> Columns:

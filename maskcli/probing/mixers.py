@@ -66,19 +66,21 @@ def changed_cells(new: Any, old: Any, batch: Batch) -> Tensor | None:
     fresh, past = cells_of(new, batch), cells_of(old, batch)
     if fresh is None or past is None or fresh.shape != past.shape:
         return None
-    if fresh.dim() == 2:
-        return fresh != past
-    return difference(fresh, past) > noise_of(past)
+    return fresh != past if fresh.dim() == 2 else difference(fresh, past) > 0
 
 
 def _spreads(result: Any, before: Any, changed: dict[int, Tensor], batch: Batch) -> bool:
-    """Whether an answer changed where no argument did."""
+    """Whether an answer changed where no argument did.
+
+    Of an answer as long as no argument, as of a convolution over a padded text, nothing can be told: what
+    holds the module answers for it.
+    """
     for new, old in zip(states_of(result, batch), states_of(before, batch), strict=False):
         if new.shape != old.shape:
             continue
         cells = difference(new, old) > noise_of(old)
         moved = changed.get(cells.shape[1])
-        if bool((cells if moved is None else cells & ~moved).any()):
+        if moved is not None and bool((cells & ~moved).any()):
             return True
     return False
 

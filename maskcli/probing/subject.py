@@ -79,8 +79,12 @@ class Subject:
 
     @property
     def cache_argument(self) -> str | None:
-        """The name of the argument that takes a cache of transformers; None where there is none."""
-        return next((name for name in CACHE_NAMES if self.said and self.takes(name)), None)
+        """The name of the argument that takes a cache of transformers; None where there is none.
+
+        Models of one's own call it as the library does, or not at all: a `cache` of theirs may be anything.
+        """
+        names = CACHE_NAMES if self.said else ("past_key_values",)
+        return next((name for name in names if self.takes(name)), None)
 
     @property
     def first_argument(self) -> str:

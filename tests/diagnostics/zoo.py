@@ -171,8 +171,8 @@ def batch(side, length=LENGTH, pads=PADS, seed=0):
 
 
 @cache
-def model(task, name, dtype=torch.float32, trained=True):
-    """A tiny model in eager mode; `trained` draws its attention parameters wide, so that heads are not nearly uniform."""
+def model(task, name, dtype=torch.float32, trained=True, how="eager"):
+    """A tiny model, in eager mode unless told; `trained` draws its attention parameters wide, so that heads are not nearly uniform."""
     table, kind = {
         "decoder": (DECODERS, transformers.AutoModelForCausalLM),
         "encoder": (ENCODERS, transformers.AutoModel),
@@ -188,7 +188,7 @@ def model(task, name, dtype=torch.float32, trained=True):
         }
     torch.manual_seed(0)
     built = (
-        kind.from_config(transformers.AutoConfig.for_model(name, **said), attn_implementation="eager")
+        kind.from_config(transformers.AutoConfig.for_model(name, **said), attn_implementation=how)
         .eval()
         .to(dtype)
     )
