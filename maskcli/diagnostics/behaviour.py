@@ -3,6 +3,7 @@ agree."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -76,6 +77,13 @@ class Compared:
     def agrees(self) -> bool:
         """Whether rounding explains the difference."""
         return self.difference <= self.limit
+
+    @property
+    def told(self) -> str:
+        """How large the difference is, in words; it is infinite where one of the runs has NaN."""
+        if not math.isfinite(self.difference):
+            return "NaN or infinity in one of them"
+        return f"{self.difference:.2g} of their spread, where rounding makes {self.limit:.0e} at most"
 
 
 class Reach(NamedTuple):

@@ -145,8 +145,7 @@ def _reach(reach: Reach) -> str:
 
 
 def _compared(each: Compared) -> str:
-    what = f"{each.test} {clean(each.what)} ({clean(each.setting)})"
-    return f"{what}: by {each.difference:.2g}, where rounding makes {each.limit:.1g} at most"
+    return f"{each.test} {clean(each.what)} ({clean(each.setting)}): {each.told}"
 
 
 # The table

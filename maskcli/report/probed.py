@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,8 @@ def _closing(report: ProbeReport) -> str:
     return f"{', '.join(counts) or 'nothing found'}: {', '.join(looked) or 'nothing mixes positions'}"
 
 
-def _json(report: ProbeReport) -> Iterator[str]:
+def as_json(report: ProbeReport) -> Iterator[str]:
+    """The JSON of a probe, one object."""
     from maskcli import __version__
     from maskcli.report.findings import finding_entry
     from maskcli.report.terminal import json_text
@@ -109,13 +111,12 @@ def _layer(seen: Seen) -> dict[str, Any]:
 
 
 def _comparison(each: Compared) -> dict[str, Any]:
-    """Two runs of the whole model; a difference that is no number is text."""
-    finite = each.difference == each.difference and each.difference != float("inf")
+    """Two runs of the whole model; an infinite difference, as of NaN, is null."""
     return {
         "test": each.test,
         "what": each.what,
         "setting": each.setting,
-        "difference": each.difference if finite else str(each.difference),
+        "difference": each.difference if math.isfinite(each.difference) else None,
         "limit": each.limit,
         "agrees": each.agrees,
         "cells": [list(cell) for cell in each.cells],
@@ -125,5 +126,5 @@ def _comparison(each: Compared) -> dict[str, Any]:
 FORMS: tuple[Form[Writer], ...] = (
     Form("text", (".txt",), on_screen(_text)),
     Form("concise", (), in_pieces(_concise)),
-    Form("json", (".json",), in_pieces(_json)),
+    Form("json", (".json",), in_pieces(as_json)),
 )

@@ -1,5 +1,6 @@
 """Every rule of behaviour on the bug that it names, and on what only looks like it."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from maskcli.diagnostics.probed import findings_of, report_of
 from maskcli.diagnostics.verdicts.called import called_by
 from maskcli.masks.mask import Mask
+from maskcli.report.probed import as_json
 from tests.diagnostics.behaviours import LAYER, behaviour, compared, layout, mask, rows, seen
 
 SIDES = ("no padding", "right padding", "left padding")
@@ -361,6 +363,16 @@ def test_a_comparison_speaks_where_no_mask_does(test, code):
     (finding,) = found(*in_all("causal", "causal"), compared=(compared(test, 0.3),))
     assert (finding.code, finding.severity, finding.tensors) == (code, "error", ())
     assert codes(*in_all("causal", "causal"), compared=(compared(test, 5e-5),)) == []
+
+
+def test_nan_in_one_of_two_runs_is_told_in_words():
+    b = behaviour(*in_all("causal", "causal"), compared=(compared("T5", float("inf"), "dynamic cache"),))
+    report = report_of(b, "model")
+    (finding,) = report.findings
+    assert "NaN or infinity in one of them" in finding.message
+    told = json.loads("".join(as_json(report)))
+    assert told["compared"][0]["difference"] is None
+    assert told["findings"][0]["evidence"]["difference"] == "infinite"
 
 
 def test_comparisons_are_silent_where_a_mask_says_why():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -136,7 +137,7 @@ def compared(differing: Sequence[Compared], message: str, fix: str, severity: st
     worst = max(differing, key=lambda each: each.difference)
     evidence: dict[str, float | int | str] = {
         "tests": ", ".join(dict.fromkeys(each.test for each in differing)),
-        "difference": worst.difference,
+        "difference": worst.difference if math.isfinite(worst.difference) else "infinite",
         "limit": worst.limit,
         "settings": "; ".join(dict.fromkeys(each.setting for each in differing)),
     }
@@ -146,4 +147,4 @@ def compared(differing: Sequence[Compared], message: str, fix: str, severity: st
 def said(differing: Sequence[Compared]) -> str:
     """The comparison that differs most, in words."""
     worst = max(differing, key=lambda each: each.difference)
-    return f"{worst.what}: {worst.difference:.2g} of their spread, rounding makes {worst.limit:.0e}"
+    return f"{worst.what}: {worst.told}"
