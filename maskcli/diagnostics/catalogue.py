@@ -94,6 +94,25 @@ RULES: tuple[Rule[Scene], ...] = (
     answers.eos_missing,
 )
 
+# The rules that may explain what one of them finds: those that are looked for before it.
+CAUSES = {
+    rule.code: tuple(cause for cause in RULES[:at] if cause.code in rule.explained_by)
+    for at, rule in enumerate(RULES)
+}
+# What rules need that look at nothing but what is said of tokens, and what only attention itself has.
+_TOKENS = {
+    *("input_ids", "labels", "loss_mask", "padding_mask", "position_ids", "token_type_ids"),
+    *("pad_id", "eos_id", "prompt_length", "purpose", "convention"),
+}
+_ATTENTION = {"weights", "cross weights", "mask", "scores", "query", "key", "value", "output"}
+# Codes of rules that may find something in the tensors of attention, and in what is said of tokens alone.
+OF_ATTENTION = frozenset(
+    rule.code for rule in RULES if not all(_TOKENS.issuperset(group) for group in rule.needs)
+)
+OF_TOKENS = frozenset(
+    rule.code for rule in RULES if not any(_ATTENTION.issuperset(group) for group in rule.needs)
+)
+
 PROBED: tuple[Rule[Judged], ...] = (
     reached.rows_reached,
     reached.weak_fill_reached,

@@ -110,14 +110,14 @@ def diagnose(
 
     `roled` replaces the roles that names, shapes and values give; options win over the file's metadata;
     `resolve` reads the files that a declared spec names; `token` turns an id into text; of `rules` only these
-    codes are reported (None: all), though the others still explain what they explain.
+    codes are reported (None: all), though others still explain what they explain.
     """
     facts = (declared or Declared()).over(from_metadata(file.metadata, file.path)).with_model()
     roled = roles_of(file) if roled is None else roled
     scenes = build_scenes(file.path, roled, facts, resolve)
-    outcomes = [_check(scene) for scene in scenes]
     chosen = [rule for rule in catalogue.RULES if rules is None or rule.code in rules]
     codes = {rule.code for rule in chosen}
+    outcomes = [_check(scene, chosen) for scene in scenes]
 
     unfit = _refused(roled)
     for scene in scenes:
@@ -126,7 +126,7 @@ def diagnose(
     checked = {name: role for name, role in checked.items() if name not in unfit}
     explained = {name for outcome in outcomes for _, found in outcome.found for name in found.tensors}
     return Report(
-        findings=_findings(outcomes, roled, codes, token),
+        findings=_findings(outcomes, roled, token),
         skipped=_skipped(outcomes, chosen, file.path),
         files=(file.path,),
         checked=tuple(checked),
@@ -138,13 +138,12 @@ def diagnose(
 
 
 def _findings(
-    outcomes: list[_Outcome], roled: tuple[Roled, ...], codes: set[str], token: Callable[[int], str] | None
+    outcomes: list[_Outcome], roled: tuple[Roled, ...], token: Callable[[int], str] | None
 ) -> tuple[Finding, ...]:
-    """What was found under some codes, steps folded, worst first."""
+    """What was found, steps folded, worst first."""
     told = (Told(rule, found, outcome.scene) for outcome in outcomes for rule, found in outcome.found)
     origins = {each.tensor.name: each.origin for each in roled if each.origin is not None}
-    folded = (each for each in over_steps(told, roled) if each.rule.code in codes)
-    findings = [_finding(*each, token, origins) for each in folded]
+    findings = [_finding(*each, token, origins) for each in over_steps(told, roled)]
     return tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.tensors)))
 
 
@@ -167,42 +166,55 @@ def together(reports: list[Report]) -> Report:
 
 
 class _Outcome(NamedTuple):
-    """What the rules say of a scene: what they found, what each of the others needs, and who could decide."""
+    """What rules say of a scene: which needs it meets, what they found, and what each of the others needs.
+
+    `found` has what is reported, by rule in order, `asked` what any rule found that nothing explains, by
+    code; `decided` are those who could decide.
+    """
 
     scene: Scene
+    met: frozenset[str]
     found: list[tuple[Rule[Scene], Found]]
+    asked: dict[str, list[Found]]
     needs: dict[str, tuple[str, ...]]
     decided: set[str]
 
 
-def _check(scene: Scene) -> _Outcome:
-    outcome = _Outcome(scene, [], {}, set())
-    met = met_by(scene)
-    for rule in catalogue.RULES:
-        missing = unmet(rule.needs, met, scene)
-        if missing:
-            outcome.needs[rule.code] = missing
-        else:
-            _ask(rule, outcome)
+def _check(scene: Scene, rules: list[Rule[Scene]]) -> _Outcome:
+    outcome = _Outcome(scene, met_by(scene), [], {}, {}, set())
+    for rule in rules:
+        outcome.found.extend((rule, found) for found in _ask(rule, outcome))
     return outcome
 
 
-def _ask(rule: Rule[Scene], outcome: _Outcome) -> None:
-    """Run a rule over a scene, and keep what no earlier finding explains."""
-    maps = {attention.name for attention in outcome.scene.attentions}
-    earlier = [found for other, found in outcome.found if other.code in rule.explained_by]
-    new, asked = [], []
+def _ask(rule: Rule[Scene], outcome: _Outcome) -> list[Found]:
+    """What a rule finds in a scene and no cause explains; causes are asked once there is something to."""
+    if rule.code in outcome.asked:
+        return outcome.asked[rule.code]
+    new = outcome.asked[rule.code] = list[Found]()
+    missing = unmet(rule.needs, outcome.met, outcome.scene)
+    if missing:
+        outcome.needs[rule.code] = missing
+        return new
+
+    needed, found = list[str](), list[Found]()
     for answer in rule.check(outcome.scene):
         if isinstance(answer, Undecided):
-            asked.append(answer.needs)
-        elif not any(_explains(cause, answer, maps) for cause in earlier if _weighs(cause, answer, rule)):
-            new.append((rule, answer))
+            needed.append(answer.needs)
+        else:
+            found.append(answer)
+    if found:
+        maps = {attention.name for attention in outcome.scene.attentions}
+        causes = [cause for each in catalogue.CAUSES[rule.code] for cause in _ask(each, outcome)]
+        for answer in found:
+            if not any(_explains(cause, answer, maps) for cause in causes if _weighs(cause, answer, rule)):
+                new.append(answer)
 
-    outcome.found.extend(new)
-    if asked and not new:
-        outcome.needs[rule.code] = tuple(dict.fromkeys(asked))
+    if needed and not new:
+        outcome.needs[rule.code] = tuple(dict.fromkeys(needed))
     else:
         outcome.decided.add(rule.code)
+    return new
 
 
 def _refused(tensors: tuple[Roled, ...]) -> dict[str, str]:

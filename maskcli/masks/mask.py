@@ -48,9 +48,8 @@ class Mask:
     def from_intervals(cls, shape: Shape, starts: Array | int, stops: Array | int) -> Mask:
         """One interval a row, clipped to 0..K, maybe empty: `starts` and `stops` broadcast to [b, h, q]."""
         _check_shape(shape)
-        starts, stops = np.atleast_3d(starts), np.atleast_3d(stops)
-        within = (np.minimum(np.maximum(ends, 0), shape[3]) for ends in (starts, stops))
-        return _intervals(shape, *within)
+        ends = (np.atleast_3d(starts), np.atleast_3d(stops))
+        return _intervals(shape, *(np.minimum(np.maximum(each, 0), shape[3]) for each in ends))
 
     @classmethod
     def from_runs(cls, shape: Shape, stored: Stored, counts: Array, starts: Array, stops: Array) -> Mask:
@@ -160,11 +159,10 @@ class Mask:
     def take(self, shape: Shape, index: Array) -> Mask:
         """The mask of `shape` whose stored row at [b, h, q] is this mask's stored row `index[b, h, q]`."""
         flat = index.ravel()
-        first = self.pointer[flat]
-        counts = self.pointer[flat + 1] - first
-        pointer = pointer_of(counts)
+        first, last = self.pointer[flat], self.pointer[flat + 1]
+        pointer = pointer_of(last - first)
         check_count(int(pointer[-1]), "this mask")
-        run = np.repeat(first - pointer[:-1], counts) + np.arange(pointer[-1])
+        run = np.repeat(first - pointer[:-1], last - first) + np.arange(pointer[-1])
         stored = (index.shape[0], index.shape[1], index.shape[2])
         return Mask(shape, stored, pointer, self.starts[run], self.stops[run])
 
@@ -293,8 +291,7 @@ class Mask:
         keys: tuple[int, int] | None = None,
     ) -> Array:
         """The boolean window [rows, keys] of one batch item and head; both ranges are (start, stop)."""
-        r0, r1 = rows or (0, self.shape[2])
-        k0, k1 = keys or (0, self.shape[3])
+        (r0, r1), (k0, k1) = rows or (0, self.shape[2]), keys or (0, self.shape[3])
         part = self.plane(batch, head, (r0, r1))
         starts, stops = np.maximum(part.starts, k0), np.minimum(part.stops, k1)
         kept = stops > starts

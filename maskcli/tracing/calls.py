@@ -123,6 +123,10 @@ class Call:
             self.twice,
         )
 
+    def inherits_nan(self) -> bool:
+        """Whether NaN comes in from before it."""
+        return any(has_nan(tensor) for name, tensor in self.operands.items() if name != "output")
+
 
 def added_in_front(call: Call, count: int) -> Call:
     """A call whose last keys are no tokens, with these in front, where virtual tokens stand."""

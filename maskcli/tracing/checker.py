@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from maskcli.diagnostics.catalogue import named
+from maskcli.diagnostics.catalogue import OF_ATTENTION, OF_TOKENS, named
 from maskcli.diagnostics.diagnose import Report, diagnose
 from maskcli.diagnostics.finding import Finding, Skipped, Where
 from maskcli.errors import MaskcliError
@@ -97,14 +97,18 @@ class _Tally:
     lost: int = 0
     changed: dict[str, None] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
-    skipped: dict[str, Skipped] | None = None
+    skipped: dict[str, Skipped] = field(default_factory=dict)
+    decided: set[str] = field(default_factory=set)
 
     def add(self, report: Report) -> None:
-        """Rules are skipped that no report could decide."""
-        now = {skip.code: skip for skip in report.skipped}
-        before = now if self.skipped is None else self.skipped
-        self.skipped = {code: skip for code, skip in before.items() if code in now}
+        """What one look could decide, and what not."""
+        self.skipped = {skip.code: skip for skip in report.skipped} | self.skipped
+        self.decided |= report.decided
         self.unfit.update(report.unfit)
+
+    def undecided(self) -> list[Skipped]:
+        """What no look could decide, by code."""
+        return [skip for code, skip in sorted(self.skipped.items()) if code not in self.decided]
 
 
 class _Shown(NamedTuple):
@@ -160,9 +164,8 @@ class Checker:
         }
         return TraceReport(
             findings=tuple(filter(self._windows.stands, self._folded.findings())),
-            skipped=tuple(
-                skip for code, skip in sorted((tally.skipped or {}).items()) if self._is_wanted(code)
-            ),
+            skipped=tuple(skip for skip in tally.undecided() if self._is_wanted(skip.code)),
+            decided=frozenset(tally.decided),
             files=(self.program,),
             checked=tuple(tally.modules),
             unfit={**tally.unfit, **unmatched},
@@ -191,7 +194,7 @@ class Checker:
         self._tally.steps = max(self._tally.steps, step.number + 1)
         self._gradients.follow(call, place)
         broken, again = has_nan(call.operands["output"]), self._broken
-        if broken and again and _inherits(call):
+        if broken and again and call.inherits_nan():
             return
         self._broken |= broken
         like = _like(place, step, padding, call.signature)
@@ -311,7 +314,8 @@ class Checker:
 
     def _findings(self, shown: _Shown, declared: Declared, of_tokens: bool) -> list[Finding]:
         """What is found in the tokens alone, or in the tensors of attention."""
-        report = self._diagnose(shown.tensors + shown.tokens, declared)
+        rules = OF_TOKENS if of_tokens else OF_ATTENTION
+        report = self._diagnose(shown.tensors + shown.tokens, declared, rules)
         self._tally.add(report)
         names = {roled.tensor.name for roled in shown.tensors}
         return [finding for finding in report.findings if names.isdisjoint(finding.tensors) == of_tokens]
@@ -333,10 +337,10 @@ class Checker:
         )
         return [*rest, double]
 
-    def _diagnose(self, tensors: tuple[Roled, ...], declared: Declared) -> Report:
-        file, options = TensorFile(self.program, ()), self.options
+    def _diagnose(self, tensors: tuple[Roled, ...], declared: Declared, rules: Collection[str]) -> Report:
+        file = TensorFile(self.program, ())
         with quietly():
-            return diagnose(file, declared, tensors, self._resolve, options.token)
+            return diagnose(file, declared, tensors, self._resolve, self.options.token, rules)
 
     def _is_wanted(self, code: str) -> bool:
         """Whether findings of a rule are reported; the others still explain what they explain."""
@@ -381,11 +385,6 @@ def _renamed(finding: Finding, module: str) -> Finding:
         return finding
     message, fix = (text.replace(f"{module}.", "") for text in (finding.message, finding.fix))
     return dataclasses.replace(finding, message=message, fix=fix)
-
-
-def _inherits(call: Call) -> bool:
-    """Whether NaN comes into a call from before it."""
-    return any(has_nan(tensor) for name, tensor in call.operands.items() if name != "output")
 
 
 def _is_kept(roled: Roled) -> bool:

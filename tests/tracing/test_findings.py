@@ -21,10 +21,10 @@ class Recorded(Trace):
         super().__init__(Options(**options))
         self.given, whole = [], Checker._diagnose
 
-        def diagnose(checker, tensors, declared):
+        def diagnose(checker, tensors, declared, rules):
             if not any(each.role in ("query", "output") for each in tensors):
                 self.given.append(({each.role: each.tensor.read() for each in tensors}, declared))
-            return whole(checker, tensors, declared)
+            return whole(checker, tensors, declared, rules)
 
         self._checker._diagnose = diagnose.__get__(self._checker)
 
