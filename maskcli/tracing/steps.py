@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import itemgetter
 
 import numpy as np
@@ -50,7 +51,7 @@ class _Labels:
     tensor: Torch
     ignored: int
 
-    @property
+    @cached_property
     def supervised(self) -> Array:
         """Labels that the loss counts, bool [B, L]."""
         counted: Array = _array(self.tensor) != self.ignored

@@ -65,7 +65,8 @@ with torch.no_grad():
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
 """
 
-# A four-layer Llama that generates or trains, beside itself under trace in the same process: seconds of both, and their ratio.
+# A four-layer Llama that generates or trains, in turn with itself under trace in the same process: seconds of the processor for
+# both, the least of several rounds, each under a trace of its own.
 INSIDE = """
 import sys, time, contextlib, torch, maskcli
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -87,7 +88,8 @@ def seconds(trace):
         {"generate": generate, "train": train}[what]()
         return time.process_time() - start
 seconds(False), seconds(True)
-alone, traced = (min(seconds(trace) for _ in range(5)) for trace in (False, True))
+rounds = [(seconds(False), seconds(True)) for _ in range(7)]
+alone, traced = map(min, zip(*rounds))
 print(f"{traced:.3f} {alone:.3f}")
 """
 
