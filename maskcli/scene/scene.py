@@ -195,7 +195,7 @@ class Attention(Placed):
         """Values that broadcast to [B, H, Q], in that shape."""
         return np.broadcast_to(values, self.shape[:3])
 
-    @property
+    @cached_property
     def real(self) -> Rows:
         """`real_rows` of every head, bool [B, H, Q]."""
         return self.rows(self.real_rows)

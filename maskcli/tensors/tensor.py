@@ -176,6 +176,8 @@ def _elements(tensor: Tensor) -> Storage:
 def _ranges(tensor: Tensor, index: Index) -> tuple[list[range], tuple[int, ...]]:
     """An index as one range of positions per axis, and the shape that is left when integers drop theirs."""
     shape = tensor.shape
+    if not index:
+        return [range(size) for size in shape], shape
     if len(index) > len(shape):
         raise MaskcliError(
             f"{tensor.name!r} has the shape {list(shape)}; pass no more than its {len(shape)} indices"

@@ -28,6 +28,9 @@ from maskcli.tracing.seeing import let_python_run, put_below, seeing, take_away,
 from maskcli.tracing.trails import Trails
 from maskcli.tracing.warned import point_at_program
 
+# The number of a computation of gradients, where none is at work.
+NO_TASK = -1
+
 
 class Watched:
     """What is known of one thread of the program: its modules at work, and the trails of its tensors."""
@@ -290,12 +293,15 @@ class Watch:
         point_at_program(self._undo)
 
     def _wrap_modules(self, kind: Any) -> None:
-        original = kind.__call__
+        import torch
+
+        original, threads, task = kind.__call__, self._threads, torch._C._current_graph_task_id
 
         @functools.wraps(original)
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-            watched = self.thread()
-            if watched.passing or watched.is_idle():
+            # As `is_idle`, without its calls: nothing else is run as often.
+            watched = getattr(threads, "watched", None) or self.thread()
+            if watched.passing or not self.on or task() != NO_TASK:
                 return original(module, *args, **kwargs)
             return watched.call(original, module, args, kwargs)
 
@@ -352,7 +358,7 @@ def going_back() -> bool:
     """Whether gradients are being computed: what is called now is called again (gradient checkpointing)."""
     import torch
 
-    return torch._C._current_graph_task_id() != -1
+    return torch._C._current_graph_task_id() != NO_TASK
 
 
 def _keep_eager(undo: ExitStack, changed: Callable[[str], None]) -> None:

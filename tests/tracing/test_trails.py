@@ -152,9 +152,9 @@ class Shown(Recorded):
         self.shown, checker = [], type(self._checker)
         whole = checker._diagnose
 
-        def diagnose(this, tensors, declared):
+        def diagnose(this, tensors, declared, rules):
             self.shown.append({each.role: torch.from_numpy(each.tensor.read()) for each in tensors})
-            return whole(this, tensors, declared)
+            return whole(this, tensors, declared, rules)
 
         self._checker._diagnose = diagnose.__get__(self._checker)
 
