@@ -94,11 +94,16 @@ RULES: tuple[Rule[Scene], ...] = (
     answers.eos_missing,
 )
 
-# The rules that may explain what one of them finds: those that are looked for before it.
-CAUSES = {
-    rule.code: tuple(cause for cause in RULES[:at] if cause.code in rule.explained_by)
-    for at, rule in enumerate(RULES)
-}
+
+def causes_in(rules: tuple[Rule[Scene], ...]) -> dict[str, tuple[Rule[Scene], ...]]:
+    """The rules that may explain what one of them finds, by its code: those that are looked for before it."""
+    return {
+        rule.code: tuple(cause for cause in rules[:at] if cause.code in rule.explained_by)
+        for at, rule in enumerate(rules)
+    }
+
+
+CAUSES = causes_in(RULES)
 # What rules need that look at nothing but what is said of tokens, and what only attention itself has.
 _TOKENS = {
     *("input_ids", "labels", "loss_mask", "padding_mask", "position_ids", "token_type_ids"),

@@ -32,7 +32,9 @@ def even_mask(saved, scene):
 
 @pytest.fixture
 def _listed(monkeypatch):
-    monkeypatch.setattr(catalogue, "RULES", (*catalogue.RULES, even_mask))
+    rules = (*catalogue.RULES, even_mask)
+    monkeypatch.setattr(catalogue, "RULES", rules)
+    monkeypatch.setattr(catalogue, "CAUSES", catalogue.causes_in(rules))
 
 
 def mask(*row):
