@@ -192,7 +192,7 @@ def window_measured(judged: Judged) -> Iterator[Found]:
     for group in (*groups(judged, Why.BEYOND), *groups(judged, Why.SIZE)):
         most, meant = group.most_keys
         sees = f"queries see {counted(most, 'key')}" if most != meant else "queries see other keys"
-        fix = "make the window or chunk of this module that of the config, the query's own key included"
+        fix = "give this module the window or chunk that was meant, the query's own key included"
         yield group.found(f"{sees}: {group.told}", fix, keys=most, expected_keys=meant)
     yield from whole(
         judged,
