@@ -29,9 +29,10 @@ def markdown(name: str) -> str:
 def write_pages(stream: TextIO) -> None:
     """Every page with its title."""
     screen = console(stream)
+    width = max(map(len, names())) + 2
     for name in names():
         title = markdown(name).partition("\n")[0]
-        hang(screen, f"{name:<10}", title.removeprefix("# "))
+        hang(screen, f"{name:<{width}}", title.removeprefix("# "))
 
 
 def write_page(name: str, stream: TextIO) -> None:
