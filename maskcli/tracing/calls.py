@@ -92,7 +92,7 @@ class Call:
     what it did to the scores amounts to. `graph` holds the operands that gradients come through, as the
     program knows them. `dropped` says that dropout stands between weights and output, or something else.
     `inside` is what the path of the attention adds to that of the module at work; `twice` says that the
-    softmax was one of a softmax.
+    softmax was one of a softmax; `added` is how many keys stand before those of the tokens.
     """
 
     how: str
@@ -103,6 +103,7 @@ class Call:
     dropped: bool
     inside: str = ""
     twice: bool = False
+    added: int = 0
 
     @property
     def by_hand(self) -> bool:
@@ -121,39 +122,12 @@ class Call:
             queries == keys,
             self.dropped,
             self.twice,
+            self.added,
         )
 
     def inherits_nan(self) -> bool:
         """Whether NaN comes in from before it."""
         return any(has_nan(tensor) for name, tensor in self.operands.items() if name != "output")
-
-
-def added_in_front(call: Call, count: int) -> Call:
-    """A call whose last keys are no tokens, with these in front, where virtual tokens stand."""
-
-    def turned(tensor: Torch | Tensor, axis: int) -> Torch | Tensor:
-        return tensor if isinstance(tensor, Tensor) else tensor.detach().roll(count, axis)
-
-    def masks() -> dict[str, Torch | Tensor]:
-        return {name: turned(mask, -1) for name, mask in call.masks().items()}
-
-    weights = call.weights
-    if isinstance(weights, Hidden):
-        masked = weights.masked
-
-        def moved(scores: Torch, ranges: Sequence[range]) -> Torch:
-            return masked(scores.roll(-count, -1), ranges).roll(count, -1)
-
-        weights = dataclasses.replace(weights, key=turned(weights.key, -2), masked=moved)
-    elif call.by_hand:
-        weights = turned(weights, -1)
-    else:
-        return call
-    operands = {
-        role: turned(tensor, -2) if role in ("key", "value") else tensor
-        for role, tensor in call.operands.items()
-    }
-    return dataclasses.replace(call, weights=weights, operands=operands, masks=masks)
 
 
 def roled(call: Call, place: Place, batch: int | None) -> tuple[Roled, ...]:

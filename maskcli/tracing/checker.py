@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import threading
 from collections import Counter
@@ -20,6 +19,7 @@ from maskcli.inputs.operands import resolver
 from maskcli.meant.facts import FULL, Declared
 from maskcli.tensors import Roled, TensorFile
 from maskcli.tensors.storage import InMemory
+from maskcli.tracing.added import INVERTED
 from maskcli.tracing.caches import Caches
 from maskcli.tracing.calls import Call, Place, Torch, has_nan, quietly, roled
 from maskcli.tracing.encoders import READ, is_causal, reads_whole
@@ -29,6 +29,7 @@ from maskcli.tracing.habits import Habits
 from maskcli.tracing.remaining import TWICE, with_remaining
 from maskcli.tracing.saving import Folder, see
 from maskcli.tracing.steps import NEXT, Step
+from maskcli.tracing.waiting import Shown, Waiting, declared_in
 from maskcli.tracing.windows import Windows
 
 # Elements of tensors that wait for their step to end, at most: 256 MiB of float32.
@@ -111,34 +112,6 @@ class _Tally:
         return [skip for code, skip in sorted(self.skipped.items()) if code not in self.decided]
 
 
-class _Shown(NamedTuple):
-    """What a place in the program shows: tensors of attention, and what is said of the tokens."""
-
-    place: Place
-    tensors: tuple[Roled, ...]
-    tokens: tuple[Roled, ...]
-
-
-class _Waiting(NamedTuple):
-    """A call that is looked at when its step has told all: what it showed, whether to check and save it."""
-
-    step: Step
-    place: Place
-    tensors: tuple[Roled, ...]
-    padding: Torch | None
-    past: int | None
-    like: Hashable
-    signature: Hashable
-    twice: bool
-    due: bool
-    saved: bool
-
-    @property
-    def size(self) -> int:
-        """Elements of its tensors."""
-        return sum(math.prod(roled.tensor.shape) for roled in self.tensors)
-
-
 class Checker:
     """The rules over the calls of a program, as they are made."""
 
@@ -148,7 +121,7 @@ class Checker:
         self._tally, self._folded, self._folder = _Tally(), Folded(), Folder(options.save)
         self._gradients = Gradients(program, self._folded.add, self.trouble)
         self._habits, self._windows = Habits(), Windows()
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Waiting] = []
         self._caches = Caches()
         self._broken = False
 
@@ -206,7 +179,9 @@ class Checker:
         tensors = roled(call, place, step.samples(call.weights.shape))
         past = self._caches.past(call, place.module)
         self._waiting.append(
-            _Waiting(step, place, tensors, padding, past, like, call.signature, call.twice, due, saved)
+            Waiting(
+                step, place, tensors, padding, past, like, call.signature, call.twice, call.added, due, saved
+            )
         )
         if broken or sum(each.size for each in self._waiting) > KEPT:
             self.settle(step)
@@ -217,8 +192,7 @@ class Checker:
         self._waiting = [call for call in self._waiting if call.step is not step]
         step.read_whole |= reads_whole([call.tensors for call in waiting if call.place.kind == "cross"])
         for call in waiting:
-            keys = call.tensors[0].tensor.shape[-1]
-            shown = _Shown(call.place, call.tensors, step.roled(call.place.kind, call.padding, keys))
+            shown = call.shown(self.options.declared)
             if call.saved:
                 stem = f"{call.place.step:05d}-{call.place.module}"
                 self._folder.write(shown.tensors + shown.tokens, stem)
@@ -231,12 +205,12 @@ class Checker:
         like = ("tokens", *step.tokens)
         if not step.tokens or not self._due(step, "", like):
             return
-        declared = _declared(self.options.declared, step)
+        declared = declared_in(self.options.declared, step)
         moved = step.shift is not None and step.shift >= NEXT
         if step.aligned and declared.loss_shift is None and (moved or is_causal(step.shown)):
             declared = dataclasses.replace(declared, loss_shift="data")
         place = Place("", "self", max(step.number, 0), None)
-        shown = _Shown(place, step.shown, step.roled("self", None))
+        shown = Shown(place, step.shown, step.roled("self", None))
         self._note(self._findings(shown, declared, of_tokens=True), shown, (like,), step)
 
     def changed(self, what: str) -> None:
@@ -288,12 +262,12 @@ class Checker:
         """Whether it is the turn of what happens in a place: always, until it has ended alike."""
         return self._in_turn(step) and self._habits.due(place, like)
 
-    def _look(self, shown: _Shown, step: Step, call: _Waiting) -> None:
+    def _look(self, shown: Shown, step: Step, call: Waiting) -> None:
         """Check a call; the first of self-attention stands for the step."""
         module = shown.place.module
         self._tally.looked += 1
         self._tally.modules[module] = None
-        declared = _declared(self.options.declared, step).over(Declared(past=call.past))
+        declared = declared_in(self.options.declared, step).over(Declared(past=call.past))
         if shown.place.kind == "encoder" and step.read_whole and step.ids("encoder") is not None:
             declared = self.options.declared.over(dataclasses.replace(declared, at_most=(FULL, READ)))
         findings = self._findings(shown, declared, of_tokens=False)
@@ -304,6 +278,8 @@ class Checker:
             shown.tensors,
             lambda tensors: self._findings(shown._replace(tensors=tensors), declared, of_tokens=False),
         )
+        if call.added:
+            findings = self._inverted(call, declared) or findings
         # The step may have told more since, as a loss does: calls that know as much are like this one.
         told = _like(call.place, step, call.padding, call.signature)
         likes = dict.fromkeys((call.like, told))
@@ -312,7 +288,7 @@ class Checker:
         if not step.shown and shown.place.kind in ("self", "decoder"):
             step.shown = tuple(filter(_is_kept, shown.tensors))
 
-    def _findings(self, shown: _Shown, declared: Declared, of_tokens: bool) -> list[Finding]:
+    def _findings(self, shown: Shown, declared: Declared, of_tokens: bool) -> list[Finding]:
         """What is found in the tokens alone, or in the tensors of attention."""
         rules = OF_TOKENS if of_tokens else OF_ATTENTION
         report = self._diagnose(shown.tensors + shown.tokens, declared, rules)
@@ -320,7 +296,12 @@ class Checker:
         names = {roled.tensor.name for roled in shown.tensors}
         return [finding for finding in report.findings if names.isdisjoint(finding.tensors) == of_tokens]
 
-    def _twice(self, findings: list[Finding], shown: _Shown) -> list[Finding]:
+    def _inverted(self, call: Waiting, declared: Declared) -> list[Finding]:
+        """Whether the mask of a call with added keys is inverted, which those hide: they are always seen."""
+        findings = self._findings(call.masks_alone(), declared, of_tokens=False)
+        return [finding for finding in findings if finding.code == INVERTED]
+
+    def _twice(self, findings: list[Finding], shown: Shown) -> list[Finding]:
         """A softmax of a softmax, seen as it was computed, explains whatever its weights show."""
         rest = [finding for finding in findings if not finding.code.startswith("MSK2")]
         double = Finding(
@@ -346,7 +327,7 @@ class Checker:
         """Whether findings of a rule are reported; the others still explain what they explain."""
         return self.options.codes is None or code in self.options.codes
 
-    def _note(self, findings: list[Finding], shown: _Shown, likes: Iterable[Hashable], step: Step) -> None:
+    def _note(self, findings: list[Finding], shown: Shown, likes: Iterable[Hashable], step: Step) -> None:
         """Fold findings; the tensors of those that are new are saved."""
         place = shown.place
         outcome = sorted((finding.code, finding.severity) for finding in findings)
@@ -368,15 +349,6 @@ def _like(place: Place, step: Step, padding: Torch | None, signature: Hashable) 
     """What calls that are checked alike have in common: what is known beside them, and their signature."""
     told = tuple(step.tokens), padding is not None, step.generates, *step.facts.signature()
     return place.kind, step.two_sided, told, signature
-
-
-def _declared(declared: Declared, step: Step) -> Declared:
-    """What the user declared, else the program knows; the pad token may begin the texts of a decoder (T5)."""
-    declared = step.facts.declared(declared, step.texts, step.generates)
-    ids = step.rows("decoder")
-    if ids is None or declared.pad_id is None or not bool((ids[:, 0] == declared.pad_id).all()):
-        return declared
-    return dataclasses.replace(declared, bos_ids=(*declared.bos_ids, declared.pad_id))
 
 
 def _renamed(finding: Finding, module: str) -> Finding:

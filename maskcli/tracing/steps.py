@@ -268,13 +268,13 @@ class Step:
 
         `keys` is how many a call has that looks at them.
         """
-        sides = ("encoder", "cross") if kind == "cross" else (kind, "self")
+        of_keys = sides(kind)
         said = [
             known_as(role, side, name, self._straight(role, tensor))
             for (role, side), (name, tensor) in self.tokens.items()
-            if role != "input_ids" or side not in sides or not self._is_short(side, keys)
+            if role != "input_ids" or side not in of_keys or not self._is_short(side, keys)
         ]
-        if padding is not None and not any(("padding_mask", side) in self.tokens for side in sides):
+        if padding is not None and not any(("padding_mask", side) in self.tokens for side in of_keys):
             said.append(known_as("padding_mask", kind, "key_padding_mask", padding.detach()))
         elif kind == "self" and ("padding_mask", "self") not in self.tokens:
             said.extend(self._cached(keys))
@@ -297,6 +297,11 @@ class Step:
         known = role == "labels" and self.aligned
         turned = self.turned and role in OF_TOKENS and tensor.ndim == 2 and not known
         return tensor.T if turned else tensor
+
+
+def sides(kind: Kind) -> tuple[Kind, Kind]:
+    """The sides whose tokens are the keys of this kind of attention."""
+    return ("encoder", "cross") if kind == "cross" else (kind, "self")
 
 
 def _shaped(loss: Loss, ids: Torch, turned: bool) -> Torch | None:

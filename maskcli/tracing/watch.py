@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from maskcli.tracing.added import added_in_front
 from maskcli.tracing.aside import step_aside
-from maskcli.tracing.calls import Call, Place, added_in_front
+from maskcli.tracing.calls import Call, Place
 from maskcli.tracing.checker import Checker
 from maskcli.tracing.children import Children, before_exit
 from maskcli.tracing.doors import open_doors
@@ -96,7 +97,7 @@ class Watched:
             with unseen():
                 call = added_in_front(call, modules.added_keys)
         if self.watcher.wants(modules.path + call.inside):
-            kind = modules.kind(call.weights.shape[-1])
+            kind = modules.kind(call.weights.shape[-1] - call.added)
             place = Place(modules.path + call.inside, kind, max(step.number, 0))
             with self.watch.lock:
                 self.watcher.attention(call, place, step, modules.padding)
