@@ -156,13 +156,16 @@ def _any_of(several: list[Columns]) -> Columns:
 def _with_slots(own: Columns, cached: Columns, past: int) -> Columns:
     """Columns of the tokens before, of those at hand, and of the empty slots behind them.
 
-    A cache that keeps no more than a window holds the last tokens before.
+    A cache that keeps no more than a window holds the last tokens before; those it dropped reach nothing.
     """
     queries = own.queries
     held = min(past, cached.count)
+    dropped = np.arange(past - held)
+    nothing = np.zeros((*own.reached.shape[:2], len(dropped)), bool)
     before = np.flatnonzero(cached.keys < held)
     behind = np.flatnonzero(cached.keys >= past + queries)
     parts = [
+        (Columns(nothing, nothing, 0, dropped, len(dropped)), dropped, dropped),
         (cached, before, cached.keys[before] + past - held),
         (own, np.arange(len(own.keys)), own.keys + past),
         (cached, behind, cached.keys[behind]),
