@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from maskcli.errors import MaskcliError
     from maskcli.masks.arguments import Arguments
     from maskcli.masks.naming import Name
-    from maskcli.tracing.checker import TraceReport
+    from maskcli.tracing.results import TraceReport
     from maskcli.tracing.trace import Trace
 
 # Where each name lives: the jobs, and what they return.

@@ -24,7 +24,7 @@ from maskcli.scene.saved_mask import read_mask
 from maskcli.scene.scene import pad_rows
 from maskcli.tensors import Tensor, from_array, from_arrays, roles_of
 from maskcli.tensors.axes import mask_shape
-from maskcli.tracing.checker import Options
+from maskcli.tracing.results import Options
 from maskcli.tracing.trace import Trace
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def trace(
     modules: str | Sequence[str] = (),
     save: str | None = None,
     save_all: bool = False,
+    measure: bool = False,
     **said: Unpack[Said],
 ) -> Trace:
     """Check every attention call made inside a `with` block.
@@ -71,8 +72,9 @@ def trace(
     `traced.findings` holds what was found so far, worst first, and `traced.report` all of it. Every
     `every`-th step (call of the outermost module) is checked, `limit` calls at most, in modules whose path
     matches one of `modules` (shell globs). `save` is a folder for the tensors of each finding, with
-    `save_all` for those of every call. What was meant is declared as for `diagnose`. Results stay what they
-    are. Raises MaskcliError for what cannot be declared.
+    `save_all` for those of every call. With `measure` the masks of the models that were called are measured
+    at the end, from what they do (see `maskcli.probe`). What was meant is declared as for `diagnose`.
+    Results stay what they are. Raises MaskcliError for what cannot be declared.
 
     >>> import torch
     >>> q = torch.eye(4, 8)[None, None]
@@ -86,7 +88,7 @@ def trace(
     if save_all and save is None:
         raise MaskcliError("save_all=True needs a folder to write to; pass save=DIR")
     chosen = (modules,) if isinstance(modules, str) else tuple(modules)
-    return Trace(Options(*declare(**said), every, limit, chosen, save, save_all))
+    return Trace(Options(*declare(**said), every, limit, chosen, save, save_all, measure))
 
 
 def assert_attention_respects(weights: Any, mask: Any, *, convention: str | None = None) -> None:

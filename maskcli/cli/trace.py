@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from maskcli.meant.facts import Said
-    from maskcli.tracing.checker import TraceReport
+    from maskcli.tracing.results import TraceReport
 
 
 @command(
@@ -61,6 +61,13 @@ def trace(
     save_all: Annotated[
         bool, option("--save-all", help="With --save: the tensors of every call.", panel=RESULT)
     ] = False,
+    measure: Annotated[
+        bool,
+        option(
+            help="When it has ended, measure whom each layer of its models sees, as maskcli probe does.",
+            panel=CALLS,
+        ),
+    ] = False,
     verbose: Annotated[
         bool, option("--verbose", help="Say of every rule that could not decide what it lacks.", panel=RESULT)
     ] = False,
@@ -87,8 +94,8 @@ def trace(
     """
     from maskcli.diagnostics.declare import declare
     from maskcli.report.terminal import output as result
-    from maskcli.tracing.checker import Options
     from maskcli.tracing.program import module, run, script
+    from maskcli.tracing.results import Options
     from maskcli.tracing.trace import Trace
 
     if save_all and save is None:
@@ -100,7 +107,7 @@ def trace(
     write = choose(FORMS, form, output).write
     # The program may change its folder.
     output, save = (path if path is None else os.path.abspath(path) for path in (output, save))
-    options = Options(*declare(**said), every, limit, tuple(modules or ()), save, save_all)
+    options = Options(*declare(**said), every, limit, tuple(modules or ()), save, save_all, measure)
     name, *arguments = program
     watched = module(name) if as_module else script(name)
     process, path = os.getpid(), list(sys.path)

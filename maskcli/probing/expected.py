@@ -48,11 +48,19 @@ def _spec(
         return parse("full"), "its place in the model", whole
     config = subject.config
     if config is None or config.spec is None:
-        return None
+        return _at_most(declared)
     own = config.mask(layer, path)
     if own is None:
         return parse(config.spec), config.source, False
     return parse(own), config.source, whole
+
+
+def _at_most(declared: Declared) -> tuple[Spec, str, bool] | None:
+    """What may be seen at most, where only that is known, as by a loss that asks for the next token."""
+    if declared.at_most is None:
+        return None
+    spec, source = declared.at_most
+    return parse(spec), source.rstrip(","), False
 
 
 def _role(subject: Subject, path: str, keys: Keys) -> str:

@@ -40,7 +40,11 @@ def measure(subject: Subject, plan: Plan, told: Progress = lambda _: None) -> Be
         for make in _settings(subject, plan):
             with gathered.trying():
                 _look(subject, plan, make(), structure, gathered, told)
-        if "equivalence" in plan.parts and subject.given is None:
+        if not structure.states:
+            gathered.unmeasured.append(
+                f"{subject.name} answers no states or logits [B, S, D], so whole runs were not compared"
+            )
+        elif "equivalence" in plan.parts and subject.given is None:
             gathered.compare(tolerant(subject, plan))
     return Behaviour(
         model=type(subject.model).__name__,
@@ -89,7 +93,7 @@ def _look(
         gathered.seen += seen_in(subject, plan, run, structure, told)
     except UnmeasuredError:
         gathered.seen += seen_in(subject, plan, run, _structure_here(subject, run), told)
-    if run.past:
+    if run.past or not structure.states:
         return
     if gathered.reach is None:
         gathered.reach = reach_of(subject, plan, run, gathered.seen)

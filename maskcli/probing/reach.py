@@ -64,6 +64,8 @@ def _one_a_row(real: Array) -> Iterator[Array]:
     for turn in range(TURNS):
         cells = np.zeros(real.shape, bool)
         for row, count in enumerate(counts):
+            if not count:
+                continue
             at = int(count - 1) * ((row + turn) % TURNS) // (TURNS - 1)
             cells[row, np.flatnonzero(real[row])[at]] = True
         yield cells

@@ -113,7 +113,7 @@ def given(subject: Subject) -> Run:
             "[B, S] or hidden states [B, S, D], so nothing can be moved"
         )
     first = arguments[content[0]].shape[:2]
-    real = _real_among(arguments, tuple(first))
+    real = subject.real if subject.real is not None else _real_among(arguments, tuple(first))
     documents = next((_numbers(arguments[name]) for name in DOCUMENT_NAMES if name in arguments), None)
     encodes = "decoder_input_ids" in arguments
     run = Run("as given", arguments, content, real, documents)

@@ -10,7 +10,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.probing.activations import Batch, states_of
+from maskcli.probing.activations import Batch, leaves_of, states_of
 from maskcli.probing.calls import Call, record
 from maskcli.probing.mixers import find_mixers, is_inside
 from maskcli.probing.plan import Plan
@@ -29,13 +29,16 @@ OTHER_RUNS = 3
 class Structure(NamedTuple):
     """Which modules mix positions, by their paths; of how many calls, and after how many runs.
 
-    `fast` are those that take another way when nothing watches what is inside of them.
+    `fast` are those that take another way when nothing watches what is inside of them. `states` says that the
+    model answers hidden states or logits [B, S, D], by which whole runs can be compared, and not a loss
+    alone.
     """
 
     paths: tuple[str, ...]
     calls: int
     forwards: int
     fast: frozenset[str] = frozenset()
+    states: bool = True
 
     def inside(self, path: str) -> tuple[str, ...]:
         """The mixing modules within one."""
@@ -50,7 +53,7 @@ def first_run(subject: Subject, plan: Plan) -> Run:
 
 
 def structure_of(subject: Subject, run: Run, *, fused: bool = False) -> Structure:
-    """Find the mixers of a run; MaskcliError when it does not answer alike twice, or answers no states.
+    """Find the mixers of a run; MaskcliError when it does not answer alike twice, or answers no tensor.
 
     With `fused` torch's own encoders are not looked into: given padding, they compute with nested tensors,
     which they do not once anything watches their parts.
@@ -58,18 +61,15 @@ def structure_of(subject: Subject, run: Run, *, fused: bool = False) -> Structur
     plain = check_determinism(subject, run)
     watched = _watched(subject.model, fused)
     calls, answer = record(partial(run.answer, subject), subject.model, run.batch, watched)
-    if not states_of(answer, run.batch):
-        raise MaskcliError(
-            f"{subject.name!r} answers no hidden states or logits [B, S, D], so nothing can be compared"
-        )
     moved = [_moved_run(subject, run, cells) for cells in _cells(run)]
     mixers, forwards = find_mixers(subject.model, calls, moved, run.batch, watched)
     paths = tuple(dict.fromkeys(call.path for call in mixers))
     fast: frozenset[str] = frozenset()
-    if not _equal(plain, states_of(answer, run.batch)):
+    if not _equal(plain, _tensors(answer)):
         fast = frozenset(_otherwise_unwatched(calls, paths, run.batch))
     both = tuple(dict.fromkeys(call.path for call in calls if call.path in fast or call.path in paths))
-    return Structure(both, len(calls), forwards + OTHER_RUNS, fast)
+    states = bool(states_of(answer, run.batch))
+    return Structure(both, len(calls), forwards + OTHER_RUNS, fast, states)
 
 
 def _watched(model: Module, fused: bool) -> list[str]:
@@ -98,7 +98,9 @@ def check_determinism(subject: Subject, run: Run) -> list[Any]:
     """What the model answers; MaskcliError unless it answers the same bits twice, in the mode that it is
     in.
     """
-    once, again = (states_of(run.answer(subject), run.batch) for _ in range(2))
+    once, again = (_tensors(run.answer(subject)) for _ in range(2))
+    if not once:
+        raise MaskcliError(f"{subject.name!r} answers no tensor, so nothing can be compared")
     if _equal(once, again):
         return once
     training = [name for name, module in subject.model.named_modules() if _drops(module)]
@@ -107,6 +109,14 @@ def check_determinism(subject: Subject, run: Run) -> list[Any]:
         f"{subject.name!r} answers the same input differently the second time ({reason}), so nothing can be "
         "decided; call eval() on the model if that was forgotten, or pass --eval"
     )
+
+
+def _tensors(answer: Any) -> list[Any]:
+    """The tensors of numbers in an answer."""
+    import torch
+
+    plain = dict(answer) if hasattr(answer, "keys") else answer
+    return [each for each in leaves_of(plain)[0] if torch.is_tensor(each) and each.is_floating_point()]
 
 
 def _equal(some: list[Any], others: list[Any]) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.inputs.user_code import in_words, load_function
 from maskcli.meant.model_config import Config, config_of
@@ -47,6 +48,7 @@ class Subject:
     `name` is how the user calls it, `given` are arguments that the user gives it (None: they are made),
     `vocabulary` how many ids it takes; `said` is its configuration as it stands, and `config` what that
     says of masks.
+    `real` bool [B, S] tells the tokens of given arguments from padding, where that is known otherwise.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Subject:
     vocabulary: int | None
     said: Mapping[str, Any]
     config: Config | None
+    real: Array | None = None
 
     @property
     def encodes(self) -> bool:

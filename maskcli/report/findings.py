@@ -15,7 +15,7 @@ from maskcli.masks.mask import Runs
 from maskcli.masks.words import LISTED_RUNS, counted, first
 from maskcli.report.forms import SCHEMA_VERSION
 from maskcli.report.terminal import STYLES, clean, hang, json_text
-from maskcli.tracing.checker import TraceReport
+from maskcli.tracing.results import TraceReport
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,6 +83,7 @@ def trace_opening(report: TraceReport) -> list[str]:
         lines.append(f"attention was called in {report.threads} threads")
     if report.processes > 1:
         lines.append(f"attention was followed in {_children(report.processes - 1)}")
+    lines += [f"not measured: {clean(why)}" for why in report.unmeasured]
     if report.lost:
         lines.append(f"{_children(report.lost)} left no report of the attention that began there")
     return lines
@@ -166,6 +167,8 @@ def _roles(total: Summary) -> str:
 
 def as_json(report: Report, errors: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
     """The JSON of `diagnose` and `trace`, one object; `errors` are files that could not be checked."""
+    from maskcli.report.probed import measured_body
+
     whole = {"schema_version": SCHEMA_VERSION, "maskcli": __version__, **_body(report)}
     if isinstance(report, TraceReport):
         whole["changed"] = list(report.changed)
@@ -174,6 +177,9 @@ def as_json(report: Report, errors: Sequence[tuple[str, str]] = ()) -> Iterator[
             for each in report.missed
         ]
         whole["unseen"] = list(report.unseen)
+        if report.measured or report.unmeasured:
+            whole["measured"] = list(map(measured_body, report.measured))
+            whole["unmeasured"] = list(report.unmeasured)
         whole["processes"] = {"followed": report.processes, "lost": report.lost, "threads": report.threads}
     if errors:
         whole["errors"] = [{"file": file, "message": text} for file, text in errors]

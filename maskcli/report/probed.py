@@ -20,6 +20,15 @@ Writer = Callable[["ProbeReport", "str | None"], None]
 
 def _text(report: ProbeReport, console: Console) -> None:
     from maskcli.report.findings import print_findings, print_lines
+
+    print_behaviour(report, console)
+    console.print()
+    print_findings(report.findings, console)
+    print_lines([_closing(report)], console)
+
+
+def print_behaviour(report: ProbeReport, console: Console) -> None:
+    """What was measured: a table of the layers, and lines on the whole model."""
     from maskcli.report.measured import layers_of, opening, print_layers, whole_model
     from maskcli.report.terminal import hang
 
@@ -29,9 +38,6 @@ def _text(report: ProbeReport, console: Console) -> None:
         print_layers(layers, console)
     for line in whole_model(report.behaviour):
         hang(console, "  " if line.startswith(" ") else "", line.strip())
-    console.print()
-    print_findings(report.findings, console)
-    print_lines([_closing(report)], console)
 
 
 def _concise(report: ProbeReport) -> Iterator[str]:
@@ -62,11 +68,22 @@ def as_json(report: ProbeReport) -> Iterator[str]:
     from maskcli.report.findings import finding_entry
     from maskcli.report.terminal import json_text
 
-    behaviour = report.behaviour
-    reach = behaviour.reach
     whole = {
         "schema_version": SCHEMA_VERSION,
         "maskcli": __version__,
+        **measured_body(report),
+        "findings": list(map(finding_entry, report.findings)),
+        "summary": report.counts(),
+    }
+    yield json_text(whole)
+    yield "\n"
+
+
+def measured_body(report: ProbeReport) -> dict[str, Any]:
+    """What was measured of one model, as JSON."""
+    behaviour = report.behaviour
+    reach = behaviour.reach
+    return {
         "target": report.target,
         "model": behaviour.model,
         "calls": behaviour.calls,
@@ -77,11 +94,7 @@ def as_json(report: ProbeReport) -> Iterator[str]:
         "compared": list(map(_comparison, behaviour.compared)),
         "unmeasured": list(behaviour.unmeasured),
         "notes": list(behaviour.notes),
-        "findings": list(map(finding_entry, report.findings)),
-        "summary": report.counts(),
     }
-    yield json_text(whole)
-    yield "\n"
 
 
 def _layer(seen: Seen) -> dict[str, Any]:

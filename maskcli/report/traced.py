@@ -10,16 +10,19 @@ from maskcli.report.terminal import console, write
 
 # The command line asks for the names of the forms: what they write is imported when they do.
 if TYPE_CHECKING:
-    from maskcli.tracing.checker import TraceReport
+    from maskcli.tracing.results import TraceReport
 
     Writer = Callable[[TraceReport, TextIO, bool], None]
 
 
 def _text(report: TraceReport, stream: TextIO, verbose: bool) -> None:
     from maskcli.report.findings import print_findings, print_lines, trace_closing, trace_opening
+    from maskcli.report.probed import print_behaviour
 
     screen = console(stream)
     print_lines(trace_opening(report), screen)
+    for each in report.measured:
+        print_behaviour(each, screen)
     print_findings(report.findings, screen)
     print_lines(trace_closing(report, verbose), screen)
 

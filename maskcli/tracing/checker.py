@@ -6,7 +6,7 @@ import dataclasses
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from maskcli.tracing.folded import Folded
 from maskcli.tracing.gradients import Gradients
 from maskcli.tracing.habits import Habits
 from maskcli.tracing.remaining import TWICE, with_remaining
+from maskcli.tracing.results import Missed, Options, TraceReport
 from maskcli.tracing.saving import Folder, see
 from maskcli.tracing.steps import NEXT, Step
 from maskcli.tracing.waiting import Shown, Waiting, declared_in
@@ -34,53 +35,6 @@ from maskcli.tracing.windows import Windows
 
 # Elements of tensors that wait for their step to end, at most: 256 MiB of float32.
 KEPT = 2**26
-
-
-@dataclass(frozen=True)
-class Options:
-    """What of a program is checked, and what is kept of it.
-
-    Every `every`-th step, `limit` calls at most, the modules whose path matches one of `modules` (shell
-    globs; none: all). `save` is a folder for the tensors of findings, with `save_all` those of every call.
-    """
-
-    declared: Declared = Declared()
-    token: Callable[[int], str] | None = None
-    codes: Collection[str] | None = None
-    every: int = 1
-    limit: int | None = None
-    modules: tuple[str, ...] = ()
-    save: str | None = None
-    save_all: bool = False
-
-
-class Missed(NamedTuple):
-    """So many softmaxes over [Q, K] in a module, whose values were not met."""
-
-    module: str
-    shape: tuple[int, ...]
-    softmaxes: int
-
-
-@dataclass(frozen=True)
-class TraceReport(Report):
-    """What was found in a running program. `checked` are the modules whose calls were.
-
-    `calls` is how many attention calls were seen in `steps` steps, `looked` how many of them were checked;
-    `changed` says what watching changed. `missed` are softmaxes that were not followed to values, `unseen`
-    modules that look like attention and showed none; calls came from so many `threads` and `processes`, and
-    `lost` child processes left no report.
-    """
-
-    calls: int = 0
-    looked: int = 0
-    steps: int = 0
-    changed: tuple[str, ...] = ()
-    missed: tuple[Missed, ...] = ()
-    unseen: tuple[str, ...] = ()
-    threads: int = 1
-    processes: int = 1
-    lost: int = 0
 
 
 @dataclass(eq=False)

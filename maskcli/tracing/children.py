@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from maskcli.tracing.imports import after_import
 
 if TYPE_CHECKING:
-    from maskcli.tracing.checker import TraceReport
+    from maskcli.tracing.results import TraceReport
 
 _STARTUP = """import os, sys
 from importlib.machinery import PathFinder

@@ -5,12 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from maskcli.diagnostics.finding import Finding
-from maskcli.tracing.checker import Checker, Options, TraceReport
+from maskcli.tracing.checker import Checker
 from maskcli.tracing.children import Children, children_of
 from maskcli.tracing.imports import after_import
+from maskcli.tracing.results import Options, TraceReport
 from maskcli.tracing.watch import Watch
+
+if TYPE_CHECKING:
+    from maskcli.diagnostics.probed import ProbeReport
 
 
 class Trace:
@@ -22,6 +27,7 @@ class Trace:
         self._checker = Checker(program if program is not None else sys.argv[0] or "python", options)
         self._watch = Watch(self._checker)
         self._children = children
+        self._measured: tuple[tuple[ProbeReport, ...], tuple[str, ...]] = ((), ())
         self._call_off: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Trace:
@@ -45,11 +51,18 @@ class Trace:
         reports, lost = children.reports()
         self._checker.join(reports, lost)
         children.close()
+        if self._watch.models is not None:
+            self._measured = self._watch.models.measured(self._checker.options.declared)
 
     @property
     def report(self) -> TraceReport:
         """All so far: findings worst first, what could not be decided, and how much was checked."""
-        return self._watch.watcher.report()
+        report = self._watch.watcher.report()
+        if self._watch.models is None:
+            return report
+        from maskcli.tracing.measured import with_measured
+
+        return with_measured(report, *self._measured)
 
     @property
     def findings(self) -> tuple[Finding, ...]:

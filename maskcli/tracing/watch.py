@@ -175,7 +175,10 @@ class Watched:
             if type(module).__name__ == "OptimizedModule":
                 self.watcher.changed("compiled regions ran eagerly")
             with unseen():
+                outermost = self.modules.depth == 0
                 ended = self.modules.enter(module, args, kwargs)
+                if outermost and self.watch.models is not None:
+                    self.watch.models.keep(module, args, kwargs, self.modules.step)
                 if ended is not None and ended.number >= 0:
                     self.ends(ended)
         except Exception as error:
@@ -200,6 +203,12 @@ class Watched:
         self.see(False)
 
 
+def _models() -> Any:
+    from maskcli.tracing.measured import Models
+
+    return Models()
+
+
 class Watch:
     """The watch over a program, from `start` to `stop`; the watcher is told of what it does."""
 
@@ -210,6 +219,7 @@ class Watch:
         self._undo = ExitStack()
         self._threads = threading.local()
         self.children: Children | None = None
+        self.models = _models() if watcher.options.measure else None
         self._reported = False
 
     def start(self) -> None:

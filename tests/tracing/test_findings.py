@@ -9,7 +9,8 @@ from torch.nn import functional
 
 import maskcli
 from maskcli.tensors import open_tensors
-from maskcli.tracing.checker import Checker, Options
+from maskcli.tracing.checker import Checker
+from maskcli.tracing.results import Options
 from maskcli.tracing.trace import Trace
 from tests.tracing.test_watch import IDS, LOWER, REAL, Net, fused, loud, masked_fill, matmul, unmasked
 

@@ -1,0 +1,65 @@
+"""What a trace is asked for, and what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from maskcli.diagnostics.diagnose import Report
+from maskcli.meant.facts import Declared
+
+if TYPE_CHECKING:
+    from maskcli.diagnostics.probed import ProbeReport
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of a program is checked, and what is kept of it.
+
+    Every `every`-th step, `limit` calls at most, the modules whose path matches one of `modules` (shell
+    globs; none: all). `save` is a folder for the tensors of findings, with `save_all` those of every call.
+    With `measure` the masks of its models are measured when it has ended.
+    """
+
+    declared: Declared = Declared()
+    token: Callable[[int], str] | None = None
+    codes: Collection[str] | None = None
+    every: int = 1
+    limit: int | None = None
+    modules: tuple[str, ...] = ()
+    save: str | None = None
+    save_all: bool = False
+    measure: bool = False
+
+
+class Missed(NamedTuple):
+    """So many softmaxes over [Q, K] in a module, whose values were not met."""
+
+    module: str
+    shape: tuple[int, ...]
+    softmaxes: int
+
+
+@dataclass(frozen=True)
+class TraceReport(Report):
+    """What was found in a running program. `checked` are the modules whose calls were.
+
+    `calls` is how many attention calls were seen in `steps` steps, `looked` how many of them were checked;
+    `changed` says what watching changed. `missed` are softmaxes that were not followed to values, `unseen`
+    modules that look like attention and showed none; calls came from so many `threads` and `processes`, and
+    `lost` child processes left no report. `measured` are the masks of its models by what these
+    do, `unmeasured` says what could not be.
+    """
+
+    calls: int = 0
+    looked: int = 0
+    steps: int = 0
+    changed: tuple[str, ...] = ()
+    missed: tuple[Missed, ...] = ()
+    unseen: tuple[str, ...] = ()
+    threads: int = 1
+    processes: int = 1
+    lost: int = 0
+    measured: tuple[ProbeReport, ...] = ()
+    unmeasured: tuple[str, ...] = ()
