@@ -62,6 +62,7 @@ class Case:
     """A text and what a server answers to it alone; changes are told over the `spread` of its log-probs.
 
     `decodes` says that tokens are generated as they are scored; else they are left out of all comparisons.
+    `first` is how far the first answer was from all others, which agree, where that is more than rounding.
     """
 
     completions: Completions
@@ -69,6 +70,7 @@ class Case:
     text: list[int]
     alone: Scored
     decodes: bool = True
+    first: float = 0.0
 
     @property
     def spread(self) -> float:
@@ -183,10 +185,14 @@ def beside_longer(case: Case) -> Array:
 
 
 def cached(case: Case) -> Array:
-    """A text that the server never saw, and again without its own log-probs, which no cache holds."""
+    """A text that the server never saw, and again without its own log-probs, which no cache holds.
+
+    Asked again it is another text, whose places say nothing of those before: the largest gap counts.
+    """
     text = case.words.fresh(len(case.text))
     cold = case.completions.score(text, generate=GENERATED)[0]
-    return case.again(case.completions.generate(text, GENERATED), cold)
+    new = largest(case.again(case.completions.generate(text, GENERATED), cold))
+    return np.array([max(new, case.first)])
 
 
 def first_changed(case: Case) -> Array:

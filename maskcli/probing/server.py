@@ -254,6 +254,7 @@ def _repeated(completions: Completions, words: Words, text: list[int]) -> tuple[
     cold = largest(case.again(warm))
     copies = completions.score(*[text] * COPIES, generate=GENERATED)
     beside = max(largest(case.again(each, warm)) for each in copies)
+    case = replace(case, first=cold if cold > ROUNDING else 0.0)
     return case, Noise(
         same=max(same, cold) if cold <= ROUNDING else same,
         shapes=min(beside, ROUNDING / OVER_SHAPES) if beside <= ROUNDING else 0.0,

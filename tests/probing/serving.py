@@ -119,7 +119,7 @@ class Packing(Tiny):
 
 
 class Caching(Tiny):
-    """A prefix cache that is right (`bug` None), or whose texts stand one place too early when they come again (`shifted`)."""
+    """A prefix cache that is right (`bug` None), or whose texts stand five places too early when they come again (`shifted`)."""
 
     def complete(self, texts, count):
         kept = self.__dict__.setdefault("kept", set())
@@ -128,7 +128,7 @@ class Caching(Tiny):
             start = 8 if self.bug == "shifted" and tuple(text) in kept else 0
             kept.add(tuple(text))
             moved, caches = torch.arange(len(text)), [None] * len(self.layers)
-            moved[start:] -= int(bool(start))
+            moved[start:] -= 5 * bool(start)
             rows = [
                 self(torch.tensor([text]), moved[None], torch.ones(1, len(text), dtype=torch.bool), caches)[0]
             ]
@@ -136,7 +136,7 @@ class Caching(Tiny):
             for step in range(count):
                 new.append(int(rows[-1][-1].argmax()))
                 length = len(text) + step + 1
-                at = torch.tensor([[length - 1 - bool(start)]])
+                at = torch.tensor([[length - 1 - 5 * bool(start)]])
                 rows.append(
                     self(torch.tensor([new[-1:]]), at, torch.ones(1, length, dtype=torch.bool), caches)[0]
                 )
