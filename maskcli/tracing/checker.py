@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import NamedTuple
 
 from maskcli.diagnostics.catalogue import OF_ATTENTION, OF_TOKENS, named
 from maskcli.diagnostics.diagnose import Report, diagnose
