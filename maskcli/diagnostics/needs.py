@@ -13,7 +13,7 @@ from maskcli.scene.tokens import several
 from maskcli.tensors.roles import ROLES
 
 # Roles of tensors that show where packed documents begin.
-PACKING = ("position_ids", "segment_ids", "cu_seqlens", "lengths")
+PACKING = ("position_ids", "segment_ids", "cu_seqlens", "lengths", "document_starts")
 
 
 class Need(NamedTuple):
@@ -111,6 +111,16 @@ def _cross(scene: Scene) -> bool:
     return any(a.roled.kind == "cross" for a in scene.attentions)
 
 
+def _model(fact: str) -> Callable[[Scene], bool]:
+    """Whether a model's config says something."""
+    return lambda scene: getattr(scene.declared.model, fact, None) not in (None, ())
+
+
+def _starts(scene: Scene) -> bool:
+    """Whether an id is known that begins texts."""
+    return bool(scene.declared.bos_ids) or _model("start_id")(scene)
+
+
 def _both_sides(scene: Scene) -> bool:
     return any(a.roled.kind == "cross" and a.keys and a.queries for a in scene.attentions)
 
@@ -119,6 +129,7 @@ NEEDS: dict[str, Need] = {
     **{role: Need(role, partial(_tensor, role)) for role in ROLES},
     "weights": Need("weights", lambda scene: bool(scene.attentions)),
     "mask": Need("mask", lambda scene: bool(scene.masks)),
+    "labels": Need("labels", lambda scene: bool({"labels", "loss_mask"} & set(scene.roles))),
     "padding_mask": Need("attention_mask", partial(_tensor, "padding_mask")),
     "padding": Need("attention_mask (or input_ids with --pad-id)", _padding),
     "documents": Need("position_ids, segment_ids or cu_seqlens that show packed documents", _packed),
@@ -139,6 +150,10 @@ NEEDS: dict[str, Need] = {
     "bias": Need("a saved bias, or --model with ALiBi", _bias),
     "convention": Need("--from", lambda scene: scene.declared.convention is not None),
     "pad_id": Need("--pad-id", lambda scene: scene.declared.pad_id is not None),
+    "bos_id": Need("--model with bos_token_id", _starts),
+    "start_id": Need("--model with decoder_start_token_id", _model("start_id")),
+    "first_position": Need("--model with a table of positions", _model("first_position")),
+    "media_ids": Need("--model with ids of images", _model("media_ids")),
     "eos_id": Need("--eos-id", lambda scene: bool(scene.declared.eos_ids)),
     "prompt_length": Need("--prompt-length", lambda scene: scene.declared.prompt_length is not None),
     "purpose": Need("--for", lambda scene: scene.declared.purpose is not None),

@@ -9,46 +9,50 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Undecided
+from maskcli.diagnostics.fitting import Placed, fit
 from maskcli.masks.spec import parse
 from maskcli.meant.facts import Declared
 from maskcli.scene.scene import Scene, once
+from maskcli.scene.sides import MOVED
 from maskcli.scene.tokens import Tokens
 
 # The label that torch's cross_entropy leaves out by default, and the one that nanoGPT and others use.
 IGNORE_INDEX, OTHER_IGNORE_INDEX = -100, -1
-# Labels are the ids, some places on, when this share of them agrees. Labels made from ids agree to the last
-# one; those of a masked language model that keep every id agree at 85 to 89 %, as one token in seven is
-# replaced.
-SAME_TEXT = 0.95
-# How many places on the ids are looked for: not moved, moved once, moved twice.
-SHIFTS = (0, 1, 2)
 # Fewer agreeing labels may be chance: a masked token that was left as it is, a word that comes again.
 ENOUGH = 2
 # Where labels have to stand, by who moves them: a model that does takes copies of the ids.
 DUE = {"model": 0, "data": 1}
 
-# The argument of Hugging Face's losses for labels that the data has moved.
-MOVED = "shift_labels"
+# Loss masks by this name stand at tokens in some trainers, and in others at the labels that ask for them.
+EITHER_PLACE = ("loss_mask", "loss_masks")
 
 UNKNOWN_IDS = Undecided("the ids that the labels speak of, in the labels' shape")
+OTHER_TEXT = Undecided(
+    "labels that are a text of the ids: these fit at no shift, as tags do, or wrong labels"
+)
 
 
 class Reading(NamedTuple):
-    """The labels of one side [B, L] beside its ids.
+    """The labels of one side [B, L] beside its ids; where only a loss mask is saved, the ids that it counts.
 
-    `supervised` are labels that the loss counts, `real` tokens that are no padding (None: nothing tells),
-    both bool [B, L]. `agree` counts, for each shift at which labels[t] is ids[t + shift] nearly everywhere,
-    the labels that show it. `shift` is the one that holds; None when the labels are another sequence, or fit
-    at several. `due` is the one that a declaration or the labels' name calls for.
+    `name` is the tensor that says which labels count. `supervised` are labels that the loss counts, `real`
+    tokens that are no padding (None: nothing tells), both bool [B, L]. `agree` counts, for each shift at
+    which labels[t] is ids[t + shift] nearly everywhere, the labels that show it. `shift` is the one that
+    holds; None when the labels are another sequence, or fit at several. `due` is the one that a declaration
+    or the labels' name calls for. `astray` are rows [B] that fit elsewhere than the others, or nowhere;
+    `placed` says where.
     """
 
     tokens: Tokens
+    name: str
     labels: Array
     supervised: Array
     real: Array | None
     agree: dict[int, int]
     shift: int | None
     due: int | None
+    astray: Array
+    placed: Placed | None = None
 
     @property
     def ids(self) -> Array:
@@ -68,7 +72,12 @@ class Reading(NamedTuple):
 
     def names(self, *roles: str) -> tuple[str, ...]:
         """The tensors of some roles that are there."""
-        return tuple(self.tokens.name(role) for role in roles)
+        return tuple(self.name if role == "labels" else self.tokens.name(role) for role in roles)
+
+    @property
+    def in_place(self) -> Reading:
+        """The same without the labels of rows that are astray."""
+        return self._replace(supervised=self.supervised & ~self.astray[:, None])
 
     def asks_for(self, ids: tuple[int, ...]) -> Array:
         """Supervised labels that are one of some ids, bool [B, L]."""
@@ -93,20 +102,21 @@ def ignored_labels(labels: Array, declared: Declared) -> Array:
 
 @once
 def readings(scene: Scene) -> tuple[Reading, ...]:
-    """The labels of each side that has some."""
-    held = [tokens for tokens in scene.tokens if tokens.labels is not None and tokens.labels.size]
-    return tuple(_read(tokens, tokens.labels, scene) for tokens in held if tokens.labels is not None)
+    """The labels of each side that has some, and what loss masks alone count."""
+    return tuple(reading for tokens in scene.tokens for reading in _of_side(tokens, scene.declared))
 
 
 def texts(scene: Scene) -> Iterator[Reading | Undecided]:
-    """Labels that are the text of the ids, or what would tell; those of another sequence are left out."""
+    """Labels that are the text of the ids, or what would tell."""
     for reading in readings(scene):
         if reading.tokens.ids is None:
             yield UNKNOWN_IDS
         elif reading.shift is not None:
-            yield reading
+            yield reading.in_place
         elif len(reading.agree) > 1:
             yield Undecided("--loss-shift (the labels fit the ids at more than one shift)")
+        else:
+            yield OTHER_TEXT
 
 
 def first_dropped(reading: Reading, declared: Declared) -> bool:
@@ -118,6 +128,23 @@ def first_dropped(reading: Reading, declared: Declared) -> bool:
     return 0 in reading.agree and 1 not in reading.agree
 
 
+def is_padding_id(labels: Array, ids: Array, pads: Array, declared: Declared) -> Array:
+    """Labels [B, L] on padding that ask for the id of padding: the declared one, else that of most of it."""
+    pad = declared.pad_id
+    if pad is None and pads.any():
+        values, counts = np.unique(ids[pads], return_counts=True)
+        pad = int(values[counts.argmax()]) if 2 * counts.max() > counts.sum() else None
+    return pads & (labels == pad) if pad is not None else np.zeros(labels.shape, bool)
+
+
+def prompt_lengths(reading: Reading, declared: Declared) -> Array | None:
+    """How many tokens the prompt of each row has, int [B], as saved or declared; None where nothing says."""
+    if reading.tokens.prompt_lengths is not None:
+        return reading.tokens.prompt_lengths
+    length = declared.prompt_length
+    return None if length is None else np.full(len(reading.labels), length)
+
+
 def later(flags: Array, places: int) -> Array:
     """Flags [B, L] moved to the right; what comes in is False."""
     moved = np.zeros_like(flags)
@@ -125,38 +152,51 @@ def later(flags: Array, places: int) -> Array:
     return moved
 
 
-def _read(tokens: Tokens, labels: Array, scene: Scene) -> Reading:
-    declared = scene.declared
+def _of_side(tokens: Tokens, declared: Declared) -> Iterator[Reading]:
+    if tokens.labels is not None and tokens.labels.size:
+        yield _read(tokens, tokens.name("labels"), tokens.labels, declared)
+        if tokens.moved_labels is not None:
+            yield _read(tokens, tokens.name(MOVED), tokens.moved_labels, declared)
+    elif tokens.labels is None and tokens.counted is not None and tokens.ids is not None and tokens.ids.size:
+        yield _counted(tokens, tokens.ids, tokens.counted, declared)
+
+
+def _read(tokens: Tokens, name: str, labels: Array, declared: Declared) -> Reading:
     supervised = ~ignored_labels(labels, declared) & (labels >= 0)
     if tokens.counted is not None:
         supervised &= tokens.counted != 0
     real = tokens.known_real(declared)
-    agree: dict[int, int] = {}
-    if tokens.ids is not None and not _is_encoder(declared):
-        agree = agreement(labels, tokens.ids, supervised, real)
     due = DUE.get(declared.loss_shift or "")
-    if due is None and tokens.name("labels").endswith(MOVED):
+    if due is None and name.endswith(MOVED):
         due = DUE["data"]
-    return Reading(tokens, labels, supervised, real, agree, _shift(agree, due), due)
+    if tokens.ids is None or _is_encoder(declared):
+        none = np.zeros(len(labels), bool)
+        return Reading(tokens, name, labels, supervised, real, {}, None, due, none)
+    found = fit(labels, tokens.ids, supervised, real, due)
+    shift = _shift(found.agree, due)
+    return Reading(
+        tokens, name, labels, supervised, real, found.agree, shift, due, found.astray, found.placed
+    )
 
 
-def agreement(labels: Array, ids: Array, supervised: Array, real: Array | None) -> dict[int, int]:
-    """How many supervised labels are the id so many places later, for the shifts at which nearly all are.
+def _counted(tokens: Tokens, ids: Array, counted: Array, declared: Declared) -> Reading:
+    """What a loss mask counts where no labels are saved: the ids that it stands at, or those behind them."""
+    name, real = tokens.name("loss_mask"), tokens.known_real(declared)
+    shift = int(name.rpartition(".")[2] in EITHER_PLACE and _stops_early(counted, real))
+    asked = np.roll(ids, -shift, axis=1)
+    supervised = counted != 0
+    labels = np.where(supervised, asked, IGNORE_INDEX)
+    none = np.zeros(len(ids), bool)
+    return Reading(tokens, name, labels, supervised, real, {shift: int(supervised.sum())}, shift, shift, none)
 
-    What the last label of a text asks for need not be there: a text ends before padding or, where nothing
-    says what is padding, with its run of labels.
-    """
-    agree = {}
-    length = labels.shape[1]
-    for shift in SHIFTS[:length]:
-        here, there = slice(0, length - shift), slice(shift, length)
-        compared = supervised[:, here]
-        if shift:
-            compared = compared & (supervised if real is None else real)[:, there]
-        same = int((compared & (labels[:, here] == ids[:, there])).sum())
-        if same and same >= SAME_TEXT * compared.sum():
-            agree[shift] = same
-    return agree
+
+def _stops_early(counted: Array, real: Array | None) -> bool:
+    """Whether no row counts its last token, though some count the one before: the label there asks for it."""
+    known = np.ones(counted.shape, bool) if real is None else real
+    last = known.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
+    rows = np.arange(len(counted))
+    before = counted[rows, np.maximum(last - 1, 0)] != 0
+    return bool(before.any() and not (counted[rows, last] != 0).any())
 
 
 def _shift(agree: dict[int, int], due: int | None) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from maskcli.errors import MaskcliError
 from maskcli.meant.alibi import alibi_slopes
+from maskcli.meant.begins import first_position, media
 from maskcli.untrusted import json_object, read_bytes
 
 # A config is a page of text; a larger file is something else.
@@ -99,7 +100,9 @@ class Config:
     `source` is who says it, in words. `layers` holds the mask spec of each layer's self-attention (None where
     it cannot be told), `spec` the one that all layers share at the least: `causal` for a decoder, `full` for
     an encoder. `blocks` are the tokens of a vision-language model that see one another, as its layers' specs
-    say them, `alibi` what the scores of each head gain from key to key.
+    say them, `alibi` what the scores of each head gain from key to key. `start_id` begins what a decoder
+    reads, `first_position` is that of a text's first token, `media_ids` stand for pieces of images, sounds
+    and films.
     """
 
     path: str
@@ -113,6 +116,9 @@ class Config:
     vocab_size: int | None
     blocks: Blocks | None = None
     alibi: tuple[float, ...] | None = None
+    start_id: int | None = None
+    first_position: int | None = None
+    media_ids: tuple[int, ...] = ()
 
     @property
     def declared(self) -> bool:
@@ -171,18 +177,24 @@ def config_of(whole: dict[str, Any], generation: dict[str, Any], path: str, sour
         spec, layers = _with_blocks("causal", vision), tuple(_with_blocks(each, vision) for each in layers)
     eos = _ids(said.get("eos_token_id")) + _ids(generation.get("eos_token_id"))
     pads = _ids(said.get("pad_token_id")) or _ids(generation.get("pad_token_id"))
+    pad_id = pads[0] if pads else None
+    starts = _ids(said.get("decoder_start_token_id")) or _ids(generation.get("decoder_start_token_id"))
+    two_sided = said.get("is_encoder_decoder") is True
     return Config(
         path=path,
         source=source,
         spec=spec,
         layers=layers,
         absolute=_absolute(said),
-        pad_id=pads[0] if pads else None,
+        pad_id=pad_id,
         bos_ids=_ids(said.get("bos_token_id")),
         eos_ids=tuple(dict.fromkeys(eos)),
         vocab_size=_count(said.get("vocab_size")),
         blocks=_blocks(said, whole, vision),
         alibi=alibi_slopes(said),
+        start_id=starts[0] if starts and two_sided else None,
+        first_position=first_position(said, pad_id),
+        media_ids=tuple(number for value in media({**said, **whole}) for number in _ids(value)),
     )
 
 

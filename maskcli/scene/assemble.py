@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from maskcli.arrays import Array, Shape
+from maskcli.arrays import Shape
 from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import causal, padding
 from maskcli.masks.layout import Layout
@@ -18,18 +18,16 @@ from maskcli.scene.by_weights import by_weights, left_padding, obey_inverse, ove
 from maskcli.scene.layouts import in_usual_order
 from maskcli.scene.named import held
 from maskcli.scene.placement import POSITIONS, WEIGHTS, Placement, place
-from maskcli.scene.saved_mask import Given, read_mask, read_padding
+from maskcli.scene.saved_mask import Given, read_mask
 from maskcli.scene.scene import Attention, Expected, Saved, Scene
+from maskcli.scene.sides import token_sets
 from maskcli.scene.standing import check_declared
-from maskcli.scene.tokens import Tokens, several
-from maskcli.scene.witnesses import Padding, Witnesses, are_slots
+from maskcli.scene.witnesses import Padding, Witnesses
 from maskcli.tensors import Roled, Tensor
-from maskcli.tensors.axes import map_shape, mask_shape, token_rows
+from maskcli.tensors.axes import map_shape, mask_shape
 
 # Tensors of one layer that belong to its map.
 PARTS = ("scores", "bias", "query", "key", "value", "output")
-# What is said of every token, in the order in which one gives its shape to the others.
-TOKEN_ROLES = ("input_ids", "labels", "padding_mask", "position_ids", "token_type_ids", "loss_mask")
 # What a spec may need to know of the input, and what would tell it.
 INPUT_FACTS = {
     "padding": "which keys are padding: save attention_mask beside it, or input_ids and pass --pad-id",
@@ -77,7 +75,7 @@ def _scene(
     room.unfit.update(_of_other_resolution(attentions))
     saved = [room.saved(each, attentions) for each in tensors if each.role == "mask"]
     masks = tuple(mask for mask in saved if mask)
-    return Scene(file, declared, tensors, attentions, masks, tuple(room.token_sets()), room.unfit)
+    return Scene(file, declared, tensors, attentions, masks, tuple(token_sets(room.witnesses)), room.unfit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,54 +262,6 @@ class _Room:
         layout = placement.layout
         mask = build(meant.spec, layout, self.resolve)
         return mask if placement.keys is None or placement.keys.real.all() else mask & padding(layout)
-
-    def token_sets(self) -> Iterable[Tokens]:
-        """The ids, padding mask, labels and positions of each side, as far as they have one shape [B, L]."""
-        sides = ("encoder", "decoder") if self.witnesses.encoder_decoder else ("self", "encoder", "decoder")
-        for side in sides:
-            saved = {role: roled for role in TOKEN_ROLES if (roled := self._of_side(role, side))}
-            read = {role: self._token_rows(role, roled) for role, roled in saved.items()}
-            rows = {role: values for role, values in read.items() if values is not None}
-            if rows:
-                names = {role: roled.tensor.name for role, roled in saved.items()}
-                yield from self._tokens(side, rows, names)
-
-    def _tokens(self, side: str, rows: dict[str, Array], names: dict[str, str]) -> Iterable[Tokens]:
-        """The tokens of one side; labels of another text than the ids stand alone, as in a seq2seq model."""
-        batch, length = next(rows[role] for role in TOKEN_ROLES if role in rows).shape
-        fit = {role: values for role, values in rows.items() if values.shape == (batch, length)}
-        positions = rows.get("position_ids")
-        if positions is not None and positions.shape == (1, length):
-            fit["position_ids"] = np.broadcast_to(positions, (batch, length))
-
-        told = None if side == "encoder" else self.witnesses.documents(batch, length)
-        documents = told if told is not None and several(told.rows) else None
-        by = {"documents": documents.source} if documents else {}
-        yield Tokens(
-            side,
-            {role: names[role] for role in fit} | by,
-            ids=fit.get("input_ids"),
-            real=fit.get("padding_mask"),
-            labels=fit.get("labels"),
-            positions=fit.get("position_ids"),
-            token_types=fit.get("token_type_ids"),
-            counted=fit.get("loss_mask"),
-            documents=np.broadcast_to(documents.rows, (batch, length)) if documents else None,
-        )
-        if "labels" in rows and "labels" not in fit:
-            yield Tokens(side, {"labels": names["labels"]}, labels=rows["labels"])
-
-    def _of_side(self, role: str, side: str) -> Roled | None:
-        """The tensor of a role on one side; what names no side is the encoder's, but labels the decoder's."""
-        plain = "decoder" if role in ("labels", "loss_mask") else "encoder"
-        both = self.witnesses.encoder_decoder and side == plain
-        roled = self.witnesses.find(role, (side, "self") if both else (side,))
-        return None if roled is not None and are_slots(roled) else roled
-
-    def _token_rows(self, role: str, roled: Roled) -> Array | None:
-        if role == "padding_mask":
-            return read_padding(roled, self.declared.convention)
-        return token_rows(roled.tensor)
 
 
 def _over_images(given: Given, like: Shape) -> Given:

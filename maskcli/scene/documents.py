@@ -24,11 +24,12 @@ def numbered(mask: Array) -> Array | None:
     """
     if mask.dtype.kind not in "iu" or mask.size == 0 or mask.max() < 2 or mask.min() < 0:
         return None
-    for row in mask:
-        texts = row[row > 0]
-        if texts.size and (texts[0] != 1 or not np.isin(np.diff(texts), (0, 1)).all()):
-            return None
-    return mask.astype(np.int64)
+    real = mask > 0
+    # Padding takes the number of the text before it, so that only steps between texts are left.
+    numbers = np.maximum.accumulate(np.where(real, mask, 0), axis=1).astype(np.int64)
+    steps = np.diff(numbers, axis=1, prepend=0)
+    counts = np.isin(steps, (0, 1)).all() and (numbers == mask)[real].all()
+    return mask.astype(np.int64) if counts else None
 
 
 def between(borders: Array, keys: int) -> Array | None:
@@ -36,15 +37,27 @@ def between(borders: Array, keys: int) -> Array | None:
 
     What fills up rows of borders, -1 behind the last, is left out.
     """
-    rows = [_between(row[row >= 0], keys) for row in borders]
-    return None if any(row is None for row in rows) else np.array(rows)
-
-
-def _between(borders: Array, keys: int) -> Array | None:
-    rising = bool((np.diff(borders) >= 0).all())
-    if borders.size < 2 or borders[-1] != keys or not rising:
+    filled = borders >= 0
+    ends = np.maximum.accumulate(np.where(filled, borders, 0), axis=1)
+    rising = (filled.sum(axis=1) >= 2) & (ends[:, -1] == keys) & np.all((ends == borders) | ~filled, axis=1)
+    if not borders.size or not rising.all():
         return None
-    return np.searchsorted(borders[1:], np.arange(keys), "right")
+    return _by_ends(np.where(filled[:, 1:], ends[:, 1:], keys), keys)
+
+
+def started(starts: Array, keys: int) -> Array | None:
+    """Documents [b, K] by where each starts [b, n], as NeMo's seq_start_id tells; what fills up is -1.
+
+    None for places that do not rise from 0 to the last key.
+    """
+    filled = starts >= 0
+    rising = (np.diff(starts, axis=1) > 0) | ~filled[:, 1:]
+    if not starts.size or starts[:, 0].any() or not rising.all() or starts.max() >= keys:
+        return None
+    begins = np.zeros((len(starts), keys), np.int64)
+    rows, columns = np.nonzero(filled)
+    begins[rows, starts[rows, columns]] = 1
+    return np.cumsum(begins, axis=1) - 1
 
 
 def of_lengths(lengths: Array, batch: int, keys: int, real: Real | None) -> Array | None:
@@ -63,7 +76,7 @@ def of_lengths(lengths: Array, batch: int, keys: int, real: Real | None) -> Arra
     whole = lengths.sum(axis=1)
     if not np.isin(whole, (keys,)).all() and not (_in_front(real) and (whole == full).all()):
         return None
-    return np.stack([_texts(row, keys) for row in lengths])
+    return _by_ends(np.cumsum(lengths, axis=1), keys)
 
 
 def _row_by_row(lengths: Array, batch: int, keys: int) -> Array | None:
@@ -76,9 +89,11 @@ def _row_by_row(lengths: Array, batch: int, keys: int) -> Array | None:
     return np.searchsorted(ends, np.arange(batch * keys), "right").reshape(batch, keys)
 
 
-def _texts(lengths: Array, keys: int) -> Array:
-    """Texts of one row [K]; what lies behind them is one more."""
-    return np.searchsorted(np.cumsum(lengths), np.arange(keys), "right")
+def _by_ends(ends: Array, keys: int) -> Array:
+    """Texts [b, K] that end before these keys [b, n]; what lies behind the last is one more."""
+    marks = np.zeros((len(ends), keys + 1), np.int64)
+    np.add.at(marks, (np.arange(len(ends))[:, None], np.minimum(ends, keys)), 1)
+    return np.cumsum(marks, axis=1)[:, :keys]
 
 
 def _in_front(real: Real | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,7 +18,9 @@ class Tokens:
 
     `names` are the tensors by role; `real` is what the padding mask says, `documents` [B, L] which packed
     text each token belongs to when position ids, segment ids or cu_seqlens show more than one. `counted` is
-    0 where a loss mask leaves a label out.
+    0 where a loss mask leaves a label out; `moved_labels` are those that the data moved, beside others.
+    `declared_documents` are told by something else than positions, `prompt_lengths` [B] the prompt of each
+    row. `unlike` are labels and loss masks of another length than the ids, by name.
     """
 
     kind: str
@@ -30,6 +32,10 @@ class Tokens:
     token_types: Array | None = None
     counted: Array | None = None
     documents: Array | None = None
+    declared_documents: Array | None = None
+    moved_labels: Array | None = None
+    prompt_lengths: Array | None = None
+    unlike: dict[str, Array] = field(default_factory=dict)
 
     def name(self, role: str) -> str:
         """The tensor of a role that is there."""
@@ -77,15 +83,27 @@ def jumps(rows: Array, real: Real | None = None) -> bool:
 
     No two tokens of a row share a position, and some step leads neither one further nor back to the first.
     """
-    if (np.diff(rows, axis=1) == 1).all():
-        return False
-    for item, row in enumerate(rows):
-        tokens = row if real is None else row[real[item % len(real)]]
+    kept = np.ones(rows.shape, bool) if real is None else np.resize(real, rows.shape)
+    for item in np.flatnonzero(_irregular(rows, kept)):
+        tokens = rows[item][kept[item]]
         steps = np.diff(tokens)
         begins = (steps < 0) & (tokens[1:] == tokens.min(initial=0))
         if len(np.unique(tokens)) == tokens.size and ((steps != 1) & ~begins).any():
             return True
     return False
+
+
+def _irregular(rows: Array, kept: Real) -> Array:
+    """Rows of positions [b, L] with a step among kept tokens that leads neither one further nor to the first,
+    or with padding inside.
+    """
+    inside = kept[:, 1:] & kept[:, :-1]
+    first = np.where(kept, rows, np.inf).min(axis=1, initial=np.inf)[:, None]
+    step = np.diff(rows, axis=1)
+    odd = inside & (step != 1) & ~((step < 0) & (rows[:, 1:] == first))
+    texts = (np.diff(kept.astype(np.int8), axis=1, prepend=0) > 0).sum(axis=1)
+    irregular: Array = np.any(odd, axis=1) | (texts > 1)
+    return irregular
 
 
 def several(documents: Array | None) -> bool:

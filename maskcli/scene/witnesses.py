@@ -17,7 +17,7 @@ from maskcli.arrays import Array, Real
 from maskcli.errors import MaskcliError
 from maskcli.meant.facts import Declared
 from maskcli.meant.places import Places, whole
-from maskcli.scene.documents import Documents, between, numbered, of_lengths
+from maskcli.scene.documents import Documents, between, numbered, of_lengths, started
 from maskcli.scene.named import named_rows
 from maskcli.scene.saved_mask import padding_convention, read_padding
 from maskcli.scene.tokens import jumps, real_tokens, restarts
@@ -82,6 +82,10 @@ class Witnesses:
 
     def find(self, role: str, kinds: Iterable[str], layer: int | None = None) -> Roled | None:
         """The tensor of a role: of this group before common ones, of this layer before those of all."""
+        return next(iter(self.find_all(role, kinds, layer)), None)
+
+    def find_all(self, role: str, kinds: Iterable[str], layer: int | None = None) -> list[Roled]:
+        """The tensors of a role on the first of these sides that has some, the best first."""
 
         def distance(roled: Roled) -> tuple[bool, bool, bool]:
             return roled.group != self.group, roled.layer is None, are_slots(roled)
@@ -90,8 +94,8 @@ class Witnesses:
         for kind in kinds:
             near = [roled for roled in known if roled.kind == kind]
             if near:
-                return min(near, key=distance)
-        return None
+                return sorted(near, key=distance)
+        return []
 
     def kinds(self, kind: str) -> tuple[str, ...]:
         """Which kinds of padding masks and ids speak for the keys of this kind of attention."""
@@ -219,19 +223,21 @@ class Witnesses:
             return None
         return max(int(roled.tensor.read().ravel()[0]), 1)
 
-    def documents(self, batch: int, keys: int) -> Documents | None:
+    def documents(self, batch: int, keys: int, *, positions: bool = True) -> Documents | None:
         """The packed document of each key: by segment ids, a padding mask that numbers texts, lengths,
-        position ids or cu_seqlens.
+        position ids, cu_seqlens or where documents start; of `positions` False, by all but those.
         """
         fits = ((1, keys), (batch, keys))
+        by_borders = partial(self._borders, keys, positions)
         for role, told in (
             ("segment_ids", self._segments),
             ("padding_mask", self._numbers),
             ("lengths", partial(self._lengths, batch, keys)),
             ("position_ids", self._restarts),
-            ("cu_seqlens", partial(self._borders, keys)),
+            ("cu_seqlens", by_borders),
+            ("document_starts", partial(self._started, keys)),
         ):
-            roled = self.find(role, _TEXT)
+            roled = self.find(role, _TEXT) if positions or role != "position_ids" else None
             rows = told(roled) if roled else None
             if roled is not None and rows is not None:
                 return Documents(rows, roled.tensor.name) if rows.shape in fits else None
@@ -258,12 +264,16 @@ class Witnesses:
         real = fitting.real if fitting else None
         return None if jumps(positions, real) else restarts(positions, real)
 
-    def _borders(self, keys: int, roled: Roled) -> Array | None:
+    def _borders(self, keys: int, positions: bool, roled: Roled) -> Array | None:
         borders = token_rows(roled.tensor)
-        if borders is None or self.positions is not None:
+        if borders is None or (positions and self.positions is not None):
             # Positions tell nothing of texts only where tokens were taken out of their order.
             return None
         return between(borders, keys)
+
+    def _started(self, keys: int, roled: Roled) -> Array | None:
+        starts = token_rows(roled.tensor)
+        return None if starts is None else started(starts, keys)
 
     def named(self, name: str) -> Array:
         """The rows [b, L] of a tensor that a spec names."""

@@ -28,6 +28,16 @@ def is_integer(tensor: Tensor) -> bool:
     return tensor.dtype.startswith(("int", "uint"))
 
 
+def is_integer_valued(tensor: Tensor) -> bool:
+    """Whether elements are whole numbers, of whatever type; floats of 0 and 1 alone are none, but shares."""
+    if not is_float(tensor) or not tensor.shape or 0 in tensor.shape:
+        return is_integer(tensor)
+    sample = _sample(tensor)
+    if sample is None or not np.isfinite(sample).all():
+        return False
+    return bool((sample == np.floor(sample)).all()) and not _is_binary(sample)
+
+
 def goes_below_zero(tensor: Tensor) -> bool:
     """Whether most rows hold negative numbers: a hook that kept what a module returned, not its weights."""
     sample = _sample(tensor)

@@ -10,7 +10,14 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from maskcli.errors import MaskcliError
-from maskcli.tensors.by_values import by_shape, goes_below_zero, is_float, is_integer, is_staircase
+from maskcli.tensors.by_values import (
+    by_shape,
+    goes_below_zero,
+    is_float,
+    is_integer,
+    is_integer_valued,
+    is_staircase,
+)
 from maskcli.tensors.limits import MAX_RANK
 from maskcli.tensors.tensor import Tensor, split_target
 
@@ -46,7 +53,7 @@ _FITS = {
     "value": _VECTORS,
     "output": _VECTORS,
     "input_ids": _IDS,
-    "labels": _INTEGERS,
+    "labels": _Fit(is_integer_valued, range(4), "whole numbers of at most three axes"),
     "loss_mask": _IDS._replace(type=lambda tensor: True),
     "position_ids": _PLACES,
     "key_positions": _PLACES,
@@ -56,6 +63,8 @@ _FITS = {
     "cu_seqlens": _INTEGERS._replace(expected="integers"),
     "token_type_ids": _INTEGERS,
     "segment_ids": _INTEGERS,
+    "document_starts": _INTEGERS,
+    "prompt_lengths": _INTEGERS,
 }
 ROLES = tuple(_FITS)
 
@@ -79,7 +88,9 @@ _WORDS = {
     "output": "attn_output attn_outputs attn_out attention_output context context_layer output out o z",
     "input_ids": "input_ids ids tokens token_ids inputs input_tokens source_ids target_ids sequences",
     "labels": "labels label targets target lm_labels shift_labels target_tokens",
-    "loss_mask": "loss_mask loss_masks loss_weights targets_segmentation",
+    "loss_mask": "loss_mask loss_masks loss_weights targets_segmentation labels_mask label_mask "
+    "assistant_mask assistant_masks assistant_tokens_mask completion_mask completion_masks "
+    "completion_loss_mask response_mask response_masks",
     "position_ids": "position_ids positions position_id pos_ids input_pos cache_position inputs_position",
     "key_positions": "key_positions key_position_ids kv_positions kv_position_ids kv_pos key_pos k_pos",
     "lengths": "seq_lens seqlens seq_lengths sequence_lengths packed_seq_lengths packed_lengths "
@@ -93,12 +104,14 @@ _WORDS = {
     "token_type_ids": "token_type_ids mm_token_type_ids token_types token_type_id",
     "segment_ids": "segment_ids segments seq_idx document_ids doc_ids documents sequence_ids segment_id "
     "document_id doc_id sequence_id inputs_segmentation",
+    "document_starts": "seq_start_id seq_start_ids document_starts doc_starts",
+    "prompt_lengths": "prompt_length prompt_lengths prompt_len prompt_lens",
 }
 _NAMES = {word: role for role, words in _WORDS.items() for word in words.split()}
 # Names of weights that are also what attention modules are called.
 _MODULES = ("attn", "attention", "att")
 _NOT_ATTENTION = re.compile(
-    r"(special_tokens|head|dropout|label|labels|mlm|image|pixel|text|prompt|completion|response|assistant)_masks?"
+    r"(special_tokens|head|dropout|mlm|image|pixel|text|prompt)_masks?"
     r"|perm_mask|target_mapping|.*(_weight|_bias|_scale|_zero_point|_norm|layernorm|embeddings?|running_mean|running_var|inv_freq|lora_[ab])"
 )
 

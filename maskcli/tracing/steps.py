@@ -10,7 +10,7 @@ from operator import itemgetter
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.diagnostics.supervision import agreement
+from maskcli.diagnostics.fitting import agreement
 from maskcli.meant.facts import FULL
 from maskcli.padding import edge_padding, edge_runs
 from maskcli.tensors import Kind, Roled, from_array

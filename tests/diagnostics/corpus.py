@@ -1,5 +1,6 @@
 """One bug of every rule, made over shapes, types and padding sides: what a user would have saved, and what they would declare."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -433,6 +434,33 @@ def imprecise_positions(g):
     return Case({"position_ids": kept.expand(g.batch, -1).contiguous()}, {})
 
 
+LEARNED = Config("config.json", "--model", "causal", (), True, None, (), (), None)
+
+
+def doubled_start(g):
+    ids, _ = g.text()
+    first = np.argmax(g.real, axis=1)
+    ids[np.arange(g.batch), first] = ids[np.arange(g.batch), first + 1] = 1
+    return Case(ints(input_ids=ids) | g.mask, {"pad_id": PAD, "bos_ids": (1,)})
+
+
+def documents_positions(g):
+    segments = np.broadcast_to(np.arange(g.keys) // 4, g.real.shape)
+    positions = np.broadcast_to(np.arange(g.keys), g.real.shape)
+    return Case(ints(segment_ids=segments, position_ids=positions), {})
+
+
+def first_position(g):
+    model = replace(LEARNED, first_position=2)
+    return Case(ints(position_ids=np.broadcast_to(np.arange(g.keys), g.real.shape)), {"model": model})
+
+
+def decoder_start(g):
+    ids, _ = g.text()
+    model = replace(LEARNED, start_id=EOS + 1)
+    return Case(ints(input_ids=ids[:, ::-1], decoder_input_ids=ids), {"model": model, "pad_id": PAD})
+
+
 # MSK5xx
 
 
@@ -487,6 +515,42 @@ def invalid_label(g):
     return taught(g, labels, ids, pad_id=PAD, vocab_size=VOCABULARY)
 
 
+def trained_past_the_end(g):
+    """The end stands twice."""
+    ids, ends = g.text()
+    ids[np.arange(g.batch), ends - 1] = EOS
+    return taught(g, np.where(g.real, ids, -100), ids, pad_id=PAD)
+
+
+def labels_of_another_text(g):
+    """Labels are padded three places further than the ids."""
+    if g.keys < 12:
+        return None
+    ids, _ = g.text()
+    labels = np.roll(np.where(g.real, ids, -100), 3, axis=1)
+    labels[:, :3] = -100
+    return taught(g, labels, ids, pad_id=PAD)
+
+
+def label_length(g):
+    ids, _ = g.text()
+    return taught(g, np.where(g.real, ids, -100)[:, :-1], ids, pad_id=PAD)
+
+
+def label_across_documents(g):
+    ids, _ = g.text()
+    segments = np.broadcast_to(np.arange(g.keys) // 4, g.real.shape)
+    case = taught(g, np.where(g.real, ids, -100), ids, pad_id=PAD)
+    return Case(case.arrays | ints(segment_ids=segments), case.declared)
+
+
+def placeholder_supervised(g):
+    ids, ends = g.text()
+    ids[np.arange(g.batch), ends - 2] = VOCABULARY
+    model = replace(LEARNED, media_ids=(VOCABULARY,))
+    return taught(g, np.where(g.real, ids, -100), ids, pad_id=PAD, model=model)
+
+
 # In code order, as the catalogue lists them.
 BUGS = {
     "MSK101": empty_row, "MSK102": inverted_mask, "MSK103": binary_float_mask, "MSK104": weak_fill, "MSK105": overflowed_fill,
@@ -502,9 +566,11 @@ BUGS = {
     "MSK304": nan_through_value, "MSK305": unexplained_nan, "MSK306": weights_not_used, "MSK401": padding_not_masked,
     "MSK402": real_token_masked, "MSK403": right_padding_for_generation, "MSK404": left_padding_positions,
     "MSK405": packed_without_block_mask, "MSK406": bad_cu_seqlens, "MSK407": swapped_token_types,
-    "MSK408": imprecise_positions, "MSK501": eos_not_supervised, "MSK502": nothing_supervised, "MSK503": padding_supervised,
+    "MSK408": imprecise_positions, "MSK409": doubled_start, "MSK410": documents_positions,
+    "MSK411": first_position, "MSK412": decoder_start, "MSK501": eos_not_supervised, "MSK502": nothing_supervised, "MSK503": padding_supervised,
     "MSK504": prompt_supervised, "MSK505": shifted_labels, "MSK506": label_border, "MSK507": eos_missing,
-    "MSK508": invalid_label,
+    "MSK508": invalid_label, "MSK513": trained_past_the_end, "MSK514": labels_of_another_text,
+    "MSK515": label_length, "MSK516": label_across_documents, "MSK517": placeholder_supervised,
 }  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def test_names(name, array, expected):
         ("logits", STATES[0]),
         ("q_proj", FLAT),
         ("special_tokens_mask", KEEP),
-        ("completion_mask", KEEP),
+        ("image_mask", KEEP),
         ("labels", STATES),
         ("step", np.array(3)),
         ("names", np.array(["a"])),

@@ -1,4 +1,4 @@
-"""Rules on what labels teach of an answer, from its first word to its end: MSK501, MSK504, MSK506, MSK507."""
+"""Rules on what labels teach of an answer, from its first word to its end: MSK501, 504, 506, 507, 513."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from maskcli.diagnostics.finding import Found, Undecided, Where, items_of
 from maskcli.diagnostics.needs import TEXT
 from maskcli.diagnostics.rule import for_each, rule
 from maskcli.diagnostics.rules.hits import found_at
-from maskcli.diagnostics.supervision import UNKNOWN_IDS, Reading, later, readings, texts
+from maskcli.diagnostics.supervision import UNKNOWN_IDS, Reading, later, prompt_lengths, readings, texts
 from maskcli.diagnostics.words import few
 from maskcli.meant.facts import Declared
 from maskcli.padding import edge_padding
 from maskcli.scene.scene import Scene
+
+# Loss masks that by their name keep what a model is to write.
+OF_ANSWERS = frozenset(
+    """assistant_mask assistant_masks assistant_tokens_mask completion_mask completion_masks
+    completion_loss_mask response_mask response_masks""".split()
+)
+# What stands behind an end by mistake is short: a line break, a second end, a header without a turn.
+BEHIND = 3
 
 
 @rule("MSK501", "eos-not-supervised", "error", needs=(*TEXT, "eos_id"), explained_by=("MSK102",))
@@ -60,13 +68,15 @@ def _fix_of_ends(text: Reading, missed: Array) -> str:
     )
 
 
-@rule("MSK504", "prompt-supervised", "warning", needs=(*TEXT, "prompt_length"))
+@rule(
+    "MSK504", "prompt-supervised", "warning", needs=(*TEXT, ("prompt_length", "prompt_lengths", "loss_mask"))
+)
 @for_each(texts)
 def prompt_supervised(text: Reading, scene: Scene) -> Found | None:
-    """Tokens of the prompt are supervised, though a prompt length was declared.
+    """Tokens of the prompt are supervised, though prompts were declared, or a mask of answers is there.
 
     The model then learns to write prompts too, and long prompts outweigh the answers. That can be a choice;
-    with a declared prompt length it is not.
+    with a declared prompt length it is not, nor with a mask that by its name keeps answers alone.
 
     In code: `labels = input_ids.clone()` without `labels[:, :prompt_length] = -100`.
 
@@ -74,26 +84,45 @@ def prompt_supervised(text: Reading, scene: Scene) -> Found | None:
     """
     if text.tokens.kind != "self":
         return None
+    lengths = prompt_lengths(text, scene.declared)
+    if lengths is None:
+        return _whole_rows_counted(text)
     # Nothing comes before the first token that could be asked for it: its label does not count.
-    length, begin = scene.declared.prompt_length or 0, text.first[:, None]
-    at = np.arange(text.labels.shape[1])
-    wrong = text.taught & (at > begin) & (at < begin + length)
+    begin, at = text.first[:, None], np.arange(text.labels.shape[1])
+    wrong = text.taught & (at > begin) & (at < begin + lengths[:, None])
     if not wrong.any():
         return None
+    length = int(lengths[wrong.any(axis=1)][0])
     return found_at(
         text.names("labels", "input_ids"),
         wrong,
-        f"{int(wrong.sum())} tokens of the prompt (the first {length}) have a label that the loss counts: "
-        "{}",
+        f"{int(wrong.sum())} tokens of the prompt (the first {few(lengths)}) have a label that the loss "
+        "counts: {}",
         "set the labels of the prompt to the ignore index",
         prompt_tokens=int(wrong.sum()),
         prompt_length=length,
     )
 
 
-@rule(
-    "MSK506", "label-border", "warning", needs=(*TEXT, ("eos_id", "prompt_length")), explained_by=("MSK102",)
-)
+def _whole_rows_counted(text: Reading) -> Found | None:
+    """A mask of answers that leaves nothing out, in any sample from the first token on."""
+    counted, name = text.tokens.counted, text.tokens.names.get("loss_mask", "")
+    if counted is None or name.rpartition(".")[2] not in OF_ANSWERS or text.tokens.documents is not None:
+        return None
+    real = np.ones(counted.shape, bool) if text.real is None else text.real
+    if not np.array_equal(counted != 0, real) or not real.any():
+        return None
+    return found_at(
+        (name, text.tokens.name("input_ids")),
+        real,
+        f"{name!r} counts all of every sample, prompts as well as answers: {{}}",
+        "make it 1 on answers alone: the chat template has no generation marks, or they were not found",
+        prompt_tokens=int(real.sum()),
+        prompt_length=0,
+    )
+
+
+@rule("MSK506", "label-border", "warning", needs=TEXT, explained_by=("MSK102",))
 def label_border(scene: Scene) -> Iterator[Found | Undecided]:
     """The supervised answer starts one token late or ends one token early.
 
@@ -105,16 +134,18 @@ def label_border(scene: Scene) -> Iterator[Found | Undecided]:
 
     Fix: let the first supervised label be the first token of the answer and the last one its end token.
     """
-    declared, prompt = scene.declared, scene.declared.prompt_length
+    declared = scene.declared
     for text in texts(scene):
         if isinstance(text, Undecided):
             yield text
             continue
-        late = _untaught_starts(text, prompt)
-        if late.any():
+        yield from _lost_labels(text)
+        prompts = prompt_lengths(text, declared)
+        late = _untaught_starts(text, prompts)
+        if late.any() and prompts is not None:
             message = (
-                f"the supervised answer starts one token late (the prompt is the first {prompt}): no label "
-                "for {}"
+                f"the supervised answer starts one token late (the prompt is the first {few(prompts)}): no "
+                "label for {}"
             )
             yield found_at(
                 text.names("labels", "input_ids"), late, message, _BORDER, late_starts=int(late.sum())
@@ -130,7 +161,114 @@ def label_border(scene: Scene) -> Iterator[Found | Undecided]:
             )
 
 
+def _lost_labels(text: Reading) -> Iterator[Found]:
+    """Labels that are missing where rows are cut, or at the start of what a decoder writes."""
+    lost, parts = _lost_in_shards(text)
+    if parts:
+        yield found_at(
+            text.names("labels", "input_ids"),
+            lost,
+            f"a label is lost at every border of {parts} equal parts of the row: no label for {{}}",
+            "move the labels of the whole row first, and cut it for the ranks afterwards",
+            lost_labels=int(lost.sum()),
+        )
+    first = _first_target(text)
+    if first.any():
+        yield found_at(
+            text.names("labels"),
+            first,
+            "the first token that the decoder writes has no label, in every sample: {}",
+            "label it too: the start in front of the labels is put there by the model",
+            late_starts=int(first.sum()),
+        )
+
+
+def _lost_in_shards(text: Reading) -> tuple[Array, int]:
+    """Tokens [B, L] without a label, between two that have one, at each border of equal parts of the row.
+
+    Where ranks of a parallel run move labels part by part, the last of each part asks for nothing.
+    """
+    length, none = text.labels.shape[1], np.zeros(text.labels.shape, bool)
+    if text.shift != 1:
+        return none, 0
+    taught, gap = text.taught, none.copy()
+    gap[:, 1:-1] = ~taught[:, 1:-1] & taught[:, :-2] & taught[:, 2:]
+    if text.tokens.documents is not None:
+        gap[:, 1:] &= np.diff(text.tokens.documents, axis=1) == 0
+    powers = 2 ** np.arange(1, max(length.bit_length() - 1, 1))
+    for parts in powers[(length % powers == 0) & (powers <= length // 2)][::-1].tolist():
+        borders = np.arange(1, parts) * (length // parts)
+        within = taught[:, borders - 1] & taught[:, borders + 1]
+        if within.any() and (gap[:, borders] == within).all():
+            none[:, borders] = gap[:, borders]
+            return none, parts
+    return none, 0
+
+
+def _first_target(text: Reading) -> Array:
+    """The first label [B, L] of a decoder's, where it alone is ignored in every sample."""
+    first = np.zeros(text.labels.shape, bool)
+    if text.tokens.kind == "decoder" and text.labels.shape[1] > 1:
+        first[:, 0] = (~text.supervised[:, 0] & text.supervised[:, 1]).all()
+    return first
+
+
 _BORDER = "build the labels from the ids first, then move ids and loss mask together"
+
+
+@rule("MSK513", "trained-past-the-end", "warning", needs=(*TEXT, "eos_id"), explained_by=("MSK102", "MSK505"))
+@for_each(texts)
+def trained_past_the_end(text: Reading, scene: Scene) -> Found | None:
+    """Tokens behind the end of a text are supervised, or its end stands twice.
+
+    The model learns to go on where it should stop: with a line break, another end, or the beginning of a
+    turn that nobody takes.
+
+    In code: a template that writes a line break behind its end token; `text + eos_token` for a template that
+    has written it already.
+
+    Fix: end the labels at the first end token of the answer.
+    """
+    behind = _behind_ends(text, scene.declared.eos_ids)
+    if not behind.any():
+        return None
+    twice = behind & np.isin(text.ids, scene.declared.eos_ids)
+    what = "the end of the text stands twice, and the second" if twice.any() else "what stands behind the end"
+    return found_at(
+        text.names("labels", "input_ids"),
+        behind,
+        f"{what} (id {few(text.ids[behind])}) has a label that the loss counts: {{}}",
+        "ignore the labels behind the first end token, and write it in one place",
+        tokens=int(behind.sum()),
+        second_ends=int(twice.sum()),
+    )
+
+
+def _behind_ends(text: Reading, eos: tuple[int, ...]) -> Array:
+    """Supervised tokens [B, L] behind the last end of rows, few of them, that nothing follows.
+
+    What follows the last end of a full row may be the beginning of a text that was cut.
+    """
+    taught, length = text.taught, text.labels.shape[1]
+    ends = taught & np.isin(text.ids, eos)
+    again = np.zeros(ends.shape, bool)
+    again[:, 1:] = ends[:, 1:] & ends[:, :-1] & (text.ids[:, 1:] == text.ids[:, :-1])
+    columns = np.arange(length)
+    at = length - 1 - (ends & ~again)[:, ::-1].argmax(axis=1)
+    tail = taught & (columns > at[:, None])
+    if text.real is not None:
+        tail &= text.real
+    count = tail.sum(axis=1)
+    stop = length - 1 - tail[:, ::-1].argmax(axis=1)
+    unbroken = (count > 0) & (count == stop - at) & (count <= BEHIND)
+    nothing_more = np.ones(len(tail), bool)
+    if text.real is not None:
+        nothing_more = ~np.any(text.real & (columns > stop[:, None]), axis=1)
+    cut = _fills_its_place(text) & ~(again & tail).any(axis=1)
+    # One end alone is a text of nothing; ends that begin texts too may begin one.
+    said = taught[np.arange(len(at)), np.maximum(at - 1, 0)] & (at > 0) & ends.any(axis=1)
+    flags: Array = tail & (unbroken & nothing_more & ~cut & said)[:, None]
+    return flags
 
 
 @rule(
@@ -154,6 +292,7 @@ def eos_missing(reading: Reading, scene: Scene) -> Found | Undecided | None:
     """
     if reading.tokens.ids is None:
         return UNKNOWN_IDS
+    reading = reading.in_place
     eos, rows = scene.declared.eos_ids, np.any(reading.supervised, axis=1)
     if not reading.same_text or not rows.any() or reading.asks_for(eos).any():
         return None
@@ -236,11 +375,11 @@ def _masked_by_id(text: Reading, declared: Declared) -> Array:
     return np.full(text.ids.shape, not text.asks_for(declared.eos_ids).any())
 
 
-def _untaught_starts(text: Reading, prompt_length: int | None) -> Array:
+def _untaught_starts(text: Reading, prompts: Array | None) -> Array:
     """First tokens of an answer [B, L] that no label asks for while one asks for the second."""
     missed = np.zeros(text.labels.shape, bool)
-    if prompt_length is not None and text.tokens.kind == "self":
-        start = text.first + prompt_length
+    if prompts is not None and text.tokens.kind == "self":
+        start = text.first + prompts
         rows = np.flatnonzero(text.taught.any(axis=1) & (text.taught.argmax(axis=1) == start + 1))
         missed[rows, start[rows]] = True
     return missed

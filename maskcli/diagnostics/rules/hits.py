@@ -11,7 +11,7 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Where, items_of
 from maskcli.diagnostics.words import percent, told_places
-from maskcli.masks.mask import Mask, Runs, runs_of
+from maskcli.masks.mask import Mask, runs_of
 
 Extra = TypeVar("Extra")
 
@@ -110,15 +110,56 @@ def place(rows: Array, keys: Array | None) -> Where:
 
 def places(rows: Array, keys: Array | None) -> tuple[Where, ...]:
     """One place for each set of batch items with the same queries and keys; empty when one says it all."""
-    groups: dict[tuple[Runs, Runs | None], list[int]] = {}
-    for item in np.flatnonzero(np.any(rows, axis=(1, 2))):
-        concerned = None if keys is None else runs_of(keys[item])
-        groups.setdefault((runs_of(np.any(rows[item], axis=0)), concerned), []).append(int(item))
+    queries = np.any(rows, axis=1)
+    flags = (
+        queries if keys is None else np.concatenate([queries, keys & queries.any(axis=1)[:, None]], axis=1)
+    )
+    groups = _alike(flags)
     if len(groups) < 2:
         return ()
+    firsts = [items[0] for items in groups]
     return tuple(
-        Where(tuple(items), None, queries, concerned) for (queries, concerned), items in groups.items()
+        Where(items, None, runs_of(queries[first]), None if keys is None else runs_of(keys[first]))
+        for items, first in zip(groups, firsts, strict=True)
     )
+
+
+def found_keys(
+    tensors: tuple[str, ...],
+    flags: Array,
+    message: str,
+    fix: str,
+    severity: str | None = None,
+    **evidence: float | int | str,
+) -> Found:
+    """A Found for flagged keys [B, K], told row by row; the last {} of the message becomes their place."""
+    where, spots = at_keys(flags), key_places(flags)
+    before, _, behind = message.rpartition("{}")
+    told = f"{before}{told_places(where, spots, 'keys')}{behind}"
+    return Found(tensors, told, fix, where, evidence, severity, spots)
+
+
+def key_places(flags: Array) -> tuple[Where, ...]:
+    """One place for each set of batch items with the same flagged keys [B, K]; empty when one says it all."""
+    groups = _alike(flags)
+    return tuple(Where(items, keys=runs_of(flags[items[0]])) for items in groups) if len(groups) > 1 else ()
+
+
+def query_places(flags: Array) -> tuple[Where, ...]:
+    """One place for each set of batch items with the same flagged queries [B, Q]; empty when one says it
+    all.
+    """
+    return places(flags[:, None], None)
+
+
+def _alike(flags: Array) -> list[tuple[int, ...]]:
+    """The rows of flags [B, n] that hold some, those that are equal together, in the order of the first."""
+    items = np.flatnonzero(flags.any(axis=1))
+    packed = np.packbits(flags[items], axis=1)
+    _, first, group = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(group.ravel(), kind="stable")
+    members = np.split(items[order], np.cumsum(np.bincount(group.ravel()))[:-1])
+    return [tuple(members[each].tolist()) for each in np.argsort(first)] if items.size else []
 
 
 def found_at(

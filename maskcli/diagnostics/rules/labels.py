@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +13,19 @@ from maskcli.diagnostics.finding import Found, Undecided, Where, items_of
 from maskcli.diagnostics.needs import TEXT
 from maskcli.diagnostics.rule import for_each, rule
 from maskcli.diagnostics.rules.hits import found_at
-from maskcli.diagnostics.supervision import Reading, first_dropped, ignored_labels, later, readings
+from maskcli.diagnostics.supervision import (
+    Reading,
+    first_dropped,
+    ignored_labels,
+    is_padding_id,
+    later,
+    readings,
+)
 from maskcli.diagnostics.words import few, told_items
 from maskcli.meant.facts import Declared
 from maskcli.padding import edge_runs
-from maskcli.scene.scene import Scene
+from maskcli.scene.scene import Scene, named
+from maskcli.scene.sides import MOVED
 
 # Masked language models ask for 15 % of the tokens, seldom for 40 %; labels on more than half are of every
 # token.
@@ -24,12 +33,14 @@ FEW = 0.5
 # Labels that have to agree before a shift is called wrong: that three words come again by chance at one
 # distance is rare.
 ACCUSED = 3
+# Words that a masked language model has to guess, and how many of them its mask stands for (BERT: 80 %).
+MASKED, OF_MASK = 4, 0.6
 
 
 @rule("MSK502", "nothing-supervised", "error", needs=("labels",))
 @for_each(readings)
 def nothing_supervised(reading: Reading, scene: Scene) -> Found | None:
-    """A sample has no label that the loss counts.
+    """A sample has no label that the loss counts; or masked words have some, and those that are seen too.
 
     Such a sample teaches nothing; when all of a batch are like that the loss is 0 / 0, which is NaN. A
     decoder drops the first label (there is no token before it), so a label at index 0 alone does not count.
@@ -39,7 +50,12 @@ def nothing_supervised(reading: Reading, scene: Scene) -> Found | None:
 
     Fix: print one sample's ids and labels side by side, correct the template, or raise the maximum length.
     """
-    begin = int(first_dropped(reading, scene.declared))
+    return _samples_without(reading, scene.declared) or _unmasked_supervised(reading)
+
+
+def _samples_without(reading: Reading, declared: Declared) -> Found | None:
+    """Samples without a label that counts."""
+    begin = int(first_dropped(reading, declared))
     empty = ~np.any(reading.supervised[:, begin:], axis=1)
     if reading.real is not None:
         empty &= np.any(reading.real, axis=1)
@@ -49,14 +65,48 @@ def nothing_supervised(reading: Reading, scene: Scene) -> Found | None:
     first = int(reading.supervised[empty, :begin].sum())
     dropped = f", but for {first} at index 0, which the shift of a decoder drops" if first else ""
     where = Where(items_of(empty))
+    beside = (
+        ("loss_mask",) if reading.tokens.labels is not None and reading.tokens.counted is not None else ()
+    )
     return Found(
-        reading.names("labels"),
+        reading.names("labels", *beside),
         f"no label of {told_items(where.batch)} counts: all {reading.labels.shape[1]} are ignored{dropped}",
         "compare ids and labels of one such sample: the template that marks the answer, or the maximum "
         "length, is wrong",
         where,
         {"samples": int(empty.sum()), "of": len(empty), "labels_at_index_0": first},
         "error" if empty.all() else "warning",
+    )
+
+
+def _unmasked_supervised(reading: Reading) -> Found | None:
+    """Labels of a masked language model on words that it sees, where most labels are.
+
+    The id that stands where labels differ from ids, at most of these places and nowhere else, is the mask's.
+    """
+    ids, supervised = reading.tokens.ids, reading.supervised
+    if ids is None or reading.tokens.labels is None or reading.tokens.kind == "decoder":
+        return None
+    real = np.ones(ids.shape, bool) if reading.real is None else reading.real
+    seen = supervised & (reading.labels == ids) & real
+    replaced = supervised & (reading.labels != ids) & real
+    if replaced.sum() < MASKED or seen.sum() <= FEW * supervised.sum() or max(reading.agree, default=0):
+        return None
+    values, counts = np.unique(ids[replaced], return_counts=True)
+    mask = values[counts.argmax()]
+    if counts.max() < OF_MASK * counts.sum() or (seen & (ids == mask)).any():
+        return None
+    return replace(
+        found_at(
+            reading.names("labels", "input_ids"),
+            seen,
+            f"{int(seen.sum())} of {int(supervised.sum())} labels that the loss counts lie on words that are "
+            f"not masked (id {mask} masks {int(counts.max())}), which the model only has to copy: {{}}",
+            "set them to the ignore index: labels[~masked] = -100",
+            unmasked=int(seen.sum()),
+            masked=int(replaced.sum()),
+        ),
+        severity="warning",
     )
 
 
@@ -78,17 +128,20 @@ def padding_supervised(reading: Reading, scene: Scene) -> Found | Undecided | No
     Fix: set the labels of padding to -100, or to whatever ignore_index the loss has (pass it as
     --ignore-index).
     """
-    if reading.real is None:
+    wrong, declared = _padding_in_labels(reading, scene.declared), scene.declared
+    if reading.real is None and not wrong.any():
         return Undecided("attention_mask (or input_ids with --pad-id)")
-    wrong = _supervised_padding(reading, reading.real, scene.declared)
+    if reading.real is not None:
+        wrong = wrong | _supervised_padding(reading, reading.real, declared)
     if not wrong.any():
         return None
     count, supervised = int(wrong.sum()), int(reading.supervised.sum())
     fix = "turn the mask around if 1 stands for padding in it; else no label is on the text"
     if (reading.supervised & ~wrong).any():
         fix = "set them to the ignore index: labels[attention_mask == 0] = -100"
+    told_by = "input_ids" if reading.tokens.real is None else "padding_mask"
     return found_at(
-        reading.names("labels", "input_ids" if reading.tokens.real is None else "padding_mask"),
+        reading.names("labels", *((told_by,) if told_by in reading.tokens.names else ())),
         wrong,
         f"{count} of {supervised} labels that the loss counts lie on padding: {{}}, with label "
         f"{few(reading.labels[wrong])}",
@@ -177,13 +230,14 @@ def _columns(scene: Scene) -> Iterator[_Column]:
     for tokens in scene.tokens:
         if tokens.labels is not None:
             yield _Column(tokens.name("labels"), tokens.labels, True)
+        if tokens.moved_labels is not None:
+            yield _Column(tokens.name(MOVED), tokens.moved_labels, True)
         if tokens.ids is not None:
             yield _Column(tokens.name("input_ids"), tokens.ids, False)
 
 
 @rule("MSK508", "invalid-label", "error", needs=(("labels", "input_ids"),))
-@for_each(_columns)
-def invalid_label(column: _Column, scene: Scene) -> Found | None:
+def invalid_label(scene: Scene) -> Iterator[Found]:
     """A label or an id is not one of the vocabulary, nor the ignore index.
 
     On a GPU the lookup stops with a device-side assert far from the cause; elsewhere it may wrap around and
@@ -194,11 +248,31 @@ def invalid_label(column: _Column, scene: Scene) -> Found | None:
 
     Fix: use the loss's ignore index for labels to leave out, and a vocabulary that holds every id.
     """
-    size, wrong = scene.declared.vocab_size, column.values < 0
+    for column in _columns(scene):
+        found = _of_no_token(column, scene.declared)
+        if found is not None:
+            yield found
+        elif named(scene, column.name).tensor.dtype.startswith(("float", "bfloat")):
+            yield _as_floats(column, named(scene, column.name).tensor.dtype)
+
+
+def _as_floats(column: _Column, dtype: str) -> Found:
+    """A note on whole numbers in a type for others."""
+    return Found(
+        (column.name,),
+        f"{column.name!r} is {dtype}, and all of it are whole numbers: it is read as ids",
+        "save and pass ids and labels as int64; floats of few bits cannot hold all of them",
+        evidence={"highest": int(column.values.max(initial=0))},
+        severity="note",
+    )
+
+
+def _of_no_token(column: _Column, declared: Declared) -> Found | None:
+    size, wrong = declared.vocab_size, column.values < 0
     if size is not None:
         wrong = wrong | (column.values >= size)
     if column.labels:
-        wrong = wrong & ~ignored_labels(column.values, scene.declared)
+        wrong = wrong & ~ignored_labels(column.values, declared)
     if not wrong.any():
         return None
 
@@ -233,18 +307,21 @@ def _supervised_padding(reading: Reading, real: Array, declared: Declared) -> Ar
     """Labels [B, L] on padding at the edges of rows that the loss counts."""
     leading, trailing = edge_runs(~real)
     pads = leading | trailing
-    wrong: Array = pads & reading.supervised
+    wrong: Array = pads & reading.in_place.supervised
+    end = trailing & ~later(trailing, 1)
+    begin = leading & ~later(leading[:, ::-1], 1)[:, ::-1]
     if reading.shift is None:
-        wrong &= _one_label_each(reading, pads)[:, None]
-        return wrong
+        one, ids = _one_label_each(reading, pads)[:, None], reading.tokens.ids
+        if ids is not None:
+            asked = is_padding_id(reading.labels, ids, pads, declared)
+            one = one | (asked & ~((begin | end) & (reading.labels == ids)))
+        return wrong & one
     if reading.shift:
         # The label on the last padding before a text asks for the text's first token.
         wrong[:, : -reading.shift] &= pads[:, reading.shift :]
         return wrong
     # When padding and the end (or beginning) of a text share an id, one token of the run is real: by its id,
     # where that is known; else nothing is said as long as no other token of a run is supervised.
-    end = trailing & ~later(trailing, 1)
-    begin = leading & ~later(leading[:, ::-1], 1)[:, ::-1]
     wrong &= ~(end & np.isin(reading.labels, declared.eos_ids))
     wrong &= ~(begin & np.isin(reading.labels, declared.bos_ids))
     doubtful = np.zeros_like(wrong)
@@ -253,6 +330,21 @@ def _supervised_padding(reading: Reading, real: Array, declared: Declared) -> Ar
     if not declared.bos_ids and reading.tokens.real is None:
         doubtful |= begin
     return wrong if (wrong & ~doubtful).any() else np.zeros_like(wrong)
+
+
+def _padding_in_labels(reading: Reading, declared: Declared) -> Array:
+    """Supervised labels [B, L] of the pad id behind the end of another text, or before one, as T5's have."""
+    labels, pad = reading.labels, declared.pad_id
+    none = np.zeros(labels.shape, bool)
+    another = reading.tokens.ids is None or reading.tokens.kind == "decoder" or not reading.agree
+    if pad is None or pad in (*declared.eos_ids, *declared.bos_ids) or not another:
+        return none
+    leading, trailing = edge_runs(labels == pad)
+    # An end in front of the run, or at the end of the row: it is a text's padding, and no tag of the same id.
+    ends = np.isin(labels, declared.eos_ids)
+    behind = np.any(ends & later(trailing[:, ::-1], 1)[:, ::-1], axis=1)
+    wrong: Array = (trailing & behind[:, None]) | (leading & ends[:, -1:])
+    return wrong & reading.in_place.supervised
 
 
 def _one_label_each(reading: Reading, pads: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found
 from maskcli.diagnostics.rule import for_each, rule
-from maskcli.diagnostics.rules.hits import at_queries
+from maskcli.diagnostics.rules.hits import at_queries, query_places
 from maskcli.diagnostics.words import told, told_items
 from maskcli.masks.kinds import documents
 from maskcli.masks.layout import Layout
@@ -65,6 +65,7 @@ def packed_without_block_mask(scene: Scene) -> Iterator[Found]:
                 where,
                 {"texts": count, "queries": int(rows.sum())},
                 None if meant_apart else "note",
+                query_places(rows),
             )
 
 
@@ -84,7 +85,8 @@ def _packed(tokens: Tokens) -> Array | None:
     inside = (np.diff(texts, axis=1) == 0) & known[:, 1:] & known[:, :-1]
     if _by_positions(tokens) and tokens.positions is not None:
         inside &= np.diff(tokens.positions, axis=1) == 1
-    if not any(len(np.unique(row[1:][up])) > 1 for row, up in zip(texts, inside, strict=True)):
+    held = np.where(inside, texts[:, 1:], np.iinfo(np.int64).max).min(axis=1)
+    if not (np.where(inside, texts[:, 1:], np.iinfo(np.int64).min).max(axis=1) > held).any():
         return None
 
     begins = np.zeros(texts.shape, bool)
@@ -211,8 +213,15 @@ def _token_counts(scene: Scene, roled: Roled) -> set[int]:
     for tokens in scene.tokens:
         alike = named(scene, next(iter(tokens.names.values()))).group == roled.group
         if alike and tokens.kind in (roled.kind, "self"):
-            rows = (tokens.ids, tokens.labels, tokens.real, tokens.positions, tokens.token_types)
-            size = next(row.size for row in rows if row is not None)
+            said = (
+                tokens.ids,
+                tokens.labels,
+                tokens.real,
+                tokens.positions,
+                tokens.token_types,
+                tokens.counted,
+            )
+            size = next(rows.size for rows in said if rows is not None)
             real = tokens.known_real(scene.declared)
             return {size} if real is None else {size, int(real.sum())}
     family = (roled.kind, roled.group)

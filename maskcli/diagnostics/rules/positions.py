@@ -8,7 +8,7 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.needs import PADDED
 from maskcli.diagnostics.rule import for_each, rule, sides
-from maskcli.diagnostics.rules.hits import at_keys
+from maskcli.diagnostics.rules.hits import at_keys, key_places
 from maskcli.diagnostics.words import told_items
 from maskcli.scene.scene import Scene, named
 from maskcli.scene.tokens import Tokens, restarts
@@ -52,7 +52,8 @@ def left_padding_positions(tokens: Tokens, scene: Scene) -> Found | Undecided | 
 
     first, item = real.argmax(axis=1), int(counted.argmax())
     pads, stands = int(first[item]), int(positions[item, first[item]])
-    where = at_keys(counted[:, None] & (np.arange(real.shape[1]) < first[:, None]))
+    padding = counted[:, None] & (np.arange(real.shape[1]) < first[:, None])
+    where = at_keys(padding)
     severity, harmless = "note", "; harmless for rotary and relative positions, wrong for absolute ones"
     if scene.declared.model is not None and scene.declared.model.absolute is True:
         severity, harmless = "error", ""
@@ -66,6 +67,7 @@ def left_padding_positions(tokens: Tokens, scene: Scene) -> Found | Undecided | 
         where,
         {"padding": pads, "position": stands},
         severity,
+        key_places(padding),
     )
 
 
@@ -132,6 +134,7 @@ def imprecise_positions(tokens: Tokens, scene: Scene) -> Found | Undecided | Non
         "where angles are computed",
         at_keys(flags),
         {"highest": int(np.nanmax(tokens.positions)), "exact_up_to": EXACT[kind]},
+        places=key_places(flags),
     )
 
 
@@ -151,6 +154,7 @@ def _wrapped(positions: Array, name: str, dtype: str) -> Found | None:
         "count positions in int64 (torch.arange(length))",
         at_keys(behind),
         {"highest": highest, "exact_up_to": highest},
+        places=key_places(behind),
     )
 
 
@@ -183,9 +187,14 @@ def _lossy(tokens: Tokens, dtype: str, scene: Scene) -> tuple[str, Array] | None
 
     known = tokens.known_real(scene.declared)
     real = np.ones(positions.shape, bool) if known is None else known
-    rows = list(zip(positions, restarts(positions, known), real, strict=True))
+    texts = restarts(positions, known)
+    inside = (np.diff(texts, axis=1) == 0) & real[:, 1:] & real[:, :-1]
+    # A text whose numbers rise by one was not rounded.
+    odd = np.flatnonzero(np.any(inside & (np.diff(positions, axis=1) != 1), axis=1))
     for kind in (dtype,) if dtype in EXACT else SIGNIFICANT_BITS:
-        rounded = np.stack([_rounded_texts(*row, kind) for row in rows])
+        rounded = np.zeros(positions.shape, bool)
+        for row in odd:
+            rounded[row] = _rounded_texts(positions[row], texts[row], real[row], kind)
         if rounded.any():
             return kind, rounded
     return None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.needs import PADDED
 from maskcli.diagnostics.rule import for_each, rule, sides
-from maskcli.diagnostics.rules.hits import at_keys
-from maskcli.diagnostics.supervision import ignored_labels, readings
-from maskcli.diagnostics.words import told, told_items
+from maskcli.diagnostics.rules.hits import at_keys, found_keys, key_places
+from maskcli.diagnostics.supervision import ignored_labels, is_padding_id, readings
+from maskcli.diagnostics.words import told_items
 from maskcli.meant.facts import Declared
 from maskcli.padding import edge_padding, edge_runs, text_span
 from maskcli.scene.scene import Scene
@@ -45,15 +48,17 @@ def padding_not_masked(tokens: Tokens, scene: Scene) -> Found | None:
     if not (kept & ~_perhaps_real(tokens, declared)).any() or _inverse(tokens.real, ~real):
         return None
 
-    name, where = tokens.name("padding_mask"), at_keys(kept)
-    return Found(
+    name = tokens.name("padding_mask")
+    alone = declared.pad_id not in (*declared.eos_ids, *declared.bos_ids)
+    by_id = ", or build it as ids != pad_id" if alone else ""
+    return found_keys(
         (name, tokens.name("input_ids")),
-        f"{name!r} is 1 over padding (id {declared.pad_id}): {told(where.keys, 'keys')} of "
-        f"{told_items(where.batch)}",
-        "pass the attention_mask that the tokenizer returns, or build it as ids != pad_id",
-        where,
-        {"padding_tokens": int(kept.sum()), "pad_id": int(declared.pad_id or 0)},
+        kept,
+        f"{name!r} is 1 over padding (id {declared.pad_id}): {{}}",
+        f"pass the attention_mask that the tokenizer returns{by_id}",
         "note" if _is_unread(tokens, kept, scene) else None,
+        padding_tokens=int(kept.sum()),
+        pad_id=int(declared.pad_id or 0),
     )
 
 
@@ -89,11 +94,19 @@ def _words_at_edges(ids: Array, real: Array) -> Array:
     A mask that keeps nothing but one id in such a row is turned around.
     """
     words = np.zeros(real.shape, bool)
+    kept = _distinct(ids, real)
     for edge in edge_runs(~real):
-        for item in np.flatnonzero(edge.sum(axis=1) >= WORDS):
-            hidden, kept = set(ids[item][edge[item]].tolist()), set(ids[item][real[item]].tolist())
-            words[item] |= edge[item] & (len(hidden) >= WORDS and len(kept) > 1)
+        words |= edge & ((_distinct(ids, edge) >= WORDS) & (kept > 1))[:, None]
     return words
+
+
+def _distinct(ids: Array, flags: Array) -> Array:
+    """How many different ids each row has where it is flagged, int [B]."""
+    held = np.where(flags, ids, np.iinfo(np.int64).min)
+    ordered = np.sort(held, axis=1)
+    changes = (np.diff(ordered, axis=1) != 0).sum(axis=1)
+    some = np.any(flags, axis=1)
+    return np.where(some, changes + np.all(flags, axis=1), 0)
 
 
 def _is_unread(tokens: Tokens, kept: Array, scene: Scene) -> bool:
@@ -118,8 +131,7 @@ def _is_causal(tokens: Tokens, scene: Scene) -> bool:
     needs=("input_ids", "padding_mask"),
     explained_by=("MSK407", "MSK401"),
 )
-@for_each(sides)
-def real_token_masked(tokens: Tokens, scene: Scene) -> Found | None:
+def real_token_masked(scene: Scene) -> Iterator[Found]:
     """The attention mask hides tokens that are not padding, or has holes inside a sequence.
 
     Hidden words are missing from everything the model computes. It mostly comes from masking by id when the
@@ -129,28 +141,54 @@ def real_token_masked(tokens: Tokens, scene: Scene) -> Found | None:
 
     Fix: take the attention_mask from the tokenizer, or mask only the leading or trailing run of padding.
     """
-    hidden = _hidden_words(tokens, scene.declared)
-    if tokens.ids is None or hidden is None or not hidden.any():
-        return None
+    for tokens in scene.tokens:
+        if tokens.ids is None or tokens.real is None:
+            continue
+        hidden = _hidden_words(tokens, scene)
+        if hidden is not None and hidden.any():
+            yield _words_hidden(tokens, tokens.ids, hidden, scene.declared)
+        elif scene.declared.pad_id is not None:
+            other = _runs_at_edges(tokens, scene.declared.pad_id)
+            if other.any():
+                yield _padded_otherwise(tokens, tokens.ids, other, scene.declared.pad_id)
 
-    name, where, ids = tokens.name("padding_mask"), at_keys(hidden), np.unique(tokens.ids[hidden])
-    alike = f", all with id {ids[0]}" if len(ids) == 1 else ""
-    if alike and ids[0] == scene.declared.pad_id:
+
+def _words_hidden(tokens: Tokens, ids: Array, hidden: Array, declared: Declared) -> Found:
+    name, values = tokens.name("padding_mask"), np.unique(ids[hidden])
+    alike = f", all with id {values[0]}" if len(values) == 1 else ""
+    if alike and values[0] == declared.pad_id:
         alike += ", the pad id"
-    return Found(
+    return found_keys(
         (name, tokens.name("input_ids")),
-        f"{name!r} hides {int(hidden.sum())} token(s) that are not padding: {told(where.keys, 'keys')} of "
-        f"{told_items(where.batch)}{alike}",
+        hidden,
+        f"{name!r} hides {int(hidden.sum())} token(s) that are not padding: {{}}{alike}",
         "take the attention_mask from the tokenizer instead of comparing ids with the pad id",
-        where,
-        {"hidden_tokens": int(hidden.sum())},
+        hidden_tokens=int(hidden.sum()),
     )
 
 
-def _hidden_words(tokens: Tokens, declared: Declared) -> Array | None:
+def _padded_otherwise(tokens: Tokens, ids: Array, runs: Array, pad_id: int) -> Found:
+    """A note on padding of another id than the declared one, which the mask hides as it should."""
+    name, other = tokens.name("padding_mask"), int(ids[runs][0])
+    return found_keys(
+        (name, tokens.name("input_ids")),
+        runs,
+        f"{name!r} hides padding of id {other}, and the declared pad id is {pad_id}: {{}}",
+        f"declare the id that the batch is padded with: --pad-id {other}",
+        "note",
+        padding_tokens=int(runs.sum()),
+        pad_id=other,
+    )
+
+
+def _hidden_words(tokens: Tokens, scene: Scene) -> Array | None:
     """Tokens that the mask hides though they are no padding, bool [B, L]; None when it is turned around."""
+    declared = scene.declared
     if tokens.real is None or tokens.ids is None:
         return None
+    tokens = replace(tokens, ids=_before_masking(tokens, tokens.ids, tokens.real, scene))
+    assert tokens.ids is not None
+    assert tokens.real is not None
     hidden = ~tokens.real & (_inside(tokens.real) | _words_at_edges(tokens.ids, tokens.real))
     if declared.pad_id is not None:
         pads = ~edge_padding(tokens.ids, declared.pad_id, declared.bos_ids, declared.eos_ids)
@@ -160,6 +198,15 @@ def _hidden_words(tokens: Tokens, declared: Declared) -> Array | None:
         ids = _with_one_padding(tokens, declared.pad_id)
         hidden |= ~tokens.real & edge_padding(ids, declared.pad_id)
     return hidden & _matters(tokens, declared)
+
+
+def _before_masking(tokens: Tokens, ids: Array, real: Array, scene: Scene) -> Array:
+    """The ids [B, L] with padding where a masked language model's collator replaced it, by its labels."""
+    for reading in readings(scene):
+        if reading.tokens is tokens:
+            pads = is_padding_id(reading.labels, ids, ~real, scene.declared)
+            ids = np.where(pads & reading.supervised, reading.labels, ids)
+    return ids
 
 
 def _matters(tokens: Tokens, declared: Declared) -> Array:
@@ -219,6 +266,7 @@ def right_padding_for_generation(tokens: Tokens, scene: Scene) -> Found | None:
         'pad on the left: tokenizer.padding_side = "left" before the prompts are encoded',
         where,
         {"padding_tokens": int(pads.sum()), "samples": int(items.sum())},
+        places=key_places(pads),
     )
 
 
@@ -250,14 +298,14 @@ def swapped_token_types(tokens: Tokens, scene: Scene) -> Found | Undecided | Non
     if hidden is None:
         return None
 
-    name, where = tokens.name("padding_mask"), at_keys(hidden)
-    return Found(
+    name = tokens.name("padding_mask")
+    return found_keys(
         (name, other),
-        f"{name!r} is 0 on {int(hidden.sum())} tokens of the first sentence ({told(where.keys, 'keys')} of "
-        f"{told_items(where.batch)}) and 1 on the second, as token types are{likewise}",
+        hidden,
+        f"{name!r} is 0 on {int(hidden.sum())} tokens of the first sentence ({{}}) and 1 on the second, as "
+        f"token types are{likewise}",
         "swap them back: pass attention_mask and token_type_ids by name",
-        where,
-        {"hidden_tokens": int(hidden.sum())},
+        hidden_tokens=int(hidden.sum()),
     )
 
 
