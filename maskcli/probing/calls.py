@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskcli.probing.activations import ORDERS, Batch, activations, leaves_of, order_of, states_of
 from maskcli.probing.caches import copy_cache, is_cache, share_layers
+from maskcli.probing.held import Held, attributes, exchanged, holding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,7 @@ class Call:
     `leaves` are copies of its flattened arguments, because models write in place, and `tree` is how they
     were nested. `result` is what it answered, where that was kept. `layer` is the one layer of a cache that
     it writes to, once that is known, and `written` are the tensors among its arguments that it wrote to.
+    `held` is what the module kept from calls before, where this call changed it.
     """
 
     key: Key
@@ -35,6 +37,7 @@ class Call:
     result: Any = None
     layer: int | None = None
     written: frozenset[int] = frozenset()
+    held: Sequence[Held] = ()
 
     @property
     def path(self) -> str:
@@ -60,7 +63,7 @@ class Call:
         copies = {id(leaf): copied(leaf, self.layer) for at, leaf in enumerate(given) if self._writes(at)}
         leaves = [copies.get(id(leaf), leaf) for leaf in given]
         args, kwargs = _pytree.tree_unflatten(leaves, self.tree)
-        with torch.no_grad():
+        with torch.no_grad(), holding(self.held):
             return self.module(*args, **kwargs), leaves
 
     def _writes(self, at: int) -> bool:
@@ -98,6 +101,7 @@ class _Recorder:
     calls: list[Call] = field(default_factory=list)
     open: list[tuple[Call | None, list[float]]] = field(default_factory=list)
     given: list[list[Any]] = field(default_factory=list)
+    held: list[dict[Module, Mapping[str, Any]]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
     def enter(self, path: str, module: Module, args: Any, kwargs: Any) -> None:
@@ -110,6 +114,7 @@ class _Recorder:
             return
         call = Call(key, module, self._kept(leaves), tree)
         self.given.append(leaves)
+        self.held.append(attributes(module))
         self.open.append((call, [_version(leaf) for leaf in leaves]))
         self.calls.append(call)
 
@@ -123,6 +128,7 @@ class _Recorder:
             at for at, (before, after) in enumerate(zip(versions, now, strict=True)) if before != after
         )
         call.written = frozenset(changed)
+        call.held = exchanged(self.held.pop())
         if self.results:
             call.result = copied_all(result)
 

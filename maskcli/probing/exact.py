@@ -114,7 +114,7 @@ def is_causal(subject: Subject, plan: Plan) -> bool:
     plain = [each for each in plan.declared.expect if each.pattern is None]
     if plain:
         return bool({"causal", "sliding", "chunked"} & kinds_in(plain[-1].spec))
-    return subject.config is not None and subject.config.spec == "causal"
+    return subject.is_causal
 
 
 def _flags(rows: int, length: int, some: slice, tokens: slice) -> Array:

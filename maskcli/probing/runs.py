@@ -176,7 +176,7 @@ def padded(subject: Subject, plan: Plan, side: Side, length: int | None = None) 
 
 
 def _usual(subject: Subject) -> dict[str, Any]:
-    return {"use_cache": False} if subject.cache_argument is not None else {}
+    return {"use_cache": False} if subject.takes("use_cache") else {}
 
 
 def _pad_id(subject: Subject) -> int:
@@ -227,6 +227,8 @@ def decoding(subject: Subject, plan: Plan, cached: Cached, queries: int) -> Run:
     held = subject.cache_argument
     if held is None or subject.encodes:
         raise UnmeasuredError(f"{subject.name} takes no cache of transformers")
+    if subject.sees_all and not plan.declared.expect:
+        raise UnmeasuredError(f"{subject.name} is an encoder by its configuration, and decodes nothing")
     whole = padded(subject, plan, "none")
     name = subject.first_argument
     ids = whole.arguments[name]

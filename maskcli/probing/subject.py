@@ -25,6 +25,8 @@ FIRST_PLAIN = 3
 CACHE_NAMES = ("past_key_values", "cache", "cache_params")
 # What configurations call the parts that mix positions and are no attention.
 NO_ATTENTION = re.compile(r"conv|ssm|mamba|rwkv|recurrent|state_size|linear_attention", re.IGNORECASE)
+# Causal as a whole, while their layers hold several streams of a text behind one another.
+STACKED = frozenset({"prophetnet"})
 WEIGHTS = (".safetensors", ".safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -63,6 +65,18 @@ class Subject:
     def encodes(self) -> bool:
         """Whether it is an encoder and a decoder."""
         return self.said.get("is_encoder_decoder") is True
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether its configuration says that every token sees all others."""
+        return self.config is not None and self.config.spec == "full"
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether its configuration says that no token may see what follows."""
+        if self.said.get("model_type") in STACKED and not self.encodes:
+            return True
+        return self.config is not None and self.config.spec == "causal"
 
     @property
     def only_attends(self) -> bool:
@@ -132,10 +146,19 @@ def subject_of(model: Module, given: Any = None, name: str = "") -> Subject:
 def _configuration(model: Module) -> dict[str, Any]:
     """The configuration of a model as a dictionary, that of its text model within it."""
     config: Any = getattr(model, "config", None)
-    said = config.to_dict() if hasattr(config, "to_dict") else {}
-    inner = config.get_text_config().to_dict() if hasattr(config, "get_text_config") else {}
+    said = _said(config) if hasattr(config, "to_dict") else {}
+    inner = _said(config.get_text_config()) if hasattr(config, "get_text_config") else {}
     names = said.get("architectures") or [type(model).__name__]
     return {**said, **inner, "architectures": names} if said else {}
+
+
+def _said(config: Any) -> dict[str, Any]:
+    """A configuration as it is written down, but for the layers: the model has those that it holds.
+
+    (Dory writes attention and MLP as layers of their own.)
+    """
+    held = getattr(config, "layer_types", None)
+    return {**config.to_dict(), **({"layer_types": held} if isinstance(held, list) else {})}
 
 
 def load(target: str, how: Loading) -> Subject:

@@ -1,7 +1,7 @@
 """python -m tests.benchmarks [--runs N] [--gib N] [--quick]: maskcli beside the programs people use instead, as a Markdown table.
 
 With `growth` a picture of how time and memory grow; with `rules` what every rule finds and what healthy models are accused of;
-with `sweep` the masks of every decoder of the installed transformers, written to the page `architectures`.
+with `sweep` the masks of every decoder of the installed transformers, written to the page `architectures` (with names, their rows).
 Whole processes, taken in turn (A B A B ...) after a warm-up of each, so that a machine whose speed drifts is fair to both.
 Timings are printed, never asserted.
 """
@@ -17,6 +17,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="?", choices=["compare", "growth", "rules", "sweep"], default="compare")
+    parser.add_argument("names", nargs="*", help="architectures to sweep; default: all")
     parser.add_argument(
         "--runs", type=int, help="rounds after the warm-up (compare: 5, growth: 3; with --quick 1)"
     )
@@ -35,10 +36,10 @@ def main():
         from tests.benchmarks.sweep import sweep, write
 
         lines = []
-        for line in sweep():
+        for line in sweep(chosen.names):
             print(line, flush=True)
             lines.append(line)
-        write(lines)
+        write(lines, chosen.names)
         return
     with tempfile.TemporaryDirectory() as name:
         if chosen.what == "growth":

@@ -17,33 +17,27 @@ from maskcli.probing.subject import subject_of
 from tests.benchmarks.shrink import shrunk
 
 PAGE = Path(__file__).parents[2] / "maskcli" / "docs" / "architectures.md"
-# Read in the code of the library: why a mask is not the usual one, or what is wrong.
-CHUNKS = "by design: several tokens behind a cache start from an empty state, as its scan takes none"
-IDS = "by design: positions are counted from ids that are not the padding's, so ids under padding move them"
+# Read in the code of the library: what is wrong there, or why a mask is not the usual one.
+CHUNKS = "by design: its scan takes no state to begin with, so several tokens behind a cache start from an empty one"
 READ = {
     "bamba": "a bug of the library: with a cache and no position_ids, positions start again at 0",
-    "camembert": IDS,
-    "cpmant": "by design: both ways within a prompt of its own",
-    "data2vec-text": IDS,
-    "dory": "a false alarm: its configuration counts attention and MLP as layers, and so layers are expected by wrong numbers",
+    "cpmant": "by design: padding is told by ids of 0, and on the left alone; attention_mask is not read",
+    "deepseek_v4": "a bug of the library: what compresses blocks of tokens takes no mask, so left padding gets into the blocks",
     "falcon_mamba": CHUNKS,
-    "gemma4_text": "a false alarm: its full layers do not scale scores, so small weights round to 0 and some keys look unseen",
-    "gpt_neo": "a bug of the library: with a static cache, local layers see the whole past and empty slots",
+    "gpt_neo": "a bug of the library: local masks are cut at the length of a static cache, not at that of the text in it",
+    "inkling_text": "a bug of the library: where queries stand is the static cache's own length, which its update moves on before that is used",
     "jamba": CHUNKS,
     "mamba": CHUNKS,
-    "prophetnet": "a bug of the library: the streams that predict read other positions",
-    "roberta": IDS,
-    "roberta-prelayernorm": IDS,
-    "xlm-roberta": IDS,
-    "xlm-roberta-xl": IDS,
-    "xmod": IDS,
+    "prophetnet": "a bug of the library: the relative positions of the predicting streams are laid out position by position and read stream by stream",
+    "recurrent_gemma": "a bug of the library: its recurrent blocks take attention_mask and do not read it, so left padding gets into their states",
+    "rwkv": "by design: recurrences that have no mask; the library warns that attention_mask is not used",
 }
 HEAD = """# Architectures: the masks of every decoder of transformers, measured
 
 Every causal language model of transformers {version}, made small (two layers, or one of each kind; windows of 5 tokens), with
 random weights, by `python -m tests.benchmarks sweep`. The masks are those of texts padded on the right, but for the padding;
 a verdict also heeds left padding, dynamic and static caches, and whole runs. `~` is the nearest name. Verdicts that are not
-"as expected" were looked into in the library's code where they say why; "not yet read" waits for that.
+"as expected" say what the library's code was then found to do.
 
 | architecture | layers that mix | measured | expected | verdict |
 |---|---:|---|---|---|
@@ -96,14 +90,28 @@ def row(name, report):
     return f"| {name} | {layers} | {measured} | {expected} | {verdict} |"
 
 
-def write(lines):
-    """The page of a sweep."""
-    rows = [line for line in lines if line.startswith("|")]
-    reasons = [line for line in lines if line.startswith("-")]
-    told = ["", "Not probed:", "", *reasons] if reasons else []
+def write(lines, names=()):
+    """The page of a sweep; with `names` only their rows are new."""
+    kept = PAGE.read_text().splitlines() if names else []
+    rows = {name_of(line): line for line in [*kept, *lines] if name_of(line)}
+    reasons = {name_left_out(line): line for line in [*kept, *lines] if name_left_out(line)}
+    told = ["", "Not probed:", "", *(reasons[name] for name in reasons if name not in rows)]
+    table = [rows[name] for name in sorted(rows)]
     PAGE.write_text(
-        "\n".join([HEAD.format(version=transformers.__version__) + rows[0], *rows[1:], *told, ""])
+        "\n".join([HEAD.format(version=transformers.__version__) + table[0], *table[1:], *told, ""])
     )
+
+
+def name_of(line):
+    """The architecture of a row of the table; nothing for other lines."""
+    found = re.match(r"\| ([\w.-]+) \| \d", line)
+    return found[1] if found else ""
+
+
+def name_left_out(line):
+    """The architecture that a line says was not probed; nothing for other lines."""
+    found = re.match(r"- `([\w.-]+)`: ", line)
+    return found[1] if found else ""
 
 
 def folded(seen, told):

@@ -164,12 +164,13 @@ def _is_smaller(seen: Seen) -> bool:
 
 
 def _is_told(seen: Seen, fewer: Mask) -> bool:
-    """Whether keys are missing for sure: more than rounding hides, and many, or as by a smaller window."""
-    if fewer.attended <= seen.noise:
+    """Whether keys are missing for sure: many more than rounding hides, or as by a smaller window."""
+    missing = fewer.attended - seen.noise
+    if missing <= 0:
         return False
     assert seen.expected is not None
     wanted = (seen.expected.mask & looked(seen)).attended
-    return fewer.attended >= LACKING * wanted or _is_smaller(seen)
+    return missing >= LACKING * wanted or _is_smaller(seen)
 
 
 def _swapped(seen: Seen) -> Cause | None:
