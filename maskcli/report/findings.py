@@ -84,6 +84,7 @@ def trace_opening(report: TraceReport) -> list[str]:
     if report.processes > 1:
         lines.append(f"attention was followed in {_children(report.processes - 1)}")
     lines += [f"not measured: {clean(why)}" for why in report.unmeasured]
+    lines += [f"child processes were not followed: {why}" for why in report.unfollowed]
     if report.lost:
         lines.append(f"{_children(report.lost)} left no report of the attention that began there")
     return lines
@@ -180,7 +181,12 @@ def as_json(report: Report, errors: Sequence[tuple[str, str]] = ()) -> Iterator[
         if report.measured or report.unmeasured:
             whole["measured"] = list(map(measured_body, report.measured))
             whole["unmeasured"] = list(report.unmeasured)
-        whole["processes"] = {"followed": report.processes, "lost": report.lost, "threads": report.threads}
+        whole["processes"] = {
+            "followed": report.processes,
+            "lost": report.lost,
+            "not_followed": list(report.unfollowed),
+            "threads": report.threads,
+        }
     if errors:
         whole["errors"] = [{"file": file, "message": text} for file, text in errors]
     whole["summary"] = {**report.counts(), **_sizes(report)}

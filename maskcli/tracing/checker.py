@@ -49,6 +49,7 @@ class _Tally:
     threads: set[int] = field(default_factory=set)
     processes: int = 1
     lost: int = 0
+    unfollowed: dict[str, None] = field(default_factory=dict)
     changed: dict[str, None] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, Skipped] = field(default_factory=dict)
@@ -104,6 +105,7 @@ class Checker:
             threads=max(len(tally.threads), 1),
             processes=tally.processes,
             lost=tally.lost,
+            unfollowed=tuple(tally.unfollowed),
         )
 
     # What a Watch tells.
@@ -178,6 +180,10 @@ class Checker:
         """Modules that look like attention ran and showed none."""
         self._tally.unseen.update(dict.fromkeys(modules))
 
+    def unfollowed(self, why: str) -> None:
+        """A child process was started that is not watched."""
+        self._tally.unfollowed[why] = None
+
     def join(self, reports: Iterable[TraceReport], lost: int) -> None:
         """Add what child processes found; `lost` of them left no report."""
         tally = self._tally
@@ -189,6 +195,7 @@ class Checker:
             tally.steps = max(tally.steps, report.steps)
             tally.modules.update(dict.fromkeys(report.checked))
             tally.unseen.update(dict.fromkeys(report.unseen))
+            tally.unfollowed.update(dict.fromkeys(report.unfollowed))
             tally.changed.update(dict.fromkeys(report.changed))
             tally.missed.update({(each.module, each.shape): each.softmaxes for each in report.missed})
             tally.add(report)

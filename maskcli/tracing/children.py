@@ -1,12 +1,14 @@
 """Child processes of a program: each is watched as the program is, and leaves its report in a folder.
 
 A forked child goes on with the watch that it was born with. A new Python process finds the folder first on
-its path, and in it a start-up module that watches once torch is imported.
+its path, and in it a start-up module that watches once torch is imported; so does multiprocessing's
+forkserver, with the children that it forks, unless it is older than the trace.
 """
 
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import pickle
 import shutil
@@ -15,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +44,9 @@ try:
 except Exception:
     pass
 """
+# Why children were not followed.
+_OLDER = "the forkserver that makes them is older than the trace"
+_APART = "what is declared in this process cannot be handed to a new one"
 _OPTIONS, _BEGAN, _REPORT = "options", ".began", ".report"
 
 
@@ -50,6 +56,7 @@ class Children:
     def __init__(self, folder: str, parent: int) -> None:
         self.folder, self.parent = folder, parent
         self._before: dict[str, str | None] = {}
+        self._server = _forkserver()
 
     @property
     def is_child(self) -> bool:
@@ -64,6 +71,15 @@ class Children:
         path = os.environ.get("PYTHONPATH")
         self._before["PYTHONPATH"] = path
         os.environ["PYTHONPATH"] = self.folder + (os.pathsep + path if path else "")
+
+    def why_not(self, method: str) -> str | None:
+        """Why children that multiprocessing starts by this method are not followed; None where they are."""
+        if method == "fork":
+            return None
+        if not Path(self.folder, _OPTIONS).exists():
+            return _APART
+        older = self._server is not None and self._server == _forkserver()
+        return _OLDER if older and method == "forkserver" else None
 
     def began(self) -> None:
         """This child has something to report."""
@@ -111,8 +127,30 @@ def children_of(program: str, options: Any) -> Children:
     return children
 
 
+def _forkserver() -> int | None:
+    """The process of multiprocessing's forkserver, where one has begun."""
+    server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    pid: int | None = getattr(server, "_forkserver_pid", None)
+    return pid
+
+
+def tell_starts(undo: ExitStack, started: Callable[[str], None]) -> None:
+    """Tell by which method multiprocessing starts each child process from here on."""
+    from multiprocessing.process import BaseProcess
+
+    original = BaseProcess.start
+
+    @functools.wraps(original)
+    def start(process: Any) -> None:
+        original(process)
+        started(getattr(process._popen, "method", "fork"))
+
+    BaseProcess.start = start  # type: ignore[method-assign, assignment]
+    undo.callback(setattr, BaseProcess, "start", original)
+
+
 def before_exit(last: Callable[[], None]) -> None:
-    """Do something last of all in a forked process, which ends by os._exit or because it is told to."""
+    """Do something last of all in a process that ends by os._exit or because it is told to."""
     leave = os._exit
 
     def exit_(code: int) -> None:
@@ -141,6 +179,9 @@ def begin(folder: str) -> None:
     """A new process has started: watch it once it imports torch."""
 
     def watch() -> None:
+        if not os.path.isdir(folder):
+            # A forkserver lives longer than the trace.
+            return
         from maskcli.tracing.trace import Trace
 
         parent, program, options = pickle.loads(Path(folder, _OPTIONS).read_bytes())
@@ -151,7 +192,7 @@ def begin(folder: str) -> None:
             watching.__exit__(None, None, None)
 
         atexit.register(last)
-        before_termination(last)
+        before_exit(last)
 
     if os.path.isdir(folder) and "torch" not in sys.modules:
         after_import("torch", watch)

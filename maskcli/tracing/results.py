@@ -48,8 +48,8 @@ class TraceReport(Report):
     `calls` is how many attention calls were seen in `steps` steps, `looked` how many of them were checked;
     `changed` says what watching changed. `missed` are softmaxes that were not followed to values, `unseen`
     modules that look like attention and showed none; calls came from so many `threads` and `processes`, and
-    `lost` child processes left no report. `measured` are the masks of its models by what these
-    do, `unmeasured` says what could not be.
+    `lost` child processes left no report; `unfollowed` says why others were not followed. `measured` are the
+    masks of its models by what these do, `unmeasured` says what could not be.
     """
 
     calls: int = 0
@@ -61,5 +61,6 @@ class TraceReport(Report):
     threads: int = 1
     processes: int = 1
     lost: int = 0
+    unfollowed: tuple[str, ...] = ()
     measured: tuple[ProbeReport, ...] = ()
     unmeasured: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from maskcli.tracing.added import added_in_front
 from maskcli.tracing.aside import step_aside
 from maskcli.tracing.calls import Call, Place
 from maskcli.tracing.checker import Checker
-from maskcli.tracing.children import Children, before_exit
+from maskcli.tracing.children import Children, before_exit, tell_starts
 from maskcli.tracing.doors import open_doors
 from maskcli.tracing.modules import Modules
 from maskcli.tracing.parts import Part, Parts, seen_in
@@ -263,6 +263,12 @@ class Watch:
             self.children.began()
         self._reported = True
 
+    def started(self, method: str) -> None:
+        """A child process was started by a method of multiprocessing."""
+        why = self.children.why_not(method) if self.children is not None else None
+        if why is not None:
+            self.watcher.unfollowed(why)
+
     def forked(self) -> None:
         """This is a forked child: its report is its own, and is left however it ends."""
         children = self.children
@@ -299,6 +305,7 @@ class Watch:
         self._wrap_modules(torch.nn.Module)
         self._wrap_attention(torch.nn.functional)
         self._wrap_threads()
+        tell_starts(self._undo, self.started)
         open_doors(self, self._undo)
         step_aside(self._undo, self.apart)
         point_at_program(self._undo)

@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 import maskcli
+from maskcli.tracing.results import Options
+from maskcli.tracing.trace import Trace
 from tests.cli.running import ROOT
 from tests.tracing.test_watch import IDS, REAL, Net, fused, loud, matmul, unmasked
 
@@ -205,6 +207,71 @@ def test_a_python_program_that_is_started_is_followed(tmp_path):
             [sys.executable, "-c", "import sys; print(sys.path[:3])"], check=True, capture_output=True
         )
     assert (traced.report.calls, traced.report.processes) == (1, 2)
+
+
+SERVED = """
+import multiprocessing, sys
+import maskcli
+
+def attend():
+    import torch
+    class Attention(torch.nn.Module):
+        def forward(self, x):
+            return (x @ x.mT).softmax(-1) @ x
+    Attention()(torch.randn(2, 6, 8))
+
+def started(context):
+    child = context.Process(target=attend)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"] if "preload" in sys.argv else [])
+    if "older" in sys.argv:
+        started(context)
+    with maskcli.trace() as traced:
+        import torch
+        started(context)
+    report = traced.report
+    print(report.calls, report.processes, report.lost, report.unfollowed)
+    started(context)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("fresh", "1 2 0 ()\n"),
+        ("preload", "1 2 0 ()\n"),
+        ("older", "0 1 0 ('the forkserver that makes them is older than the trace',)\n"),
+    ],
+)
+def test_children_of_a_forkserver_are_followed_unless_it_is_older(tmp_path, how, told):
+    (tmp_path / "served.py").write_text(SERVED)
+    command = [sys.executable, "served.py", how]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    assert (done.stdout, done.stderr) == (told, "")
+
+
+def test_a_traced_program_may_use_a_forkserver(tmp_path):
+    program = SERVED.replace("    with maskcli.trace() as traced:\n", "    if True:\n").split("    report =")[
+        0
+    ]
+    done = traced(tmp_path, program)
+    assert done.returncode == 0
+    assert done.stderr.startswith("attention was followed in 1 child process\n")
+
+
+def test_what_cannot_be_handed_to_a_new_process_is_said():
+    context = multiprocessing.get_context("spawn")
+    with Trace(Options(token=lambda token: str(token))) as traced:
+        child = context.Process(target=attend)
+        child.start()
+        child.join()
+    assert traced.report.unfollowed == ("what is declared in this process cannot be handed to a new one",)
 
 
 def test_a_child_that_is_killed_is_said_to_be_lost(tmp_path):
