@@ -1,8 +1,8 @@
 """Losses that are written by hand: what their logits are asked for, and which of that counts.
 
-Of each row of logits one number is picked, by gather, take_along_dim or an index, or all are weighed by a row
-that is 1 at the label. Which labels count tells the gradient that comes back to what was picked: 0 where the
-program masked it.
+Of each row of logits one number is picked, by gather, take_along_dim or an index, by its place among all of
+them (index_select, take), or all are weighed by a row that is 1 at the label (einsum, too). Which labels
+count tells the gradient that comes back to what was picked: 0 where the program masked it.
 """
 
 from __future__ import annotations
@@ -47,6 +47,37 @@ def by_index(vocabularies: set[int], logits: Torch, index: Any, *_: Any, **__: A
     if len(index) != logits.ndim or getattr(labels, "dtype", None) not in _whole_numbers():
         return None
     return labels.detach() if labels.numel() * logits.shape[-1] == logits.numel() else None
+
+
+def by_place(
+    vocabularies: set[int], logits: Torch, dim: Any, index: Torch | None = None, *_: Any, **__: Any
+) -> Torch | None:
+    """Labels of `index_select(logits, 0, places)` and `take(logits, places)`, one in each row of logits."""
+    import torch
+
+    places = dim if index is None else index
+    if not isinstance(places, torch.Tensor) or logits.ndim != 1 or places.ndim != 1:
+        return None
+    rows = places.numel()
+    width, left = divmod(logits.numel(), max(rows, 1))
+    if left or width not in vocabularies:
+        return None
+    with quietly():
+        labels = places.detach() - torch.arange(rows, device=places.device) * width
+        inside = bool(((labels >= 0) & (labels < width)).all())
+    return labels if inside else None
+
+
+def by_einsum(vocabularies: set[int], equation: Any, *operands: Any, **_: Any) -> Torch | None:
+    """Labels of `einsum("blv,blv->bl", logits, targets)`, or of all of its sums."""
+    given = operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
+    if not isinstance(equation, str) or len(given) != 2:
+        return None
+    asked, *sums = equation.replace(" ", "").split("->")
+    first, *others = asked.split(",")
+    kept = sums[0] if sums else None
+    of_rows = kept in (first[:-1], "") and others == [first] and first != ""
+    return by_weighing(vocabularies, *given) if of_rows else None
 
 
 def by_weighing(vocabularies: set[int], first: Any, second: Any, *_: Any, **__: Any) -> Torch | None:

@@ -25,6 +25,7 @@ from maskcli.tracing.encoders import READ, is_causal, reads_whole
 from maskcli.tracing.folded import Folded
 from maskcli.tracing.gradients import Gradients
 from maskcli.tracing.habits import Habits
+from maskcli.tracing.pooled import Pooled
 from maskcli.tracing.remaining import TWICE, with_remaining
 from maskcli.tracing.results import Missed, Options, TraceReport
 from maskcli.tracing.saving import Folder, see
@@ -74,7 +75,7 @@ class Checker:
         self._resolve = resolver(options.declared.convention)
         self._tally, self._folded, self._folder = _Tally(), Folded(), Folder(options.save)
         self._gradients = Gradients(program, self._folded.add, self.trouble)
-        self._habits, self._windows = Habits(), Windows()
+        self._habits, self._windows, self._pooled = Habits(), Windows(), Pooled(self.trouble)
         self._waiting: list[Waiting] = []
         self._caches = Caches()
         self._broken = False
@@ -121,6 +122,7 @@ class Checker:
         self._tally.threads.add(threading.get_ident())
         self._tally.steps = max(self._tally.steps, step.number + 1)
         self._gradients.follow(call, place)
+        self._pooled.follow(call, place.kind, step)
         broken, again = has_nan(call.operands["output"]), self._broken
         if broken and again and call.inherits_nan():
             return
@@ -157,6 +159,7 @@ class Checker:
     def step_ends(self, step: Step) -> None:
         """The step is over: check what it said of its tokens, with one of its attention calls beside it."""
         self.settle(step)
+        self._pooled.step_ends(step)
         like = ("tokens", *step.tokens)
         if not step.tokens or not self._due(step, "", like):
             return

@@ -201,7 +201,8 @@ class Modules:
             if found is not None:
                 step.note_counted(Loss(found, IGNORED, source))
 
-        if losses.requires_grad:
+        # What is summed at once counts alike.
+        if losses.requires_grad and losses.numel() >= labels.numel():
             losses.register_hook(came)
 
     def returned(self, result: Any) -> None:

@@ -7,7 +7,16 @@ from itertools import product
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from maskcli.tracing.asked import IGNORED, Asks, by_gather, by_index, by_take, by_weighing
+from maskcli.tracing.asked import (
+    IGNORED,
+    Asks,
+    by_einsum,
+    by_gather,
+    by_index,
+    by_place,
+    by_take,
+    by_weighing,
+)
 from maskcli.tracing.calls import Call
 from maskcli.tracing.flex import of_flex
 from maskcli.tracing.fused import of_encoder_layer, of_multi_head
@@ -40,6 +49,9 @@ _ASKED: dict[str, Asks] = {
     "gather": by_gather,
     "take_along_dim": by_take,
     "__getitem__": by_index,
+    "index_select": by_place,
+    "take": by_place,
+    "einsum": by_einsum,
     "mul": by_weighing,
     "multiply": by_weighing,
 }
@@ -64,7 +76,7 @@ def readers() -> dict[Any, Reader | Instead | None]:
         table[getattr(torch._C._nn, name)] = _compared
     for (name, asks), room in product(_ASKED.items(), (torch._C._VariableFunctions, torch._C.TensorBase)):
         if hasattr(room, name):
-            table[getattr(room, name)] = _asked(asks)
+            table[getattr(room, name)] = _asked(asks, begins=name in BEGINNINGS)
     return table
 
 
@@ -157,8 +169,8 @@ def _told(tell: Callable[..., None]) -> Reader:
     return reader
 
 
-def _asked(asks: Asks) -> Reader:
-    """A function that may take the labels of a loss out of logits."""
+def _asked(asks: Asks, begins: bool) -> Reader:
+    """A function that may take the labels of a loss out of logits; `begins` that scores may begin there."""
 
     def reader(watched: Watched, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
@@ -170,7 +182,7 @@ def _asked(asks: Asks) -> Reader:
                 watched.modules.asked(labels, result)
         except Exception as error:
             watched.watcher.trouble(error)
-        if watched.trails:
+        if begins or watched.trails:
             watched.follow(func, args, kwargs, result)
         return result
 

@@ -100,7 +100,8 @@ class Step:
     of self-attention; `shift` says how many places before the token that they ask for the labels at the loss
     stand; None without such labels. `turned` says that tokens are [L, B], None as long as nothing tells.
     `real_before` are the tokens that came before in a generation, bool [B, L], True where they are no
-    padding; None where none did. `read_whole` says that cross-attention sees all of its source.
+    padding; None where none did. `read_whole` says that cross-attention sees all of its source. `classes`
+    is a loss with one label for each text, `first_alone` says that no gradient came to any other query.
     """
 
     number: int
@@ -115,6 +116,8 @@ class Step:
     turned: bool | None = None
     real_before: Array | None = None
     read_whole: bool = False
+    classes: Loss | None = None
+    first_alone: bool = False
 
     def samples(self, shape: Sequence[int]) -> int | None:
         """How many samples there are where weights have this shape; None when nothing tells."""
@@ -217,6 +220,7 @@ class Step:
         """Labels at the loss, as many as tokens or one fewer a sample: they are what counts."""
         candidates = list(self._labelled(loss))
         if not candidates:
+            self._note_classes(loss)
             return
         fits = [
             (shift == NEXT, agreeing, shift, labels)
@@ -231,6 +235,13 @@ class Step:
             self.facts.at_most = labels.at_most(self.shift), ASKS_NEXT.format(loss.source)
         elif any(labels.ask_for_masked() for labels in candidates):
             self.facts.at_most = FULL, ASKS_MASKED.format(loss.source)
+
+    def _note_classes(self, loss: Loss) -> None:
+        """Labels at the loss, one for each text: no tokens of it, as what a model is to go on with."""
+        texts = self.rows("self")
+        one_each = texts is not None and loss.targets.shape == (len(texts),)
+        if texts is not None and one_each and not (texts == _array(loss.targets)[:, None]).all(0).any():
+            self.classes = loss
 
     def note_asked(self, loss: Loss) -> None:
         """A loss by hand: which of its labels count is not known, only whether they are the next tokens."""

@@ -41,6 +41,22 @@ def scattered(logits, labels):
     return -(logs * torch.zeros_like(logs).scatter_(-1, labels[..., None], 1.0)).sum(-1)
 
 
+def selected(logits, labels):
+    logs = logits.log_softmax(-1).flatten()
+    places = torch.arange(labels.numel()) * WORDS + labels.flatten()
+    return -logs.index_select(0, places).view_as(labels)
+
+
+def taken_flat(logits, labels):
+    places = torch.arange(labels.numel()) * WORDS + labels.flatten()
+    return -torch.take(logits.log_softmax(-1).flatten(), places).view_as(labels)
+
+
+def einsummed(logits, labels):
+    targets = functional.one_hot(labels, WORDS).float()
+    return -torch.einsum("blv,blv->bl", logits.log_softmax(-1), targets)
+
+
 def each_alone(logits, labels):
     return functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
 
@@ -52,6 +68,7 @@ def flat_alone(logits, labels):
 
 LOSSES = [
     gathered, gathered_from_logits, taken, indexed, indexed_flat, one_hot, scattered, each_alone, flat_alone,
+    selected, taken_flat, einsummed,
 ]  # fmt: skip
 
 
