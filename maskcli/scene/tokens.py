@@ -43,7 +43,7 @@ class Tokens:
 
     def real_by_ids(self, declared: Declared) -> Real | None:
         """Which tokens the ids show to be real, bool [B, L]; None without ids or a pad id."""
-        return None if self.ids is None else real_tokens(self.ids, declared)
+        return None if self.ids is None else real_tokens(self.ids, declared, decoder=self.kind == "decoder")
 
     def known_real(self, declared: Declared) -> Real | None:
         """Which tokens the padding mask, else the ids, show to be real, bool [B, L]."""
@@ -55,11 +55,16 @@ class Tokens:
         return self.name("input_ids" if self.real is None else "padding_mask")
 
 
-def real_tokens(ids: Array, declared: Declared) -> Real | None:
-    """Which tokens the ids show to be real, bool [B, L]; None when the pad id is not known."""
-    if declared.pad_id is None:
+def real_tokens(ids: Array, declared: Declared, *, decoder: bool = False) -> Real | None:
+    """Which tokens the ids show to be real, bool [B, L]; None when the pad id is not known.
+
+    What a decoder of an encoder-decoder reads may begin with it: T5's start is its padding.
+    """
+    pad = declared.pad_id
+    if pad is None:
         return None
-    return edge_padding(ids, declared.pad_id, declared.bos_ids, declared.eos_ids)
+    starts = (*declared.bos_ids, pad) if decoder else declared.bos_ids
+    return edge_padding(ids, pad, starts, declared.eos_ids)
 
 
 def restarts(positions: Array, real: Array | None) -> Array:

@@ -298,3 +298,92 @@ def test_a_fault_and_its_healthy_twin(name):
         assert "{}" not in finding.message
         healthy = report(case.healthy, **facts)
         assert loud(healthy) == [], [(each.code, each.message) for each in healthy.findings]
+
+
+def test_holes_of_two_rows_are_told_apart():
+    real = REAL.astype(int)
+    real[0, 3] = real[1, 7] = real[1, 9] = 0
+    finding = the(report(batch(real=real), **KNOWN), "MSK402")
+    assert [(spot.batch, spot.keys) for spot in finding.places] == [
+        ((0,), ((3, 4),)),
+        ((1,), ((7, 8), (9, 10))),
+    ]
+    assert "key 3 of sample 0, keys 7, 9 of sample 1" in finding.message
+
+
+def test_padding_of_another_id_is_a_note_that_names_it():
+    (finding,) = report(batch(np.where(REAL, IDS, 9)), **KNOWN).findings
+    assert (finding.code, finding.severity, finding.evidence["pad_id"]) == ("MSK402", "note", 9)
+    assert "--pad-id 9" in finding.fix
+
+
+@pytest.mark.parametrize("hidden", ["behind the labels", "the labels' own mask"])
+def test_a_decoder_mask_that_hides_only_what_no_label_asks_for(hidden):
+    mask = TARGET_REAL.astype(int)
+    if hidden == "behind the labels":
+        mask = np.concatenate([np.ones((3, 1), int), mask[:, :-1]], 1)
+    healthy = pair(decoder=START, decoder_attention_mask=mask)
+    for facts in ({}, KNOWN, T5):
+        assert loud(report(healthy, **facts)) == []
+    mask[0, 2] = 0
+    assert loud(report(pair(decoder=START, decoder_attention_mask=mask), **T5)) == ["MSK402"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floats_that_hold_whole_numbers_are_labels_too(dtype):
+    found = report(batch(labels=LABELS.astype(dtype)), **KNOWN)
+    assert [(each.code, each.severity) for each in found.findings] == [("MSK508", "note")]
+    padded = np.where(REAL, LABELS, IDS).astype(dtype)
+    assert loud(report(batch(labels=padded), **KNOWN)) == ["MSK503"]
+    # Shares of classes, and numbers to be met, are none.
+    for other in (np.eye(3, dtype=dtype), LABELS.astype(dtype) + dtype(0.5)):
+        assert report(batch(labels=other), **KNOWN).findings == ()
+
+
+def test_labels_that_are_no_text_leave_rules_undecided():
+    tags = np.where(ANSWER, np.random.default_rng(0).integers(0, 9, IDS.shape), IGNORE)
+    found = report(batch(labels=tags), **KNOWN)
+    assert found.findings == ()
+    skipped = {skip.code: skip.needs for skip in found.skipped}
+    assert {"MSK501", "MSK506", "MSK513"} <= set(skipped)
+    assert any("fit at no shift" in need for need in skipped["MSK506"])
+
+
+@pytest.mark.parametrize("pad", [PAD, EOS])
+def test_no_fix_advises_the_id_where_padding_is_the_end(pad):
+    ids = np.where(REAL, IDS, pad)
+    found = report(batch(ids, np.ones_like(REAL)), **KNOWN | {"pad_id": pad})
+    finding = next(each for each in found.findings if each.code == "MSK401")
+    assert ("ids != pad_id" in finding.fix) == (pad != EOS)
+
+
+@pytest.mark.parametrize("words", ["prompt_length", "prompt_lengths"])
+def test_prompts_of_another_length_in_each_row(words):
+    lengths = np.array([2, 5, 3])
+    taught = REAL & (np.arange(16) >= lengths[:, None])
+    healthy = batch(labels=np.where(taught, IDS, IGNORE), **{words: lengths})
+    assert loud(report(healthy, **KNOWN)) == []
+    finding = the(report(healthy | {"labels": np.where(REAL, IDS, IGNORE)}, **KNOWN), "MSK504")
+    assert cells(finding) == {
+        (row, token) for row, length in enumerate(lengths) for token in range(1, length)
+    }
+    late = REAL & (np.arange(16) > lengths[:, None])
+    found = report(healthy | {"labels": np.where(late, IDS, IGNORE)}, **KNOWN)
+    assert loud(found) == ["MSK506"]
+    assert {cell for cell in cells(the(found, "MSK506")) if cell[0] < 3} == {(0, 2), (1, 5), (2, 3)}
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("pad", [PAD, EOS])
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("facts", ["nothing", "the ends", "all"])
+def test_right_batches_of_megatron_are_silent(rows, pad, mask, facts):
+    ids = np.where(REAL, IDS, pad)[:rows]
+    labels = np.concatenate([ids[:, 1:], np.full((rows, 1), pad)], 1)
+    arrays = {
+        "tokens": ids, "labels": labels, "loss_mask": moved(REAL, 1, False)[:rows].astype(np.float32),
+        "position_ids": np.arange(16)[None].repeat(rows, 0),
+    }  # fmt: skip
+    arrays |= {"attention_mask": REAL[:rows].astype(int)} if mask else {}
+    known = {"nothing": {}, "the ends": {"eos_ids": (EOS,)}, "all": KNOWN | {"pad_id": pad}}[facts]
+    assert loud(report(arrays, **known)) == []

@@ -38,6 +38,10 @@ def doubled_start(tokens: Tokens, scene: Scene) -> Found | None:
     doubled = np.zeros(tokens.ids.shape, bool)
     same = tokens.ids[:, 1:] == tokens.ids[:, :-1]
     doubled[:, 1:] = begins[:, :-1] & same & np.isin(tokens.ids[:, 1:], starts)
+    for reading in readings(scene):
+        if reading.tokens is tokens and reading.shift is None:
+            # A masked language model's collator puts any word in place of another.
+            doubled &= ~(reading.supervised & (reading.labels != tokens.ids))
     if real is None:
         # A longer run at the edge may be padding of the same id.
         doubled[:, 1:-1] &= ~same[:, 1:] | ~begins[:, :-2]

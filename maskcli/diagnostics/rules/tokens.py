@@ -66,7 +66,8 @@ def _real_by_ids(tokens: Tokens, declared: Declared) -> Array | None:
     """Which tokens the ids show to be real, behind padding of another id that the mask hides as well."""
     if tokens.ids is None or tokens.real is None or declared.pad_id is None:
         return None
-    return real_tokens(_with_one_padding(tokens, declared.pad_id), declared)
+    ids = _with_one_padding(tokens, declared.pad_id)
+    return real_tokens(ids, declared, decoder=tokens.kind == "decoder")
 
 
 def _with_one_padding(tokens: Tokens, pad_id: int) -> Array:
