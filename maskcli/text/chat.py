@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from maskcli.errors import MaskcliError
-from maskcli.text.tokenizer import Messages, Tokenizer, quoted
+from maskcli.text.tokenizer import Messages, Template, Tokenizer, Tools, quoted
 
 _EXAMPLE = '[{"role": "user", "content": "Hello"}]'
 
@@ -36,15 +36,25 @@ def _check(message: object) -> None:
 
 
 def chat_texts(
-    conversations: tuple[Messages, ...], tokenizer: Tokenizer, *, generation_prompt: bool = False
+    conversations: tuple[Messages, ...],
+    tokenizer: Tokenizer,
+    *,
+    generation_prompt: bool = False,
+    tools: Tools | None = None,
 ) -> tuple[str, ...]:
     """Each conversation as text, from a tokenizer loaded with `chat=True`.
 
     The text already holds the special tokens: encode it with `special_tokens=False`, or they come twice.
     """
-    if tokenizer.render is None:
+    render = template_of(tokenizer).render
+    return tuple(render(conversation, generation_prompt, tools) for conversation in conversations)
+
+
+def template_of(tokenizer: Tokenizer) -> Template:
+    """The tokenizer's chat template; an error where it has none."""
+    if tokenizer.template is None:
         raise MaskcliError(
             f"tokenizer {quoted(tokenizer.name)} has no chat template; pass --tokenizer with a folder or "
             "hub name of a chat model, whose tokenizer_config.json or chat_template.jinja holds one"
         )
-    return tuple(tokenizer.render(conversation, generation_prompt) for conversation in conversations)
+    return tokenizer.template

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from maskcli.errors import MaskcliError
 from maskcli.text.files import MAX_VOCABULARY_BYTES
-from maskcli.text.library import Library, Lists, Settings, readable, reason, refusals, tokenizer_of
+from maskcli.text.library import Library, Lists, Settings, readable, refusals, tokenizer_of
 from maskcli.text.light import from_backend
-from maskcli.text.tokenizer import ROLES, Messages, Tokenizer, quoted
+from maskcli.text.templates import quiet, template_of
+from maskcli.text.tokenizer import ROLES, Tokenizer, quoted
 from maskcli.untrusted import check_file
 
 _VOCABULARIES = {
@@ -38,7 +36,7 @@ def load_folder(folder: Path, name: str) -> Tokenizer:
     for file in files:
         check_file(file, MAX_VOCABULARY_BYTES)
 
-    with _quiet():
+    with quiet():
         try:
             from transformers import AutoTokenizer
         except ImportError as error:
@@ -64,7 +62,7 @@ def from_transformers(tokenizer: Any, name: str) -> Tokenizer:
         loaded = from_backend(name, backend, settings)
     else:
         loaded = tokenizer_of(name, _in_python(tokenizer), settings, map(int, tokenizer.all_special_ids))
-    return replace(loaded, render=_renderer(tokenizer, name)) if tokenizer.chat_template else loaded
+    return replace(loaded, template=template_of(tokenizer, name))
 
 
 def _load(loader: Any, folder: Path, name: str) -> Any:
@@ -95,7 +93,7 @@ def _in_python(tokenizer: Any) -> Library:
 
     def lists(text: str, pair: str | None, add: bool, max_length: int | None) -> Lists:
         cut = {} if max_length is None else {"truncation": "longest_first", "max_length": max_length}
-        with _quiet():
+        with quiet():
             encoded = tokenizer(
                 text,
                 pair,
@@ -120,38 +118,3 @@ def _in_python(tokenizer: Any) -> Library:
         id_of=vocabulary.get,
         size=lambda: len(tokenizer),
     )
-
-
-def _renderer(tokenizer: Any, name: str) -> Callable[[Messages, bool], str]:
-    """The function that turns messages into text with the tokenizer's chat template."""
-
-    def render(messages: Messages, generation_prompt: bool) -> str:
-        with _quiet():
-            try:
-                text = tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=generation_prompt
-                )
-            except Exception as error:
-                raise MaskcliError(
-                    f"the chat template of {quoted(name)} refused the messages ({reason(error)}); "
-                    "pass messages as it expects them"
-                ) from None
-        return str(text)
-
-    return render
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' remarks off standard error: what matters becomes an error or a warning of ours."""
-    import logging
-
-    logger = logging.getLogger("transformers")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)

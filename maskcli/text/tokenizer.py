@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
@@ -43,6 +43,37 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 # (text, pair, special_tokens, max_length) to Encoding. special_tokens=None is the tokenizer's own habit.
 Encode = Callable[[str, str | None, bool | None, int | None], Encoding]
 Messages = list[dict[str, Any]]
+Tools = list[dict[str, Any]]
+
+
+class Render(Protocol):
+    """What turns messages into a text."""
+
+    def __call__(
+        self, messages: Messages, generation_prompt: bool = False, tools: Tools | None = None
+    ) -> str:
+        """The text."""
+
+
+class Marked(Protocol):
+    """What tells, token by token of the text without further special tokens, what the loss is to count."""
+
+    def __call__(
+        self, messages: Messages, generation_prompt: bool = False, tools: Tools | None = None
+    ) -> list[int]:
+        """1 on tokens that count, 0 on others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """A chat template: its source, `render` to text, and `marked`, 1 on each token inside `{% generation %}`.
+
+    `marked` is None for a template without such marks.
+    """
+
+    source: str = field(repr=False)
+    render: Render = field(repr=False)
+    marked: Marked | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +82,7 @@ class Tokenizer:
 
     `roles` maps pad, bos, eos, unk, sep, cls, mask to ids, for those it has; `model_max_length` is None
     when the files name no sane one; `padding_side` is the files' default. `pad_borrowed` names the role
-    whose token the user made the pad token. `render` turns chat messages into text, None without a chat
-    template.
+    whose token the user made the pad token. `template` turns chat messages into text, None without one.
     """
 
     name: str
@@ -66,7 +96,7 @@ class Tokenizer:
     model_max_length: int | None = None
     pad_type_id: int = 0
     pad_borrowed: str | None = None
-    render: Callable[[Messages, bool], str] | None = field(default=None, repr=False)
+    template: Template | None = None
 
     @property
     def pad_id(self) -> int | None:

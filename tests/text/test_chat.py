@@ -71,7 +71,7 @@ def test_messages_are_rendered_and_their_special_tokens_come_once(tmp_path: Path
     reference = AutoTokenizer.from_pretrained(name).apply_chat_template(conversations[0], tokenize=True)
     assert batch.ids is not None
     assert batch.ids.tolist() == [list(reference["input_ids"])]
-    assert load_tokenizer(f"{name}/tokenizer.json", chat=True).render is not None
+    assert load_tokenizer(f"{name}/tokenizer.json", chat=True).template is not None
 
 
 def test_a_tokenizer_without_a_template_is_an_error(tmp_path: Path) -> None:
