@@ -156,7 +156,7 @@ def _accepted(kinds: Kinds, events: _Events, offsets: Array) -> tuple[_Events, A
     busy = np.searchsorted(-counts[order], -np.arange(int(counts.max(initial=0))), side="left")
 
     closes = ~kinds.header & ~kinds.start
-    ending: Array = kinds.ends.any(axis=0)
+    ending: Array = np.asarray(kinds.ends.any(axis=0))
     # Plain words are no marker inside a turn that ends by a marker, unless its row has lost its ends.
     ends_in_row = np.bincount(events.row[closes[events.marker]], minlength=rows)
     state = np.full(rows, _UNKNOWN)
