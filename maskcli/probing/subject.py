@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Below, most vocabularies hold special tokens.
 FIRST_PLAIN = 3
+# Layers of a configuration, which may say any number, at most.
+MOST_LAYERS = 1_000
 # What versions of transformers call the argument that holds keys and values.
 CACHE_NAMES = ("past_key_values", "cache", "cache_params")
 # What configurations call the parts that mix positions and are no attention.
@@ -212,13 +214,35 @@ def _pretrained(target: str, how: Loading) -> Any:
     import torch
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(target)
+    # Without this, a folder with code of its own makes the library ask on the terminal whether to run it.
+    config = AutoConfig.from_pretrained(target, trust_remote_code=False)
     kernel = {"attn_implementation": how.kernel} if how.kernel else {}
     family = _family(config)
     dtype = getattr(torch, how.dtype)
     if how.random_weights or not _has_weights(target):
-        return family.from_config(config, dtype=dtype, **kernel)
-    return family.from_pretrained(target, dtype=dtype, **kernel)
+        _check_size(target, config, family, dtype.itemsize)
+        return family.from_config(config, dtype=dtype, trust_remote_code=False, **kernel)
+    return family.from_pretrained(target, dtype=dtype, trust_remote_code=False, **kernel)
+
+
+def _check_size(target: str, config: Any, family: Any, itemsize: int) -> None:
+    """Refuse a configuration whose weights, made at random, do not fit into memory: nothing bounds its
+    numbers.
+    """
+    import torch
+
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise MaskcliError(f"{target!r} has {layers:,} layers; {MOST_LAYERS:,} are probed at most")
+    with torch.device("meta"):
+        shell = family.from_config(config)
+    size = sum(each.numel() for each in shell.parameters()) * itemsize
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise MaskcliError(
+            f"{target!r} would take {size / 2**30:,.0f} GiB of random weights, and there are "
+            f"{memory / 2**30:,.0f} GiB of memory; lower num_hidden_layers in its config.json"
+        )
 
 
 def _has_weights(target: str) -> bool:

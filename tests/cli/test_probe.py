@@ -248,3 +248,28 @@ def test_the_model_is_left_as_it_was(states):
     assert model.training
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        ({"num_hidden_layers": 10**9}, "has 1,000,000,000 layers; 1,000 are probed at most"),
+        (
+            {"hidden_size": 2**17, "intermediate_size": 2**19, "num_hidden_layers": 96},
+            "GiB of random weights",
+        ),
+    ],
+)
+def test_a_configuration_of_any_size_is_refused_before_memory_is_taken(tmp_path, sizes, sentence):
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert sentence in run("probe", tmp_path, check=2, torch=True).stderr
+
+
+def test_code_that_a_folder_brings_is_not_run_and_not_asked_about(tmp_path):
+    code = {"auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "of-its-own", **code}))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    done = run("probe", tmp_path, check=2, torch=True, stdin="y\n")
+    assert "custom code" in done.stderr
+    assert not (tmp_path / "ran").exists()
