@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from maskcli.cli import Exit, command
 from maskcli.cli.options import REPORTED, RESULT, TOKENS, FailOn, Severity, fails, form_option, option
+from maskcli.errors import MaskcliError
 from maskcli.report.forms import choose, names
 from maskcli.report.probed import FORMS
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 # Headings of --help.
 MEASURED, MODEL = "What is measured", "The model"
 SERVER = "A server (its API key, if any, is read from MASKCLI_API_KEY)"
+DTYPE, DEVICE = "float32", "cpu"
 # Files that hold tensors; all others hold the report.
 MASKS = (".safetensors", ".npz", ".pt")
 
@@ -76,8 +79,8 @@ def probe(
         str | None,
         option(help="Attention in transformers: eager, sdpa, flex_attention, …", panel=MODEL, metavar="NAME"),
     ] = None,
-    dtype: Annotated[str, option(help="The type of its weights.", panel=MODEL, metavar="TYPE")] = "float32",
-    device: Annotated[str, option(help="Where it runs, such as cuda.", panel=MODEL, metavar="NAME")] = "cpu",
+    dtype: Annotated[str, option(help="The type of its weights.", panel=MODEL, metavar="TYPE")] = DTYPE,
+    device: Annotated[str, option(help="Where it runs, such as cuda.", panel=MODEL, metavar="NAME")] = DEVICE,
     random_weights: Annotated[
         bool, option("--random-weights", help="Leave its weights on the disk: masks need none.", panel=MODEL)
     ] = False,
@@ -134,14 +137,38 @@ def probe(
         "only": only,
         "seed": seed,
     }
+    of_model = {
+        "--pad": pad,
+        "--documents": documents,
+        "--cache": cache,
+        "--columns": columns,
+        "--only": only,
+        "--impl": impl,
+        "--dtype": dtype != DTYPE,
+        "--device": device != DEVICE,
+        "--random-weights": random_weights,
+        "--eval": evaluate,
+        "--seed": seed,
+        "-o FILE.safetensors": to_masks,
+    }
     if target.startswith(("http://", "https://")):
+        _refuse(of_model, "a server shows nothing but its answers", "probe its model for that")
         report = _asked(target, planned, served, model, vocab)
     else:
+        of_server = {"--served": served, "--model": model, "--vocab": vocab}
+        _refuse(of_server, "it is for a server", "pass an address such as http://localhost:8000/v1")
         report = _probed(target, planned, (impl, dtype, device, random_weights, evaluate))
     if to_masks and output is not None:
-        report.save(output)
+        report = report.kept_in(output)
     write(report, report_to)
     return Exit.FOUND if not exit_zero and fails(report.worst(), fail_on) else Exit.OK
+
+
+def _refuse(options: Mapping[str, object], why: str, instead: str) -> None:
+    """Refuse options that would do nothing."""
+    given = next((name for name, value in options.items() if value), None)
+    if given is not None:
+        raise MaskcliError(f"{given} does nothing here: {why}; leave it out, or {instead}")
 
 
 def _probed(target: str, planned: Planned, loading: tuple[str | None, str, str, bool, bool]) -> ProbeReport:

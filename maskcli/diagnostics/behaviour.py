@@ -118,3 +118,8 @@ class Behaviour:
     only_attention: bool = True
     unmeasured: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_black_box(self) -> bool:
+        """Whether nothing but answers was to be had, as of a server."""
+        return self.calls == 0

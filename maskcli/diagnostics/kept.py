@@ -44,9 +44,9 @@ def _mask(seen: Seen) -> Mask | None:
 
 
 def _without_empty_slots(seen: Seen) -> Mask:
-    mask = longest(seen)[0]
     if seen.keys != "cache":
-        return mask
+        return longest(seen)[0]
+    mask = longest(replace(seen, layout=replace(seen.layout, real=None)))[0]
     last = int(mask.stops.max(initial=0))
     return mask.select(keys=slice(0, max(last, min(seen.layout.past + mask.shape[2], mask.shape[3]))))
 

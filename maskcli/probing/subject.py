@@ -198,9 +198,10 @@ def _made(target: str, path: str, function: str, how: Loading) -> Subject:
 
 @contextlib.contextmanager
 def _loading(target: str) -> Iterator[None]:
-    """What the library says of a model that it cannot load, in one sentence."""
+    """What the library says of a model that it cannot load, in one sentence; and no bars of its own."""
     try:
-        yield
+        with _no_bars():
+            yield
     except MaskcliError:
         raise
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError) as error:
@@ -208,6 +209,19 @@ def _loading(target: str) -> Iterator[None]:
             f"{target!r} cannot be loaded: {in_words(error)}; pass a folder with a config.json, a "
             "hub name, or FILE.py:make_model"
         ) from error
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _pretrained(target: str, how: Loading) -> Any:

@@ -24,7 +24,7 @@ def _text(report: ProbeReport, console: Console) -> None:
     print_behaviour(report, console)
     console.print()
     print_findings(report.findings, console)
-    print_lines([_closing(report)], console)
+    print_lines([_closing(report), *_hints(report)], console)
 
 
 def print_behaviour(report: ProbeReport, console: Console) -> None:
@@ -60,6 +60,15 @@ def _closing(report: ProbeReport) -> str:
         [f"{counted(len(behaviour.compared), 'comparison')} of whole runs"] if behaviour.compared else []
     )
     return f"{', '.join(counts) or 'nothing found'}: {', '.join(looked) or 'nothing mixes positions'}"
+
+
+def _hints(report: ProbeReport) -> Iterator[str]:
+    """What a report leaves open, and the option that helps."""
+    behaviour = report.behaviour
+    if behaviour.seen and not any(seen.expected for seen in behaviour.seen):
+        yield "no mask was expected: --expect SPEC, such as causal, says which"
+    if report.kept is None and any(finding.see for finding in report.findings):
+        yield "-o measured.safetensors keeps the masks"
 
 
 def as_json(report: ProbeReport) -> Iterator[str]:

@@ -173,10 +173,29 @@ def test_a_model_that_mixes_nothing(folder):
         ((*WINDOW, "--documents", "7,x"), "pass the lengths of two documents or more"),
         ((*WINDOW, "--length", "2"), "pass 6 or more"),
         (("decoder.py:make_model", "--expect", "slidng:4"), "sliding"),
+        (
+            ("http://localhost:1/v1", "--pad", "left"),
+            "--pad does nothing here: a server shows nothing but its answers",
+        ),
+        (("http://localhost:1/v1", "--dtype", "bfloat16"), "--dtype does nothing here"),
+        (("http://localhost:1/v1", "-o", "masks.safetensors"), "-o FILE.safetensors does nothing here"),
+        ((*WINDOW, "--served", "tiny"), "--served does nothing here: it is for a server"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(folder, arguments, said):
     assert said in refused(folder, *arguments)
+
+
+def test_what_a_report_leaves_open_is_said(folder, tmp_path):
+    def told(*arguments, code):
+        return probe(folder, "decoder.py:make_model", *arguments, check=code).stdout
+
+    assert "no mask was expected: --expect SPEC, such as causal, says which" in told(code=0)
+    open_end = told("--expect", "sliding:4", code=1)
+    assert open_end.endswith("\n-o measured.safetensors keeps the masks\n")
+    kept = told("--expect", "sliding:4", "-o", tmp_path / "my masks.safetensors", code=1)
+    assert "keeps the masks" not in kept
+    assert "my masks.safetensors:layers.0'" in " ".join(kept.split())
 
 
 def test_eval_is_called_when_it_is_asked_for(folder):

@@ -74,12 +74,13 @@ def not_covered(judged: Judged) -> Iterator[Found]:
     In code: functions that mix positions outside of any module, another set of calls for other texts, a
     library that is not there.
 
-    Fix: wrap what mixes positions in an `nn.Module`, and probe again.
+    Fix: wrap what mixes positions in an `nn.Module`, and probe again; of a server, probe its model.
     """
     if judged.behaviour.unmeasured:
+        fix = "wrap what mixes positions in a module of its own; what the model does not have needs nothing"
         yield Found(
             (),
             f"not measured: {'; '.join(judged.behaviour.unmeasured)}",
-            "wrap what mixes positions in a module of its own",
+            "probe the model that is served" if judged.behaviour.is_black_box else fix,
             evidence={"parts": len(judged.behaviour.unmeasured)},
         )
