@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from maskcli.arrays import Array, Real
+
+# For so few ids, comparing with each is many times faster than np.isin, which sorts.
+FEW_IDS = 16
+
+
+def one_of(values: Array, ids: Iterable[int | None]) -> Real:
+    """Which values are one of some ids, in the shape of the values."""
+    wanted = {each for each in ids if each is not None}
+    if len(wanted) > FEW_IDS:
+        return np.isin(values, list(wanted))
+    found: Real = np.zeros(values.shape, bool)
+    for each in wanted:
+        found |= values == each
+    return found
 
 
 def text_span(pads: Real) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ from maskcli.diagnostics.finding import Undecided
 from maskcli.diagnostics.fitting import Placed, fit
 from maskcli.masks.spec import parse
 from maskcli.meant.facts import Declared
+from maskcli.padding import one_of
 from maskcli.scene.scene import Scene, once
 from maskcli.scene.sides import MOVED
 from maskcli.scene.tokens import Tokens
@@ -81,7 +82,7 @@ class Reading(NamedTuple):
 
     def asks_for(self, ids: tuple[int, ...]) -> Array:
         """Supervised labels that are one of some ids, bool [B, L]."""
-        return self.supervised & np.isin(self.labels, ids)
+        return self.supervised & one_of(self.labels, ids)
 
     @property
     def first(self) -> Array:

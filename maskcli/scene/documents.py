@@ -28,7 +28,7 @@ def numbered(mask: Array) -> Array | None:
     # Padding takes the number of the text before it, so that only steps between texts are left.
     numbers = np.maximum.accumulate(np.where(real, mask, 0), axis=1).astype(np.int64)
     steps = np.diff(numbers, axis=1, prepend=0)
-    counts = np.isin(steps, (0, 1)).all() and (numbers == mask)[real].all()
+    counts = ((steps == 0) | (steps == 1)).all() and (numbers == mask)[real].all()
     return mask.astype(np.int64) if counts else None
 
 

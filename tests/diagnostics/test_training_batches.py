@@ -300,6 +300,20 @@ def test_a_fault_and_its_healthy_twin(name):
         assert loud(healthy) == [], [(each.code, each.message) for each in healthy.findings]
 
 
+def test_an_end_that_begins_texts_too_stands_twice_between_them():
+    stream = np.array(
+        [
+            [EOS, 20, 21, EOS, EOS, 22, 23, EOS],
+            [EOS, EOS, 24, 25, 26, EOS, EOS, 27],
+            [28, 29, 30, EOS, EOS, 31, EOS, EOS],
+        ]
+    )
+    known = {"eos_ids": (EOS,), "bos_ids": (EOS,)}
+    assert loud(report(batch(stream, None, stream), **known)) == []
+    doubled = np.concatenate([np.full((3, 2), EOS), 40 + np.arange(18).reshape(3, 6)], 1)
+    assert loud(report({"input_ids": doubled}, **known)) == ["MSK409"]
+
+
 def test_holes_of_two_rows_are_told_apart():
     real = REAL.astype(int)
     real[0, 3] = real[1, 7] = real[1, 9] = 0

@@ -267,3 +267,36 @@ def test_recomputed_weights_times_values_are_the_output(kind, queries):
     assert torch.allclose(
         weights @ values, out.reshape(weights.shape[0], weights.shape[1], queries, 8), atol=1e-6
     )
+
+
+@pytest.fixture(scope="module")
+def llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=99, pad_token_id=0, bos_token_id=1, eos_token_id=2, **sizes)
+    )
+
+
+def test_labels_that_the_caller_moves_and_the_model_again_are_an_error(llama):
+    """The loss is watched: that it asks for the token after the next is seen, not supposed."""
+    ids = torch.randint(5, 99, (2, 16), generator=torch.Generator().manual_seed(0))
+    ids[:, -1] = 2
+    moved = torch.cat([ids[:, 1:], IGNORED], 1)
+    for labels, codes in ((ids, []), (moved, ["MSK505"])):
+        with maskcli.trace() as trace:
+            llama(input_ids=ids, labels=labels).loss.backward()
+        found = [each for each in trace.report.findings if each.severity == "error"]
+        assert [each.code for each in found] == codes
+        assert all(each.evidence["places"] == 2 for each in found)
+
+
+def test_a_first_token_that_the_packed_text_before_it_is_asked_for(llama):
+    ids = torch.randint(5, 99, (1, 16), generator=torch.Generator().manual_seed(0))
+    ids[:, [7, 15]] = 2
+    positions = torch.arange(8).repeat(2)[None]
+    for labels, codes in ((torch.where(positions == 0, -100, ids), []), (ids, ["MSK516"])):
+        with maskcli.trace() as trace:
+            llama(input_ids=ids, position_ids=positions, labels=labels).loss.backward()
+        assert [each.code for each in trace.report.findings if each.severity != "note"] == codes

@@ -14,7 +14,7 @@ from maskcli.diagnostics.rules.hits import found_at
 from maskcli.diagnostics.supervision import UNKNOWN_IDS, Reading, later, prompt_lengths, readings, texts
 from maskcli.diagnostics.words import few
 from maskcli.meant.facts import Declared
-from maskcli.padding import edge_padding
+from maskcli.padding import edge_padding, one_of
 from maskcli.scene.scene import Scene
 
 # Loss masks that by their name keep what a model is to write.
@@ -229,10 +229,10 @@ def trained_past_the_end(text: Reading, scene: Scene) -> Found | None:
 
     Fix: end the labels at the first end token of the answer.
     """
-    behind = _behind_ends(text, scene.declared.eos_ids)
+    behind = _behind_ends(text, scene.declared)
     if not behind.any():
         return None
-    twice = behind & np.isin(text.ids, scene.declared.eos_ids)
+    twice = behind & one_of(text.ids, scene.declared.eos_ids)
     what = "the end of the text stands twice, and the second" if twice.any() else "what stands behind the end"
     return found_at(
         text.names("labels", "input_ids"),
@@ -244,15 +244,17 @@ def trained_past_the_end(text: Reading, scene: Scene) -> Found | None:
     )
 
 
-def _behind_ends(text: Reading, eos: tuple[int, ...]) -> Array:
+def _behind_ends(text: Reading, declared: Declared) -> Array:
     """Supervised tokens [B, L] behind the last end of rows, few of them, that nothing follows.
 
-    What follows the last end of a full row may be the beginning of a text that was cut.
+    What follows the last end of a full row may be the beginning of a text that was cut. An end that begins
+    texts too stands twice between two of them.
     """
     taught, length = text.taught, text.labels.shape[1]
-    ends = taught & np.isin(text.ids, eos)
+    ends = taught & one_of(text.ids, declared.eos_ids)
     again = np.zeros(ends.shape, bool)
     again[:, 1:] = ends[:, 1:] & ends[:, :-1] & (text.ids[:, 1:] == text.ids[:, :-1])
+    again &= ~one_of(text.ids, declared.bos_ids)
     columns = np.arange(length)
     at = length - 1 - (ends & ~again)[:, ::-1].argmax(axis=1)
     tail = taught & (columns > at[:, None])
@@ -328,7 +330,7 @@ def _fills_its_place(reading: Reading) -> Array:
 
 def _untaught_ends(text: Reading, declared: Declared) -> Array:
     """Real end tokens [B, L] that no label asks for, directly behind a token that one does."""
-    eos = np.isin(text.ids, declared.eos_ids)
+    eos = one_of(text.ids, declared.eos_ids)
     ends = eos & later(text.taught & ~eos, 1) & ~text.taught & ~_beginnings(text, declared)
     real = text.tokens.real
     if real is None:
@@ -362,7 +364,8 @@ def _beginnings(text: Reading, declared: Declared) -> Array:
     # Of leading ids of padding, the last may be the beginning; a padding mask says which.
     first = text.first if text.tokens.real is not None else np.maximum(text.first - 1, 0)
     known = np.append(text.ids[np.arange(len(text.ids)), first], declared.bos_ids)
-    begins[:, :-1] = np.isin(text.ids[:, :-1], known) & ~np.isin(text.ids[:, 1:], declared.eos_ids)
+    first_ids, ends = np.unique(known).tolist(), one_of(text.ids, declared.eos_ids)
+    begins[:, :-1] = one_of(text.ids[:, :-1], first_ids) & ~ends[:, 1:]
     if text.real is not None:
         begins[:, :-1] &= text.real[:, 1:]
     return begins

@@ -13,6 +13,7 @@ from maskcli.diagnostics.rule import for_each, rule, sides
 from maskcli.diagnostics.rules.hits import found_at
 from maskcli.diagnostics.supervision import Reading, readings
 from maskcli.meant.facts import Declared
+from maskcli.padding import one_of
 from maskcli.scene.scene import Scene
 from maskcli.scene.tokens import Tokens
 
@@ -37,7 +38,7 @@ def doubled_start(tokens: Tokens, scene: Scene) -> Found | None:
     begins = _begins(tokens, real)
     doubled = np.zeros(tokens.ids.shape, bool)
     same = tokens.ids[:, 1:] == tokens.ids[:, :-1]
-    doubled[:, 1:] = begins[:, :-1] & same & np.isin(tokens.ids[:, 1:], starts)
+    doubled[:, 1:] = begins[:, :-1] & same & one_of(tokens.ids[:, 1:], starts)
     for reading in readings(scene):
         if reading.tokens is tokens and reading.shift is None:
             # A masked language model's collator puts any word in place of another.
@@ -47,6 +48,9 @@ def doubled_start(tokens: Tokens, scene: Scene) -> Found | None:
         doubled[:, 1:-1] &= ~same[:, 1:] | ~begins[:, :-2]
     else:
         doubled &= real
+    if not np.any(doubled, axis=1).all():
+        # Between two texts of a long one, an end that begins texts too stands twice.
+        doubled &= ~one_of(tokens.ids, scene.declared.eos_ids)
     if not doubled.any():
         return None
     found = found_at(

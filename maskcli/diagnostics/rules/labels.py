@@ -23,7 +23,7 @@ from maskcli.diagnostics.supervision import (
 )
 from maskcli.diagnostics.words import few, told_items
 from maskcli.meant.facts import Declared
-from maskcli.padding import edge_runs
+from maskcli.padding import edge_runs, one_of
 from maskcli.scene.scene import Scene, named
 from maskcli.scene.sides import MOVED
 
@@ -322,8 +322,8 @@ def _supervised_padding(reading: Reading, real: Array, declared: Declared) -> Ar
         return wrong
     # When padding and the end (or beginning) of a text share an id, one token of the run is real: by its id,
     # where that is known; else nothing is said as long as no other token of a run is supervised.
-    wrong &= ~(end & np.isin(reading.labels, declared.eos_ids))
-    wrong &= ~(begin & np.isin(reading.labels, declared.bos_ids))
+    wrong &= ~(end & one_of(reading.labels, declared.eos_ids))
+    wrong &= ~(begin & one_of(reading.labels, declared.bos_ids))
     doubtful = np.zeros_like(wrong)
     if not declared.eos_ids:
         doubtful |= end
@@ -341,7 +341,7 @@ def _padding_in_labels(reading: Reading, declared: Declared) -> Array:
         return none
     leading, trailing = edge_runs(labels == pad)
     # An end in front of the run, or at the end of the row: it is a text's padding, and no tag of the same id.
-    ends = np.isin(labels, declared.eos_ids)
+    ends = one_of(labels, declared.eos_ids)
     behind = np.any(ends & later(trailing[:, ::-1], 1)[:, ::-1], axis=1)
     wrong: Array = (trailing & behind[:, None]) | (leading & ends[:, -1:])
     return wrong & reading.in_place.supervised
