@@ -240,37 +240,6 @@ def hooked(
             handle.remove()
 
 
-@contextmanager
-def answering(calls: Sequence[Call]) -> Iterator[None]:
-    """Modules that answer with what they answered when they were recorded, whatever they are given."""
-    answers: dict[Module, list[Any]] = {}
-    for call in calls:
-        answers.setdefault(call.module, []).append(call.result)
-    before = {module: module.__dict__.get("forward") for module in answers}
-    for module, results in answers.items():
-        module.forward = _in_turn(results)
-    try:
-        yield
-    finally:
-        for module, forward in before.items():
-            if forward is None:
-                del module.forward
-            else:
-                module.forward = forward
-
-
-def _in_turn(results: list[Any]) -> Callable[..., Any]:
-    """A function that gives copies of the results one after another, and begins anew."""
-    at = 0
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        nonlocal at
-        at += 1
-        return copied_all(results[(at - 1) % len(results)])
-
-    return forward
-
-
 def moved_states(states: Tensor, cells: Tensor, size: float, generator: Any) -> Tensor:
     """Hidden states [B, S, D] with other content where `cells` [B, S] says so: as long as before,
     times size.

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # any size.
 LARGE = {"float16": 1e3}
 USUAL_LARGE = 1e6
+# Transforms over a whole text spill their rounding, which grows with what is moved, to every place: of a
+# convolution by FFT at most this many times the precision of the type.
+SPILL = 8
 # People make states by the seeds 0, 1 or 42: a move by the same numbers would be none.
 UNUSUAL = 0x6D61736B
 # Cells of a mask that are dense at a time.
@@ -114,8 +117,9 @@ def measure(
 
     count = int(cells.shape[1])
     chosen = np.arange(count) if keys is None else np.array(keys, np.int64)
-    small, large = (torch.zeros((*base.shape[:2], len(chosen)), device=base.device) for _ in range(2))
+    small, large, spilt = (torch.zeros((*base.shape[:2], len(chosen)), device=base.device) for _ in range(3))
     big = large_for(cells)
+    spill = SPILL * torch.finfo(base.dtype).eps
     for column, key in enumerate(chosen):
         at = torch.zeros(cells.shape[:2], dtype=torch.bool, device=cells.device)
         at[:, key] = True
@@ -123,7 +127,9 @@ def measure(
         if sizes:
             ways = [difference(answer(at, way), base) for way in (big, -big)]
             large[:, :, column] = torch.maximum(*ways)
-    strong = torch.maximum(small, large) > noise_of(base)
+            spilt[:, :, column] = spill * large[:, :, column].amax(1, keepdim=True).clamp(max=big)
+    rounded = (small > 0) & (small <= noise_of(base)) & (large <= spilt)
+    strong = (torch.maximum(small, large) > noise_of(base)) & ~rounded
     noise = ((small > 0) | (large > 0)) & ~strong
     reached, soft = (small > 0) & strong, (small == 0) & strong
     return Columns(reached.cpu().numpy(), soft.cpu().numpy(), int(noise.sum()), chosen, count)

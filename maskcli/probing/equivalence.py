@@ -25,13 +25,12 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.behaviour import Compared
-from maskcli.probing.activations import states_of
 from maskcli.probing.caches import cache_layers
 from maskcli.probing.exact import is_causal
 from maskcli.probing.plan import EMPTY_SLOTS, Cached, Plan, Side
 from maskcli.probing.runs import Run, UnmeasuredError, new_cache, packed, padded
 from maskcli.probing.subject import Subject
-from maskcli.probing.whole import compared, outputs_of, real_outputs
+from maskcli.probing.whole import by_token, compared, outputs_in, outputs_of, real_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,6 +147,8 @@ def _documents(subject: Subject, plan: Plan) -> Iterator[Compared]:
     """Packed documents beside each of them alone."""
     run = packed(subject, plan)
     whole = outputs_of(subject, run)
+    if not by_token(run, whole):
+        return
     gaps = np.zeros(tuple(whole.shape[:2]))
     start = 0
     for length in plan.documents:
@@ -166,6 +167,8 @@ def _in_parts(subject: Subject, plan: Plan, cached: Cached) -> Iterator[Compared
     """A text in one run beside the same in steps, read from a cache."""
     run = padded(subject, plan, "none")
     whole = outputs_of(subject, run)
+    if not by_token(run, whole):
+        return
     size = plan.length
     thirds = [size - 2 * (size * 7 // 24), size * 7 // 24, size * 7 // 24]
     setting = f"{cached} cache"
@@ -194,7 +197,7 @@ def _steps(subject: Subject, run: Run, cached: Cached, lengths: list[int]) -> Te
     for length in lengths:
         arguments = {name: ids[:, start : start + length], held: cache, "use_cache": True}
         answer = replace(run, arguments=arguments).answer(subject, keep=cache)
-        parts.append(states_of(answer, run.batch)[0])
+        parts.append(outputs_in(answer, run.batch)[0])
         start += length
         if cached == "static":
             _fill_empty(cache, start)

@@ -24,7 +24,7 @@ from maskcli.probing.activations import difference, noise_of
 from maskcli.probing.plan import ROWS, Plan
 from maskcli.probing.runs import Run
 from maskcli.probing.subject import Subject
-from maskcli.probing.whole import compared, outputs_of, real_outputs
+from maskcli.probing.whole import by_token, compared, outputs_of, real_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,11 +90,11 @@ def _tests(run: Run, base: Tensor, causal: bool) -> Iterator[_Test]:
                 yield _Test("X1", "the texts of other rows changed", cells, kept & real, name)
     if run.real is not None:
         yield _Test("X2", "what stands in padding changed", ~run.real, real)
-    if run.documents is not None:
+    if run.documents is not None and by_token(run, base):
         first = run.documents == run.documents.min()
         for cells in (first, ~first):
             yield _Test("X5", "another document changed", cells, ~cells)
-    if causal:
+    if causal and by_token(run, base):
         yield from _later(run, real)
 
 

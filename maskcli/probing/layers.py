@@ -11,7 +11,8 @@ import numpy as np
 
 from maskcli.diagnostics.behaviour import Keys, Seen
 from maskcli.masks.layout import Layout
-from maskcli.probing.calls import Call, answering
+from maskcli.probing.activations import difference, noise_of, states_of
+from maskcli.probing.calls import Call
 from maskcli.probing.columns import (
     Columns,
     find_own_layer,
@@ -22,7 +23,7 @@ from maskcli.probing.columns import (
     slot_count,
 )
 from maskcli.probing.expected import attends, expected_of
-from maskcli.probing.mixers import is_inside
+from maskcli.probing.mixers import is_inside, place_by_place
 from maskcli.probing.plan import Plan
 from maskcli.probing.runs import Run, UnmeasuredError
 from maskcli.probing.sources import Source, recorded
@@ -35,20 +36,31 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 
-def seen_in(subject: Subject, plan: Plan, run: Run, structure: Structure, told: Progress) -> list[Seen]:
-    """What the mixers see in a run; UnmeasuredError where some have no part in it."""
-    nested = any(structure.inside(path) for path in structure.paths)
-    calls = recorded(subject, run, structure.paths, plan.seed, results=nested)
+def seen_in(
+    subject: Subject, plan: Plan, run: Run, structure: Structure, told: Progress
+) -> tuple[list[Seen], list[str]]:
+    """What the mixers see in a run, and in words of which this cannot be measured.
+
+    UnmeasuredError where some have no part in it.
+    """
+    calls = recorded(subject, run, structure.paths, plan.seed)
     idle = set(structure.paths) - {call.path for call, _ in calls}
     if idle and not run.past:
         raise UnmeasuredError(f"{min(idle)} is not called with {run.setting}")
     found: list[Seen] = []
+    unmeasured: list[str] = []
     for call, sources in calls:
         told(call.path)
         inner = [other for other, _ in calls if is_inside(other.path, call.path)]
-        with answering(inner):
-            found += _Layer(subject, plan, run, call, sources, structure).seen()
-    return found
+        layer = _Layer(subject, plan, run, call, sources, structure)
+        with place_by_place(inner, run.batch):
+            if layer.repeats():
+                found += layer.seen()
+            else:
+                unmeasured.append(
+                    f"{call.path} answers otherwise by itself: it reads more than its arguments"
+                )
+    return found, unmeasured
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +86,15 @@ class _Layer:
         path = self.call.path
         inner = self.structure.inside(path) if path in self.structure.fast else ()
         return attends(path, self.kind) or any(attends(each, "") for each in inner)
+
+    def repeats(self) -> bool:
+        """Whether it answers alike by itself; a fast path does not while it is watched."""
+        before = states_of(self.call.result, self.run.batch)[0]
+        alike = (
+            base.shape == before.shape and bool((difference(base, before) <= noise_of(before)).all())
+            for base in (self._base(), self._base())
+        )
+        return self.call.path in self.structure.fast or all(alike)
 
     def seen(self) -> list[Seen]:
         """What it sees of each of its sources; those that reach only their own place are left out."""

@@ -9,8 +9,10 @@ are known.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +39,7 @@ class _Compared:
         key = path, self.counts[path]
         self.counts[path] += 1
         before = self.first.get(key)
-        leaves = leaves_of((args, kwargs))[0]
-        pairs = zip(leaves, before.leaves, strict=False) if before is not None else ()
-        changed: dict[int, Tensor] = {}
-        for new, old in pairs:
-            cells = changed_cells(new, old, self.batch)
-            if cells is not None:
-                length = cells.shape[1]
-                changed[length] = changed[length] | cells if length in changed else cells
+        changed = _changed_places(args, kwargs, before, self.batch) if before is not None else {}
         self.open.append((key, changed))
 
     def leave(self, result: Any) -> Any:
@@ -59,6 +54,17 @@ class _Compared:
             return _moved_alone(result, before.result, changed, self.batch)
         _put_back_noise(result, before.result, self.batch)
         return None
+
+
+def _changed_places(args: Any, kwargs: Any, before: Call, batch: Batch) -> dict[int, Tensor]:
+    """Which places of its arguments changed since a call before, for each length of a sequence."""
+    changed: dict[int, Tensor] = {}
+    for new, old in zip(leaves_of((args, kwargs))[0], before.leaves, strict=False):
+        cells = changed_cells(new, old, batch)
+        if cells is not None:
+            length = cells.shape[1]
+            changed[length] = changed[length] | cells if length in changed else cells
+    return changed
 
 
 def changed_cells(new: Any, old: Any, batch: Batch) -> Tensor | None:
@@ -158,6 +164,40 @@ class _Search:
 def is_inside(path: str, other: str) -> bool:
     """Whether a module is within another one, by their paths."""
     return path != other and (not other or path.startswith(f"{other}."))
+
+
+@contextmanager
+def place_by_place(calls: Sequence[Call], batch: Batch) -> Iterator[None]:
+    """Modules that answer as when they were recorded, but for the places where their arguments changed.
+
+    What lies around them is then measured without what they mix themselves.
+    """
+    recorded: dict[Module, list[Call]] = {}
+    for call in calls:
+        recorded.setdefault(call.module, []).append(call)
+    before = {module: module.__dict__.get("forward") for module in recorded}
+    for module, own in recorded.items():
+        module.forward = _in_turn(module.forward, own, batch)
+    try:
+        yield
+    finally:
+        for module, forward in before.items():
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
+
+
+def _in_turn(forward: Callable[..., Any], calls: Sequence[Call], batch: Batch) -> Callable[..., Any]:
+    """A function that stands for one of the calls after another, and begins anew."""
+    turns = itertools.cycle(calls)
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        call = next(turns)
+        changed = _changed_places(args, kwargs, call, batch)
+        return _moved_alone(forward(*args, **kwargs), call.result, changed, batch)
+
+    return answer
 
 
 def _watching(model: Module, compared: _Compared, watched: Sequence[str] | None) -> Any:

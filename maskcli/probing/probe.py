@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from maskcli.diagnostics.behaviour import Behaviour, Compared, Reach, Seen
 from maskcli.errors import MaskcliError
@@ -17,6 +19,10 @@ from maskcli.probing.reach import reach_of
 from maskcli.probing.runs import Run, UnmeasuredError, decoding, given, packed, padded, takes_padding
 from maskcli.probing.structure import Structure, first_run, structure_of
 from maskcli.probing.subject import Subject
+from maskcli.probing.whole import of_either_side
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 
 def measure(subject: Subject, plan: Plan, told: Progress = lambda _: None) -> Behaviour:
@@ -24,13 +30,14 @@ def measure(subject: Subject, plan: Plan, told: Progress = lambda _: None) -> Be
 
     MaskcliError when the model cannot be run, or does not answer alike twice, so that nothing can be decided.
     """
-    with _undisturbed():
+    with _undisturbed(subject.model):
         try:
             structure = structure_of(subject, first_run(subject, plan))
         except UnmeasuredError as reason:
             raise MaskcliError(
                 f"{reason}; pass --length N, or return (model, its arguments) from a function"
             ) from reason
+        subject = replace(subject, by_text=structure.places == 1)
         gathered = _Gathered()
         asked = subject.given is None and set(plan.pads) - {"none"}
         if asked and not takes_padding(subject):
@@ -40,12 +47,15 @@ def measure(subject: Subject, plan: Plan, told: Progress = lambda _: None) -> Be
         for make in _settings(subject, plan):
             with gathered.trying():
                 _look(subject, plan, make(), structure, gathered, told)
-        if not structure.states:
+        if not structure.places:
             gathered.unmeasured.append(
-                f"{subject.name} answers no states or logits [B, S, D], so whole runs were not compared"
+                f"{subject.name} answers nothing for each token or text, so whole runs were not compared"
             )
         elif "equivalence" in plan.parts and subject.given is None:
             gathered.compare(tolerant(subject, plan))
+        if subject.by_text:
+            gathered.compared, note = of_either_side(gathered.compared)
+            gathered.notes += [note] if note else []
     return Behaviour(
         model=type(subject.model).__name__,
         calls=structure.calls,
@@ -90,10 +100,12 @@ def _look(
 ) -> None:
     """Measure the layers in one run, and the whole model but where it reads a cache."""
     try:
-        gathered.seen += seen_in(subject, plan, run, structure, told)
+        seen, unmeasured = seen_in(subject, plan, run, structure, told)
     except UnmeasuredError:
-        gathered.seen += seen_in(subject, plan, run, _structure_here(subject, run), told)
-    if run.past or not structure.states:
+        seen, unmeasured = seen_in(subject, plan, run, _structure_here(subject, run), told)
+    gathered.seen += seen
+    gathered.unmeasured += unmeasured
+    if run.past or not structure.places:
         return
     if gathered.reach is None:
         gathered.reach = reach_of(subject, plan, run, gathered.seen)
@@ -126,10 +138,34 @@ def _settings(subject: Subject, plan: Plan) -> Iterator[Callable[[], Run]]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """The program's random numbers stay what they are."""
+def _undisturbed(model: Module) -> Iterator[None]:
+    """Random numbers and buffers stay what they are, and compiled regions run as they are written."""
     import torch
 
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), _kept_buffers(model), ExitStack() as undo:
+        # dynamo, slow to import, is there if anything is compiled.
+        if "torch._dynamo" in sys.modules:
+            undo.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+@contextmanager
+def _kept_buffers(model: Module) -> Iterator[None]:
+    """Buffers that a run writes to, such as the statistics of a norm in training, are written back."""
+    import torch
+
+    before = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for holder, name, buffer, content in before:
+            holder[name] = buffer
+            if not torch.equal(buffer, content):
+                with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
+                    buffer.copy_(content)

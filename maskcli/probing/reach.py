@@ -15,10 +15,11 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.behaviour import Reach, Seen
 from maskcli.masks.mask import Mask
 from maskcli.masks.naming import name_of
-from maskcli.probing.activations import difference, noise_of, states_of
+from maskcli.probing.activations import difference, noise_of
 from maskcli.probing.plan import Plan
 from maskcli.probing.runs import Run
 from maskcli.probing.subject import Subject
+from maskcli.probing.whole import outputs_of
 
 # Texts longer than this are not composed: [S, S] for every row and layer.
 MOST_TOKENS = 512
@@ -44,13 +45,13 @@ def reach_of(subject: Subject, plan: Plan, run: Run, seen: Sequence[Seen]) -> Re
     if not whole or subject.encodes or size > MOST_TOKENS or any(each.columns is not None for each in layers):
         return None
     derived = compose([_dense(each.reached | each.soft) for each in layers])
-    base = states_of(run.answer(subject), run.batch)[0]
+    base = outputs_of(subject, run)
     if base.shape[1] != size:
         return None
     real = run.real if run.real is not None else np.ones((run.rows, size), bool)
     more = fewer = 0
     for cells in _one_a_row(real):
-        new = states_of(run.answer(subject, run.moved(subject, cells)), run.batch)[0]
+        new = outputs_of(subject, run, run.moved(subject, cells))
         gap = difference(new, base).cpu().numpy()
         expected = (derived & cells[:, None]).any(-1)
         more += int(((gap > noise_of(base)) & ~expected & real).sum())

@@ -76,7 +76,7 @@ class Run:
         }
         try:
             with torch.no_grad():
-                return subject.model(**fresh)
+                return subject.call(fresh)
         except Exception as error:
             shapes = ", ".join(f"{name} {_shape(value)}" for name, value in given.items())
             raise UnmeasuredError(f"{subject.name} fails on {shapes}: {in_words(error)}") from error

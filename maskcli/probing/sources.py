@@ -40,9 +40,7 @@ class Source:
         return self.cells.dim() == 2
 
 
-def recorded(
-    subject: Subject, run: Run, paths: Sequence[str], seed: int, *, results: bool
-) -> list[tuple[Call, list[Source]]]:
+def recorded(subject: Subject, run: Run, paths: Sequence[str], seed: int) -> list[tuple[Call, list[Source]]]:
     """The calls of some modules in a run, each with its sources.
 
     A source changes with the content of the model's arguments; masks, positions and biases do not.
@@ -52,7 +50,7 @@ def recorded(
         answer = partial(run.answer, subject, changed)
         return record(answer, subject.model, run.batch, paths, results=keep)[0]
 
-    calls = calls_of(None, results)
+    calls = calls_of(None, True)
     changing = {name: calls_of(run.everywhere(subject, name), False) for name in run.content}
     return [(call, list(_sources(subject, call, changing, run.batch, seed))) for call in calls]
 

@@ -10,12 +10,13 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.probing.activations import Batch, leaves_of, states_of
+from maskcli.probing.activations import Batch, states_of
 from maskcli.probing.calls import Call, record
 from maskcli.probing.mixers import find_mixers, is_inside
 from maskcli.probing.plan import Plan
 from maskcli.probing.runs import Run, given, padded
 from maskcli.probing.subject import Subject
+from maskcli.probing.whole import outputs_in, tensors_of
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -29,16 +30,16 @@ OTHER_RUNS = 3
 class Structure(NamedTuple):
     """Which modules mix positions, by their paths; of how many calls, and after how many runs.
 
-    `fast` are those that take another way when nothing watches what is inside of them. `states` says that the
-    model answers hidden states or logits [B, S, D], by which whole runs can be compared, and not a loss
-    alone.
+    `fast` are those that take another way when nothing watches what is inside of them. `places` counts
+    those of the answer, by which whole runs can be compared: one for each token, or 1 for a whole text; 0 for
+    a loss alone.
     """
 
     paths: tuple[str, ...]
     calls: int
     forwards: int
     fast: frozenset[str] = frozenset()
-    states: bool = True
+    places: int = 0
 
     def inside(self, path: str) -> tuple[str, ...]:
         """The mixing modules within one."""
@@ -65,11 +66,12 @@ def structure_of(subject: Subject, run: Run, *, fused: bool = False) -> Structur
     mixers, forwards = find_mixers(subject.model, calls, moved, run.batch, watched)
     paths = tuple(dict.fromkeys(call.path for call in mixers))
     fast: frozenset[str] = frozenset()
-    if not _equal(plain, _tensors(answer)):
+    if not _equal(plain, tensors_of(answer)):
         fast = frozenset(_otherwise_unwatched(calls, paths, run.batch))
     both = tuple(dict.fromkeys(call.path for call in calls if call.path in fast or call.path in paths))
-    states = bool(states_of(answer, run.batch))
-    return Structure(both, len(calls), forwards + OTHER_RUNS, fast, states)
+    outputs = outputs_in(answer, run.batch)
+    places = outputs[0].shape[1] if outputs else 0
+    return Structure(both, len(calls), forwards + OTHER_RUNS, fast, places)
 
 
 def _watched(model: Module, fused: bool) -> list[str]:
@@ -98,7 +100,7 @@ def check_determinism(subject: Subject, run: Run) -> list[Any]:
     """What the model answers; MaskcliError unless it answers the same bits twice, in the mode that it is
     in.
     """
-    once, again = (_tensors(run.answer(subject)) for _ in range(2))
+    once, again = (tensors_of(run.answer(subject)) for _ in range(2))
     if not once:
         raise MaskcliError(f"{subject.name!r} answers no tensor, so nothing can be compared")
     if _equal(once, again):
@@ -109,14 +111,6 @@ def check_determinism(subject: Subject, run: Run) -> list[Any]:
         f"{subject.name!r} answers the same input differently the second time ({reason}), so nothing can be "
         "decided; call eval() on the model if that was forgotten, or pass --eval"
     )
-
-
-def _tensors(answer: Any) -> list[Any]:
-    """The tensors of numbers in an answer."""
-    import torch
-
-    plain = dict(answer) if hasattr(answer, "keys") else answer
-    return [each for each in leaves_of(plain)[0] if torch.is_tensor(each) and each.is_floating_point()]
 
 
 def _equal(some: list[Any], others: list[Any]) -> bool:

@@ -31,6 +31,9 @@ NO_ATTENTION = re.compile(r"conv|ssm|mamba|rwkv|recurrent|state_size|linear_atte
 STACKED = frozenset({"prophetnet"})
 WEIGHTS = (".safetensors", ".safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
+# Modules of torch that hold a model, and where.
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+
 
 class Loading(NamedTuple):
     """How a model is loaded: its attention kernel, type, device, and whether its weights are random.
@@ -53,6 +56,7 @@ class Subject:
     `vocabulary` how many ids it takes; `said` is its configuration as it stands, and `config` what that
     says of masks.
     `real` bool [B, S] tells the tokens of given arguments from padding, where that is known otherwise.
+    `by_text` says that it answers each text as a whole, once that was seen.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Subject:
     said: Mapping[str, Any]
     config: Config | None
     real: Array | None = None
+    by_text: bool = False
 
     @property
     def encodes(self) -> bool:
@@ -113,6 +118,16 @@ class Subject:
             raise MaskcliError(f"{self.name!r}: its forward takes no argument, so nothing can be moved")
         return "input_ids" if self.takes("input_ids") else parameters[0]
 
+    def call(self, arguments: Mapping[str, Any]) -> Any:
+        """Run the model with arguments by name, but for those that only have a place."""
+        parameters = inspect.signature(self.model.forward).parameters
+        placed: list[str] = []
+        for at, (name, parameter) in enumerate(parameters.items()):
+            if name in arguments and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+                placed = list(parameters)[: at + 1]
+        named = {name: value for name, value in arguments.items() if name not in placed}
+        return self.model(*(arguments[name] for name in placed), **named)
+
     def plain_ids(self) -> tuple[int, ...]:
         """Ids that are no special tokens, as far as the configuration tells."""
         special = {
@@ -135,6 +150,7 @@ def subject_of(model: Module, given: Any = None, name: str = "") -> Subject:
     """A model in memory: `given` are its arguments by name, its vocabulary size, or nothing."""
     from torch.nn import Embedding
 
+    model = unwrapped(model)
     said = _configuration(model)
     table = next((each for each in model.modules() if isinstance(each, Embedding)), None)
     vocabulary = given if isinstance(given, int) else said.get("vocab_size")
@@ -143,6 +159,13 @@ def subject_of(model: Module, given: Any = None, name: str = "") -> Subject:
     config = config_of(dict(said), {}, name, "its configuration") if said else None
     arguments = dict(given) if isinstance(given, Mapping) else None
     return Subject(name or type(model).__name__, model, arguments, vocabulary, said, config)
+
+
+def unwrapped(model: Module) -> Module:
+    """The model within what compiles it or spreads it over devices, which only passes arguments on."""
+    while type(model).__name__ in WRAPPERS:
+        model = getattr(model, WRAPPERS[type(model).__name__])
+    return model
 
 
 def _configuration(model: Module) -> dict[str, Any]:

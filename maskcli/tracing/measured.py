@@ -23,7 +23,7 @@ from maskcli.probing.caches import copy_cache, is_cache
 from maskcli.probing.plan import ROWS, Plan
 from maskcli.probing.probe import measure
 from maskcli.probing.runs import given
-from maskcli.probing.subject import Subject, subject_of
+from maskcli.probing.subject import Subject, subject_of, unwrapped
 from maskcli.tracing.calls import quietly
 from maskcli.tracing.results import TraceReport
 from maskcli.tracing.steps import Step
@@ -50,6 +50,7 @@ class Models:
 
     def keep(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], step: Step) -> None:
         """A model is called: its first call is kept, of a few rows."""
+        module = unwrapped(module)
         if len(self.kept) >= MOST or any(each.module is module for each in self.kept):
             return
         try:
@@ -60,6 +61,8 @@ class Models:
         for name, parameter in named.signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments |= arguments.pop(name, {})
+            if parameter.kind is parameter.VAR_POSITIONAL and len(arguments.get(name, ())) == 1:
+                arguments[name] = arguments[name][0]
         self.kept.append(_Kept(module, _some_rows(arguments), step))
 
     def measured(self, declared: Declared) -> tuple[tuple[ProbeReport, ...], tuple[str, ...]]:
@@ -97,18 +100,14 @@ def _some_rows(arguments: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _at_rest(module: Any) -> Iterator[None]:
-    """A module in eval() mode, with what it counts; in its own mode again afterwards."""
+    """A module in eval() mode; in its own mode again afterwards."""
     training = [each for each in module.modules() if each.training]
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     module.eval()
     try:
         yield
     finally:
         for each in training:
             each.training = True
-        for name, buffer in module.named_buffers():
-            if name in buffers and buffer.shape == buffers[name].shape:
-                buffer.data.copy_(buffers[name])
 
 
 def _measured(kept: _Kept, declared: Declared) -> ProbeReport:
