@@ -55,7 +55,18 @@ def show(
     chat: Annotated[
         bool, option("--chat", help="Texts are messages as JSON, for the tokenizer's chat template.")
     ] = False,
-    labels: Annotated[bool, option("--labels", help="Add the labels, -100 on padding.")] = False,
+    tools: Annotated[
+        str | None, option(help="With --chat: tools for the template, a JSON list in a file.", metavar="FILE")
+    ] = None,
+    template: Annotated[
+        str | None, option(help="With --chat: another chat template, from a file.", metavar="FILE")
+    ] = None,
+    generation_prompt: Annotated[
+        bool, option("--generation-prompt", help="With --chat: end with what an answer begins with.")
+    ] = False,
+    labels: Annotated[
+        bool, option("--labels", help="Add the labels, -100 on padding; of a chat, the answers.")
+    ] = False,
     tokenizer: Tokenizer = None,
     special_tokens: Annotated[
         bool | None, option("--special-tokens/--no-special-tokens", help=SPECIAL)
@@ -100,6 +111,9 @@ def show(
         pairs=pair,
         packed=packed,
         chat=chat,
+        tools=tools,
+        template=template,
+        generation_prompt=generation_prompt,
         labels=labels,
         tokenizer=tokenizer,
         special_tokens=special_tokens,

@@ -21,9 +21,13 @@ from maskcli.text import (
     batch_from_lengths,
     batch_from_texts,
     chat_texts,
+    counted_by,
+    doubled_warnings,
     load_tokenizer,
     parse_messages,
+    parse_tools,
     read_lines,
+    read_text,
     split_lines,
 )
 
@@ -43,6 +47,9 @@ class Given:
     pairs: Sequence[str] | None = None
     packed: bool = False
     chat: bool = False
+    tools: str | None = None
+    template: str | None = None
+    generation_prompt: bool = False
     labels: bool = False
     tokenizer: str | None = None
     special_tokens: bool | None = None
@@ -79,6 +86,14 @@ class Given:
             "--labels": (self.labels, (*_TEXTS, "--ids")),
             "--pad-id": (self.pad_id is not None, ("--ids",)),
         }
+        of_chats = {
+            "--tools": self.tools is not None,
+            "--template": self.template is not None,
+            "--generation-prompt": self.generation_prompt,
+        }
+        idle = [option for option, asked in of_chats.items() if asked and not self.chat]
+        if idle:
+            raise MaskcliError(f"{idle[0]} means nothing without --chat; pass that too, or leave it out")
         for option, (used, meant_for) in limited.items():
             if used and way not in meant_for:
                 beside = "texts" if way in _TEXTS else way
@@ -195,10 +210,15 @@ def _batch(given: Given) -> Batch:
 
     lines, warnings = _lines(given)
     loaded = _tokenizer(given)
-    special = given.special_tokens
+    special, counted = given.special_tokens, None
     if given.chat:
         conversations = tuple(messages for line in lines for messages in parse_messages(line))
-        lines, special = chat_texts(conversations, loaded), False
+        tools = parse_tools(read_text(given.tools)) if given.tools else None
+        prompt = given.generation_prompt
+        lines, special = chat_texts(conversations, loaded, generation_prompt=prompt, tools=tools), False
+        warnings += doubled_warnings(lines, loaded)
+        if given.labels:
+            counted = counted_by(conversations, loaded, generation_prompt=prompt, tools=tools)
     batch = batch_from_texts(
         lines,
         loaded,
@@ -209,6 +229,7 @@ def _batch(given: Given) -> Batch:
         padding_side=given.side,
         packed=given.packed,
         labels=given.labels,
+        counted=counted,
     )
     return replace(batch, warnings=warnings + batch.warnings)
 
@@ -237,7 +258,8 @@ def _source(given: Given, batch: Batch) -> Batch:
 
 
 def _tokenizer(given: Given) -> Tokenizer:
-    return load_tokenizer(given.tokenizer, pad_token=given.pad_token, chat=given.chat)
+    template = read_text(given.template) if given.template else None
+    return load_tokenizer(given.tokenizer, pad_token=given.pad_token, chat=given.chat, template=template)
 
 
 def _usual(batch: Batch, source: Batch | None) -> str:

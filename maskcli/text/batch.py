@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -15,7 +15,13 @@ from maskcli.padding import edge_padding
 from maskcli.text.numbers import parse_ids, parse_lengths
 from maskcli.text.rows import document_index, filled, fit, laid_out, padded_width, positions
 from maskcli.text.tokenizer import Encoding, Tokenizer, quoted
-from maskcli.text.warnings import label_warnings, length_warnings, padding_warnings, unknown_ids
+from maskcli.text.warnings import (
+    label_warnings,
+    length_warnings,
+    padding_warnings,
+    start_warnings,
+    unknown_ids,
+)
 
 IGNORE_INDEX = -100
 
@@ -74,17 +80,24 @@ def batch_from_texts(
     padding_side: str | None = None,
     packed: bool = False,
     labels: bool = False,
+    counted: Callable[[int, Array], Real] | None = None,
 ) -> Batch:
     """Each text (with its second text from `pairs`) as one row, cut to `max_length` and padded.
 
-    `packed` makes one row of all texts, cut to `max_length` as a whole.
+    `packed` makes one row of all texts, cut to `max_length` as a whole: no label stands on the first token
+    of a document, which the end of the one before it would have to foretell. `counted` tells of a text's
+    number and ids [L] which of them labels count, bool [L]; all of them by default. A text without tokens is
+    a row of padding.
     """
     width = padded_width(padding, max_length)
     limit = None if packed else max_length
     encodings = _encoded(texts, pairs, tokenizer, special_tokens, limit)
-    warnings = length_warnings(encodings, tokenizer, max_length)
+    warnings = length_warnings(encodings, tokenizer, max_length) + start_warnings(encodings, tokenizer)
+    targets = [_targets(number, encoding, counted, packed) for number, encoding in enumerate(encodings)]
     documents = None
     if packed:
+        texts = [text for text, encoding in zip(texts, encodings, strict=True) if len(encoding)]
+        encodings = [encoding for encoding in encodings if len(encoding)]
         documents, cut = fit([len(encoding) for encoding in encodings], max_length, "text")
         warnings += cut
         encodings = [_joined(encodings, sum(documents))]
@@ -107,10 +120,22 @@ def batch_from_texts(
         special=filled(mask, row.special, 1).astype(bool),
         segments=segments,
         documents=documents,
-        labels=np.where(mask, ids, IGNORE_INDEX) if labels else None,
+        labels=np.where(filled(mask, np.concatenate(targets)[: len(row)], 0), ids, IGNORE_INDEX)
+        if labels
+        else None,
         warnings=tuple(warnings),
         tokenizer=tokenizer,
     )
+
+
+def _targets(
+    number: int, encoding: Encoding, counted: Callable[[int, Array], Real] | None, packed: bool
+) -> Real:
+    """Which tokens of a text labels count, bool [L]."""
+    told: Real = np.ones(len(encoding), bool) if counted is None else counted(number, encoding.ids).copy()
+    if packed and number:
+        told[:1] = False
+    return told
 
 
 def _encoded(
@@ -120,20 +145,21 @@ def _encoded(
     special_tokens: bool | None,
     max_length: int | None,
 ) -> list[Encoding]:
-    """Each text with its second one as a sequence that is not empty."""
+    """Each text with its second one as a sequence; one that is empty has others beside it."""
     if not texts:
         raise MaskcliError("there is no text; pass at least one")
     seconds: Sequence[str | None] = [None] * len(texts) if pairs is None else pairs
     if len(seconds) != len(texts):
         raise MaskcliError(f"there are {len(texts)} texts and {len(seconds)} second texts; pass one for each")
-    encodings = []
-    for number, (text, second) in enumerate(zip(texts, seconds, strict=True), 1):
-        encodings.append(tokenizer.encode(text, second, special_tokens, max_length))
-        if not len(encodings[-1]):
-            raise MaskcliError(
-                f"text {number} ({quoted(text)}) has no tokens; pass a text with at least one word, "
-                "or let the tokenizer add its special tokens"
-            )
+    encodings = [
+        tokenizer.encode(text, second, special_tokens, max_length)
+        for text, second in zip(texts, seconds, strict=True)
+    ]
+    if not any(map(len, encodings)):
+        raise MaskcliError(
+            f"text 0 ({quoted(texts[0])}) has no tokens; pass a text with at least one word, "
+            "or let the tokenizer add its special tokens"
+        )
     return encodings
 
 
@@ -232,7 +258,7 @@ def batch_from_lengths(
         rows = [min(length, limit) for length in parsed]
         warnings = [
             f"row {number} lost {length - limit} of its {length} tokens to the maximum length {limit}"
-            for number, length in enumerate(parsed, 1)
+            for number, length in enumerate(parsed)
             if length > limit
         ]
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
+import numpy as np
+
+from maskcli.arrays import Array, Real
 from maskcli.errors import MaskcliError
 from maskcli.text.tokenizer import Messages, Template, Tokenizer, Tools, quoted
 
+_TOOLS = '[{"type": "function", "function": {"name": "search", "parameters": {}}}]'
 _EXAMPLE = '[{"role": "user", "content": "Hello"}]'
 
 
@@ -48,6 +53,50 @@ def chat_texts(
     """
     render = template_of(tokenizer).render
     return tuple(render(conversation, generation_prompt, tools) for conversation in conversations)
+
+
+def counted_by(
+    conversations: tuple[Messages, ...],
+    tokenizer: Tokenizer,
+    *,
+    generation_prompt: bool = False,
+    tools: Tools | None = None,
+) -> Callable[[int, Array], Real]:
+    """Which tokens of each conversation a loss is to count, as `batch_from_texts` asks for it.
+
+    What the template marks with `{% generation %}`, else by its turns the assistants' contents and ends.
+    """
+    template = template_of(tokenizer)
+    marked = template.marked
+    if marked is None:
+        from maskcli.text.turns import learn
+
+        turns = learn(tokenizer)
+        return lambda number, ids: turns.split(ids[None]).answers()[0]
+
+    def by_marks(number: int, ids: Array) -> Real:
+        told = np.asarray(marked(conversations[number], generation_prompt, tools), bool)
+        if len(told) == len(ids):
+            return told
+        # Cut texts keep their first or their last tokens, as the tokenizer does.
+        whole = tokenizer.encode(
+            template.render(conversations[number], generation_prompt, tools), None, False
+        ).ids
+        kept_first = np.array_equal(whole[: len(ids)], ids)
+        return told[: len(ids)] if kept_first else told[len(told) - len(ids) :]
+
+    return by_marks
+
+
+def parse_tools(text: str) -> Tools:
+    """Tools from JSON: a list of objects."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MaskcliError(f"the tools {quoted(text)} are not valid JSON ({error}); write {_TOOLS}") from None
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise MaskcliError(f"the tools {quoted(value)} are not a list of objects; write {_TOOLS}")
+    return value
 
 
 def template_of(tokenizer: Tokenizer) -> Template:

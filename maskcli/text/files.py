@@ -37,17 +37,21 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 def read_lines(path: str) -> Lines:
     """One sequence per line of a UTF-8 file."""
+    return split_lines(read_text(path), path)
+
+
+def read_text(path: str) -> str:
+    """A UTF-8 file."""
     data = read_bytes(Path(path), MAX_TEXT_BYTES)
     if b"\0" in data[:8192]:
-        raise MaskcliError(f"{quoted(path)} is a binary file; --file reads UTF-8 text, one sequence per line")
+        raise MaskcliError(f"{quoted(path)} is a binary file; pass a file of UTF-8 text")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise MaskcliError(
             f"{quoted(path)} is not UTF-8 (byte {data[error.start]:#04x} at offset {error.start}); "
             "save it as UTF-8 text"
         ) from None
-    return split_lines(text, path)
 
 
 def split_lines(text: str, source: str = "standard input") -> Lines:

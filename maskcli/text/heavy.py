@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from maskcli.text.files import MAX_VOCABULARY_BYTES
 from maskcli.text.library import Library, Lists, Settings, readable, refusals, tokenizer_of
 from maskcli.text.light import from_backend
 from maskcli.text.templates import quiet, template_of
-from maskcli.text.tokenizer import ROLES, Tokenizer, quoted
+from maskcli.text.tokenizer import ROLES, Template, Tokenizer, quoted
 from maskcli.untrusted import check_file
 
 _VOCABULARIES = {
@@ -62,7 +63,14 @@ def from_transformers(tokenizer: Any, name: str) -> Tokenizer:
         loaded = from_backend(name, backend, settings)
     else:
         loaded = tokenizer_of(name, _in_python(tokenizer), settings, map(int, tokenizer.all_special_ids))
-    return replace(loaded, template=template_of(tokenizer, name))
+
+    def templated(source: str) -> Template:
+        template = template_of(tokenizer, name, source)
+        if template is None:
+            raise MaskcliError("the chat template is empty; pass --template with a file that holds one")
+        return template
+
+    return replace(loaded, template=template_of(tokenizer, name), templated=templated)
 
 
 def _load(loader: Any, folder: Path, name: str) -> Any:
@@ -76,6 +84,11 @@ def _load(loader: Any, folder: Path, name: str) -> Any:
             raise MaskcliError(
                 f"tokenizer {quoted(name)} asks to run Python code of its own, which maskcli never does; "
                 "pass its tokenizer.json if it has one, or one written by save_pretrained"
+            ) from None
+        if "sentencepiece" in said.lower() and find_spec("sentencepiece") is None:
+            raise MaskcliError(
+                f"tokenizer {quoted(name)} needs sentencepiece, which is not installed; pip install "
+                "sentencepiece"
             ) from None
         if "instantiate the backend tokenizer" in said:
             raise MaskcliError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from maskcli.errors import MaskcliError
 from maskcli.text.builtin import builtin_tokenizer
-from maskcli.text.tokenizer import Tokenizer, quoted, with_pad_token
+from maskcli.text.tokenizer import Tokenizer, quoted, with_pad_token, with_template
 
 BUILTIN = "builtin"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -26,13 +26,17 @@ _HUB_FAILURES = {
 }
 
 
-def load_tokenizer(name: str | None = None, *, pad_token: str | None = None, chat: bool = False) -> Tokenizer:
+def load_tokenizer(
+    name: str | None = None, *, pad_token: str | None = None, chat: bool = False, template: str | None = None
+) -> Tokenizer:
     """The tokenizer called `name`: None or "builtin", a tokenizer.json, a folder, or a name on the hub.
 
     `pad_token` replaces the pad token: "eos" (or another role), or a token of the vocabulary. `chat` asks
-    for the chat template too, which only transformers can render.
+    for the chat template too, which only transformers can render; `template` is one to take instead.
     """
     tokenizer = _load(name, chat)
+    if template is not None:
+        tokenizer = with_template(tokenizer, template)
     return tokenizer if pad_token is None else with_pad_token(tokenizer, pad_token)
 
 

@@ -79,7 +79,7 @@ def fit(lengths: Sequence[int], max_length: int | None, what: str) -> tuple[tupl
     if max_length is not None:
         room = min(max_length, total)
     kept, lost, start = [], [], 0
-    for number, length in enumerate(lengths, 1):
+    for number, length in enumerate(lengths):
         left = max(0, min(length, room - start))
         start += length
         if left:

@@ -24,38 +24,32 @@ class TooSlowError(MaskcliError):
     """A template that does not come to an end."""
 
 
-def template_of(tokenizer: Any, name: str) -> Template | None:
-    """The chat template of a transformers tokenizer; None where it has none."""
-    if not tokenizer.chat_template:
+def template_of(tokenizer: Any, name: str, source: str | None = None) -> Template | None:
+    """The chat template of a transformers tokenizer, or one of another source; None where there is none."""
+    text = _source(tokenizer) if source is None else source
+    if not text:
         return None
 
     def applied(messages: Messages, generation_prompt: bool, tools: Tools | None, **more: Any) -> Any:
         with quiet(), _refused(name), _bounded():
             return tokenizer.apply_chat_template(
-                messages, tools=tools, add_generation_prompt=generation_prompt, **more
+                messages, tools=tools, add_generation_prompt=generation_prompt, chat_template=source, **more
             )
 
     def render(messages: Messages, generation_prompt: bool = False, tools: Tools | None = None) -> str:
         return str(applied(messages, generation_prompt, tools, tokenize=False))
 
     def marked(messages: Messages, generation_prompt: bool = False, tools: Tools | None = None) -> list[int]:
-        told = applied(
-            messages,
-            generation_prompt,
-            tools,
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
+        more = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
+        told = applied(messages, generation_prompt, tools, **more)
         return [int(counted) for counted in told["assistant_masks"]]
 
-    source = _source(tokenizer)
-    return Template(source, render, marked if _GENERATION.search(source) else None)
+    return Template(text, render, marked if _GENERATION.search(text) else None)
 
 
 def _source(tokenizer: Any) -> str:
-    """The template that conversations without tools are rendered with."""
-    template = tokenizer.chat_template
+    """The template that conversations without tools are rendered with, empty for none."""
+    template = tokenizer.chat_template or ""
     if isinstance(template, dict):
         template = template.get("default") or next(iter(template.values()), "")
     return str(template)

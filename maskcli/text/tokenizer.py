@@ -82,7 +82,8 @@ class Tokenizer:
 
     `roles` maps pad, bos, eos, unk, sep, cls, mask to ids, for those it has; `model_max_length` is None
     when the files name no sane one; `padding_side` is the files' default. `pad_borrowed` names the role
-    whose token the user made the pad token. `template` turns chat messages into text, None without one.
+    whose token the user made the pad token. `template` turns chat messages into text, None without one;
+    `templated` makes a template of another source, where the tokenizer's library can.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Tokenizer:
     pad_type_id: int = 0
     pad_borrowed: str | None = None
     template: Template | None = None
+    templated: Callable[[str], Template] | None = field(default=None, repr=False)
 
     @property
     def pad_id(self) -> int | None:
@@ -162,6 +164,16 @@ def with_pad_token(tokenizer: Tokenizer, pad_token: str) -> Tokenizer:
         special_ids=tokenizer.special_ids | {token_id},
         pad_borrowed=None if token_id == tokenizer.pad_id else borrowed,
     )
+
+
+def with_template(tokenizer: Tokenizer, source: str) -> Tokenizer:
+    """The same tokenizer with another chat template."""
+    if tokenizer.templated is None:
+        raise MaskcliError(
+            f"tokenizer {quoted(tokenizer.name)} renders no chat templates; pass --tokenizer with the "
+            "folder or hub name of a model beside --template"
+        )
+    return replace(tokenizer, template=tokenizer.templated(source))
 
 
 def no_room(max_length: int, reserved: int) -> MaskcliError:

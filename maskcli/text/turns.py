@@ -28,6 +28,7 @@ from maskcli.text.markers import (
 from maskcli.text.sentinels import SHAPES, Gap, Ids, Prober, Shape, Slot, as_ids, common_prefix
 from maskcli.text.splitting import Kinds, Split, kinds_of, split_rows
 from maskcli.text.tokenizer import Tokenizer, quoted
+from maskcli.text.warnings import doubled_start
 
 # What is rendered to read markers off; a template refuses what it does not know.
 _CONVERSATIONS = (
@@ -278,10 +279,7 @@ def _keeps_thinking(prober: Prober) -> bool | None:
 def _doubled_start(tokenizer: Tokenizer, prober: Prober) -> bool:
     """Whether the beginning token stands twice when rendered text is encoded as other texts are."""
     text = prober.text(("user", "assistant"))
-    if text is None or tokenizer.bos_id is None:
-        return False
-    ids = tokenizer.encode(text).ids[:2]
-    return len(ids) == 2 and bool((ids == tokenizer.bos_id).all())
+    return text is not None and doubled_start(tokenizer.encode(text), tokenizer)
 
 
 def given(markers: Mapping[str, str | Sequence[int]], tokenizer: Tokenizer | None = None) -> Turns:

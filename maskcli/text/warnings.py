@@ -16,7 +16,7 @@ def length_warnings(encodings: Sequence[Encoding], tokenizer: Tokenizer, max_len
     """Texts that were cut, and texts longer than the model takes."""
     warnings = []
     limit = tokenizer.model_max_length
-    for number, encoding in enumerate(encodings, 1):
+    for number, encoding in enumerate(encodings):
         length = len(encoding)
         if length < encoding.total:
             end = f", its end token {tokenizer.token(tokenizer.eos_id or 0)} among them"
@@ -30,6 +30,35 @@ def length_warnings(encodings: Sequence[Encoding], tokenizer: Tokenizer, max_len
                 f"{limit}; cut it with --max-length {limit}"
             )
     return warnings
+
+
+def start_warnings(encodings: Sequence[Encoding], tokenizer: Tokenizer) -> list[str]:
+    """Texts that begin with the beginning token twice."""
+    doubled = [number for number, encoding in enumerate(encodings) if doubled_start(encoding, tokenizer)]
+    if not doubled:
+        return []
+    start, texts = tokenizer.token(tokenizer.bos_id or 0), first_of("text", doubled)
+    return [
+        f"the start token {start} stands twice ({texts}): the text holds it and the tokenizer adds another; "
+        "pass --no-special-tokens"
+    ]
+
+
+def doubled_warnings(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Rendered chats that would begin with the start token twice, were they encoded as other texts are."""
+    if not any(doubled_start(tokenizer.encode(text), tokenizer) for text in texts[:1]):
+        return ()
+    start = tokenizer.token(tokenizer.bos_id or 0)
+    return (
+        f"template and tokenizer both add {start}: encode rendered text with add_special_tokens=False, as "
+        "was done here, or it stands twice",
+    )
+
+
+def doubled_start(encoding: Encoding, tokenizer: Tokenizer) -> bool:
+    """Whether a sequence begins with the beginning token twice."""
+    start = -1 if tokenizer.bos_id is None else tokenizer.bos_id
+    return len(encoding) > 1 and bool((encoding.ids[:2] == start).all())
 
 
 def padding_warnings(tokenizer: Tokenizer, mask: Real) -> list[str]:
@@ -68,7 +97,7 @@ def label_warnings(ids: Array, mask: Real, tokenizer: Tokenizer) -> list[str]:
     total = int(counts.sum())
     if not total:
         return []
-    rows = (np.flatnonzero(counts) + 1).tolist()
+    rows = np.flatnonzero(counts).tolist()
     return [
         f"the pad token is the eos token ({tokenizer.pad_token}, id {tokenizer.pad_id}): labels masked "
         f"where ids == pad would have lost {total} real eos {plural('token', total)} "

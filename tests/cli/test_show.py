@@ -368,3 +368,68 @@ def test_a_closed_pipe_and_an_interrupt():
     _, error = running.communicate()
     assert running.returncode in (0, 130)
     assert b"Traceback" not in error
+
+
+CHAT = (
+    "{% for m in messages %}{{ '<u> ' if m.role == 'user' else '<a> ' }}{{ m.content }}"
+    "{{ ' <e> ' if m.role == 'assistant' else ' ' }}{% endfor %}{% if add_generation_prompt %}<a> {% endif %}"
+)
+
+
+@pytest.fixture
+def chat_model(tmp_path):
+    """A folder with a tokenizer of words and a chat template without generation marks."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [
+        "<unk>",
+        "<u>",
+        "<a>",
+        "<e>",
+        "Hi",
+        "there",
+        "Walnut",
+        "Copper",
+        "Violin",
+        "Harbor",
+        "Meadow",
+        "Pepper",
+    ]
+    backend = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<unk>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<u>", "<a>", "<e>"]})
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+TALK = '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi there"}]'
+
+
+def test_labels_of_a_chat_are_its_answers_and_their_ends(chat_model):
+    shown = read("show", "--chat", TALK, "-t", chat_model, "--labels")
+    tokens = shown["sequences"][0]["tokens"]
+    assert [t["token"] for t in tokens] == ["<u>", "Hi", "<a>", "Hi", "there", "<e>"]
+    assert [t["label"] for t in tokens] == [-100, -100, -100, 4, 5, 3]
+
+
+def test_a_template_and_tools_from_files(chat_model, tmp_path):
+    template, tools = tmp_path / "t.jinja", tmp_path / "tools.json"
+    template.write_text("{% for t in tools %}{{ t.name }} {% endfor %}" + CHAT)
+    tools.write_text('[{"name": "Walnut"}]')
+    shown = read(
+        *("show", "--chat", TALK, "-t", chat_model, "--template", str(template), "--tools", str(tools)),
+        "--generation-prompt",
+    )
+    assert [
+        t["token"] for t in shown["sequences"][0]["tokens"]
+    ] == "Walnut <u> Hi <a> Hi there <e> <a>".split()
+
+
+@pytest.mark.parametrize("options", [("--tools", "x"), ("--template", "x"), ("--generation-prompt",)])
+def test_options_of_chats_without_a_chat(options):
+    done = run("show", "Hi", *options)
+    assert done.returncode == 2
+    assert f"{options[0]} means nothing without --chat" in done.stderr

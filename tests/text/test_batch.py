@@ -56,7 +56,7 @@ def test_each_row_holds_its_tokens_on_the_side_away_from_the_padding(
     pairs = zip(wanted, pads, strict=True)
     assert rows(batch) == [row + pad if side == "right" else pad + row for row, pad in pairs]
     assert batch.attention_mask.sum(axis=1).tolist() == [len(row) for row in wanted]
-    lost = [i for i, text in enumerate(texts, 1) if max_length and len(text.split()) > max_length]
+    lost = [i for i, text in enumerate(texts) if max_length and len(text.split()) > max_length]
     assert [warning.split()[1] for warning in batch.warnings] == [str(i) for i in lost]
 
 
@@ -87,8 +87,8 @@ def test_packing_says_which_texts_it_cut() -> None:
     batch = batch_from_texts(["a b", "c d", "e"], load_tokenizer(), packed=True, max_length=3)
     assert batch.documents == (2, 1)
     assert [warning.split(" tokens")[0] for warning in batch.warnings] == [
-        "text 2 lost 1 of its 2",
-        "text 3 lost 1 of its 1",
+        "text 1 lost 1 of its 2",
+        "text 2 lost 1 of its 1",
     ]
 
 
@@ -101,7 +101,7 @@ def test_pairs_show_their_segments() -> None:
 def test_truncation_of_the_end_is_said() -> None:
     batch = batch_from_texts(["a b <eos>", "c"], load_tokenizer(), max_length=2)
     assert batch.warnings == (
-        "text 1 lost 1 of its 3 tokens to the maximum length 2, its end token <eos> among them",
+        "text 0 lost 1 of its 3 tokens to the maximum length 2, its end token <eos> among them",
     )
 
 
@@ -111,7 +111,7 @@ def test_labels_follow_the_attention_mask_where_pad_is_eos() -> None:
     assert batch.labels.tolist() == [[3, 2, -100], [4, -100, -100], [5, 6, 2]]
     borrowed, lost = batch.warnings
     assert "padding is the eos token <eos> (id 2)" in borrowed
-    assert "would have lost 2 real eos tokens (rows 1, 3)" in lost
+    assert "would have lost 2 real eos tokens (rows 0, 2)" in lost
 
 
 def test_borrowed_padding_that_pads_nothing_is_not_mentioned() -> None:
@@ -122,7 +122,7 @@ def test_borrowed_padding_that_pads_nothing_is_not_mentioned() -> None:
     ("texts", "options", "message"),
     [
         ([], {}, "there is no text"),
-        (["a", " "], {}, r"text 2 \(' '\) has no tokens"),
+        ([" ", ""], {}, r"text 0 \(' '\) has no tokens"),
         (["a"], {"padding": "max-length"}, "pass --max-length too"),
         (["a"], {"padding": "longer"}, "no padding 'longer'.*longest or --padding max-length"),
         (["a"], {"max_length": 0}, "length of 0 leaves no tokens"),
@@ -248,3 +248,25 @@ def test_packed_lengths_are_documents_of_one_row() -> None:
 def test_lengths_that_make_no_row_are_an_error(text: str) -> None:
     with pytest.raises(MaskcliError, match=r"length|cells"):
         batch_from_lengths(text)
+
+
+def test_a_text_without_tokens_is_a_row_of_padding() -> None:
+    batch = batch_from_texts(["", "a b"], load_tokenizer(), labels=True)
+    assert batch.attention_mask.tolist() == [[False, False], [True, True]]
+    assert batch.labels is not None
+    assert batch.labels[0].tolist() == [-100, -100]
+
+
+def test_no_label_foretells_the_next_document() -> None:
+    batch = batch_from_texts(["a b", "c d", "e"], load_tokenizer(), packed=True, labels=True)
+    assert batch.ids is not None
+    assert batch.labels is not None
+    counted = batch.labels[0] != -100
+    assert counted.tolist() == [True, True, False, True, False]
+    assert batch.labels[0][counted].tolist() == batch.ids[0][counted].tolist()
+
+
+def test_a_text_without_tokens_is_no_document() -> None:
+    batch = batch_from_texts(["a", "", "b c"], load_tokenizer(), packed=True)
+    assert batch.documents == (1, 2)
+    assert batch.texts == ("a", "b c")

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from maskcli.errors import MaskcliError
-from maskcli.text import batch_from_texts, chat_texts, load_tokenizer, parse_messages
+from maskcli.text import (
+    batch_from_texts,
+    chat_texts,
+    counted_by,
+    doubled_warnings,
+    load_tokenizer,
+    parse_messages,
+    parse_tools,
+)
 
 from .conftest import write_json
 from .test_load import word_level
@@ -85,3 +93,70 @@ def test_a_template_that_refuses_is_an_error(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(folder(tmp_path, "{{ raise_exception('system first') }}"), chat=True)
     with pytest.raises(MaskcliError, match=r"refused the messages \(system first\)"):
         chat_texts(parse_messages('[{"role": "user", "content": "a"}]'), tokenizer)
+
+
+TURNS = (
+    "{% for m in messages %}{% if m.role == 'user' %}a {{ m.content }} b {% else %}{{ m.content }} </s> {% endif %}"
+    "{% endfor %}"
+)
+MARKED = TURNS.replace("{{ m.content }} </s>", "{% generation %}{{ m.content }}{% endgeneration %} </s>")
+
+
+@pytest.mark.parametrize("max_length", [None, 9, 5, 3])
+def test_labels_are_what_the_template_marks(tmp_path: Path, max_length: int | None) -> None:
+    tokenizer = load_tokenizer(folder(tmp_path, MARKED), chat=True)
+    (conversation,) = parse_messages(
+        '[{"role": "user", "content": "x"}, {"role": "assistant", "content": "a b"},'
+        ' {"role": "user", "content": "x"}, {"role": "assistant", "content": "b"}]'
+    )
+    texts = chat_texts((conversation,), tokenizer)
+    assert texts == ("a x b a b </s> a x b b </s> ",)
+    counted = counted_by((conversation,), tokenizer)
+    batch = batch_from_texts(
+        texts, tokenizer, special_tokens=False, labels=True, counted=counted, max_length=max_length
+    )
+    assert batch.labels is not None
+    # The end is outside of the marks.
+    told = [-100, -100, -100, 1, 2, -100, -100, -100, -100, 2, -100]
+    assert batch.labels[0].tolist() == told[:max_length]
+
+
+def test_another_template_and_tools(tmp_path: Path) -> None:
+    name = folder(tmp_path)
+    tools = parse_tools('[{"function": {"name": "b"}}]')
+    other = "{% for tool in tools %}{{ tool.function.name }} {% endfor %}a{% if add_generation_prompt %} b{% endif %}"
+    tokenizer = load_tokenizer(name, chat=True, template=other)
+    conversations = parse_messages('[{"role": "user", "content": "x"}]')
+    assert chat_texts(conversations, tokenizer, tools=tools) == ("b a",)
+    assert chat_texts(conversations, tokenizer, tools=tools, generation_prompt=True) == ("b a b",)
+    assert load_tokenizer(name, chat=True).template.source == TEMPLATE
+    with pytest.raises(MaskcliError, match="renders no chat templates"):
+        load_tokenizer(template=other)
+    with pytest.raises(MaskcliError, match="template is empty"):
+        load_tokenizer(name, chat=True, template="")
+
+
+@pytest.mark.parametrize("text", ["[", "{}", "[3]", "[" * 100_000])
+def test_what_is_no_list_of_tools(text: str) -> None:
+    with pytest.raises(MaskcliError, match="the tools"):
+        parse_tools(text)
+
+
+def test_a_start_that_stands_twice_is_said(tmp_path: Path) -> None:
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(folder(tmp_path / "plain"))
+    reference.add_special_tokens({"bos_token": "<s>"})
+    number = reference.bos_token_id
+    reference.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", number)]
+    )
+    reference.save_pretrained(tmp_path / "adds")
+    tokenizer = load_tokenizer(str(tmp_path / "adds"))
+    assert doubled_warnings(("<s> a",), tokenizer)[0].startswith("template and tokenizer both add <s>")
+    assert doubled_warnings(("a b",), tokenizer) == ()
+    (said,) = batch_from_texts(["<s> a", "<s> b"], tokenizer).warnings
+    assert "stands twice (texts 0, 1)" in said
+    assert batch_from_texts(["a", "b"], tokenizer).warnings == ()
+    assert batch_from_texts(["<s> a"], tokenizer, special_tokens=False).warnings == ()
