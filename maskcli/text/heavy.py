@@ -85,7 +85,8 @@ def _load(loader: Any, folder: Path, name: str) -> Any:
                 f"tokenizer {quoted(name)} asks to run Python code of its own, which maskcli never does; "
                 "pass its tokenizer.json if it has one, or one written by save_pretrained"
             ) from None
-        if "sentencepiece" in said.lower() and find_spec("sentencepiece") is None:
+        pieces = any(folder.glob("*.model")) and find_spec("sentencepiece") is None
+        if pieces and "sentencepiece" in said.lower():
             raise MaskcliError(
                 f"tokenizer {quoted(name)} needs sentencepiece, which is not installed; pip install "
                 "sentencepiece"

@@ -94,7 +94,7 @@ def test_padding_without_a_pad_token_is_an_error_only_when_rows_differ(tmp_path:
 def test_a_text_longer_than_the_model_takes_is_said(tmp_path: Path) -> None:
     batch = batch_from_texts(["a b a"], loaded(tmp_path, {"model_max_length": 2}))
     assert len(batch.warnings) == 1
-    assert "text 1 has 3 tokens" in batch.warnings[0]
+    assert "text 0 has 3 tokens" in batch.warnings[0]
     assert "--max-length 2" in batch.warnings[0]
 
 
@@ -289,3 +289,20 @@ def test_a_hub_name_in_the_local_cache_needs_neither_network_nor_transformers(tm
         check=True,
     )
     assert json.loads(done.stdout) == [[1, 2], 3, False]
+
+
+def test_a_missing_sentencepiece_is_called_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maskcli.text import heavy
+
+    (tmp_path / "spiece.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    monkeypatch.setattr(heavy, "find_spec", lambda name: None)
+
+    class Loader:
+        @staticmethod
+        def from_pretrained(*args: object, **options: object) -> None:
+            raise ImportError("T5Tokenizer requires the SentencePiece library but it was not found")
+
+    with pytest.raises(MaskcliError, match="needs sentencepiece, which is not installed; pip install"):
+        heavy._load(Loader, tmp_path, "t5")
