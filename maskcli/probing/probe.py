@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from maskcli.diagnostics.behaviour import Behaviour, Compared, Reach, Seen
 from maskcli.errors import MaskcliError
+from maskcli.probing.axes import with_axes
 from maskcli.probing.equivalence import tolerant
 from maskcli.probing.exact import exact
 from maskcli.probing.layers import Progress, seen_in
@@ -30,7 +31,8 @@ def measure(subject: Subject, plan: Plan, told: Progress = lambda _: None) -> Be
 
     MaskcliError when the model cannot be run, or does not answer alike twice, so that nothing can be decided.
     """
-    with _undisturbed(subject.model):
+    with undisturbed(subject.model):
+        subject = with_axes(subject)
         try:
             structure = structure_of(subject, first_run(subject, plan))
         except UnmeasuredError as reason:
@@ -39,6 +41,8 @@ def measure(subject: Subject, plan: Plan, told: Progress = lambda _: None) -> Be
             ) from reason
         subject = replace(subject, by_text=structure.places == 1)
         gathered = _Gathered()
+        if subject.sequence_first:
+            gathered.notes.append("arguments are taken as [S, B] or [S, B, D]: only their first axis mixes")
         asked = subject.given is None and set(plan.pads) - {"none"}
         if asked and not takes_padding(subject):
             gathered.unmeasured.append(
@@ -138,7 +142,7 @@ def _settings(subject: Subject, plan: Plan) -> Iterator[Callable[[], Run]]:
 
 
 @contextmanager
-def _undisturbed(model: Module) -> Iterator[None]:
+def undisturbed(model: Module) -> Iterator[None]:
     """Random numbers and buffers stay what they are, and compiled regions run as they are written."""
     import torch
 

@@ -70,6 +70,8 @@ class Run:
         import torch
 
         given = {**self.arguments, **(changed or {})}
+        if subject.sequence_first:
+            given |= {name: given[name].transpose(0, 1) for name in self.content}
         fresh = {
             name: copy_cache(value) if is_cache(value) and value is not keep else value
             for name, value in given.items()
@@ -106,21 +108,22 @@ def _shape(value: Any) -> str:
 def given(subject: Subject) -> Run:
     """The run with the arguments that a user gave."""
     arguments = dict(subject.given or {})
-    content = tuple(name for name, value in arguments.items() if _is_content(name, value))
+    content = tuple(name for name, value in arguments.items() if is_content(name, value))
     if not content:
         raise MaskcliError(
             f"{subject.name!r}: none of {', '.join(map(repr, arguments)) or 'no arguments'} are ids "
             "[B, S] or hidden states [B, S, D], so nothing can be moved"
         )
+    if subject.sequence_first:
+        arguments |= {name: arguments[name].transpose(0, 1) for name in content}
     first = arguments[content[0]].shape[:2]
     real = subject.real if subject.real is not None else _real_among(arguments, tuple(first))
     documents = next((_numbers(arguments[name]) for name in DOCUMENT_NAMES if name in arguments), None)
-    encodes = "decoder_input_ids" in arguments
     run = Run("as given", arguments, content, real, documents)
-    return replace(run, source_real=real) if encodes else run
+    return replace(run, source_real=real) if len(content) > 1 else run
 
 
-def _is_content(name: str, value: Any) -> bool:
+def is_content(name: str, value: Any) -> bool:
     """Whether an argument can be moved: ids of tokens, or states."""
     import torch
 

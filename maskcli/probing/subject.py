@@ -56,7 +56,8 @@ class Subject:
     `vocabulary` how many ids it takes; `said` is its configuration as it stands, and `config` what that
     says of masks.
     `real` bool [B, S] tells the tokens of given arguments from padding, where that is known otherwise.
-    `by_text` says that it answers each text as a whole, once that was seen.
+    `by_text` says that it answers each text as a whole, once that was seen,
+    and `sequence_first` that what it is given is [S, B] or [S, B, D] (None: not looked at yet).
     """
 
     name: str
@@ -67,6 +68,7 @@ class Subject:
     config: Config | None
     real: Array | None = None
     by_text: bool = False
+    sequence_first: bool | None = None
 
     @property
     def encodes(self) -> bool:
@@ -321,6 +323,6 @@ def other_ids(subject: Subject, ids: Tensor, cells: Tensor) -> Tensor:
     import torch
 
     plain = torch.tensor(subject.plain_ids(), device=ids.device)
-    rank = torch.searchsorted(plain, ids.clamp(int(plain[0]), int(plain[-1])))
+    rank = torch.searchsorted(plain, ids.contiguous().clamp(int(plain[0]), int(plain[-1])))
     moved = plain[(rank + len(plain) // 2) % len(plain)]
     return torch.where(cells, moved.to(ids.dtype), ids)

@@ -19,9 +19,10 @@ from maskcli.diagnostics.probed import ProbeReport, report_of
 from maskcli.errors import MaskcliError
 from maskcli.meant.facts import Declared
 from maskcli.padding import edge_padding
+from maskcli.probing.axes import with_axes
 from maskcli.probing.caches import copy_cache, is_cache
 from maskcli.probing.plan import ROWS, Plan
-from maskcli.probing.probe import measure
+from maskcli.probing.probe import measure, undisturbed
 from maskcli.probing.runs import given
 from maskcli.probing.subject import Subject, subject_of, unwrapped
 from maskcli.tracing.calls import quietly
@@ -70,7 +71,7 @@ class Models:
         reports, failed = [], []
         for each in self.kept:
             try:
-                with quietly(), _at_rest(each.module):
+                with quietly(), _at_rest(each.module), undisturbed(each.module):
                     reports.append(_measured(each, declared))
             except MaskcliError as error:
                 failed.append(str(error))
@@ -112,7 +113,7 @@ def _at_rest(module: Any) -> Iterator[None]:
 
 def _measured(kept: _Kept, declared: Declared) -> ProbeReport:
     name = type(kept.module).__name__
-    subject = subject_of(kept.module, kept.arguments, name)
+    subject = with_axes(subject_of(kept.module, kept.arguments, name))
     facts = kept.step.facts.declared(declared, kept.step.texts, kept.step.generates)
     subject = dataclasses.replace(subject, config=facts.model, real=_real(subject, facts))
     return report_of(measure(subject, Plan(declared=facts)), name)

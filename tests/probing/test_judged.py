@@ -220,3 +220,59 @@ def test_a_place_that_is_read_of_every_text_is_told_by_the_side():
     told = "with right padding the answer for a text is read from its padding, with left padding it is not"
     assert (said(report), report.behaviour.notes) == ([], (told,))
     assert loud(model, expect="full", pad="right") == [("MSK602", ())]
+
+
+class Tutorial(nn.Module):
+    """Ids [S, B], as torch's encoder takes them by default."""
+
+    def __init__(self, ahead):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(VOCAB, WIDTH), nn.Linear(WIDTH, VOCAB)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDTH, 2, 32), 2)
+        self.ahead = ahead
+
+    def forward(self, src):
+        hidden = ~torch.ones(len(src), len(src), dtype=torch.bool).tril(self.ahead)
+        return self.head(self.encoder(self.embed(src), mask=hidden))
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor:UserWarning")
+@pytest.mark.parametrize(("ahead", "codes"), [(0, []), (1, ["MSK601"])])
+def test_the_sequence_may_come_first(ahead, codes):
+    ids = torch.arange(36).reshape(12, 3)
+    report = maskcli.probe(Tutorial(ahead).eval(), {"src": ids}, expect="causal")
+    assert [code for code, _ in said(report)] == codes
+    assert any("[S, B]" in note for note in report.behaviour.notes)
+
+
+class Pair(nn.Module):
+    def __init__(self, batch_first, hides):
+        super().__init__()
+        self.pair = nn.Transformer(WIDTH, 2, 1, 1, 32, batch_first=batch_first)
+        self.hides = hides
+
+    def forward(self, src, tgt, src_key_padding_mask):
+        size = tgt.shape[1 if self.pair.batch_first else 0]
+        return self.pair(
+            src,
+            tgt,
+            tgt_mask=~causal(size),
+            src_key_padding_mask=src_key_padding_mask,
+            memory_key_padding_mask=src_key_padding_mask if self.hides else None,
+        )
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("size", [9, 12])
+@pytest.mark.parametrize("hides", [True, False])
+def test_padding_of_a_source_is_that_of_its_readers(batch_first, size, hides):
+    generator = torch.Generator().manual_seed(5)
+    src, tgt = (torch.randn(3, length, WIDTH, generator=generator) for length in (12, size))
+    given = {"src": src, "tgt": tgt}
+    if not batch_first:
+        given = {name: value.transpose(0, 1) for name, value in given.items()}
+    given["src_key_padding_mask"] = torch.arange(12) >= torch.tensor([12, 8, 4])[:, None]
+    found = loud(Pair(batch_first, hides).eval(), given, expect=["*=full", "*decoder*self_attn=causal"])
+    assert [code for code, _ in found] == ([] if hides else ["MSK610"])
