@@ -40,6 +40,14 @@ def edge_runs(pads: Real) -> tuple[Real, Real]:
     return columns < starts[:, None], columns >= stops[:, None]
 
 
+def lone_edges(pads: Real) -> Real:
+    """Leading and trailing runs of padding [B, L] of a single token, which may be the end of a cut text."""
+    lone: Real = np.zeros(pads.shape, bool)
+    for run in edge_runs(pads):
+        lone |= run & (run.sum(axis=1) == 1)[:, None]
+    return lone
+
+
 def edge_padding(
     ids: Array, pad_id: int, starts: tuple[int | None, ...] = (), ends: tuple[int | None, ...] = ()
 ) -> Real:

@@ -314,6 +314,20 @@ def test_an_end_that_begins_texts_too_stands_twice_between_them():
     assert loud(report({"input_ids": doubled}, **known)) == ["MSK409"]
 
 
+def test_rows_cut_out_of_a_long_text_may_begin_with_the_end_before_them():
+    """Where padding is the end, one such token at an edge is no padding."""
+    stream = np.array([[EOS, BOS, 20, 21, 22, EOS], [BOS, 23, 24, 25, 26, 27], [28, 29, EOS, BOS, 30, 31]])
+    known = {"pad_id": EOS, "eos_ids": (EOS,), "bos_ids": (BOS,)}
+    for mask in (None, np.ones_like(stream)):
+        assert loud(report(batch(stream, mask, stream), **known)) == []
+
+
+def test_packed_texts_that_meet_in_the_middle_lose_no_label():
+    ids = np.array([[BOS, 20, 21, 22, 23, 24, 25, EOS, BOS, 26, 27, 28, 29, 30, 31, EOS]] * 2)
+    labels = np.where(np.arange(16) == 7, IGNORE, moved(ids))
+    assert loud(report({"input_ids": ids, "shift_labels": labels}, **KNOWN)) == []
+
+
 def test_holes_of_two_rows_are_told_apart():
     real = REAL.astype(int)
     real[0, 3] = real[1, 7] = real[1, 9] = 0

@@ -139,7 +139,7 @@ def label_border(scene: Scene) -> Iterator[Found | Undecided]:
         if isinstance(text, Undecided):
             yield text
             continue
-        yield from _lost_labels(text)
+        yield from _lost_labels(text, declared)
         prompts = prompt_lengths(text, declared)
         late = _untaught_starts(text, prompts)
         if late.any() and prompts is not None:
@@ -161,9 +161,9 @@ def label_border(scene: Scene) -> Iterator[Found | Undecided]:
             )
 
 
-def _lost_labels(text: Reading) -> Iterator[Found]:
+def _lost_labels(text: Reading, declared: Declared) -> Iterator[Found]:
     """Labels that are missing where rows are cut, or at the start of what a decoder writes."""
-    lost, parts = _lost_in_shards(text)
+    lost, parts = _lost_in_shards(text, declared)
     if parts:
         yield found_at(
             text.names("labels", "input_ids"),
@@ -183,7 +183,7 @@ def _lost_labels(text: Reading) -> Iterator[Found]:
         )
 
 
-def _lost_in_shards(text: Reading) -> tuple[Array, int]:
+def _lost_in_shards(text: Reading, declared: Declared) -> tuple[Array, int]:
     """Tokens [B, L] without a label, between two that have one, at each border of equal parts of the row.
 
     Where ranks of a parallel run move labels part by part, the last of each part asks for nothing.
@@ -193,13 +193,15 @@ def _lost_in_shards(text: Reading) -> tuple[Array, int]:
         return none, 0
     taught, gap = text.taught, none.copy()
     gap[:, 1:-1] = ~taught[:, 1:-1] & taught[:, :-2] & taught[:, 2:]
+    # The first token of a packed text need not be asked for.
+    gap[:, 1:] &= ~one_of(text.ids[:, :-1], declared.eos_ids) & ~one_of(text.ids[:, 1:], declared.bos_ids)
     if text.tokens.documents is not None:
         gap[:, 1:] &= np.diff(text.tokens.documents, axis=1) == 0
     powers = 2 ** np.arange(1, max(length.bit_length() - 1, 1))
     for parts in powers[(length % powers == 0) & (powers <= length // 2)][::-1].tolist():
         borders = np.arange(1, parts) * (length // parts)
         within = taught[:, borders - 1] & taught[:, borders + 1]
-        if within.any() and (gap[:, borders] == within).all():
+        if within.sum() > 1 and (gap[:, borders] == within).all():
             none[:, borders] = gap[:, borders]
             return none, parts
     return none, 0
@@ -266,7 +268,8 @@ def _behind_ends(text: Reading, declared: Declared) -> Array:
     nothing_more = np.ones(len(tail), bool)
     if text.real is not None:
         nothing_more = ~np.any(text.real & (columns > stop[:, None]), axis=1)
-    cut = _fills_its_place(text) & ~(again & tail).any(axis=1)
+    certain = (count == 1) & (again & tail).any(axis=1) if declared.bos_ids else np.zeros(len(tail), bool)
+    cut = _fills_its_place(text) & ~certain
     # One end alone is a text of nothing; ends that begin texts too may begin one.
     said = taught[np.arange(len(at)), np.maximum(at - 1, 0)] & (at > 0) & ends.any(axis=1)
     flags: Array = tail & (unbroken & nothing_more & ~cut & said)[:, None]

@@ -50,7 +50,8 @@ def doubled_start(tokens: Tokens, scene: Scene) -> Found | None:
         doubled &= real
     if not np.any(doubled, axis=1).all():
         # Between two texts of a long one, an end that begins texts too stands twice.
-        doubled &= ~one_of(tokens.ids, scene.declared.eos_ids)
+        ends = scene.declared.eos_ids or scene.declared.bos_ids
+        doubled &= ~one_of(tokens.ids, ends)
     if not doubled.any():
         return None
     found = found_at(

@@ -23,7 +23,7 @@ from maskcli.diagnostics.supervision import (
 )
 from maskcli.diagnostics.words import few, told_items
 from maskcli.meant.facts import Declared
-from maskcli.padding import edge_runs, one_of
+from maskcli.padding import edge_runs, lone_edges, one_of
 from maskcli.scene.scene import Scene, named
 from maskcli.scene.sides import MOVED
 
@@ -308,6 +308,8 @@ def _supervised_padding(reading: Reading, real: Array, declared: Declared) -> Ar
     leading, trailing = edge_runs(~real)
     pads = leading | trailing
     wrong: Array = pads & reading.in_place.supervised
+    if reading.tokens.real is None and declared.pad_id in declared.eos_ids:
+        wrong &= ~lone_edges(pads)
     end = trailing & ~later(trailing, 1)
     begin = leading & ~later(leading[:, ::-1], 1)[:, ::-1]
     if reading.shift is None:

@@ -15,7 +15,7 @@ from maskcli.diagnostics.rules.hits import at_keys, found_keys, key_places
 from maskcli.diagnostics.supervision import ignored_labels, is_padding_id, readings
 from maskcli.diagnostics.words import told_items
 from maskcli.meant.facts import Declared
-from maskcli.padding import edge_padding, edge_runs, text_span
+from maskcli.padding import edge_padding, edge_runs, lone_edges, text_span
 from maskcli.scene.scene import Scene
 from maskcli.scene.tokens import Tokens, real_tokens
 
@@ -45,6 +45,8 @@ def padding_not_masked(tokens: Tokens, scene: Scene) -> Found | None:
     if tokens.real is None or real is None:
         return None
     kept = ~real & tokens.real
+    if declared.pad_id in declared.eos_ids:
+        kept &= ~lone_edges(~real)
     if not (kept & ~_perhaps_real(tokens, declared)).any() or _inverse(tokens.real, ~real):
         return None
 
