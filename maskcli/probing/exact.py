@@ -36,10 +36,14 @@ def exact(subject: Subject, plan: Plan, run: Run) -> list[Compared]:
     """
     base = outputs_of(subject, run)
     causal = is_causal(subject, plan)
+    tests = list(_tests(run, base, causal))
+    if subject.real is not None:
+        # Padding that is known by its id is padding no more when that is changed.
+        return [_changed(subject, run, test, base) for test in tests if test.test != "X2"]
     together = [_changed(subject, run, test, base) for test in _turns(run, base, causal)]
     if all(each.agrees for each in together):
         return together
-    return [_changed(subject, run, test, base) for test in _tests(run, base, causal)]
+    return [_changed(subject, run, test, base) for test in tests]
 
 
 class _Test(NamedTuple):

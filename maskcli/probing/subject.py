@@ -55,7 +55,7 @@ class Subject:
     `name` is how the user calls it, `given` are arguments that the user gives it (None: they are made),
     `vocabulary` how many ids it takes; `said` is its configuration as it stands, and `config` what that
     says of masks.
-    `real` bool [B, S] tells the tokens of given arguments from padding, where that is known otherwise.
+    `real` bool [B, S] tells the tokens of given arguments from padding, where only the ids tell.
     `by_text` says that it answers each text as a whole, once that was seen,
     and `sequence_first` that what it is given is [S, B] or [S, B, D] (None: not looked at yet).
     """

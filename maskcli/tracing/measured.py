@@ -123,7 +123,7 @@ def _real(subject: Subject, facts: Declared) -> Any:
     """Which tokens are real by the pad id, where no mask among the arguments tells."""
     run = given(subject)
     if run.real is not None or facts.pad_id is None:
-        return run.real
+        return None
     ids = run.arguments[run.content[0]]
     if ids.is_floating_point():
         return None

@@ -1,11 +1,17 @@
 """Models as people write them: what is outside of their attention modules, and how they are called."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import maskcli
+from maskcli.diagnostics.probed import report_of
+from maskcli.probing.plan import Plan
+from maskcli.probing.probe import measure
+from maskcli.probing.subject import subject_of
 from tests.probing.probed import said
 
 VOCAB, WIDTH = 40, 16
@@ -276,3 +282,16 @@ def test_padding_of_a_source_is_that_of_its_readers(batch_first, size, hides):
     given["src_key_padding_mask"] = torch.arange(12) >= torch.tensor([12, 8, 4])[:, None]
     found = loud(Pair(batch_first, hides).eval(), given, expect=["*=full", "*decoder*self_attn=causal"])
     assert [code for code, _ in found] == ([] if hides else ["MSK610"])
+
+
+class KnowsPadding(Pooled):
+    def forward(self, input_ids):
+        return super().forward(input_ids, input_ids != 0)
+
+
+def test_padding_that_a_model_knows_by_its_id_stays_padding():
+    ids = torch.arange(3, 39).reshape(3, 12)
+    ids[1, 8:] = 0
+    model = KnowsPadding(lambda x, real: (x * real).sum(1) / real.sum(1)).eval()
+    subject = replace(subject_of(model, {"input_ids": ids}), real=(ids != 0).numpy())
+    assert said(report_of(measure(subject, Plan()), "model")) == []
