@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from maskcli.probing.activations import Batch, by_rows
-from maskcli.probing.calls import Call, cells_of, in_place, moved_states, record
+from maskcli.probing.activations import Batch, by_rows, leaves_of
+from maskcli.probing.calls import Call, Key, cells_of, hooked, in_place, moved_states, record
 from maskcli.probing.columns import generator_for
 from maskcli.probing.runs import Run
 from maskcli.probing.subject import Subject, other_ids
@@ -46,40 +47,65 @@ def recorded(subject: Subject, run: Run, paths: Sequence[str], seed: int) -> lis
     A source changes with the content of the model's arguments; masks, positions and biases do not.
     """
 
-    def calls_of(changed: dict[str, Any] | None, keep: bool) -> list[Call]:
-        answer = partial(run.answer, subject, changed)
-        return record(answer, subject.model, run.batch, paths, results=keep)[0]
-
-    calls = calls_of(None, True)
-    changing = {name: calls_of(run.everywhere(subject, name), False) for name in run.content}
+    calls, _ = record(partial(run.answer, subject), subject.model, run.batch, paths)
+    changing = {name: _changing(subject, run, calls, paths, name) for name in run.content}
     return [(call, list(_sources(subject, call, changing, run.batch, seed))) for call in calls]
 
 
+def _changing(
+    subject: Subject, run: Run, calls: Sequence[Call], paths: Sequence[str], name: str
+) -> set[tuple[Key, int]]:
+    """Which leaves of which calls differ once an argument of the model has other content.
+
+    They are compared as they come, so that no second copy of them is kept.
+    """
+    import torch
+
+    first = {call.key: call for call in calls}
+    counts: Counter[str] = Counter()
+    found: set[tuple[Key, int]] = set()
+
+    def enter(path: str) -> Callable[..., None]:
+        def compare(module: Any, args: Any, kwargs: Any) -> None:
+            key = path, counts[path]
+            counts[path] += 1
+            before, now = first.get(key), leaves_of((args, kwargs))[0]
+            if before is None or len(before.leaves) != len(now):
+                return
+            pairs = enumerate(zip(before.leaves, now, strict=True))
+            found.update((key, at) for at, (old, new) in pairs if _differs(old, new))
+
+        return compare
+
+    with hooked(subject.model, enter, lambda _: _nothing, paths), torch.no_grad():
+        run.answer(subject, run.everywhere(subject, name))
+    return found
+
+
+def _differs(old: Any, new: Any) -> bool:
+    import torch
+
+    return torch.is_tensor(old) and torch.is_tensor(new) and not torch.equal(old, new)
+
+
+def _nothing(*_: Any) -> None:
+    """The answer of a module stays what it is."""
+
+
 def _sources(
-    subject: Subject, call: Call, changing: dict[str, list[Call]], batch: Batch, seed: int
-) -> list[Source]:
+    subject: Subject, call: Call, changing: Mapping[str, set[tuple[Key, int]]], batch: Batch, seed: int
+) -> Iterator[Source]:
     """The sources of a call, one for each distinct tensor."""
-    found: list[Source] = []
     done: set[int] = set()
     for at, leaf in enumerate(call.leaves):
         cells = cells_of(leaf, batch)
         if cells is None or at in done:
             continue
-        names = frozenset(name for name, calls in changing.items() if _changes(call, at, calls))
+        names = frozenset(name for name, changed in changing.items() if (call.key, at) in changed)
         if names:
             twins = call.twins(at)
             done.update(twins)
-            move = partial(_moved, subject, leaf, batch, seed, tuple(twins))
-            found.append(Source(cells, names, move))
-    return found
-
-
-def _changes(call: Call, at: int, others: list[Call]) -> bool:
-    """Whether a leaf differs in the same call of another run."""
-    import torch
-
-    same = [other for other in others if other.key == call.key and len(other.leaves) == len(call.leaves)]
-    return any(not torch.equal(other.leaves[at], call.leaves[at]) for other in same)
+            yield Source(cells, names, partial(_moved, subject, leaf, batch, seed, tuple(twins)))
 
 
 def _moved(

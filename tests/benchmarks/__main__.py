@@ -1,6 +1,7 @@
 """python -m tests.benchmarks [--runs N] [--gib N] [--quick]: maskcli beside the programs people use instead, as a Markdown table.
 
 With `growth` a picture of how time and memory grow; with `rules` what every rule finds and what healthy models are accused of;
+with `probes` what a probe costs beside one run of the model;
 with `sweep` the masks of every decoder of the installed transformers, written to the page `architectures` (with names, their rows).
 Whole processes, taken in turn (A B A B ...) after a warm-up of each, so that a machine whose speed drifts is fair to both.
 Timings are printed, never asserted.
@@ -16,7 +17,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="?", choices=["compare", "growth", "rules", "sweep"], default="compare")
+    parser.add_argument(
+        "what", nargs="?", choices=["compare", "growth", "probes", "rules", "sweep"], default="compare"
+    )
     parser.add_argument("names", nargs="*", help="architectures to sweep; default: all")
     parser.add_argument(
         "--runs", type=int, help="rounds after the warm-up (compare: 5, growth: 3; with --quick 1)"
@@ -31,6 +34,11 @@ def main():
         from tests.benchmarks.rules import table
 
         show(table())
+        return
+    if chosen.what == "probes":
+        from tests.benchmarks.probes import table as costs
+
+        show(costs(chosen.runs or 3))
         return
     if chosen.what == "sweep":
         from tests.benchmarks.sweep import sweep, write
