@@ -143,8 +143,10 @@ class Witnesses:
     def _padding_of_ids(self, kinds: tuple[str, ...]) -> Padding | None:
         ids = self.find("input_ids", kinds)
         rows = token_rows(ids.tensor) if ids and self.declared.pad_id is not None else None
-        real = None if rows is None else real_tokens(rows, self.declared)
-        if ids is None or real is None:
+        if ids is None or rows is None:
+            return None
+        real = real_tokens(rows, self.declared, decoder=ids.kind == "decoder")
+        if real is None:
             return None
         return Padding(real, f"{ids.tensor.name} and pad id {self.declared.pad_id}")
 

@@ -12,7 +12,7 @@ _IN_RUNS = {
     "MSK101": ("MSK102", "MSK201"),
     "MSK205": ("MSK102", "MSK201"),
     "MSK206": ("MSK102", "MSK201"),
-    "MSK207": ("MSK102",),
+    "MSK207": ("MSK102", "MSK201"),
     "MSK203": ("MSK403",),
 }
 # What is told of the padding's side, whichever tensor tells where that is.

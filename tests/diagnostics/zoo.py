@@ -232,6 +232,7 @@ def forward(task, name, side, dtype=torch.float32, trained=True):
         extra = options(task, name, given)
     if task == "pair":
         target = batch("right" if side == "right" else "none", TARGET, TARGET_PADS, 1)
+        target.ids[:, 0] = model(task, name, dtype, trained).config.decoder_start_token_id
         extra = {"decoder_input_ids": target.ids, "decoder_attention_mask": target.mask}
         quiet = {"use_cache": False}
     with torch.no_grad():

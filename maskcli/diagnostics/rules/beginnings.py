@@ -12,13 +12,13 @@ from maskcli.diagnostics.finding import Found, Where
 from maskcli.diagnostics.rule import for_each, rule, sides
 from maskcli.diagnostics.rules.hits import found_at
 from maskcli.diagnostics.supervision import Reading, readings
-from maskcli.meant.facts import Declared
+from maskcli.meant.facts import Declared, Purpose
 from maskcli.padding import one_of
 from maskcli.scene.scene import Scene
 from maskcli.scene.tokens import Tokens
 
 
-@rule("MSK409", "doubled-start", "warning", needs=("input_ids", "bos_id"), explained_by=("MSK401",))
+@rule("MSK409", "doubled-start", "warning", needs=("input_ids", "bos_id"), explained_by=("MSK102", "MSK401"))
 @for_each(sides)
 def doubled_start(tokens: Tokens, scene: Scene) -> Found | None:
     """The token that begins a text stands twice in front of it.
@@ -138,8 +138,10 @@ def decoder_start(scene: Scene) -> Iterator[Found]:
     for reading in readings(scene):
         if reading.tokens.kind != "encoder" and model.start_id != scene.declared.pad_id:
             yield from _held_by_labels(reading, model.start_id)
+    # A generation puts the start there itself, and its later steps read what follows.
+    generates = scene.declared.purpose == Purpose.generate.value
     for tokens in scene.tokens:
-        if tokens.kind == "decoder" and tokens.ids is not None and tokens.ids.size:
+        if tokens.kind == "decoder" and tokens.ids is not None and tokens.ids.shape[1] > 1 and not generates:
             yield from _without_start(tokens, tokens.ids, model.start_id, scene)
 
 
