@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SHORT = 24
 # The runs beside those that look for mixers: two that must agree, and the recorded one.
 OTHER_RUNS = 3
+# Places of a row that are moved, one in each turn.
+PLACES = 3
 
 
 class Structure(NamedTuple):
@@ -62,7 +64,7 @@ def structure_of(subject: Subject, run: Run, *, fused: bool = False) -> Structur
     plain = check_determinism(subject, run)
     watched = _watched(subject.model, fused)
     calls, answer = record(partial(run.answer, subject), subject.model, run.batch, watched)
-    moved = [_moved_run(subject, run, cells) for cells in _cells(run)]
+    moved = _moved_runs(subject, run)
     mixers, forwards = find_mixers(subject.model, calls, moved, run.batch, watched)
     paths = tuple(dict.fromkeys(call.path for call in mixers))
     fast: frozenset[str] = frozenset()
@@ -124,24 +126,31 @@ def _drops(module: Any) -> bool:
     return module.training and "ropout" in type(module).__name__ and isinstance(rate, float) and rate > 0
 
 
-def _cells(run: Run) -> list[tuple[str, Array]]:
-    """Places to move, by argument: one of each row, in three ways; then all of row 0."""
-    patterns = []
+def _moved_runs(subject: Subject, run: Run) -> list[Callable[[], Any]]:
+    """The run with one place of each row moved, in three ways, and with all of row 0, in all of its
+    content.
+    """
+    turns = range(PLACES + (run.rows > 1))
+    return [partial(run.answer, subject, _moved(subject, run, turn)) for turn in turns]
+
+
+def _moved(subject: Subject, run: Run, turn: int) -> dict[str, Any]:
+    """The content of a run with the places of one turn moved."""
+    changed: dict[str, Any] = {}
     for name in run.content:
-        length = run.length(name)
-        places = (length // 2, min(1, length - 1), max(length - 2, 0))
-        for turn in range(len(places)):
-            cells = np.zeros((run.rows, length), bool)
-            for row in range(run.rows):
-                cells[row, places[(row + turn) % len(places)]] = True
-            patterns.append((name, cells))
-        whole = np.zeros((run.rows, length), bool)
-        whole[0] = True
-        if run.rows > 1:
-            patterns.append((name, whole))
-    return patterns
+        changed |= run.moved(subject, _cells(run.rows, run.length(name), turn), name)
+    return changed
 
 
-def _moved_run(subject: Subject, run: Run, where: tuple[str, Array]) -> Callable[[], Any]:
-    name, cells = where
-    return partial(run.answer, subject, run.moved(subject, cells, name))
+def _cells(rows: int, length: int, turn: int) -> Array:
+    """Places to move, bool [B, S]: one of each row, in the middle, at the beginning or at the end; or all
+    of row 0.
+    """
+    cells = np.zeros((rows, length), bool)
+    if turn == PLACES:
+        cells[0] = True
+        return cells
+    places = (length // 2, min(1, length - 1), max(length - 2, 0))
+    for row in range(rows):
+        cells[row, places[(row + turn) % PLACES]] = True
+    return cells
