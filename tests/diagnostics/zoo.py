@@ -220,7 +220,12 @@ def named(maps, prefix="attentions"):
 def options(task, name, given):
     """Positions for the models that take them: what generate() passes under left padding."""
     takes = inspect.signature(model(task, name).forward).parameters
-    return {"position_ids": given.positions} if "position_ids" in takes else {}
+    return {"position_ids": given.positions + begin(name)} if "position_ids" in takes else {}
+
+
+def begin(name):
+    """The position of a first token: fairseq's models count from behind the padding id on."""
+    return PAD + 1 if "roberta" in name else 0
 
 
 @cache
@@ -256,6 +261,7 @@ def generation(name, side, static=False, dtype=torch.float32):
         else transformers.DynamicCache(config=built.config)
     )
     ids, mask, positions = given
+    positions = positions + begin(name)
     dumps = []
     for step in range(STEPS + 1):
         extra = {"position_ids": positions} if options("decoder", name, given) else {}

