@@ -240,16 +240,21 @@ def hooked(
             handle.remove()
 
 
-def moved_states(states: Tensor, cells: Tensor, size: float, generator: Any) -> Tensor:
-    """Hidden states [B, S, D] with other content where `cells` [B, S] says so: as long as before,
-    times size.
-    """
+def other_states(states: Tensor, generator: Any) -> Tensor:
+    """Other content for hidden states [B, S, D], as long as they are."""
     import torch
 
     new = torch.randn(states.shape, generator=generator).to(states)
     lengths = states.float().norm(dim=-1, keepdim=True) / new.float().norm(dim=-1, keepdim=True)
-    new = new * lengths.clamp_min(1e-3).to(states) * size
-    return torch.where(cells[..., None], new, states)
+    other: Tensor = new * lengths.clamp_min(1e-3).to(states)
+    return other
+
+
+def moved_states(states: Tensor, other: Tensor, cells: Tensor, size: float) -> Tensor:
+    """Hidden states [B, S, D] with other content, times size, where `cells` [B, S] says so."""
+    import torch
+
+    return torch.where(cells[..., None], other * size, states)
 
 
 def in_place(leaf: Tensor, states: Tensor, batch: Batch) -> Tensor:

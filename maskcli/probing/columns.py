@@ -19,7 +19,7 @@ from maskcli.arrays import Array
 from maskcli.masks.mask import Mask
 from maskcli.probing.activations import Batch, difference, noise_of
 from maskcli.probing.caches import cache_layers, copy_cache
-from maskcli.probing.calls import Call, moved_states
+from maskcli.probing.calls import Call, moved_states, other_states
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,25 +179,29 @@ def find_own_layer(call: Call) -> int | None:
 
 def measure_slots(call: Call, at: int, batch: Batch, seed: int, keys: Sequence[int] | None) -> Columns:
     """Which outputs each slot of a cache reaches: its key and value are moved like an argument."""
-    import torch
-
     cache, layer = call.leaves[at], call.layer
     assert layer is not None
-    slots = cache_layers(cache)[layer].keys.transpose(1, 2).flatten(2)
+    held = cache_layers(cache)[layer]
+    generator = generator_for(seed)
+    flat = [tensor.transpose(1, 2).flatten(2) for tensor in (held.keys, held.values)]
+    others = [other_states(_filled(states), generator) for states in flat]
 
     def answer(cells: Tensor, size: float) -> Tensor:
-        other = copy_cache(cache, layer)
-        own = cache_layers(other)[layer]
-        generator = generator_for(seed)
-        for tensor in (own.keys, own.values):
-            flat = tensor.transpose(1, 2).flatten(2)
-            # Empty slots hold zeros: they are given what others hold.
-            held = torch.where(flat.abs().amax(-1, keepdim=True) > 0, flat, flat.abs().mean().clamp_min(1))
-            new = torch.where(cells[..., None], moved_states(held, cells, size, generator), flat)
+        moved = copy_cache(cache, layer)
+        own = cache_layers(moved)[layer]
+        for tensor, states, other in zip((own.keys, own.values), flat, others, strict=True):
+            new = moved_states(states, other, cells, size)
             tensor.copy_(new.reshape(tensor.transpose(1, 2).shape).transpose(1, 2))
-        return call.replay({at: other}, batch)[0]
+        return call.replay({at: moved}, batch)[0]
 
-    return measure(slots, call.replay({}, batch)[0], answer, keys)
+    return measure(flat[0], call.replay({}, batch)[0], answer, keys)
+
+
+def _filled(states: Tensor) -> Tensor:
+    """What slots hold [B, S, D]; empty ones, which hold zeros, what others do."""
+    import torch
+
+    return torch.where(states.abs().amax(-1, keepdim=True) > 0, states, states.abs().mean().clamp_min(1))
 
 
 def slot_count(call: Call, at: int) -> int:

@@ -13,7 +13,7 @@ from maskcli.errors import MaskcliError
 from maskcli.inputs.user_code import in_words
 from maskcli.probing.activations import Batch
 from maskcli.probing.caches import copy_cache, is_cache
-from maskcli.probing.calls import moved_states
+from maskcli.probing.calls import moved_states, other_states
 from maskcli.probing.columns import generator_for
 from maskcli.probing.plan import EMPTY_SLOTS, ROWS, Cached, Plan, Side
 from maskcli.probing.subject import Subject, other_ids, random_ids
@@ -91,7 +91,7 @@ class Run:
         value = self.arguments[name]
         where = torch.from_numpy(np.ascontiguousarray(cells)).to(value.device)
         if value.is_floating_point():
-            return {name: moved_states(value, where, 1, generator_for(seed))}
+            return {name: moved_states(value, other_states(value, generator_for(seed)), where, 1)}
         return {name: other_ids(subject, value, where)}
 
     def everywhere(self, subject: Subject, name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from maskcli.probing.activations import Batch, by_rows, leaves_of
-from maskcli.probing.calls import Call, Key, cells_of, hooked, in_place, moved_states, record
+from maskcli.probing.calls import Call, Key, cells_of, hooked, in_place, moved_states, other_states, record
 from maskcli.probing.columns import generator_for
 from maskcli.probing.runs import Run
 from maskcli.probing.subject import Subject, other_ids
@@ -105,16 +105,28 @@ def _sources(
         if names:
             twins = call.twins(at)
             done.update(twins)
-            yield Source(cells, names, partial(_moved, subject, leaf, batch, seed, tuple(twins)))
+            yield Source(cells, names, _mover(subject, leaf, batch, seed, tuple(twins)))
 
 
-def _moved(
-    subject: Subject, leaf: Tensor, batch: Batch, seed: int, twins: Sequence[int], cells: Tensor, size: float
+def _mover(
+    subject: Subject, leaf: Tensor, batch: Batch, seed: int, twins: Sequence[int]
+) -> Callable[[Tensor, float], dict[int, Any]]:
+    """A function that gives the leaves that hold the same as one with other content in some cells [B, S]."""
+    if not leaf.is_floating_point():
+        return partial(_moved_ids, subject, leaf, batch, twins)
+    states = by_rows(leaf, batch)
+    other = other_states(states, generator_for(seed))
+
+    def moved(cells: Tensor, size: float) -> dict[int, Any]:
+        return dict.fromkeys(twins, in_place(leaf, moved_states(states, other, cells, size), batch))
+
+    return moved
+
+
+def _moved_ids(
+    subject: Subject, leaf: Tensor, batch: Batch, twins: Sequence[int], cells: Tensor, size: float
 ) -> dict[int, Any]:
-    """The leaves that hold the same as one, all with other content in some cells [B, S]."""
-    if leaf.is_floating_point():
-        new = moved_states(by_rows(leaf, batch), cells, size, generator_for(seed))
-        return dict.fromkeys(twins, in_place(leaf, new, batch))
+    """Leaves of ids, which have no size, with others in some cells [B, S]."""
     by_row = leaf.shape[0] == batch.rows
     ids = other_ids(subject, leaf if by_row else leaf.T, cells)
     return dict.fromkeys(twins, ids if by_row else ids.T)
