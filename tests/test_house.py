@@ -20,10 +20,12 @@ ROOMS = [
     {"api"},
     {"tracing"},
     {"probing"},
+    {"auditing"},
     {"inputs"},
     {"diagnostics"},
     {"scene"},
     {"measure", "meant"},
+    {"tables"},
     {"masks", "tensors", "text"},
     {"untrusted", "padding"},
     {"errors", "arrays"},
@@ -37,10 +39,16 @@ HEAVY = {
     "safetensors",
     "scipy",
     "pandas",
+    "pyarrow",
+    "dask",
+    "distributed",
+    "fsspec",
+    "datasets",
 }
 OWNERS = {
     "torch": {"tensors", "tracing", "probing"}, "transformers": {"text", "probing"}, "matplotlib": {"report"}, "tokenizers": {"text"},
-    "huggingface_hub": {"text"}, "rich": {"report"}, "typer": {"cli"},
+    "huggingface_hub": {"text"}, "pyarrow": {"tables"}, "dask": {"inputs"}, "distributed": {"inputs"}, "fsspec": {"tensors"},
+    "datasets": set(), "rich": {"report"}, "typer": {"cli"},
 }  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Tables of training rows: files, folders and Python iterables as chunks of ragged columns."""
