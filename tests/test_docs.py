@@ -16,6 +16,7 @@ from tests.documents import (
     README,
     SHELL,
     commands,
+    counted,
     example,
     facts_table,
     furnished,
@@ -94,8 +95,9 @@ def test_links_lead_somewhere():
             assert link.startswith("https://") or (path.parent / link).exists(), f"{path.name}: {link}"
 
 
-def test_the_page_of_rules_is_the_catalogue():
+def test_the_page_of_rules_is_the_catalogue_and_readme_counts_it():
     assert EVERY["rules"] == rules_page()
+    assert counted() in README.read_text()
 
 
 def test_every_kind_convention_and_fact_is_described():
