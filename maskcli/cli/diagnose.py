@@ -9,13 +9,13 @@ import typer
 from maskcli.cli import Exit, command, complain
 from maskcli.cli.options import (
     MEANT,
-    REPORTED,
+    ExitZero,
     FailOn,
     Output,
     Severity,
     declares,
     fails,
-    form_option,
+    findings_form,
     option,
 )
 from maskcli.errors import MaskcliError
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from maskcli.meant.facts import Said
-
-FORM = "text for people, concise for one line each, json for scripts, jsonl for a line of JSON per file."
 
 
 @command(
@@ -63,10 +61,8 @@ def diagnose(
         ),
     ] = None,
     fail_on: FailOn = Severity.warning,
-    exit_zero: Annotated[
-        bool, option("--exit-zero", help="Exit with 0 whatever was found.", panel=REPORTED)
-    ] = False,
-    form: Annotated[str | None, form_option(names(FORMS), FORM)] = None,
+    exit_zero: ExitZero = False,
+    form: Annotated[str | None, findings_form(names(FORMS), ", jsonl for a line of JSON per file")] = None,
     output: Output = None,
     **said: Unpack[Said],
 ) -> int:

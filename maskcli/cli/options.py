@@ -68,6 +68,11 @@ def form_option(names: Sequence[str], told: str) -> Any:
     )
 
 
+def findings_form(names: Sequence[str], more: str = "") -> Any:
+    """--format of a command that reports findings; `more` tells of forms of its own."""
+    return form_option(names, f"text for people, concise for one line each, json for scripts{more}.")
+
+
 From = Annotated[str | None, fact_option("convention")]
 Past = Annotated[int | None, fact_option("past")]
 Positions = Annotated[str | None, fact_option("positions")]
@@ -96,6 +101,7 @@ Ignore = Annotated[
     list[str] | None,
     option(help="Do not report these rules. Wins over --select.", panel=REPORTED, metavar="RULES"),
 ]
+ExitZero = Annotated[bool, option("--exit-zero", help="Exit with 0 whatever was found.", panel=REPORTED)]
 FailOn = Annotated[Severity, option(help="The mildest severity that makes the exit code 1.", panel=REPORTED)]
 Lengths = Annotated[
     str | None, option(help="Real lengths of the sequences: 5,3,7.", panel=TOKENS, metavar="N,N")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskcli.cli import Exit, command
-from maskcli.cli.options import REPORTED, RESULT, TOKENS, FailOn, Severity, fails, form_option, option
+from maskcli.cli.options import RESULT, TOKENS, ExitZero, FailOn, Severity, fails, findings_form, option
 from maskcli.errors import MaskcliError
 from maskcli.report.forms import choose, names
 from maskcli.report.probed import FORMS
@@ -101,12 +101,8 @@ def probe(
         option(help="How many ids it has. Default: such as it names.", panel=SERVER, min=8, metavar="N"),
     ] = None,
     fail_on: FailOn = Severity.warning,
-    exit_zero: Annotated[
-        bool, option("--exit-zero", help="Exit with 0 whatever was found.", panel=REPORTED)
-    ] = False,
-    form: Annotated[
-        str | None, form_option(names(FORMS), "text for people, concise for one line each, json for scripts.")
-    ] = None,
+    exit_zero: ExitZero = False,
+    form: Annotated[str | None, findings_form(names(FORMS))] = None,
     output: Annotated[
         str | None,
         option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskcli.cli import command
-from maskcli.cli.options import CALLS, RESULT, FailOn, Severity, declares, fails, form_option, option
+from maskcli.cli.options import CALLS, RESULT, FailOn, Severity, declares, fails, findings_form, option
 from maskcli.errors import MaskcliError
 from maskcli.report.forms import choose, names
 from maskcli.report.traced import FORMS
@@ -72,9 +72,7 @@ def trace(
         bool, option("--verbose", help="Say of every rule that could not decide what it lacks.", panel=RESULT)
     ] = False,
     fail_on: FailOn = Severity.never,
-    form: Annotated[
-        str | None, form_option(names(FORMS), "text for people, concise for one line each, json for scripts.")
-    ] = None,
+    form: Annotated[str | None, findings_form(names(FORMS))] = None,
     output: Annotated[
         str | None,
         option(
