@@ -26,6 +26,7 @@ from maskcli.diagnostics.rules import (
     reached,
     sums,
     targets,
+    token_types,
     tokens,
     weight_patterns,
     weights,
@@ -38,7 +39,7 @@ from maskcli.scene.scene import Scene
 RULES: tuple[Rule[Scene], ...] = (
     mask_values.nan_mask,
     mask_values.negated_integer_mask,
-    tokens.swapped_token_types,
+    token_types.swapped_token_types,
     mask_patterns.misaligned_causal,
     mask_patterns.shifted_diagonal,
     mask_patterns.wrong_window,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from maskcli.tracing.calls import Call, Place
 from maskcli.tracing.checker import Checker
 from maskcli.tracing.children import Children, before_exit, tell_starts
 from maskcli.tracing.doors import open_doors
+from maskcli.tracing.eager import keep_eager
 from maskcli.tracing.modules import Modules
 from maskcli.tracing.parts import Part, Parts, seen_in
 from maskcli.tracing.readers import ATTENTION, Instead, late_reader, read_attention, readers
@@ -300,7 +300,7 @@ class Watch:
     def _wrap(self) -> None:
         import torch
 
-        _keep_eager(self._undo, lambda what: self.watcher.changed(what))
+        keep_eager(self._undo, lambda what: self.watcher.changed(what))
         let_python_run(self._undo, lambda mode: mode is self.thread().mode)
         self._wrap_modules(torch.nn.Module)
         self._wrap_attention(torch.nn.functional)
@@ -377,28 +377,3 @@ def going_back() -> bool:
     import torch
 
     return torch._C._current_graph_task_id() != NO_TASK
-
-
-def _keep_eager(undo: ExitStack, changed: Callable[[str], None]) -> None:
-    """Nothing is compiled: what has been runs as written. dynamo, slow to import, is left until needed."""
-    import torch
-
-    original = torch.compile
-    forced = undo.enter_context(ExitStack())
-
-    def force() -> None:
-        forced.close()
-        forced.enter_context(torch.compiler.set_stance("force_eager"))
-
-    @functools.wraps(original)
-    def compile_(*args: Any, **kwargs: Any) -> Any:
-        if not sys._getframe(1).f_globals.get("__name__", "").startswith("torch.nn.attention"):
-            # FlexAttention that nobody compiles goes through a compiler that only calls it.
-            changed("compiled regions ran eagerly")
-        force()
-        return original(*args, **kwargs)
-
-    if "torch._dynamo" in sys.modules:
-        force()
-    torch.compile = compile_
-    undo.callback(setattr, torch, "compile", original)
