@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from maskcli import __version__
@@ -35,12 +35,12 @@ def print_findings(findings: Iterable[Finding], console: Console) -> None:
         head.append(f"  {clean(finding.file)}", style="dim not bold")
         console.print(head)
         lines = [
-            ("", _sentence(finding.message)),
+            ("", sentence(finding.message)),
             ("where: ", _where(finding)),
             ("in:    ", _origin(finding.traced)),
             ("known: ", clean("; ".join(finding.known))),
-            ("why:   ", _summary(finding)),
-            ("fix:   ", _sentence(finding.fix)),
+            ("why:   ", why(finding.code)),
+            ("fix:   ", sentence(finding.fix)),
             ("see:   ", clean(finding.see)),
         ]
         for label, line in lines:
@@ -64,7 +64,7 @@ def closing(total: Summary) -> list[str]:
     ]
     if total.worst() is None:
         lines.append(f"checked by {len(total.decided)} rules: {_roles(total)}")
-    return lines + _undecided(total)
+    return lines + undecided(total.undecided)
 
 
 def trace_opening(report: TraceReport) -> list[str]:
@@ -106,7 +106,7 @@ def trace_closing(report: TraceReport, verbose: bool = False) -> list[str]:
     if report.changed:
         lines.append(f"tracing changed: {'; '.join(report.changed)}")
     lines += [f"not checked: {clean(name)}: {clean(why)}" for name, why in total.unfit.items()]
-    return lines + (_undecided(total) if verbose else _more_options(total))
+    return lines + (undecided(total.undecided) if verbose else _more_options(total))
 
 
 def _more_options(total: Summary) -> list[str]:
@@ -132,11 +132,11 @@ def _passed_over(each: Unchecked) -> str:
     return f"{'all ' if each.every else ''}{each.what} ({names})"
 
 
-def _undecided(total: Summary) -> list[str]:
-    """What could not be decided."""
+def undecided(missing: Mapping[tuple[str, ...], frozenset[str]]) -> list[str]:
+    """What could not be decided: for each set of needs, the codes of the rules."""
     lines: list[str] = []
     needs: dict[str, set[str]] = {}
-    for group, codes in total.undecided.items():
+    for group, codes in missing.items():
         needs.setdefault(" and ".join(group), set()).update(codes)
     if needs:
         lines.append("could not be decided, for want of:")
@@ -319,13 +319,15 @@ def _origin(traced: Traced | None) -> str:
     return "; ".join(filter(None, parts))
 
 
-def _summary(finding: Finding) -> str:
+def why(code: str) -> str:
+    """What a rule's findings mean, in a line."""
     from maskcli.diagnostics.catalogue import named
 
-    return named(finding.code).summary
+    return named(code).summary
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """A message with a capital letter, as a terminal may see it."""
     text = clean(text)
     # A line of code keeps its first letter.
     return text[:1].upper() + text[1:] if text.partition(" ")[0].rstrip(",;:").isalpha() else text

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from maskcli.report.forms import PICTURES, SCHEMA_VERSION, Form, in_pieces, on_screen
-from maskcli.report.terminal import clean, json_text
+from maskcli.report.terminal import clean, csv_line, json_text
 
 # The command line asks for the names of the forms: nothing else is imported then.
 if TYPE_CHECKING:
@@ -58,17 +57,11 @@ def as_text(shown: Shown) -> Iterator[str]:
 
 
 def as_csv(shown: Shown) -> Iterator[str]:
-    """The same with a header, as CSV; a leading =, +, - or @ is quoted, so that no spreadsheet runs it."""
-    import csv
-
+    """The same with a header, as CSV."""
     yield "sequence,query,token,attended,keys\n"
     for item in range(shown.mask.shape[0]):
         for query, runs in enumerate(shown.mask.runs(item)):
-            row = _row(shown, item, query, runs)
-            row[2] = "'" + row[2] if row[2][:1] in "=+-@" and row[2] else row[2]
-            line = io.StringIO()
-            csv.writer(line, lineterminator="\n").writerow(row)
-            yield line.getvalue()
+            yield csv_line(_row(shown, item, query, runs))
 
 
 def facts(shown: Shown) -> dict[str, Any]:

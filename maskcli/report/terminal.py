@@ -14,6 +14,7 @@ from maskcli.errors import MaskcliError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 # A table for a pipe is as wide as its content; this is merely wider than any.
 PIPE_WIDTH = 1_000_000
@@ -100,12 +101,14 @@ def console(stream: TextIO) -> Console:
     )
 
 
-def hang(console: Console, label: str, line: str) -> None:
+def hang(console: Console, label: str, line: str | Text) -> None:
     """Print a line that is wrapped behind its label."""
     from rich.text import Text
 
-    for at, part in enumerate(Text(line).wrap(console, max(console.width - len(label), 20))):
-        console.print(Text(label if at == 0 else " " * len(label), style="dim") + Text(part.plain.rstrip()))
+    whole = Text(line) if isinstance(line, str) else line
+    for at, part in enumerate(whole.wrap(console, max(console.width - len(label), 20))):
+        part.rstrip()
+        console.print(Text.assemble((label if at == 0 else " " * len(label), "dim"), part))
 
 
 class _Trimmed:
@@ -167,3 +170,15 @@ _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False).encode
 def json_text(value: Any) -> str:
     """A value as JSON on one line; NaN and infinities, which JSON has not, are refused."""
     return _encode(value)
+
+
+def csv_line(values: Iterable[object]) -> str:
+    """Values as a line of CSV; text with a leading =, +, - or @ is quoted, so that no spreadsheet runs it."""
+    import csv
+    import io
+
+    risky = ("=", "+", "-", "@")
+    line = io.StringIO()
+    cells = (f"'{value}" if isinstance(value, str) and value.startswith(risky) else value for value in values)
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
