@@ -1,9 +1,10 @@
 """maskcli inspects and debugs attention masks.
 
 `mask` builds a mask from a spec and `name` finds the spec of a mask, `compare` tells where two masks differ,
-`convert` writes one for another library, `diagnose` checks arrays, `trace` checks the attention calls of a
-running program, `probe` measures whom the layers of a model see, and `assert_attention_respects` and
-`assert_reads_only` are for test suites. They are imported when they are first used.
+`convert` writes one for another library, `diagnose` checks arrays, `audit` checks training sets, `trace`
+checks the attention calls of a running program, `probe` measures whom the layers of a model see, and
+`assert_attention_respects` and `assert_reads_only` are for test suites. They are imported when they are first
+used.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from maskcli.api import (
         assert_attention_respects,
         assert_reads_only,
+        audit,
         compare,
         convert,
         diagnose,
@@ -31,6 +33,7 @@ __all__ = [
     "__version__",
     "assert_attention_respects",
     "assert_reads_only",
+    "audit",
     "compare",
     "convert",
     "diagnose",

@@ -9,11 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from maskcli.api.auditing import audit
     from maskcli.api.checks import assert_attention_respects, diagnose, trace
     from maskcli.api.comparing import Comparison, compare
     from maskcli.api.converting import convert
     from maskcli.api.masks import mask, name
     from maskcli.api.probing import assert_reads_only, probe
+    from maskcli.auditing.results import Audited
     from maskcli.diagnostics.diagnose import Report
     from maskcli.diagnostics.finding import Finding
     from maskcli.diagnostics.probed import ProbeReport
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 HOMES = {
     "assert_attention_respects": "maskcli.api.checks",
     "assert_reads_only": "maskcli.api.probing",
+    "audit": "maskcli.api.auditing",
     "compare": "maskcli.api.comparing",
     "convert": "maskcli.api.converting",
     "diagnose": "maskcli.api.checks",
@@ -35,6 +38,7 @@ HOMES = {
     "probe": "maskcli.api.probing",
     "trace": "maskcli.api.checks",
     "Arguments": "maskcli.masks.arguments",
+    "Audited": "maskcli.auditing.results",
     "Comparison": "maskcli.api.comparing",
     "Finding": "maskcli.diagnostics.finding",
     "MaskcliError": "maskcli.errors",
@@ -48,6 +52,7 @@ HOMES = {
 __all__ = [  # noqa: RUF022 (the jobs first)
     "assert_attention_respects",
     "assert_reads_only",
+    "audit",
     "compare",
     "convert",
     "diagnose",
@@ -56,6 +61,7 @@ __all__ = [  # noqa: RUF022 (the jobs first)
     "probe",
     "trace",
     "Arguments",
+    "Audited",
     "Comparison",
     "Finding",
     "MaskcliError",

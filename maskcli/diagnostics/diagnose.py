@@ -14,6 +14,7 @@ from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Skipped, Und
 from maskcli.diagnostics.needs import met_by, unmet
 from maskcli.diagnostics.over_steps import Told, over_steps
 from maskcli.diagnostics.rule import Rule
+from maskcli.diagnostics.rules.hits import in_words
 from maskcli.diagnostics.unchecked import Unchecked, unchecked, unpaired
 from maskcli.masks.mask import Runs
 from maskcli.masks.spec import Resolve
@@ -141,7 +142,9 @@ def _findings(
     outcomes: list[_Outcome], roled: tuple[Roled, ...], token: Callable[[int], str] | None
 ) -> tuple[Finding, ...]:
     """What was found, steps folded, worst first."""
-    told = (Told(rule, found, outcome.scene) for outcome in outcomes for rule, found in outcome.found)
+    told = (
+        Told(rule, in_words(found), outcome.scene) for outcome in outcomes for rule, found in outcome.found
+    )
     origins = {each.tensor.name: each.origin for each in roled if each.origin is not None}
     findings = [_finding(*each, token, origins) for each in over_steps(told, roled)]
     return tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.tensors)))
@@ -207,7 +210,7 @@ def _ask(rule: Rule[Scene], outcome: _Outcome) -> list[Found]:
         maps = {attention.name for attention in outcome.scene.attentions}
         causes = [cause for each in catalogue.CAUSES[rule.code] for cause in _ask(each, outcome)]
         for answer in found:
-            if not any(_explains(cause, answer, maps) for cause in causes if _weighs(cause, answer, rule)):
+            if not any(_explains(cause, answer, maps) for cause in causes if weighs(cause, answer, rule)):
                 new.append(answer)
 
     if needed and not new:
@@ -238,7 +241,7 @@ def _skipped(outcomes: list[_Outcome], chosen: list[Rule[Scene]], file: str) -> 
     return tuple(Skipped(rule.code, rule.name, file, needs[rule.code]) for rule in rules)
 
 
-def _weighs(cause: Found, answer: Found, rule: Rule[Scene]) -> bool:
+def weighs(cause: Found, answer: Found, rule: Rule[Scene]) -> bool:
     """Whether a finding can be the cause of another: what is harmless is none of what is not."""
     return cause.severity != "note" or (answer.severity or rule.severity) == "note"
 

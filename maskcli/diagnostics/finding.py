@@ -23,12 +23,21 @@ class Where(NamedTuple):
     keys: Runs | None = None
 
 
+class Flags(NamedTuple):
+    """Flagged tokens, bool [B, L], and what places call them: "tokens", or "keys" of a mask."""
+
+    cells: Array
+    many: str
+
+
 @dataclass(frozen=True)
 class Found:
     """What a rule returns: where, in which tensors, the sentence, the fix and the numbers behind it.
 
-    `places` says it batch item by batch item when the items differ; `explains` is where it is the cause of
-    other findings, when that is more than `where`.
+    Message and fix may hold `{name}` for a number of the evidence or for a few of `values`, `{items}` for the
+    samples and, where there are `flags`, `{}` for their place: a whole set has other numbers and other places
+    than one batch. `places` says it batch item by batch item when the items differ; `explains` is where it is
+    the cause of other findings, when that is more than `where`.
     """
 
     tensors: tuple[str, ...]
@@ -39,6 +48,8 @@ class Found:
     severity: str | None = None
     places: tuple[Where, ...] = ()
     explains: Where | None = None
+    values: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    flags: Flags | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -42,9 +43,25 @@ def listed(names: Sequence[str]) -> str:
     return f"{names[0]} to {names[-1]} ({len(names)} tensors)"
 
 
-def few(values: Array) -> str:
+def few(values: Array | Sequence[int]) -> str:
     """Different whole numbers: the first few."""
     return first((str(int(value)) for value in np.unique(values)), LISTED, rest=", …")
+
+
+def lowest(values: Array) -> tuple[int, ...]:
+    """As many different whole numbers as `few` needs to know, the lowest of them."""
+    return tuple(int(value) for value in np.unique(values)[: LISTED + 1])
+
+
+def filled(text: str, words: Mapping[str, object], place: str | None = None) -> str:
+    """A text with its `{name}`s in words, and the last `{}` as a place.
+
+    Other braces stay what they are, as names of tensors may hold some.
+    """
+    if place is not None:
+        before, _, behind = text.rpartition("{}")
+        return filled(before, words) + place + filled(behind, words)
+    return re.sub(r"\{(\w+)\}", lambda name: str(words.get(name[1], name[0])), text)
 
 
 def percent(low: float, high: float) -> str:

@@ -5,7 +5,16 @@ from maskcli.tensors.compare import Difference, difference
 from maskcli.tensors.formats import readable, suffix_of, writable
 from maskcli.tensors.memory import from_array, from_arrays
 from maskcli.tensors.open import open_tensors
-from maskcli.tensors.roles import ROLES, Kind, Roled, layer_by_name, parse_role, role_by_name, role_of
+from maskcli.tensors.roles import (
+    ROLES,
+    Kind,
+    Roled,
+    group_by_name,
+    layer_by_name,
+    parse_role,
+    role_by_name,
+    role_of,
+)
 from maskcli.tensors.sources import Source, source_from, source_of
 from maskcli.tensors.stacks import arranged, named_tensor, roles_of
 from maskcli.tensors.storage import Computed, on_a_page
@@ -24,6 +33,6 @@ __all__ += [
     "suffix_of",
 ]
 __all__ += ["from_array", "from_arrays", "on_a_page"]
-__all__ += ["ROLES", "layer_by_name", "parse_role", "role_by_name", "role_of", "roles_of"]
+__all__ += ["ROLES", "group_by_name", "layer_by_name", "parse_role", "role_by_name", "role_of", "roles_of"]
 __all__ += ["difference", "parse_range", "place", "view"]
 __all__ += ["replacing", "source_from", "source_of", "writable", "write_tensors"]

@@ -180,6 +180,12 @@ def role_by_name(name: str) -> tuple[str | None, Kind]:
 
 
 @lru_cache(maxsize=4096)
+def group_by_name(name: str) -> str:
+    """The prefix of a name such as `chosen_labels` that sets tensors of one run apart, "" for none."""
+    return _taken_apart(name).group
+
+
+@lru_cache(maxsize=4096)
 def layer_by_name(name: str) -> int | None:
     """The number of the layer that a name such as `layers.3.attn.query` tells, None for none."""
     return _taken_apart(name).layer

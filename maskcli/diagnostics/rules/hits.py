@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.diagnostics.finding import Found, Where, items_of
-from maskcli.diagnostics.words import percent, told_places
+from maskcli.diagnostics.finding import Flags, Found, Where, items_of
+from maskcli.diagnostics.words import few, filled, lowest, percent, told_items, told_places
 from maskcli.masks.mask import Mask, runs_of
 
 Extra = TypeVar("Extra")
@@ -130,13 +130,38 @@ def found_keys(
     message: str,
     fix: str,
     severity: str | None = None,
-    **evidence: float | int | str,
+    **numbers: float | int | str | Array,
 ) -> Found:
-    """A Found for flagged keys [B, K], told row by row; the last {} of the message becomes their place."""
-    where, spots = at_keys(flags), key_places(flags)
-    before, _, behind = message.rpartition("{}")
-    told = f"{before}{told_places(where, spots, 'keys')}{behind}"
-    return Found(tensors, told, fix, where, evidence, severity, spots)
+    """A Found for flagged keys [B, K]; the last {} of the message becomes their place, row by row.
+
+    `numbers` are its evidence, arrays those of which the message lists a few.
+    """
+    evidence, values = _apart(numbers)
+    return Found(
+        tensors, message, fix, at_keys(flags), evidence, severity, values=values, flags=Flags(flags, "keys")
+    )
+
+
+def _apart(
+    numbers: dict[str, float | int | str | Array],
+) -> tuple[dict[str, float | int | str], dict[str, tuple[int, ...]]]:
+    """Evidence, and values of which a few are listed."""
+    evidence = {name: number for name, number in numbers.items() if not isinstance(number, np.ndarray)}
+    listed = {name: lowest(number) for name, number in numbers.items() if isinstance(number, np.ndarray)}
+    return evidence, listed
+
+
+def in_words(found: Found) -> Found:
+    """A Found of one batch with its numbers and its places in message and fix."""
+    words = {**found.evidence, **{name: few(values) for name, values in found.values.items()}}
+    words["items"] = told_items(found.where.batch)
+    spots, place = found.places, None
+    if found.flags is not None:
+        cells, many = found.flags
+        spots = key_places(cells) if many == "keys" else query_places(cells)
+        place = told_places(found.where, spots, many)
+    message, fix = filled(found.message, words, place), filled(found.fix, words)
+    return replace(found, message=message, fix=fix, places=spots)
 
 
 def key_places(flags: Array) -> tuple[Where, ...]:
@@ -163,14 +188,30 @@ def _alike(flags: Array) -> list[tuple[int, ...]]:
 
 
 def found_at(
-    tensors: tuple[str, ...], flags: Array, message: str, fix: str, **evidence: float | int | str
+    tensors: tuple[str, ...],
+    flags: Array,
+    message: str,
+    fix: str,
+    severity: str | None = None,
+    **numbers: float | int | str | Array,
 ) -> Found:
-    """A Found for flagged tokens [B, L]; the last {} of the message becomes their place."""
-    where, spots = place(flags[:, None], None), places(flags[:, None], None)
-    # No str.format: names of tensors may hold braces.
-    before, _, behind = message.rpartition("{}")
-    told = f"{before}{told_places(where, spots, 'tokens')}{behind}"
-    return Found(tensors, told, fix, where, evidence, places=spots)
+    """A Found for flagged tokens [B, L]; the last {} of the message becomes their place.
+
+    `numbers` are its evidence, arrays those of which the message lists a few:
+
+        found_at((name,), wrong, "{count} labels (id {ids}) lie on padding: {}", fix, count=n, ids=ids[wrong])
+    """
+    evidence, values = _apart(numbers)
+    return Found(
+        tensors,
+        message,
+        fix,
+        at_queries(flags),
+        evidence,
+        severity,
+        values=values,
+        flags=Flags(flags, "tokens"),
+    )
 
 
 def at_keys(flags: Array) -> Where:

@@ -1,0 +1,300 @@
+"""What rules found in batches, folded to one finding for a whole set. States are small, and add up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import nsmallest
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from maskcli.arrays import Array
+from maskcli.auditing.glance import Counts, counts_of
+from maskcli.auditing.judging import Judged, Verdict
+from maskcli.auditing.results import EXAMPLES, Example, RowOf, Told
+from maskcli.auditing.sided import Sided
+from maskcli.diagnostics.catalogue import RULES
+from maskcli.diagnostics.finding import SEVERITIES
+from maskcli.diagnostics.rules.targets import label_length
+from maskcli.diagnostics.supervision import readings
+from maskcli.diagnostics.words import LISTED, few, filled
+from maskcli.scene.sides import OF_LOSS
+from maskcli.scene.tokens import Tokens
+from maskcli.tables.columns import Chunk
+
+# Rows of a finding that are named.
+FIRST = 5
+# Tokens of an example that are kept, from a little before the first that is flagged.
+SHOWN, BEFORE = 1024, 64
+# Evidence that says how something is, and not how many there are: it does not add up.
+MEASURES = frozenset(
+    "pad_id prompt_length length ids places first expected lowest highest cause labels_at_index_0".split()
+)
+
+# A row: which part of the set, and its number in there.
+At = tuple[int, int]
+# A finding: its code, its severity, its message before numbers are filled in.
+Key = tuple[str, str, str]
+
+
+class Range(NamedTuple):
+    """The lowest and the highest of some numbers that do not add up."""
+
+    low: float | int | str
+    high: float | int | str
+
+    def __str__(self) -> str:
+        return str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
+
+
+class Sample(NamedTuple):
+    """A row in which something was found, as far as it is kept; see Example."""
+
+    at: At
+    tokens: tuple[int, ...]
+    counted: tuple[bool, ...]
+    flagged: tuple[bool, ...]
+    first: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A finding in some rows. `numbers` are its evidence, summed or as ranges; `where` the numbers of all its
+    rows, part by part, when they were asked for.
+    """
+
+    fix: str
+    rows: int
+    tokens: int
+    numbers: dict[str, int | float | Range]
+    values: dict[str, tuple[int, ...]]
+    first: tuple[At, ...]
+    samples: tuple[Sample, ...]
+    where: dict[int, Array] = field(default_factory=dict)
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(
+            min(self.fix, other.fix),
+            self.rows + other.rows,
+            self.tokens + other.tokens,
+            _added(self.numbers, other.numbers),
+            _fewest(self.values, other.values),
+            tuple(nsmallest(FIRST, (*self.first, *other.first))),
+            tuple(nsmallest(EXAMPLES, (*self.samples, *other.samples), key=lambda sample: sample.at)),
+            _rows_of_both(self.where, other.where),
+        )
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What is known of some rows of a set. `rows` are the rows of each part that were read, `left_out` those
+    whose columns do not fit each other, by column.
+    """
+
+    counts: Counts = Counts()
+    seen: dict[Key, Seen] = field(default_factory=dict)
+    decided: frozenset[str] = frozenset()
+    needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    rows: dict[int, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: Fold) -> Fold:
+        seen = dict(self.seen)
+        for key, each in other.seen.items():
+            seen[key] = seen[key] + each if key in seen else each
+        return Fold(
+            self.counts + other.counts,
+            seen,
+            self.decided | other.decided,
+            other.needs | self.needs,
+            _totals(self.rows, other.rows),
+            _totals(self.left_out, other.left_out),
+        )
+
+
+def folded(
+    judged: Judged, numbers: Array, part: int, tokens: int, keep: frozenset[str] | None = frozenset()
+) -> Fold:
+    """What was judged of a batch whose rows have these numbers in their part.
+
+    `tokens` are those of its rows before they were filled up; `keep` are codes of which all row numbers are
+    kept (None: of all).
+    """
+    seen: dict[Key, Seen] = {}
+    for verdict in judged.verdicts:
+        key = verdict.rule.code, verdict.found.severity or verdict.rule.severity, verdict.found.message
+        kept = keep is None or verdict.rule.code in keep
+        one = _seen(verdict, numbers, part, kept=kept)
+        seen[key] = seen[key] + one if key in seen else one
+    counts = counts_of(judged.scenes, len(numbers), tokens)
+    return Fold(counts, seen, frozenset(judged.decided), dict(judged.needs), {part: len(numbers)})
+
+
+def _seen(verdict: Verdict, numbers: Array, part: int, *, kept: bool) -> Seen:
+    found, items = verdict.found, np.flatnonzero(verdict.rows)
+    return Seen(
+        found.fix,
+        len(items),
+        0 if verdict.tokens is None else int(verdict.tokens.sum()),
+        {name: _number(name, value) for name, value in found.evidence.items()},
+        found.values,
+        tuple((part, int(number)) for number in numbers[items[:FIRST]]),
+        tuple(_samples(verdict, items[:EXAMPLES], numbers, part)),
+        {part: numbers[items]} if kept else {},
+    )
+
+
+def _number(name: str, value: float | int | str) -> int | float | Range:
+    return Range(value, value) if name in MEASURES or isinstance(value, str) else value
+
+
+def _samples(verdict: Verdict, items: Array, numbers: Array, part: int) -> Iterator[Sample]:
+    """Rows of a batch as they are kept: the ids, what the loss counts of them, what the finding is about."""
+    tokens = _told_of(verdict)
+    if tokens is None or tokens.ids is None:
+        return
+    shape, ids = tokens.ids.shape, tokens.ids
+    known = tokens.known_real(verdict.scene.declared)
+    real = np.ones(shape, bool) if known is None else known
+    counted = np.zeros(shape, bool)
+    for reading in readings(verdict.scene):
+        if reading.labels.shape == shape and reading.tokens is tokens:
+            counted = reading.taught
+    flagged = np.zeros(shape, bool)
+    if verdict.tokens is not None and verdict.tokens.shape == shape:
+        flagged = verdict.tokens
+    for item in items:
+        told = real[item] | counted[item] | flagged[item]
+        length = shape[1] - int(told[::-1].argmax())
+        first = max(int(flagged[item].argmax()) - BEFORE, 0)
+        shown = slice(first, min(first + SHOWN, length))
+        yield Sample(
+            (part, int(numbers[item])),
+            tuple(ids[item, shown].tolist()),
+            tuple(counted[item, shown].tolist()),
+            tuple(flagged[item, shown].tolist()),
+            first,
+            length,
+        )
+
+
+def _told_of(verdict: Verdict) -> Tokens | None:
+    """The tokens that a finding speaks of: those of its first tensor, else the first with ids."""
+    name = next(iter(verdict.found.tensors), "")
+    with_ids = [tokens for tokens in verdict.scene.tokens if tokens.ids is not None]
+    named = [tokens for tokens in with_ids if name in tokens.names.values()]
+    return next(iter([*named, *with_ids]), None)
+
+
+def left_out(rows: Sided, chunk: Chunk, part: int, codes: frozenset[str] | None) -> Fold:
+    """Rows that no batch holds, as their columns do not fit each other; labels of another length are a
+    finding.
+    """
+    out = np.flatnonzero(~rows.fits)
+    if not out.size:
+        return Fold()
+    seen = dict[Key, Seen]()
+    for name, unlike in rows.unlike.items():
+        role = rows.columns[name][0]
+        if role.role in OF_LOSS and (codes is None or label_length.code in codes):
+            at = np.flatnonzero(unlike)
+            key = (
+                label_length.code,
+                label_length.severity,
+                f"{name!r} and the ids differ in length in {{items}}: which token each is for is not said",
+            )
+            fix = "make them as long as the ids; labels that are not to count hold the ignore index"
+            first = tuple((part, chunk.first + int(item)) for item in at[:FIRST])
+            seen[key] = Seen(fix, len(at), 0, {"rows": len(at)}, {}, first, ())
+    tokens = sum(int(lengths[out].sum()) for lengths in rows.lengths.values())
+    counts = Counts(rows=len(out), tokens=tokens, real=tokens)
+    others = {
+        name: int(unlike.sum())
+        for name, unlike in rows.unlike.items()
+        if rows.columns[name][0].role not in OF_LOSS
+    }
+    return Fold(counts, seen, frozenset({label_length.code}), {}, {part: len(out)}, others)
+
+
+def told(fold: Fold, parts: Sequence[str]) -> tuple[Told, ...]:
+    """The findings of a whole set, worst first; `parts` are the files of its parts, in order."""
+    found = [_told(key, seen, fold, parts) for key, seen in fold.seen.items()]
+    return tuple(sorted(found, key=lambda each: (SEVERITIES.index(each.severity), each.code, each.message)))
+
+
+def _told(key: Key, seen: Seen, fold: Fold, parts: Sequence[str]) -> Told:
+    code, severity, message = key
+    numbers = {
+        name: str(value) if isinstance(value, Range) else value for name, value in seen.numbers.items()
+    }
+    words = {name: f"{value:,}" if isinstance(value, int) else value for name, value in numbers.items()}
+    words |= {name: few(values) for name, values in seen.values.items()}
+    rows = f"{seen.rows:,} row{'s' * (seen.rows != 1)}"
+    words["items"] = rows
+    place = f"{seen.tokens:,} token{'s' * (seen.tokens != 1)} of {rows}" if seen.tokens else None
+    return Told(
+        code,
+        _NAMES[code],
+        severity,
+        filled(message, words, place),
+        filled(seen.fix, words),
+        seen.rows,
+        fold.counts.rows,
+        seen.tokens,
+        tuple(row_of(at, fold.rows, parts) for at in seen.first),
+        tuple(Example(row_of(sample.at, fold.rows, parts), *sample[1:]) for sample in seen.samples),
+        {name: _plain(value) for name, value in seen.numbers.items()},
+    )
+
+
+_NAMES = {rule.code: rule.name for rule in RULES}
+
+
+def _plain(number: int | float | Range) -> int | float | str:
+    if not isinstance(number, Range):
+        return number
+    return number.low if number.low == number.high else str(number)
+
+
+def row_of(at: At, rows: dict[int, int], parts: Sequence[str]) -> RowOf:
+    """A row by its file; parts of one file follow each other."""
+    part, number = at
+    before = sum(rows.get(earlier, 0) for earlier in range(part) if parts[earlier] == parts[part])
+    return RowOf(parts[part], before + number)
+
+
+def _added(
+    first: dict[str, int | float | Range], second: dict[str, int | float | Range]
+) -> dict[str, int | float | Range]:
+    both = {**first, **second}
+    for name in first.keys() & second.keys():
+        one, other = first[name], second[name]
+        if isinstance(one, Range) and isinstance(other, Range):
+            both[name] = Range(min(one.low, other.low), max(one.high, other.high))
+        elif not isinstance(one, Range) and not isinstance(other, Range):
+            both[name] = one + other
+    return both
+
+
+def _fewest(
+    first: dict[str, tuple[int, ...]], second: dict[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """The lowest of both, as many as are listed and one more."""
+    names = {**first, **second}
+    return {
+        name: tuple(sorted({*first.get(name, ()), *second.get(name, ())})[: LISTED + 1]) for name in names
+    }
+
+
+def _totals(first: dict[Any, int], second: dict[Any, int]) -> dict[Any, int]:
+    return {key: first.get(key, 0) + second.get(key, 0) for key in {**first, **second}}
+
+
+def _rows_of_both(first: dict[int, Array], second: dict[int, Array]) -> dict[int, Array]:
+    """Row numbers by part, sorted."""
+    both = {**first, **second}
+    for part in first.keys() & second.keys():
+        both[part] = np.union1d(first[part], second[part])
+    return both

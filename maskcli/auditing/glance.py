@@ -1,0 +1,154 @@
+"""The numbers of a set at a glance, batch by batch; they add up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from maskcli.arrays import Array, Real
+from maskcli.auditing.results import Glance
+from maskcli.diagnostics.needs import PACKING
+from maskcli.diagnostics.supervision import Reading, readings
+from maskcli.padding import one_of
+from maskcli.scene.scene import Scene
+from maskcli.scene.tokens import Tokens
+
+# A row is counted whole when the loss counts all of it but its first token, which nothing comes before.
+UNASKED = 1
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts of some rows. None: nothing there tells.
+
+    `longest` is the most real tokens of a row; only the rows that have as many are counted as longest.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    real: int = 0
+    counted: int | None = None
+    rows_uncounted: int | None = None
+    rows_whole: int | None = None
+    longest: int = 0
+    rows_longest: int = 0
+    rows_longest_without_end: int | None = None
+    packed_rows: int | None = None
+    documents: int | None = None
+
+    def __add__(self, other: Counts) -> Counts:
+        longest = max(self.longest, other.longest)
+        told = [
+            each
+            if each.longest == longest
+            else dataclasses.replace(each, rows_longest=0, rows_longest_without_end=None)
+            for each in (self, other)
+        ]
+        totals: dict[str, Any] = {name: _sum([getattr(each, name) for each in told]) for name in _NAMES}
+        return Counts(**{**totals, "longest": longest})
+
+    def glance(self) -> Glance:
+        """The counts as they are reported."""
+        return Glance(**{name: getattr(self, name) for name in _NAMES})
+
+
+_NAMES = tuple(each.name for each in dataclasses.fields(Counts))
+
+
+def _sum(parts: Sequence[int | None]) -> int | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
+
+
+class _Text(NamedTuple):
+    """The ids of one side, which of them are real, bool [B, L], and the ids that end texts."""
+
+    tokens: Tokens
+    real: Real
+    ends: tuple[int, ...]
+
+
+def counts_of(scenes: Sequence[Scene], rows: int, tokens: int) -> Counts:
+    """The counts of a batch of so many rows, which have so many tokens before they are filled up."""
+    texts = [text for scene in scenes for text in _texts(scene)]
+    real = sum(int(text.real.sum()) for text in texts) if texts else tokens
+    read = [reading for scene in scenes for reading in readings(scene)[:1]]
+    told = [each for scene in scenes if _tells_documents(scene) for each in _documents(scene)]
+    return Counts(
+        rows=rows,
+        tokens=tokens,
+        real=real,
+        **_of_loss(read),
+        **_of_longest(texts),
+        documents=sum(int(each.sum()) for each in told) if told else None,
+        packed_rows=int((np.max(told, axis=0) > 1).sum()) if told else None,
+    )
+
+
+def _texts(scene: Scene) -> list[_Text]:
+    texts = list[_Text]()
+    for tokens in scene.tokens:
+        if tokens.ids is not None:
+            known = tokens.known_real(scene.declared)
+            real = np.ones(tokens.ids.shape, bool) if known is None else known
+            texts.append(_Text(tokens, real, scene.declared.eos_ids))
+    return texts
+
+
+def _of_loss(read: Sequence[Reading]) -> dict[str, Any]:
+    """Labels that the loss counts, rows without any, and rows of which it counts everything."""
+    if not read:
+        return {}
+    counted = np.sum([reading.supervised.sum(axis=1) for reading in read], axis=0)
+    whole = [_whole(reading) for reading in read if reading.tokens.ids is not None]
+    return {
+        "counted": int(counted.sum()),
+        "rows_uncounted": int((counted == 0).sum()),
+        "rows_whole": int(np.all(whole, axis=0).sum()) if whole else None,
+    }
+
+
+def _whole(reading: Reading) -> Array:
+    """Rows [B] of which the loss counts all real tokens."""
+    real = np.ones(reading.labels.shape, bool) if reading.real is None else reading.real
+    left = (real & ~reading.taught).sum(axis=1)
+    whole: Array = (left <= UNASKED) & np.any(reading.supervised, axis=1)
+    return whole
+
+
+def _of_longest(texts: Sequence[_Text]) -> dict[str, Any]:
+    """The longest row, how many are as long, and how many of those do not end in an end."""
+    if not texts:
+        return {}
+    text = texts[-1]
+    lengths = text.real.sum(axis=1)
+    longest = int(lengths.max(initial=0))
+    rows = np.flatnonzero(lengths == longest)
+    found = {"longest": longest, "rows_longest": len(rows)}
+    if text.ends and text.tokens.ids is not None:
+        last = text.real.shape[1] - 1 - text.real[rows, ::-1].argmax(axis=1)
+        ended = one_of(text.tokens.ids[rows, last], text.ends)
+        found["rows_longest_without_end"] = int((~ended).sum())
+    return found
+
+
+def _tells_documents(scene: Scene) -> bool:
+    """Whether something is there that would tell packed texts apart."""
+    several = any(tokens.documents is not None for tokens in scene.tokens)
+    return several or any(roled.role in PACKING for roled in scene.tensors)
+
+
+def _documents(scene: Scene) -> list[Array]:
+    """How many texts each row has, int [B], for each side."""
+    counts = list[Array]()
+    for text in _texts(scene):
+        held = np.any(text.real, axis=1).astype(np.int64)
+        if text.tokens.documents is not None:
+            borders = np.diff(text.tokens.documents, axis=1) != 0
+            held += (borders & text.real[:, 1:] & text.real[:, :-1]).sum(axis=1)
+        counts.append(held)
+    return counts
