@@ -57,7 +57,7 @@ def test_examples_are_real(module):
 
 def test_every_fact_can_be_said_in_python():
     said = {fact.name for fact in FACTS.values()}
-    assert set(Said.__annotations__) == said | {"tokenizer", "select", "ignore"}
+    assert set(Said.__annotations__) == said | {"tokenizer", "template", "turn", "select", "ignore"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -89,6 +89,19 @@ Tokenizer = Annotated[
         metavar="NAME",
     ),
 ]
+Template = Annotated[
+    str | None,
+    option(help="A file with a chat template, in place of the tokenizer's.", panel=MEANT, metavar="FILE"),
+]
+Turn = Annotated[
+    list[str] | None,
+    option(
+        help="What begins a role's turn, or end=what ends one: text such as 'user=<|im_start|>user\\n', or "
+        "ids. Default: by the chat template. Repeatable.",
+        panel=MEANT,
+        metavar="ROLE=MARKER",
+    ),
+]
 Select = Annotated[
     list[str] | None,
     option(
@@ -121,7 +134,7 @@ Output = Annotated[
 
 
 def declares(command: Command) -> Command:
-    """A command whose **said takes declared facts, a tokenizer, and the choice of rules: an option each."""
+    """A command whose **said takes facts, a tokenizer, turns, and the choice of rules: an option each."""
     # A type that only checkers import; typer would look for it.
     command.__annotations__.pop("said")
     signature = inspect.signature(command, eval_str=True)
@@ -129,7 +142,13 @@ def declares(command: Command) -> Command:
     for field, fact in FACTS.items():
         kind = fact.kind if fact.kind is bool else fact.kind | None
         options[fact.name] = Annotated[kind, fact_option(field)]
-    options |= {"tokenizer": Tokenizer, "select": Select, "ignore": Ignore}
+    options |= {
+        "tokenizer": Tokenizer,
+        "template": Template,
+        "turn": Turn,
+        "select": Select,
+        "ignore": Ignore,
+    }
 
     named = inspect.Parameter.KEYWORD_ONLY
     argument, *own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]

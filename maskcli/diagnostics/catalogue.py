@@ -12,6 +12,7 @@ from maskcli.diagnostics.rules import (
     answers,
     beginnings,
     biases,
+    endings,
     expected,
     labels,
     leaks,
@@ -28,6 +29,7 @@ from maskcli.diagnostics.rules import (
     targets,
     token_types,
     tokens,
+    turns,
     weight_patterns,
     weights,
     whole_runs,
@@ -100,11 +102,13 @@ RULES: tuple[Rule[Scene], ...] = (
     labels.padding_supervised,
     targets.placeholder_supervised,
     packed_texts.label_across_documents,
+    turns.prompt_turn_supervised,
     answers.prompt_supervised,
-    answers.eos_not_supervised,
+    endings.eos_not_supervised,
+    turns.turn_end_not_supervised,
     answers.label_border,
-    answers.trained_past_the_end,
-    answers.eos_missing,
+    endings.trained_past_the_end,
+    endings.eos_missing,
 )
 
 
@@ -120,7 +124,7 @@ CAUSES = causes_in(RULES)
 # What rules need that look at nothing but what is said of tokens, and what only attention itself has.
 _TOKENS = {
     *("input_ids", "labels", "loss_mask", "padding_mask", "position_ids", "token_type_ids"),
-    *("pad_id", "eos_id", "prompt_length", "purpose", "convention"),
+    *("pad_id", "eos_id", "prompt_length", "purpose", "convention", "turns"),
 }
 _ATTENTION = {"weights", "cross weights", "mask", "scores", "query", "key", "value", "output"}
 # Codes of rules that may find something in the tensors of attention, and in what is said of tokens alone.

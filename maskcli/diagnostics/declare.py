@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from maskcli.diagnostics.catalogue import chosen_codes
+from maskcli.errors import MaskcliError
 from maskcli.meant.facts import Declared, Said, from_said
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from maskcli.text.learning import Chat
+    from maskcli.text.tokenizer import Tokenizer
+    from maskcli.text.turns import Turns
 
 
 class Meaning(NamedTuple):
@@ -22,17 +28,46 @@ class Meaning(NamedTuple):
 
 def declare(**said: Unpack[Said]) -> Meaning:
     """What is declared. Raises MaskcliError for what cannot be."""
-    token, of_tokenizer = _tokenizer(said.get("tokenizer"))
-    declared = from_said(said).over(of_tokenizer)
+    name, template, turn = said.get("tokenizer"), said.get("template"), said.get("turn") or ()
+    markers = (turn,) if isinstance(turn, str) else turn
+    tokenizer = None if name is None else _loaded(name)
+    declared = from_said(said).over(_special_ids(tokenizer))
+    declared = replace(declared, chat=_chat(name, template, markers, tokenizer))
+    token = None if tokenizer is None else tokenizer.token
     return Meaning(declared, token, chosen_codes(said.get("select") or (), said.get("ignore") or ()))
 
 
-def _tokenizer(name: str | None) -> tuple[Callable[[int], str] | None, Declared]:
-    """How ids become text, and the special ids that a tokenizer gives."""
-    if name is None:
-        return None, Declared()
+def _loaded(name: str) -> Tokenizer:
     from maskcli.text import load_tokenizer
 
-    loaded = load_tokenizer(name)
-    ends = () if loaded.eos_id is None else (loaded.eos_id,)
-    return loaded.token, Declared(pad_id=loaded.pad_id, eos_ids=ends)
+    return load_tokenizer(name)
+
+
+def _special_ids(tokenizer: Tokenizer | None) -> Declared:
+    """The special ids that a tokenizer gives."""
+    if tokenizer is None:
+        return Declared()
+    ends = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+    return Declared(pad_id=tokenizer.pad_id, eos_ids=ends)
+
+
+def _chat(
+    name: str | None, template: str | None, markers: Sequence[str], tokenizer: Tokenizer | None
+) -> Turns | Chat | None:
+    """What tells turns: markers that were given, else a template of a file, else the tokenizer's own."""
+    if template is not None and markers:
+        raise MaskcliError("--template and --turn both say how turns begin and end; pass one of them")
+    if template is not None and name is None:
+        raise MaskcliError("--template needs a tokenizer that turns its text into ids; pass --tokenizer too")
+    if markers:
+        from maskcli.text.turns import given, parse_marker
+
+        return given([parse_marker(marker) for marker in markers], tokenizer)
+    if name is None:
+        return None
+    from maskcli.text import has_template, read_text
+    from maskcli.text.learning import Chat
+
+    if template is not None:
+        return Chat(name, read_text(template))
+    return Chat(name) if has_template(name) else None

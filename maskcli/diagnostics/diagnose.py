@@ -18,7 +18,8 @@ from maskcli.diagnostics.rules.hits import in_words
 from maskcli.diagnostics.unchecked import Unchecked, unchecked, unpaired
 from maskcli.masks.mask import Runs
 from maskcli.masks.spec import Resolve
-from maskcli.meant.facts import Declared, from_metadata
+from maskcli.meant.facts import Declared
+from maskcli.meant.metadata import from_metadata
 from maskcli.scene.assemble import build_scenes
 from maskcli.scene.scene import Scene
 from maskcli.tensors import Roled, TensorFile, role_by_name, roles_of

@@ -155,6 +155,9 @@ NEEDS: dict[str, Need] = {
     "first_position": Need("--model with a table of positions", _model("first_position")),
     "media_ids": Need("--model with ids of images", _model("media_ids")),
     "eos_id": Need("--eos-id", lambda scene: bool(scene.declared.eos_ids)),
+    "turns": Need(
+        "--turn or a --tokenizer with a chat template", lambda scene: scene.declared.chat is not None
+    ),
     "prompt_length": Need("--prompt-length", lambda scene: scene.declared.prompt_length is not None),
     "purpose": Need("--for", lambda scene: scene.declared.purpose is not None),
 }

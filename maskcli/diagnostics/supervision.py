@@ -11,7 +11,7 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Undecided
 from maskcli.diagnostics.fitting import Placed, fit
 from maskcli.masks.spec import parse
-from maskcli.meant.facts import Declared
+from maskcli.meant.facts import Declared, Purpose
 from maskcli.padding import one_of
 from maskcli.scene.scene import Scene, once
 from maskcli.scene.sides import MOVED
@@ -118,6 +118,11 @@ def texts(scene: Scene) -> Iterator[Reading | Undecided]:
             yield Undecided("--loss-shift (the labels fit the ids at more than one shift)")
         else:
             yield OTHER_TEXT
+
+
+def trains_on_all(declared: Declared) -> bool:
+    """Whether all of every text is meant to be learnt, whoever wrote it."""
+    return declared.purpose == Purpose.pretrain.value
 
 
 def first_dropped(reading: Reading, declared: Declared) -> bool:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from maskcli.masks.spec import Spec
     from maskcli.meant.model_config import Config
     from maskcli.meant.places import Places
+    from maskcli.text.learning import Chat, Learnt
+    from maskcli.text.turns import Turns
 
 # The mask that hides nothing.
 FULL = "full"
@@ -29,6 +31,8 @@ class Purpose(str, enum.Enum):
     """What a batch is for."""
 
     train = "train"
+    # All of every text is to be learnt, whoever wrote it: nothing is said of prompts and turns.
+    pretrain = "pretrain"
     generate = "generate"
 
 
@@ -204,6 +208,8 @@ class Declared:
     )
     pad_id: int | None = _fact(int, "The id of the padding token.", lowest=0)
     bos_ids: tuple[int, ...] = ()
+    # Where turns are told from: markers of one's own, or a chat template, which is read when something asks.
+    chat: Turns | Chat | None = None
     # What may be seen at most, and who says so: a loss that asks each token for the next one tells that much.
     at_most: tuple[str, str] | None = None
     eos_ids: tuple[int, ...] = _fact(
@@ -240,7 +246,8 @@ class Declared:
     )
     purpose: str | None = _fact(
         Purpose,
-        "What the batch is for: training, or generation from its last token.",
+        "What the batch is for: training on answers, training on all of its texts, or generation from its "
+        "last token.",
         option="--for",
         key="for",
         settle=_one_of(Purpose),
@@ -284,6 +291,18 @@ class Declared:
             return Meant(parse(bound), source, False, bound=True)
         return None
 
+    @property
+    def turns(self) -> Turns | None:
+        """How turns begin and end, learnt now if need be; None where nothing tells."""
+        return self.learnt.turns
+
+    @property
+    def learnt(self) -> Learnt:
+        """The turns, or why the chat template tells none."""
+        from maskcli.text.learning import learnt
+
+        return learnt(self.chat)
+
     def over(self, other: Declared) -> Declared:
         """These facts where they are said, else the other's."""
         mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -307,7 +326,9 @@ class Declared:
 class Said(TypedDict, total=False):
     """What Python and the command line declare: facts as they are given, and who reads and reports them.
 
-    `tokenizer` is a tokenizer.json, a folder or a hub name: it gives special ids and the text of tokens.
+    `tokenizer` is a tokenizer.json, a folder or a hub name: it gives special ids, the text of tokens and the
+    chat template; `template` is a file with another one. `turn` are markers of turns where no template tells
+    them, such as "user=<|im_start|>user\\n" or "end=151645": text or ids.
     `select` and `ignore` are codes, names or prefixes of rules to report, or not. None is the same as leaving
     a key out.
     """
@@ -316,6 +337,8 @@ class Said(TypedDict, total=False):
     exact: bool
     model: str | None
     tokenizer: str | None
+    template: str | None
+    turn: str | Sequence[str] | None
     pad_id: int | None
     eos_id: int | Sequence[int] | None
     convention: str | None
@@ -358,37 +381,6 @@ def from_said(said: Mapping[str, Any]) -> Declared:
             origin = Origin(f"the {fact.name}" if chosen else fact.option)
             values[field] = fact.settle(value, origin)
     return Declared(**values)
-
-
-def from_metadata(metadata: Mapping[str, str], file: str) -> Declared:
-    """The facts under `maskcli.` in a file's metadata. Specs there never name files, nor does a model."""
-    values: dict[str, Any] = {}
-    for field, fact in FACTS.items():
-        text = metadata.get(f"maskcli.{fact.key}") if fact.key is not None else None
-        if text is not None:
-            origin = Origin(f"the metadata of {file!r}: maskcli.{fact.key}", trusted=False)
-            values[field] = fact.settle(_read(text, fact, origin), origin)
-    return Declared(**values)
-
-
-def _read(text: str, fact: Fact, origin: Origin) -> object:
-    """What a text of metadata gives for a fact."""
-    if fact.kind is bool:
-        return text.lower() in ("1", "true", "yes")
-    if fact.kind is int:
-        return _whole(text, origin, negative=fact.lowest is None)
-    if fact.kind == list[int]:
-        return [_whole(part, origin) for part in text.split(",") if part.strip()]
-    if fact.kind == list[str]:
-        return [part.strip() for part in text.split(";") if part.strip()]
-    return text
-
-
-def _whole(text: str, origin: Origin, negative: bool = False) -> int:
-    digits = text.strip().removeprefix("-") if negative else text.strip()
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 16):
-        raise MaskcliError(f"{origin.name} is {text!r}, where a whole number belongs")
-    return int(text)
 
 
 def _is_said(value: object) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from maskcli.errors import MaskcliError
 from maskcli.text.builtin import builtin_tokenizer
+from maskcli.text.files import read_json_object
 from maskcli.text.tokenizer import Tokenizer, quoted, with_pad_token, with_template
 
 BUILTIN = "builtin"
@@ -38,6 +39,19 @@ def load_tokenizer(
     if template is not None:
         tokenizer = with_template(tokenizer, template)
     return tokenizer if pad_token is None else with_pad_token(tokenizer, pad_token)
+
+
+def has_template(name: str) -> bool:
+    """Whether the files of a tokenizer hold a chat template; none of them is more than looked at."""
+    path = Path(os.path.expanduser(name))
+    folder = path if stat.S_ISDIR(_mode(path)) else path.parent
+    if name == BUILTIN or (path.suffix == ".json" and path.name != "tokenizer.json"):
+        return False
+    if not _mode(path):
+        folder = _hub_folder(name)
+    beside = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+    config = folder / "tokenizer_config.json"
+    return any(_mode(folder / file) for file in beside) or bool(read_json_object(config).get("chat_template"))
 
 
 def _load(name: str | None, chat: bool) -> Tokenizer:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from maskcli.arrays import Array
+from maskcli.padding import one_of
 from maskcli.text.markers import ROLES, End, Header
 from maskcli.text.sentinels import Ids
 
@@ -49,9 +50,43 @@ class Split:
     role: Array
     part: Array
 
+    def of(self, *roles: str) -> Array:
+        """bool: tokens of turns of these roles, of all their parts."""
+        return one_of(self.role, map(ROLES.index, roles))
+
+    @property
+    def headers(self) -> Array:
+        """bool: what stands before contents."""
+        return np.asarray(self.part == HEADER)
+
+    @property
+    def contents(self) -> Array:
+        """bool: what is said in turns."""
+        return np.asarray(self.part == CONTENT)
+
+    @property
+    def ends(self) -> Array:
+        """bool: what ends turns."""
+        return np.asarray(self.part == END)
+
+    @property
+    def ended(self) -> Array:
+        """bool: what ends turns, and what stands behind it."""
+        return np.asarray(self.part >= END)
+
+    def within(self, real: Array) -> Split:
+        """The same rows, with everything else than `real` tokens outside of any turn."""
+        nothing = (-1, -1, NONE)
+        columns = zip((self.turn, self.role, self.part), nothing, strict=True)
+        return Split(*(np.where(real, column, outside) for column, outside in columns))
+
+    def at(self, *index: Any) -> Split:
+        """What is told of some of the tokens, which are chosen as numpy does it."""
+        return Split(self.turn[index], self.role[index], self.part[index])
+
     def answers(self) -> Array:
         """bool: contents of assistants' turns and what ends them, which the loss is to count."""
-        told: Array = (self.role == ROLES.index("assistant")) & np.isin(self.part, (CONTENT, END))
+        told: Array = self.of("assistant") & (self.contents | self.ends)
         return told
 
 

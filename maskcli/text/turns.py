@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import pairwise
@@ -282,27 +282,30 @@ def _doubled_start(tokenizer: Tokenizer, prober: Prober) -> bool:
     return text is not None and doubled_start(tokenizer.encode(text), tokenizer)
 
 
-def given(markers: Mapping[str, str | Sequence[int]], tokenizer: Tokenizer | None = None) -> Turns:
-    """Turns by markers of one's own: a header for each role, and `end` for what ends a turn.
+def given(markers: Iterable[tuple[str, str | Sequence[int]]], tokenizer: Tokenizer | None = None) -> Turns:
+    """Turns by markers of one's own: roles with their headers, several if need be, and `end` for what ends a
+    turn.
 
     Text needs a tokenizer; ids need none.
 
-    >>> given({"user": [5, 6], "assistant": [5, 7], "end": [8]}).roles
+    >>> given([("user", [5, 6]), ("assistant", [5, 7]), ("end", [8])]).roles
     ('assistant', 'user')
     """
-    unknown = [name for name in markers if name not in (*ROLES[:-1], "end")]
-    if unknown or not set(markers) - {"end"}:
+    markers = tuple(markers)
+    names = {name for name, _ in markers}
+    unknown = sorted(names - {*ROLES[:-1], "end"})
+    if unknown or not names - {"end"}:
         wrong = quoted(unknown[0]) if unknown else "the end alone"
         raise MaskcliError(
             f"{wrong} is no role of a turn; give system, user, assistant, tool or end, such as "
             f"{_STARTS_OF_TURNS}"
         )
-    named = {number for value in markers.values() if not isinstance(value, str) for number in value}
+    named = {number for _, value in markers if not isinstance(value, str) for number in value}
     special = named | (tokenizer.special_ids if tokenizer else frozenset())
     known = _vocabulary(tokenizer) if tokenizer else None
     vocabulary = Vocabulary(special.__contains__, known.blank if known else lambda number: False)
     forms = Forms(vocabulary)
-    for name, value in markers.items():
+    for name, value in markers:
         for ids in _marker_ids(name, value, tokenizer):
             if name == "end":
                 for role in ROLES[:-1]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from maskcli.meant.model_config import Config
+from maskcli.text.turns import given
 from tests.diagnostics.attention import DTYPES, SIDES, padding, scores, softmax
 
 # batch, heads, queries, keys
@@ -551,6 +552,33 @@ def placeholder_supervised(g):
     return taught(g, np.where(g.real, ids, -100), ids, pad_id=PAD, model=model)
 
 
+# What begins the turns of the corpus; EOS ends them.
+USER, ASSISTANT = 5, 6
+TURNS = given([("user", [USER]), ("assistant", [ASSISTANT]), ("end", [EOS])])
+
+
+def chat(g):
+    """Ids of a question and its answer, the answers with their ends, and the declaration: [B, K] each."""
+    ids, ends = g.text()
+    rows, first = np.arange(g.batch), np.argmax(g.real, axis=1)
+    for marker, place in ((USER, first), (EOS, first + 2), (ASSISTANT, first + 3)):
+        ids[rows, place] = marker
+    answers = g.real & (np.arange(g.keys) > first[:, None] + 3)
+    return ids, answers, ends, {"pad_id": PAD, "chat": TURNS}
+
+
+def prompt_turn_supervised(g):
+    ids, _, _, declared = chat(g)
+    return taught(g, np.where(g.real, ids, -100), ids, **declared)
+
+
+def turn_end_not_supervised(g):
+    if g.keys < 9:
+        return None
+    ids, answers, _, declared = chat(g)
+    return taught(g, np.where(answers & (ids != EOS), ids, -100), ids, **declared)
+
+
 # In code order, as the catalogue lists them.
 BUGS = {
     "MSK101": empty_row, "MSK102": inverted_mask, "MSK103": binary_float_mask, "MSK104": weak_fill, "MSK105": overflowed_fill,
@@ -569,7 +597,7 @@ BUGS = {
     "MSK408": imprecise_positions, "MSK409": doubled_start, "MSK410": documents_positions,
     "MSK411": first_position, "MSK412": decoder_start, "MSK501": eos_not_supervised, "MSK502": nothing_supervised, "MSK503": padding_supervised,
     "MSK504": prompt_supervised, "MSK505": shifted_labels, "MSK506": label_border, "MSK507": eos_missing,
-    "MSK508": invalid_label, "MSK513": trained_past_the_end, "MSK514": labels_of_another_text,
+    "MSK508": invalid_label, "MSK509": prompt_turn_supervised, "MSK511": turn_end_not_supervised, "MSK513": trained_past_the_end, "MSK514": labels_of_another_text,
     "MSK515": label_length, "MSK516": label_across_documents, "MSK517": placeholder_supervised,
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import transformers
 from maskcli.errors import MaskcliError
 from maskcli.masks.layout import Layout
 from maskcli.masks.spec import build, parse
-from maskcli.meant import facts
+from maskcli.meant import facts, metadata
 from maskcli.meant.model_config import read_config
 
 SIZES = {
@@ -276,7 +276,7 @@ SAID = {
 
 
 def test_metadata_declares_what_the_options_do():
-    declared = facts.from_metadata(
+    declared = metadata.from_metadata(
         {f"maskcli.{key}": value for key, value in SAID.items()} | {"format": "pt", "pad_id": "x"}, "a"
     )
     assert declared == facts.Declared(
@@ -284,7 +284,7 @@ def test_metadata_declares_what_the_options_do():
         exact=True, pad_id=3, eos_ids=(2, 7), convention="mha", past=5, purpose="generate", prompt_length=6, vocab_size=99,
         ignore_index=-1, loss_shift="data",
     )  # fmt: skip
-    assert facts.from_metadata({}, "a") == facts.Declared()
+    assert metadata.from_metadata({}, "a") == facts.Declared()
     # Options win where they say something.
     assert facts.Declared(pad_id=8, past=0).over(declared).past == 0
     assert facts.Declared(pad_id=8).over(declared).eos_ids == (2, 7)
@@ -301,7 +301,7 @@ def test_metadata_declares_what_the_options_do():
 )  # fmt: skip
 def test_metadata_that_cannot_be_meant(key, value):
     with pytest.raises(MaskcliError) as caught:
-        facts.from_metadata({f"maskcli.{key}": value}, "dump.safetensors")
+        metadata.from_metadata({f"maskcli.{key}": value}, "dump.safetensors")
     assert str(caught.value)
     if key != "expect":
         assert f"maskcli.{key}" in str(caught.value)

@@ -9,7 +9,7 @@ import torch
 
 from maskcli import compare, diagnose
 from maskcli.errors import MaskcliError
-from maskcli.meant import facts
+from maskcli.meant import metadata
 from tests.diagnostics.attention import DTYPES, loud, report, softmax, the
 
 BATCH, HEADS, LENGTH = 2, 3, 32
@@ -216,6 +216,8 @@ def test_positions_that_are_none_are_refused(positions, sentence):
 
 
 def test_metadata_declares_positions_but_names_no_files():
-    assert facts.from_metadata({"maskcli.positions": "0:3,7"}, "f").positions.rows.tolist() == [[0, 1, 2, 7]]
+    assert metadata.from_metadata({"maskcli.positions": "0:3,7"}, "f").positions.rows.tolist() == [
+        [0, 1, 2, 7]
+    ]
     with pytest.raises(MaskcliError, match="only the command line may name files"):
-        facts.from_metadata({"maskcli.key_positions": "other.npy"}, "f")
+        metadata.from_metadata({"maskcli.key_positions": "other.npy"}, "f")

@@ -283,7 +283,7 @@ def test_a_template_that_never_ends_is_stopped(backbones, monkeypatch: pytest.Mo
 
 
 def test_markers_of_ones_own() -> None:
-    turns = given({"user": [5, 6], "assistant": [5, 7], "end": [8]})
+    turns = given({"user": [5, 6], "assistant": [5, 7], "end": [8]}.items())
     split = turns.split(np.array([[5, 6, 1, 2, 8, 5, 7, 3, 8]]))
     assert turns_of(split) == ["user", "assistant"]
     assert split.answers()[0].tolist() == [False] * 7 + [True, True]
@@ -291,11 +291,11 @@ def test_markers_of_ones_own() -> None:
 
 def test_markers_of_ones_own_as_text(backbones) -> None:
     made = chat(backbones["gpt2"], TEMPLATES["chatml"][0], special=False)
-    turns = given({"user": "### Q:", "assistant": "### A:"}, made.tokenizer)
+    turns = given({"user": "### Q:", "assistant": "### A:"}.items(), made.tokenizer)
     ids = ids_of(made, "### Q: Is it? (yes)\n### A: No.\n### Q: Well.### A:\nSo.")
     assert turns_of(turns.split(ids[None])) == ["user", "assistant"] * 2
     with pytest.raises(MaskcliError, match="pass --tokenizer too, or its ids"):
-        given({"user": "### Q:"})
+        given({"user": "### Q:"}.items())
 
 
 @pytest.mark.parametrize(
@@ -313,10 +313,10 @@ def test_markers_as_options_give_them(text: str, told: object) -> None:
 @pytest.mark.parametrize("markers", [{}, {"end": [1]}, {"bot": [1]}, {"user": []}])
 def test_markers_that_are_none(markers: dict[str, list[int]]) -> None:
     with pytest.raises(MaskcliError):
-        given(markers)
+        given(markers.items())
 
 
 @pytest.mark.parametrize("text", ["user", "user=", "=x"])
 def test_options_that_are_no_markers(text: str) -> None:
     with pytest.raises(MaskcliError):
-        given(dict([parse_marker(text)]))
+        given([parse_marker(text)])
