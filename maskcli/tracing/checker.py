@@ -30,7 +30,7 @@ from maskcli.tracing.remaining import TWICE, with_remaining
 from maskcli.tracing.results import Missed, Options, TraceReport
 from maskcli.tracing.saving import Folder, see
 from maskcli.tracing.steps import NEXT, Step
-from maskcli.tracing.waiting import Shown, Waiting, declared_in
+from maskcli.tracing.waiting import Shown, Waiting
 from maskcli.tracing.windows import Windows
 
 # Elements of tensors that wait for their step to end, at most: 256 MiB of float32.
@@ -163,7 +163,7 @@ class Checker:
         like = ("tokens", *step.tokens)
         if not step.tokens or not self._due(step, "", like):
             return
-        declared = declared_in(self.options.declared, step)
+        declared = step.declared(self.options.declared)
         moved = step.shift is not None and step.shift >= NEXT
         if step.aligned and declared.loss_shift is None and (moved or is_causal(step.shown)):
             declared = dataclasses.replace(declared, loss_shift="data")
@@ -230,7 +230,7 @@ class Checker:
         module = shown.place.module
         self._tally.looked += 1
         self._tally.modules[module] = None
-        declared = declared_in(self.options.declared, step).over(Declared(past=call.past))
+        declared = step.declared(self.options.declared).over(Declared(past=call.past))
         if shown.place.kind == "encoder" and step.read_whole and step.ids("encoder") is not None:
             declared = self.options.declared.over(dataclasses.replace(declared, at_most=(FULL, READ)))
         findings = self._findings(shown, declared, of_tokens=False)

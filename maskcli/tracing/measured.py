@@ -114,7 +114,7 @@ def _at_rest(module: Any) -> Iterator[None]:
 def _measured(kept: _Kept, declared: Declared) -> ProbeReport:
     name = type(kept.module).__name__
     subject = with_axes(subject_of(kept.module, kept.arguments, name))
-    facts = kept.step.facts.declared(declared, kept.step.texts, kept.step.generates)
+    facts = kept.step.declared(declared)
     subject = dataclasses.replace(subject, config=facts.model, real=_real(subject, facts))
     return report_of(measure(subject, Plan(declared=facts)), name)
 

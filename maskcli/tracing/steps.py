@@ -11,7 +11,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.fitting import agreement
-from maskcli.meant.facts import FULL
+from maskcli.meant.facts import FULL, Declared
 from maskcli.padding import edge_padding, edge_runs
 from maskcli.tensors import Kind, Roled, from_array
 from maskcli.tracing.calls import Torch, known_as
@@ -155,6 +155,10 @@ class Step:
         """Whether what follows its tokens is to be generated: not where only a source is encoded."""
         encodes = self.two_sided and self.ids("decoder", "self") is None
         return self.generating and not encodes
+
+    def declared(self, options: Declared) -> Declared:
+        """What is known of it: what the user declared, else what the program knows."""
+        return self.facts.declared(options, self.texts, self.generates)
 
     def ids(self, *kinds: Kind) -> Torch | None:
         """The token ids of the first of these sides that has some, as the program has them."""

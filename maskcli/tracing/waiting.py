@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Hashable
 from typing import NamedTuple
@@ -49,8 +48,7 @@ class Waiting(NamedTuple):
         """What it shows."""
         tokens = self._tokens()
         if self.added:
-            declared = declared_in(options, self.step)
-            tokens = tokens_behind(self.added, tokens, sides(self.place.kind), declared)
+            tokens = tokens_behind(self.added, tokens, sides(self.place.kind), self.step.declared(options))
         return Shown(self.place, self.tensors, tokens)
 
     def masks_alone(self) -> Shown:
@@ -61,12 +59,3 @@ class Waiting(NamedTuple):
     def _tokens(self) -> tuple[Roled, ...]:
         keys = self.tensors[0].tensor.shape[-1] - self.added
         return self.step.roled(self.place.kind, self.padding, keys)
-
-
-def declared_in(declared: Declared, step: Step) -> Declared:
-    """What the user declared, else the program knows; the pad token may begin the texts of a decoder (T5)."""
-    declared = step.facts.declared(declared, step.texts, step.generates)
-    ids = step.rows("decoder")
-    if ids is None or declared.pad_id is None or not bool((ids[:, 0] == declared.pad_id).all()):
-        return declared
-    return dataclasses.replace(declared, bos_ids=(*declared.bos_ids, declared.pad_id))
