@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +26,7 @@ from maskcli.probing.expected import attends, expected_of
 from maskcli.probing.mixers import is_inside, place_by_place
 from maskcli.probing.plan import Plan
 from maskcli.probing.runs import Run, UnmeasuredError
-from maskcli.probing.sources import Source, recorded
+from maskcli.probing.sources import Move, Source, recorded
 from maskcli.probing.structure import Structure
 from maskcli.probing.subject import Subject
 
@@ -114,11 +114,16 @@ class _Layer:
         rows = self._rows(base)
         return [replace(found[0], rows=rows), *found[1:]] if rows and found else found
 
+    @cached_property
+    def _moves(self) -> dict[Source, Move]:
+        """How its sources are moved: other content is drawn for one layer at a time, and goes with it."""
+        return {source: source.mover() for source in self.sources}
+
     def _base(self) -> Tensor:
         return self.call.replay({}, self.run.batch)[0]
 
     def _answer(self, source: Source, cells: Tensor, size: float) -> Tensor:
-        return self.call.replay(source.move(cells, size), self.run.batch)[0]
+        return self.call.replay(self._moves[source](cells, size), self.run.batch)[0]
 
     def _columns(self, source: Source, base: Tensor) -> Columns:
         keys = self.plan.columns(source.length, _borders(self.run))

@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# The leaves to replay a call with, for cells [B, S] and a size.
+Move = Callable[["Tensor", float], dict[int, Any]]
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """An argument of a call that carries content.
 
     `cells` is what it holds at each place: states [B, S, D] or ids [B, S]. `comes_from` names the arguments
-    of the model that change it. `move` gives the leaves to replay with, for cells [B, S] and a size.
+    of the model that change it. `mover` draws its other content, as large as its own, and makes a move of it.
     """
 
     cells: Tensor
     comes_from: frozenset[str]
-    move: Callable[[Tensor, float], dict[int, Any]]
+    mover: Callable[[], Move]
 
     @property
     def length(self) -> int:
@@ -105,12 +109,11 @@ def _sources(
         if names:
             twins = call.twins(at)
             done.update(twins)
-            yield Source(cells, names, _mover(subject, leaf, batch, seed, tuple(twins)))
+            mover = partial(_mover, subject, leaf, batch, seed, tuple(twins))
+            yield Source(cells, names, mover)
 
 
-def _mover(
-    subject: Subject, leaf: Tensor, batch: Batch, seed: int, twins: Sequence[int]
-) -> Callable[[Tensor, float], dict[int, Any]]:
+def _mover(subject: Subject, leaf: Tensor, batch: Batch, seed: int, twins: Sequence[int]) -> Move:
     """A function that gives the leaves that hold the same as one with other content in some cells [B, S]."""
     if not leaf.is_floating_point():
         return partial(_moved_ids, subject, leaf, batch, twins)
