@@ -10,15 +10,17 @@ from maskcli.diagnostics.finding import Finding
 from maskcli.diagnostics.probed import ProbeReport, report_of
 from maskcli.errors import MaskcliError
 from maskcli.meant.facts import from_said
-from maskcli.probing.plan import PARTS, SHORTEST, USUAL_LENGTH, Cached, Plan, Side
+from maskcli.probing.plan import LONGEST, PARTS, SHORTEST, USUAL_LENGTH, Cached, Plan, Side
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from maskcli.probing.subject import Subject
+    from maskcli.probing.subject import Loading, Subject
 
 SIDES: tuple[str, ...] = get_args(Side)
 CACHES: tuple[str, ...] = get_args(Cached)
+# What is said of texts that are made.
+OF_TEXTS = ("length", "pad", "documents", "cache")
 
 
 class Planned(TypedDict, total=False):
@@ -71,20 +73,16 @@ def probe(
 
 
 def probe_target(
-    target: str,
-    how: tuple[str | None, str, str, bool, bool],
-    progress: Callable[[str], None] = lambda _: None,
-    **planned: Unpack[Planned],
+    target: str, how: Loading, progress: Callable[[str], None] = lambda _: None, **planned: Unpack[Planned]
 ) -> ProbeReport:
     """Measure a model that a command line names: a folder, a hub name or FILE.py:make_model.
 
-    `how` is the attention kernel, type, device, whether weights are random, and whether to call eval(), as in
-    `maskcli.probing.subject.Loading`.
+    `how` says in which way it is loaded.
     """
-    from maskcli.probing.subject import Loading, load
+    from maskcli.probing.subject import load
 
     plan = plan_of(**planned)
-    return _measured(load(target, Loading(*how)), plan, planned, progress)
+    return _measured(load(target, how), plan, planned, progress)
 
 
 def _measured(subject: Subject, plan: Plan, asked: Planned, progress: Callable[[str], None]) -> ProbeReport:
@@ -93,6 +91,12 @@ def _measured(subject: Subject, plan: Plan, asked: Planned, progress: Callable[[
     from maskcli.probing.probe import measure
     from maskcli.probing.runs import takes_padding
 
+    idle = next((name for name in OF_TEXTS if asked.get(name) is not None), None)
+    if subject.given is not None and idle is not None:
+        raise MaskcliError(
+            f"{idle} does nothing for {subject.name!r}: it brings its arguments, and their run is the only "
+            "one; leave it out, or pass how many ids it takes"
+        )
     decodes = subject.cache_argument is not None and is_causal(subject, plan) and not subject.encodes
     if asked.get("cache") is None and not decodes:
         plan = replace(plan, caches=())
@@ -146,6 +150,9 @@ def plan_of(**planned: Unpack[Planned]) -> Plan:
     columns = planned.get("columns")
     if columns not in (None, "all", "boundary"):
         raise MaskcliError(f"columns {columns!r}: pass all or boundary")
+    tokens = max(length or 0, sum(documents))
+    if tokens > LONGEST:
+        raise MaskcliError(f"a text of {tokens:,} tokens is too long; pass {LONGEST:,} at most")
     if length is not None and length < SHORTEST:
         raise MaskcliError(f"a length of {length} tells no mask from another; pass {SHORTEST} or more")
     return Plan(

@@ -17,11 +17,11 @@ from maskcli.report.probed import FORMS
 if TYPE_CHECKING:
     from maskcli.api.probing import Planned
     from maskcli.diagnostics.probed import ProbeReport
+    from maskcli.probing.subject import Loading
 
 # Headings of --help.
 MEASURED, MODEL = "What is measured", "The model"
 SERVER = "A server (its API key, if any, is read from MASKCLI_API_KEY)"
-DTYPE, DEVICE = "float32", "cpu"
 # Files that hold tensors; all others hold the report.
 MASKS = (".safetensors", ".npz", ".pt")
 
@@ -79,8 +79,23 @@ def probe(
         str | None,
         option(help="Attention in transformers: eager, sdpa, flex_attention, …", panel=MODEL, metavar="NAME"),
     ] = None,
-    dtype: Annotated[str, option(help="The type of its weights.", panel=MODEL, metavar="TYPE")] = DTYPE,
-    device: Annotated[str, option(help="Where it runs, such as cuda.", panel=MODEL, metavar="NAME")] = DEVICE,
+    dtype: Annotated[
+        str | None,
+        option(
+            help="The type of its weights: float32, float64, float16, bfloat16. Default: float32, or that of "
+            "make_model.",
+            panel=MODEL,
+            metavar="TYPE",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        option(
+            help="Where it runs, such as cuda. Default: cpu, or that of make_model.",
+            panel=MODEL,
+            metavar="NAME",
+        ),
+    ] = None,
     random_weights: Annotated[
         bool, option("--random-weights", help="Leave its weights on the disk: masks need none.", panel=MODEL)
     ] = False,
@@ -120,6 +135,8 @@ def probe(
     padded and packed texts and with caches, and whole runs that should agree with each other. Weights may be
     random. Exit code 0: nothing found. 1: findings. 2: nothing could be decided.
     """
+    from maskcli.probing.subject import Loading
+
     to_masks = output is not None and os.path.splitext(output)[1].lower() in MASKS
     report_to = None if to_masks else output
     write = choose(FORMS, form, report_to).write
@@ -140,8 +157,8 @@ def probe(
         "--columns": columns,
         "--only": only,
         "--impl": impl,
-        "--dtype": dtype != DTYPE,
-        "--device": device != DEVICE,
+        "--dtype": dtype,
+        "--device": device,
         "--random-weights": random_weights,
         "--eval": evaluate,
         "--seed": seed,
@@ -153,7 +170,12 @@ def probe(
     else:
         of_server = {"--served": served, "--model": model, "--vocab": vocab}
         _refuse(of_server, "it is for a server", "pass an address such as http://localhost:8000/v1")
-        report = _probed(target, planned, (impl, dtype, device, random_weights, evaluate))
+        if target.rsplit(":", 1)[0].endswith(".py"):
+            of_library = {"--impl": impl, "--random-weights": random_weights}
+            _refuse(of_library, "the function makes the model", "pass a folder with a config.json")
+        else:
+            _refuse({"--eval": evaluate}, "such a model is in eval() mode", "pass FILE.py:make_model")
+        report = _probed(target, planned, Loading(impl, dtype, device, random_weights, evaluate))
     if to_masks and output is not None:
         report = report.kept_in(output)
     write(report, report_to)
@@ -167,13 +189,13 @@ def _refuse(options: Mapping[str, object], why: str, instead: str) -> None:
         raise MaskcliError(f"{given} does nothing here: {why}; leave it out, or {instead}")
 
 
-def _probed(target: str, planned: Planned, loading: tuple[str | None, str, str, bool, bool]) -> ProbeReport:
+def _probed(target: str, planned: Planned, how: Loading) -> ProbeReport:
     """The report on a model."""
     from maskcli.api.probing import probe_target
     from maskcli.report.progress import working
 
     with working(f"probing {target}") as told:
-        return probe_target(target, loading, told, **planned)
+        return probe_target(target, how, told, **planned)
 
 
 def _asked(

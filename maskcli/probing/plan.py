@@ -15,6 +15,8 @@ USUAL_LENGTH = 24
 # Rows of a batch: whole, two thirds and a third of the length, so that their masks differ.
 ROWS = 3
 SHORTEST = 6
+# Every layer keeps what it is given for a text: of longer ones no memory holds that.
+LONGEST = 2**15
 # Slots of a static cache that stay empty.
 EMPTY_SLOTS = 8
 

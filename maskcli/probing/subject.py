@@ -29,6 +29,8 @@ CACHE_NAMES = ("past_key_values", "cache", "cache_params")
 NO_ATTENTION = re.compile(r"conv|ssm|mamba|rwkv|recurrent|state_size|linear_attention", re.IGNORECASE)
 # Causal as a whole, while their layers hold several streams of a text behind one another.
 STACKED = frozenset({"prophetnet"})
+# Types that models compute in.
+DTYPES = ("float32", "float64", "float16", "bfloat16")
 WEIGHTS = (".safetensors", ".safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # Modules of torch that hold a model, and where.
@@ -38,12 +40,13 @@ WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "Distribut
 class Loading(NamedTuple):
     """How a model is loaded: its attention kernel, type, device, and whether its weights are random.
 
-    `evaluate` calls eval() on what a user's function makes, which would hide that it forgot to.
+    Without a type and a device, what a user's function makes stays as and where it is; other models are
+    float32 on the CPU. `evaluate` calls eval() on the former, which would hide that the function forgot to.
     """
 
     kernel: str | None = None
-    dtype: str = "float32"
-    device: str = "cpu"
+    dtype: str | None = None
+    device: str | None = None
     random_weights: bool = False
     evaluate: bool = False
 
@@ -153,6 +156,11 @@ def subject_of(model: Module, given: Any = None, name: str = "") -> Subject:
     from torch.nn import Embedding
 
     model = unwrapped(model)
+    if any(each.is_meta for each in model.parameters()):
+        raise MaskcliError(
+            f"{name!r} has weights on the device meta, where nothing is computed; move it to another, as by "
+            'model.to_empty(device="cpu")'
+        )
     said = _configuration(model)
     table = next((each for each in model.modules() if isinstance(each, Embedding)), None)
     vocabulary = given if isinstance(given, int) else said.get("vocab_size")
@@ -193,6 +201,8 @@ def load(target: str, how: Loading) -> Subject:
 
     MaskcliError says what could not be loaded, and what to pass instead.
     """
+    if how.dtype is not None and how.dtype not in DTYPES:
+        raise MaskcliError(f"dtype {how.dtype!r} is not one of {', '.join(DTYPES)}")
     path, _, function = target.rpartition(":")
     if path.endswith(".py"):
         return _made(target, path, function, how)
@@ -200,7 +210,7 @@ def load(target: str, how: Loading) -> Subject:
         raise MaskcliError(f"{target!r}: name the function that makes the model, {target}:make_model")
     with _loading(target):
         model = _pretrained(target, how)
-    return subject_of(model.to(how.device).eval(), name=target)
+    return subject_of(_moved(model.eval(), how), name=target)
 
 
 def _made(target: str, path: str, function: str, how: Loading) -> Subject:
@@ -217,8 +227,26 @@ def _made(target: str, path: str, function: str, how: Loading) -> Subject:
             f"{target!r} returns {type(made).__name__}; return a torch.nn.Module, (module, "
             "vocabulary size) or (module, dictionary of its arguments)"
         )
-    model = model.to(how.device)
-    return subject_of(model.eval() if how.evaluate else model, given, target)
+    if isinstance(given, Mapping):
+        given = {name: _moved(value, how) for name, value in given.items()}
+    return subject_of(_moved(model.eval() if how.evaluate else model, how), given, target)
+
+
+def _moved(value: Any, how: Loading) -> Any:
+    """A model, or a tensor among its arguments, of the type and on the device that are asked for, if any."""
+    import torch
+
+    is_model = isinstance(value, torch.nn.Module)
+    if not is_model and not torch.is_tensor(value):
+        return value
+    floats = is_model or value.is_floating_point()
+    dtype = getattr(torch, how.dtype) if how.dtype is not None and floats else None
+    try:
+        return value.to(device=how.device, dtype=dtype)
+    except (RuntimeError, AssertionError) as error:
+        raise MaskcliError(
+            f"device {how.device!r} cannot be used ({in_words(error)}); pass one that torch has here, as cpu"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -257,7 +285,7 @@ def _pretrained(target: str, how: Loading) -> Any:
     config = AutoConfig.from_pretrained(target, trust_remote_code=False)
     kernel = {"attn_implementation": how.kernel} if how.kernel else {}
     family = _family(config)
-    dtype = getattr(torch, how.dtype)
+    dtype = getattr(torch, how.dtype or "float32")
     if how.random_weights or not _has_weights(target):
         _check_size(target, config, family, dtype.itemsize)
         return family.from_config(config, dtype=dtype, trust_remote_code=False, **kernel)

@@ -33,6 +33,10 @@ def make_states():
     return layer, {"src": torch.randn(3, 8, 16)}
 
 
+def make_meta():
+    return Encoder().to("meta"), WORDS
+
+
 def make_random():
     return nn.Sequential(nn.Embedding(WORDS, WIDTH), nn.Dropout(0.5))
 
@@ -172,6 +176,17 @@ def test_a_model_that_mixes_nothing(folder):
         ((*WINDOW, "--columns", "some"), "pass all or boundary"),
         ((*WINDOW, "--documents", "7,x"), "pass the lengths of two documents or more"),
         ((*WINDOW, "--length", "2"), "pass 6 or more"),
+        ((*WINDOW, "--length", "10000000"), "10,000,000 tokens is too long; pass 32,768 at most"),
+        ((*WINDOW, "--documents", "7,10000000"), "10,000,007 tokens is too long"),
+        ((*WINDOW, "--dtype", "int8"), "dtype 'int8' is not one of float32, float64, float16, bfloat16"),
+        ((*WINDOW, "--device", "nowhere"), "device 'nowhere' cannot be used"),
+        ((*WINDOW, "--device", "meta"), "weights on the device meta"),
+        (("models.py:make_meta",), "weights on the device meta"),
+        ((*WINDOW, "--impl", "eager"), "--impl does nothing here: the function makes the model"),
+        ((*WINDOW, "--random-weights"), "--random-weights does nothing here"),
+        ((".", "--eval"), "--eval does nothing here: such a model is in eval() mode"),
+        (("models.py:make_states", "--length", "30"), "length does nothing for 'models.py:make_states'"),
+        (("models.py:make_states", "--pad", "left"), "pad does nothing"),
         (("decoder.py:make_model", "--expect", "slidng:4"), "sliding"),
         (
             ("http://localhost:1/v1", "--pad", "left"),
@@ -196,6 +211,37 @@ def test_what_a_report_leaves_open_is_said(folder, tmp_path):
     kept = told("--expect", "sliding:4", "-o", tmp_path / "my masks.safetensors", code=1)
     assert "keeps the masks" not in kept
     assert "my masks.safetensors:layers.0'" in " ".join(kept.split())
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "dtype"),
+    [
+        ("make_states", (), torch.float32),
+        ("make_double", (), torch.float64),
+        ("make_double", ("--dtype", "bfloat16"), torch.bfloat16),
+        ("make_states", ("--dtype", "float64", "--device", "cpu"), torch.float64),
+    ],
+)
+def test_a_model_of_ones_own_stays_as_it_is_unless_a_type_is_asked_for(tmp_path, function, arguments, dtype):
+    seen = """
+def make_states():
+    layer = nn.TransformerEncoderLayer(16, 2, batch_first=True).eval()
+    layer.register_forward_pre_hook(lambda *given: seen(given[-1]["src"].dtype), with_kwargs=True)
+    return layer, {"src": torch.randn(3, 8, 16)}
+
+
+def make_double():
+    layer, arguments = make_states()
+    return layer.double(), {name: states.double() for name, states in arguments.items()}
+
+
+def seen(dtype):
+    with open("seen", "a") as file:
+        file.write(f"{dtype} ")
+"""
+    (tmp_path / "own.py").write_text("import torch\nfrom torch import nn\n" + seen)
+    probe(tmp_path, f"own.py:{function}", *arguments, "--expect", "full", check=0)
+    assert set((tmp_path / "seen").read_text().split()) == {str(dtype)}
 
 
 def test_eval_is_called_when_it_is_asked_for(folder):
