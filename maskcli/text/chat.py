@@ -28,11 +28,11 @@ def parse_messages(text: str) -> tuple[Messages, ...]:
     conversations = value if all(isinstance(item, list) for item in value) else [value]
     for conversation in conversations:
         for message in conversation or [None]:
-            _check(message)
+            check_message(message)
     return tuple(conversations)
 
 
-def _check(message: object) -> None:
+def check_message(message: object) -> None:
     """Refuse what is no message with a role and a text, or parts of one."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise MaskcliError(f"{quoted(message)} is not a message with a role; write {_EXAMPLE}")

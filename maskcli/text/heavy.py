@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -121,12 +122,18 @@ def _in_python(tokenizer: Any) -> Library:
         type_ids = encoded.get("token_type_ids") or [0] * len(ids)
         return Lists(ids, encoded["special_tokens_mask"], type_ids)
 
+    def many(texts: Sequence[str], add: bool) -> list[list[int]]:
+        with quiet():
+            ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=add, verbose=False)["input_ids"]
+        return ids
+
     def text_of(token_id: int) -> str | None:
         token = words.get(token_id)
         return None if token is None else readable(token, byte_level=False)
 
     return Library(
         lists=lists,
+        many=many,
         reserved=tokenizer.num_special_tokens_to_add,
         text_of=text_of,
         id_of=vocabulary.get,

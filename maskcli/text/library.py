@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.errors import MaskcliError
-from maskcli.text.tokenizer import ROLES, Encode, Encoding, Tokenizer, no_room, quoted
+from maskcli.text.tokenizer import ROLES, Encode, EncodeMany, Encoding, Tokenizer, no_room, quoted
 
 # transformers writes 1e30 for "no limit".
 _NO_LIMIT = 10**9
@@ -38,11 +38,13 @@ class Lists(NamedTuple):
 class Library(NamedTuple):
     """What a library does.
 
-    `lists` encodes (text, pair, add special tokens, maximum length), `reserved` counts the special tokens
-    that it adds to one text or to a pair; the others are those of Tokenizer.
+    `lists` encodes (text, pair, add special tokens, maximum length), `many` (texts, add special tokens);
+    `reserved` counts the special tokens that it adds to one text or to a pair; the others are those of
+    Tokenizer.
     """
 
     lists: Callable[[str, str | None, bool, int | None], Lists]
+    many: Callable[[Sequence[str], bool], list[list[int]]]
     reserved: Callable[[bool], int]
     text_of: Callable[[int], str | None]
     id_of: Callable[[str], int | None]
@@ -59,6 +61,7 @@ def tokenizer_of(name: str, library: Library, settings: Settings, always_special
         roles=roles,
         special_ids=special_ids,
         encoder=_encoder(name, library, special_ids, roles.get("eos")),
+        encoder_of_many=_encoder_of_many(name, library),
         text_of=library.text_of,
         id_of=library.id_of,
         size=library.size,
@@ -90,6 +93,16 @@ def _encoder(name: str, library: Library, special_ids: frozenset[int], eos: int 
             cut = library.lists(text, pair, add, max_length)
             ended = eos is not None and whole.ids[-1] == eos
             return encoding(cut, total, end_lost=ended and cut.ids[-1:] != [eos])
+
+    return encode
+
+
+def _encoder_of_many(name: str, library: Library) -> EncodeMany:
+    """The encode function for many texts."""
+
+    def encode(texts: Sequence[str], special_tokens: bool | None) -> list[list[int]]:
+        with refusals(name):
+            return library.many(texts, special_tokens is not False)
 
     return encode
 

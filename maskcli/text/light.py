@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,9 @@ def from_backend(name: str, backend: Any, settings: Settings) -> Tokenizer:
         finally:
             backend.no_truncation()
 
+    def many(texts: Sequence[str], add: bool) -> list[list[int]]:
+        return [whole.ids for whole in backend.encode_batch(list(texts), add_special_tokens=add)]
+
     def text_of(token_id: int) -> str | None:
         token: str | None = backend.id_to_token(token_id)
         if token is None or token_id in added:
@@ -83,6 +86,7 @@ def from_backend(name: str, backend: Any, settings: Settings) -> Tokenizer:
 
     library = Library(
         lists=lists,
+        many=many,
         reserved=backend.num_special_tokens_to_add,
         text_of=text_of,
         id_of=backend.token_to_id,

@@ -6,17 +6,19 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from maskcli.errors import MaskcliError
 from maskcli.text.library import reason
-from maskcli.text.tokenizer import Messages, Template, Tools, quoted
+from maskcli.text.tokenizer import Messages, Rows, Template, Tools, quoted
 
 # Real templates need milliseconds; ranges within ranges need for ever.
-_SECONDS = 5.0
+_SECONDS, _SECONDS_OF_EACH = 5.0, 0.05
+# What asks for ids instead of text.
+_AS_IDS = {"tokenize": True, "return_dict": True}
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
@@ -30,8 +32,16 @@ def template_of(tokenizer: Any, name: str, source: str | None = None) -> Templat
     if not text:
         return None
 
-    def applied(messages: Messages, generation_prompt: bool, tools: Tools | None, **more: Any) -> Any:
-        with quiet(), _refused(name), _bounded():
+    marks = _GENERATION.search(text) is not None
+
+    def applied(
+        messages: Messages | Sequence[Messages],
+        generation_prompt: bool,
+        tools: Tools | None,
+        count: int = 1,
+        **more: Any,
+    ) -> Any:
+        with quiet(), _refused(name), _bounded(_SECONDS + count * _SECONDS_OF_EACH):
             return tokenizer.apply_chat_template(
                 messages, tools=tools, add_generation_prompt=generation_prompt, chat_template=source, **more
             )
@@ -39,12 +49,24 @@ def template_of(tokenizer: Any, name: str, source: str | None = None) -> Templat
     def render(messages: Messages, generation_prompt: bool = False, tools: Tools | None = None) -> str:
         return str(applied(messages, generation_prompt, tools, tokenize=False))
 
+    def many(
+        conversations: Sequence[Messages], generation_prompt: bool = False, tools: Tools | None = None
+    ) -> Rows:
+        told = applied(
+            list(conversations), generation_prompt, tools, len(conversations), **_AS_IDS, **_with(marks)
+        )
+        return Rows(list(told["input_ids"]), list(told["assistant_masks"]) if marks else None)
+
     def marked(messages: Messages, generation_prompt: bool = False, tools: Tools | None = None) -> list[int]:
-        more = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
-        told = applied(messages, generation_prompt, tools, **more)
+        told = applied(messages, generation_prompt, tools, **_AS_IDS, **_with(marks))
         return [int(counted) for counted in told["assistant_masks"]]
 
-    return Template(text, render, marked if _GENERATION.search(text) else None)
+    return Template(text, render, many, marked if marks else None)
+
+
+def _with(marks: bool) -> dict[str, bool]:
+    """What asks for the tokens that `{% generation %}` marks; templates without have none, and a warning."""
+    return {"return_assistant_tokens_mask": True} if marks else {}
 
 
 def _source(tokenizer: Any) -> str:
@@ -86,7 +108,7 @@ def _refused(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _bounded() -> Iterator[None]:
+def _bounded(seconds: float) -> Iterator[None]:
     """Stop a template that runs for longer than any real one.
 
     The sandbox bounds each range, not ranges within ranges. Only lines of the template are looked at; under
@@ -95,12 +117,13 @@ def _bounded() -> Iterator[None]:
     if sys.gettrace() is not None:
         yield
         return
-    end = time.monotonic() + _SECONDS
+    end = time.monotonic() + seconds
 
     def line(frame: FrameType, event: str, argument: object) -> Any:
         if time.monotonic() > end:
             raise TooSlowError(
-                f"the chat template ran for more than {_SECONDS:g} seconds; pass another with --template FILE"
+                f"the chat template ran for more than {seconds:.0f} seconds; pass another with "
+                "--template FILE"
             )
         return line
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
@@ -42,6 +42,8 @@ class Encoding:
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # (text, pair, special_tokens, max_length) to Encoding. special_tokens=None is the tokenizer's own habit.
 Encode = Callable[[str, str | None, bool | None, int | None], Encoding]
+# (texts, special_tokens) to the ids of each, without a maximum: what is faster for many than one by one.
+EncodeMany = Callable[[Sequence[str], bool | None], list[list[int]]]
 Messages = list[dict[str, Any]]
 Tools = list[dict[str, Any]]
 
@@ -64,15 +66,32 @@ class Marked(Protocol):
         """1 on tokens that count, 0 on others."""
 
 
+class Rows(NamedTuple):
+    """The ids of many conversations, and for each token whether `{% generation %}` marks it, None without."""
+
+    ids: list[list[int]]
+    marks: list[list[int]] | None = None
+
+
+class Many(Protocol):
+    """What turns many conversations into rows of ids: faster than one by one, and refused as a whole."""
+
+    def __call__(
+        self, conversations: Sequence[Messages], generation_prompt: bool = False, tools: Tools | None = None
+    ) -> Rows:
+        """The rows, without further special tokens."""
+
+
 @dataclass(frozen=True, eq=False)
 class Template:
-    """A chat template: its source, `render` to text, and `marked`, 1 on each token inside `{% generation %}`.
+    """A chat template: its source, `render` to text, `many` to rows of ids.
 
-    `marked` is None for a template without such marks.
+    `marked` is 1 on each token inside `{% generation %}`, and None for a template without such marks.
     """
 
     source: str = field(repr=False)
     render: Render = field(repr=False)
+    many: Many = field(repr=False)
     marked: Marked | None = field(default=None, repr=False)
 
 
@@ -97,6 +116,7 @@ class Tokenizer:
     model_max_length: int | None = None
     pad_type_id: int = 0
     pad_borrowed: str | None = None
+    encoder_of_many: EncodeMany | None = field(default=None, repr=False)
     template: Template | None = None
     templated: Callable[[str], Template] | None = field(default=None, repr=False)
 
@@ -138,13 +158,24 @@ class Tokenizer:
         max_length: int | None = None,
     ) -> Encoding:
         """The text, or the pair of texts, as one sequence of at most `max_length` tokens."""
-        for part in (text, pair or ""):
-            if _SURROGATE.search(part):
-                raise MaskcliError(
-                    f"the text {quoted(part)} holds bytes that are not UTF-8; save or paste it as "
-                    "UTF-8 and try again"
-                )
+        _check_utf8(text, pair or "")
         return self.encoder(text, pair, special_tokens, max_length)
+
+    def encode_many(self, texts: Sequence[str], special_tokens: bool | None = None) -> list[list[int]]:
+        """The ids of each text, as `encode` has them."""
+        _check_utf8(*texts)
+        if self.encoder_of_many is None:
+            return [self.encoder(text, None, special_tokens, None).ids.tolist() for text in texts]
+        return self.encoder_of_many(texts, special_tokens)
+
+
+def _check_utf8(*texts: str) -> None:
+    for text in texts:
+        if _SURROGATE.search(text):
+            raise MaskcliError(
+                f"the text {quoted(text)} holds bytes that are not UTF-8; save or paste it as UTF-8 and try "
+                "again"
+            )
 
 
 def with_pad_token(tokenizer: Tokenizer, pad_token: str) -> Tokenizer:
