@@ -12,8 +12,10 @@ from maskcli.errors import MaskcliError
 MEBIBYTE = 2**20
 
 
-def check_file(path: str | os.PathLike[str], limit: int, advice: str = "pass the path of a file") -> None:
-    """Refuse what is missing, not a regular file, or larger than `limit` bytes; nothing is opened."""
+def check_file(
+    path: str | os.PathLike[str], limit: int | None = None, advice: str = "pass the path of a file"
+) -> None:
+    """Refuse what is missing, not a regular file, or larger than `limit` bytes if any; nothing is opened."""
     named = repr(os.fspath(path))
     try:
         status = os.stat(path)
@@ -24,7 +26,7 @@ def check_file(path: str | os.PathLike[str], limit: int, advice: str = "pass the
         raise MaskcliError(f"{named} is a directory; pass the path of a file in it")
     if not stat.S_ISREG(status.st_mode):
         raise MaskcliError(f"{named} is a device, pipe or socket; pass the path of a regular file")
-    if status.st_size > limit:
+    if limit is not None and status.st_size > limit:
         size, most = status.st_size / MEBIBYTE, limit // MEBIBYTE
         raise MaskcliError(
             f"{named} has {size:,.0f} MiB and at most {most} MiB are read; pass a smaller file"

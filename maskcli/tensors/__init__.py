@@ -5,6 +5,7 @@ from maskcli.tensors.compare import Difference, difference
 from maskcli.tensors.formats import readable, suffix_of, writable
 from maskcli.tensors.memory import from_array, from_arrays
 from maskcli.tensors.open import open_tensors
+from maskcli.tensors.paths import files_of, is_pattern
 from maskcli.tensors.roles import (
     ROLES,
     Kind,
@@ -25,7 +26,9 @@ from maskcli.tensors.write import write_tensors
 __all__ = ["Computed", "Difference", "Kind", "Roled", "Source", "Tensor", "TensorFile", "View", "Zoom"]
 __all__ += [
     "arranged",
+    "files_of",
     "find_tensor",
+    "is_pattern",
     "named_tensor",
     "open_tensors",
     "readable",

@@ -1,0 +1,72 @@
+"""Files by gzip and zstandard, expanded as they are read and never further than files of rows are."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
+
+from maskcli.errors import MaskcliError
+from maskcli.tables.arrow import EXTRA
+from maskcli.tables.limits import MAX_EXPANSION, MAX_WINDOW
+from maskcli.tables.places import opened
+from maskcli.untrusted import MEBIBYTE
+
+GZIP, ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+@contextmanager
+def expanded(path: str) -> Iterator[BinaryIO]:
+    """A file's bytes, expanded where gzip or zstandard packed it; MaskcliError where it is damaged."""
+    with opened(path) as file:
+        head = file.read(4)
+        file.seek(0)
+        if head.startswith(GZIP):
+            stream: Any = gzip.GzipFile(fileobj=file)
+        elif head.startswith(ZSTANDARD):
+            stream = _zstandard(path).stream_reader(file, read_across_frames=True)
+        else:
+            yield file
+            return
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        yield cast(BinaryIO, io.BufferedReader(_Expanding(path, stream, size), MEBIBYTE))
+
+
+def _zstandard(path: str) -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise MaskcliError(f"{path!r} needs zstandard to be read; {EXTRA}") from None
+    return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+
+
+class _Expanding(io.RawIOBase):
+    """What a packed file expands to, at most MAX_EXPANSION times its size."""
+
+    def __init__(self, path: str, stream: Any, size: int) -> None:
+        self.path, self.stream = path, stream
+        self.left = max(size, MEBIBYTE) * MAX_EXPANSION
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            count = int(self.stream.readinto(buffer))
+        except Exception as error:
+            if not isinstance(error, EOFError | zlib.error | OSError) and type(error).__name__ != "ZstdError":
+                raise
+            why = f"is cut off or damaged where it is expanded ({error}); write or download it again"
+            raise MaskcliError(f"{self.path!r} {why}") from error
+        self.left -= count
+        if self.left < 0:
+            raise MaskcliError(
+                f"{self.path!r} expands to more than {MAX_EXPANSION} times its size, as no training rows do; "
+                "expand it yourself and pass that file"
+            )
+        return count

@@ -1,0 +1,26 @@
+"""How much is believed of a table that nobody has checked, and how large its parts are."""
+
+from __future__ import annotations
+
+from maskcli.untrusted import MEBIBYTE
+
+# Bytes of a part: some tenths of a second of work, so that a file keeps several processes busy to its end.
+PART = 32 * MEBIBYTE
+# Bytes of lines that become one chunk, before it is cut to its size.
+BLOCK = 2 * MEBIBYTE
+# Bytes from the beginning of a file of rows that tell its columns, and files that are asked.
+SAMPLE = MEBIBYTE
+SAMPLED = 64
+
+# Bytes of one row as JSON: 10 million tokens with labels and a mask take some 160.
+MAX_LINE = 256 * MEBIBYTE
+# Numbers in one row: more is no text, and a few compressed bytes can stand for any number of zeros.
+MAX_VALUES = 2**26
+# Bytes that a compressed file may expand to, for each of its own: that of masks alone takes a hundredth.
+MAX_EXPANSION = 1000
+# Bytes of a JSON file that holds columns or one object, which is read whole.
+MAX_WHOLE = 256 * MEBIBYTE
+# Columns: each is told by its name.
+MAX_COLUMNS = 1000
+# Bytes of a window of zstandard, which is kept in memory.
+MAX_WINDOW = 128 * MEBIBYTE

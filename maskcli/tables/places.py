@@ -1,0 +1,23 @@
+"""Where tables lie: the one place where a path is opened and a folder or pattern becomes files."""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO
+
+from maskcli.errors import MaskcliError
+from maskcli.untrusted import check_file
+
+
+def opened(path: str) -> BinaryIO:
+    """A file of any size, open to be read from any place; nothing but a regular file is."""
+    check_file(path)
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise MaskcliError(f"{path!r} cannot be read ({error.strerror}); check its permissions") from None
+
+
+def size_of(path: str) -> int:
+    """Bytes of a file."""
+    return os.path.getsize(path)

@@ -1,0 +1,67 @@
+"""Folders and patterns to the files they stand for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from glob import has_magic
+from pathlib import Path, PurePath
+
+from maskcli.errors import MaskcliError
+
+
+def files_of(path: str, known: Callable[[str], bool], types: str) -> list[str]:
+    """The files that a path stands for: those in a folder and below, those that match a pattern, or itself.
+
+    Of folders and patterns, files whose name is `known`, in the order of their paths; hidden files and
+    folders are passed over and links to folders not followed. A pattern is a shell's, with ** for any
+    folders. Raises MaskcliError for one without files; `types` says of which they should be.
+    """
+    if os.path.isdir(path):
+        within = sorted(_walk(path, known), key=_parts)
+    elif is_pattern(path):
+        within = sorted(_matching(path, known), key=_parts)
+    else:
+        return [path]
+    if not within:
+        what = "is a folder without" if os.path.isdir(path) else "matches no"
+        raise MaskcliError(f"{path!r} {what} files of the types {types}: check the path")
+    return within
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path is a pattern, and no file of that very name."""
+    return has_magic(path) and not os.path.lexists(path)
+
+
+def _walk(folder: str, known: Callable[[str], bool]) -> Iterator[str]:
+    """The files below a folder; one that cannot be listed stands for itself, so that opening it says why."""
+    closed: list[str] = []
+    for parent, folders, names in os.walk(folder, onerror=lambda error: closed.append(str(error.filename))):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(parent, name) for name in names if not name.startswith(".") and known(name))
+    yield from closed
+
+
+def _matching(pattern: str, known: Callable[[str], bool]) -> Iterator[str]:
+    """The files that match, and those below folders that do; hidden ones only where the pattern is hidden."""
+    parts = PurePath(pattern).parts
+    fixed = next(at for at, part in enumerate(parts) if has_magic(part))
+    root = Path(*parts[:fixed])
+    hidden = any(part.startswith(".") for part in parts[fixed:])
+    try:
+        matches = list(root.glob(str(PurePath(*parts[fixed:]))))
+    except ValueError as error:
+        raise MaskcliError(
+            f"{pattern!r} is not a pattern of files ({error}): write ** between slashes"
+        ) from error
+    for match in matches:
+        if hidden or not any(part.startswith(".") for part in match.relative_to(root).parts):
+            if os.path.isdir(match) and not match.is_symlink():
+                yield from _walk(str(match), known)
+            elif known(match.name):
+                yield str(match)
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return PurePath(path).parts
