@@ -18,7 +18,7 @@ from maskcli.diagnostics.catalogue import RULES
 from maskcli.diagnostics.finding import SEVERITIES
 from maskcli.diagnostics.rules.targets import label_length
 from maskcli.diagnostics.supervision import readings
-from maskcli.diagnostics.words import LISTED, few, filled
+from maskcli.diagnostics.words import LISTED, filled, listed_words
 from maskcli.scene.sides import OF_LOSS
 from maskcli.scene.tokens import Tokens
 from maskcli.tables.columns import Chunk
@@ -31,6 +31,9 @@ SHOWN, BEFORE = 1024, 64
 MEASURES = frozenset(
     "pad_id prompt_length length ids places first expected lowest highest cause labels_at_index_0".split()
 )
+
+# Evidence that counts what stands beside a finding in its batch.
+OF_BATCHES = frozenset({"of", "supervised", "supervised_ends"})
 
 # A row: which part of the set, and its number in there.
 At = tuple[int, int]
@@ -124,7 +127,8 @@ def folded(
     """
     seen: dict[Key, Seen] = {}
     for verdict in judged.verdicts:
-        key = verdict.rule.code, verdict.found.severity or verdict.rule.severity, verdict.found.message
+        found = verdict.found
+        key = verdict.rule.code, found.severity or verdict.rule.severity, found.of_set or found.message
         kept = keep is None or verdict.rule.code in keep
         one = _seen(verdict, numbers, part, kept=kept)
         seen[key] = seen[key] + one if key in seen else one
@@ -138,7 +142,7 @@ def _seen(verdict: Verdict, numbers: Array, part: int, *, kept: bool) -> Seen:
         found.fix,
         len(items),
         0 if verdict.tokens is None else int(verdict.tokens.sum()),
-        {name: _number(name, value) for name, value in found.evidence.items()},
+        {name: _number(name, value) for name, value in found.evidence.items() if name not in OF_BATCHES},
         found.values,
         tuple((part, int(number)) for number in numbers[items[:FIRST]]),
         tuple(_samples(verdict, items[:EXAMPLES], numbers, part)),
@@ -229,8 +233,10 @@ def _told(key: Key, seen: Seen, fold: Fold, parts: Sequence[str]) -> Told:
     numbers = {
         name: str(value) if isinstance(value, Range) else value for name, value in seen.numbers.items()
     }
-    words = {name: f"{value:,}" if isinstance(value, int) else value for name, value in numbers.items()}
-    words |= {name: few(values) for name, values in seen.values.items()}
+    words: dict[str, object] = {
+        name: f"{value:,}" if isinstance(value, int) else value for name, value in numbers.items()
+    }
+    words |= listed_words(seen.values)
     rows = f"{seen.rows:,} row{'s' * (seen.rows != 1)}"
     words["items"] = rows
     place = f"{seen.tokens:,} token{'s' * (seen.tokens != 1)} of {rows}" if seen.tokens else None

@@ -18,8 +18,10 @@ from maskcli.meant.facts import Declared
 from maskcli.scene.assemble import build_scenes
 from maskcli.scene.scene import Scene
 
+# Rules on what a call of a model is given, which a collator makes of the rows of a set.
+OF_CALLS = ("MSK405", "MSK406")
 # What rules may find among tokens alone.
-RULES_OF_SETS = tuple(rule for rule in RULES if rule.code in OF_TOKENS)
+RULES_OF_SETS = tuple(rule for rule in RULES if rule.code in OF_TOKENS and rule.code not in OF_CALLS)
 
 
 class Verdict(NamedTuple):
@@ -95,7 +97,7 @@ class _Court:
 
     def _unexplained(self, rule: Rule[Scene], found: list[Verdict]) -> list[Verdict]:
         """Verdicts on rows that no cause explains: where one explains some, the others are judged anew."""
-        causes = [cause for each in CAUSES[rule.code] if each.code in OF_TOKENS for cause in self.ask(each)]
+        causes = [cause for each in CAUSES[rule.code] if each in RULES_OF_SETS for cause in self.ask(each)]
         explained = np.zeros(len(self.batch.rows), bool)
         for verdict in found:
             for cause in causes:
@@ -137,7 +139,8 @@ def _verdict(scene: Scene, rule: Rule[Scene], found: Found, count: int) -> Verdi
 
 def _explained(cause: Verdict, verdict: Verdict) -> Array:
     """Rows [B] of a verdict that a cause explains: it is in that row too, at a token of it if both say so."""
-    rows: Array = cause.rows & verdict.rows
+    everywhere = cause.found.explains is not None and cause.found.explains.batch is None
+    rows: Array = verdict.rows if everywhere else cause.rows & verdict.rows
     first, second = _places(cause), _places(verdict)
     if first is None or second is None or first.shape != second.shape:
         return rows

@@ -36,8 +36,9 @@ class Found:
 
     Message and fix may hold `{name}` for a number of the evidence or for a few of `values`, `{items}` for the
     samples and, where there are `flags`, `{}` for their place: a whole set has other numbers and other places
-    than one batch. `places` says it batch item by batch item when the items differ; `explains` is where it is
-    the cause of other findings, when that is more than `where`.
+    than one batch. `of_set` is the message for a set, where that of a batch says what holds in it alone.
+    `places` says where batch item by batch item when the items differ; `explains` is where it is the cause of
+    other findings, when that is more than `where`.
     """
 
     tensors: tuple[str, ...]
@@ -48,6 +49,7 @@ class Found:
     severity: str | None = None
     places: tuple[Where, ...] = ()
     explains: Where | None = None
+    of_set: str = ""
     values: dict[str, tuple[int, ...]] = field(default_factory=dict)
     flags: Flags | None = field(default=None, compare=False, repr=False)
 

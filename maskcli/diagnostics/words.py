@@ -53,6 +53,12 @@ def lowest(values: Array) -> tuple[int, ...]:
     return tuple(int(value) for value in np.unique(values)[: LISTED + 1])
 
 
+def listed_words(values: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
+    """What stands for values in texts: `{name}` for a few of them, `{first_name}` for the lowest."""
+    first_of = {f"first_{name}": numbers[0] for name, numbers in values.items() if numbers}
+    return {**first_of, **{name: few(numbers) for name, numbers in values.items()}}
+
+
 def filled(text: str, words: Mapping[str, object], place: str | None = None) -> str:
     """A text with its `{name}`s in words, and the last `{}` as a place.
 

@@ -57,8 +57,9 @@ def doubled_start(tokens: Tokens, scene: Scene) -> Found | None:
     found = found_at(
         (tokens.name("input_ids"),),
         doubled,
-        f"the beginning (id {int(tokens.ids[doubled][0])}) stands twice, once more at {{}}",
+        "the beginning (id {which}) stands twice, once more at {}",
         "add special tokens in one place: tokenizer(text, add_special_tokens=False) behind a chat template",
+        which=tokens.ids[doubled],
         doubled=int(doubled.sum()),
     )
     # Labels that hold the start as well stand one place before it.
@@ -113,7 +114,7 @@ def first_position(tokens: Tokens, scene: Scene) -> Found | None:
     return found_at(
         (tokens.name("position_ids"),),
         flags,
-        f"positions begin at {other}, and those of the model at {due} ({model.source}): {{}}",
+        f"positions begin at {{first}}, and those of the model at {{expected}} ({model.source}): {{}}",
         "leave position_ids out, so that the model counts, or begin at its first position",
         first=int(other),
         expected=due,

@@ -10,7 +10,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Flags, Found, Where, items_of
-from maskcli.diagnostics.words import few, filled, lowest, percent, told_items, told_places
+from maskcli.diagnostics.words import filled, listed_words, lowest, percent, told_items, told_places
 from maskcli.masks.mask import Mask, runs_of
 
 Extra = TypeVar("Extra")
@@ -130,31 +130,29 @@ def found_keys(
     message: str,
     fix: str,
     severity: str | None = None,
+    of_set: str = "",
     **numbers: float | int | str | Array,
 ) -> Found:
     """A Found for flagged keys [B, K]; the last {} of the message becomes their place, row by row.
 
     `numbers` are its evidence, arrays those of which the message lists a few.
     """
-    evidence, values = _apart(numbers)
+    where, kept = at_keys(flags), Flags(flags, "keys")
     return Found(
-        tensors, message, fix, at_keys(flags), evidence, severity, values=values, flags=Flags(flags, "keys")
+        tensors, message, fix, where, severity=severity, of_set=of_set, flags=kept, **_apart(numbers)
     )
 
 
-def _apart(
-    numbers: dict[str, float | int | str | Array],
-) -> tuple[dict[str, float | int | str], dict[str, tuple[int, ...]]]:
+def _apart(numbers: dict[str, float | int | str | Array]) -> dict[str, Any]:
     """Evidence, and values of which a few are listed."""
     evidence = {name: number for name, number in numbers.items() if not isinstance(number, np.ndarray)}
     listed = {name: lowest(number) for name, number in numbers.items() if isinstance(number, np.ndarray)}
-    return evidence, listed
+    return {"evidence": evidence, "values": listed}
 
 
 def in_words(found: Found) -> Found:
     """A Found of one batch with its numbers and its places in message and fix."""
-    words = {**found.evidence, **{name: few(values) for name, values in found.values.items()}}
-    words["items"] = told_items(found.where.batch)
+    words = {**found.evidence, **listed_words(found.values), "items": told_items(found.where.batch)}
     spots, place = found.places, None
     if found.flags is not None:
         cells, many = found.flags
@@ -193,6 +191,7 @@ def found_at(
     message: str,
     fix: str,
     severity: str | None = None,
+    of_set: str = "",
     **numbers: float | int | str | Array,
 ) -> Found:
     """A Found for flagged tokens [B, L]; the last {} of the message becomes their place.
@@ -201,16 +200,9 @@ def found_at(
 
         found_at((name,), wrong, "{count} labels (id {ids}) lie on padding: {}", fix, count=n, ids=ids[wrong])
     """
-    evidence, values = _apart(numbers)
+    where, kept = at_queries(flags), Flags(flags, "tokens")
     return Found(
-        tensors,
-        message,
-        fix,
-        at_queries(flags),
-        evidence,
-        severity,
-        values=values,
-        flags=Flags(flags, "tokens"),
+        tensors, message, fix, where, severity=severity, of_set=of_set, flags=kept, **_apart(numbers)
     )
 
 

@@ -21,7 +21,6 @@ from maskcli.diagnostics.supervision import (
     later,
     readings,
 )
-from maskcli.diagnostics.words import few, told_items
 from maskcli.meant.facts import Declared
 from maskcli.padding import edge_runs, lone_edges, one_of
 from maskcli.scene.scene import Scene, named
@@ -70,12 +69,13 @@ def _samples_without(reading: Reading, declared: Declared) -> Found | None:
     )
     return Found(
         reading.names("labels", *beside),
-        f"no label of {told_items(where.batch)} counts: all {reading.labels.shape[1]} are ignored{dropped}",
+        f"no label of {{items}} counts: all {reading.labels.shape[1]} are ignored{dropped}",
         "compare ids and labels of one such sample: the template that marks the answer, or the maximum "
         "length, is wrong",
         where,
         {"samples": int(empty.sum()), "of": len(empty), "labels_at_index_0": first},
         "error" if empty.all() else "warning",
+        of_set="no label counts in {items}",
     )
 
 
@@ -100,9 +100,10 @@ def _unmasked_supervised(reading: Reading) -> Found | None:
         found_at(
             reading.names("labels", "input_ids"),
             seen,
-            f"{int(seen.sum())} of {int(supervised.sum())} labels that the loss counts lie on words that are "
+            f"{{unmasked}} of {int(supervised.sum())} labels that the loss counts lie on words that are "
             f"not masked (id {mask} masks {int(counts.max())}), which the model only has to copy: {{}}",
             "set them to the ignore index: labels[~masked] = -100",
+            of_set="labels that the loss counts lie on words that are not masked, which are copies: {}",
             unmasked=int(seen.sum()),
             masked=int(replaced.sum()),
         ),
@@ -143,9 +144,11 @@ def padding_supervised(reading: Reading, scene: Scene) -> Found | Undecided | No
     return found_at(
         reading.names("labels", *((told_by,) if told_by in reading.tokens.names else ())),
         wrong,
-        f"{count} of {supervised} labels that the loss counts lie on padding: {{}}, with label "
-        f"{few(reading.labels[wrong])}",
+        "{labels_on_padding} of {supervised} labels that the loss counts lie on padding: {}, with label "
+        "{which}",
         fix,
+        of_set="labels that the loss counts lie on padding: {}, with label {which}",
+        which=reading.labels[wrong],
         labels_on_padding=count,
         supervised=supervised,
     )
@@ -180,7 +183,7 @@ def shifted_labels(reading: Reading, scene: Scene) -> Found | Undecided | None:
     spot, effect, fix = _SHIFTED[moved, due]
     return Found(
         reading.names("labels", "input_ids"),
-        f"the labels are the ids {spot} ({agreeing} labels agree): {effect}",
+        f"the labels are the ids {spot} ({{agreeing_labels}} labels agree): {effect}",
         fix,
         evidence={"places": moved, "agreeing_labels": agreeing},
         severity="note" if (moved, due) == (1, None) else None,
@@ -287,8 +290,9 @@ def _of_no_token(column: _Column, declared: Declared) -> Found | None:
     return found_at(
         (column.name,),
         wrong,
-        f"{column.name!r} holds {bad.size} value(s) that no token has: {few(bad)}, at {{}}{vocabulary}",
+        f"{column.name!r} holds {{values}} value(s) that no token has: {{which}}, at {{}}{vocabulary}",
         fix,
+        which=bad,
         values=bad.size,
         lowest=int(bad.min()),
         highest=int(bad.max()),

@@ -44,8 +44,9 @@ def documents_positions(tokens: Tokens, scene: Scene) -> Found | None:
         return found_at(
             (name,),
             still,
-            f"{name!r} stands still, at position {positions[still][0]:.0f}, over {{}}",
+            f"{name!r} stands still, at position {{at}}, over {{}}",
             "leave position_ids out, or count: torch.arange(length) for each text",
+            at=positions[still],
             tokens=int(still.sum()),
         )
 
@@ -115,7 +116,7 @@ def label_across_documents(text: Reading, scene: Scene) -> Found | None:
     return found_at(
         text.names("labels", "documents"),
         wrong,
-        f"{int(wrong.sum())} labels ask the last token of a packed text for the first of the next: {{}}",
+        "{labels} labels ask the last token of a packed text for the first of the next: {}",
         "before labels are moved, ignore that of each text's first token: labels[position_ids == 0] = -100",
         labels=int(wrong.sum()),
     )

@@ -58,6 +58,7 @@ def labels_of_another_text(reading: Reading, scene: Scene) -> Found | None:
         reading.supervised & astray[:, None],
         f"labels fit their ids at no shift: {', '.join(part for part in told if part)}; {{}}",
         fix,
+        of_set="labels fit their ids at no shift: {}",
         samples=int(astray.sum()),
         of=len(astray),
         moved_samples=int(own.sum()),
@@ -154,15 +155,18 @@ def placeholder_supervised(reading: Reading, scene: Scene) -> Found | None:
     wrong = media | inside
     if not wrong.any():
         return None
-    what = "stand for images, sounds or films" if media.any() else "are padding inside of the text"
+    of_media, of_padding = "stand for images, sounds or films", "are padding inside of the text"
+    what = of_media if media.any() else of_padding
     if media.any() and (inside & ~media).any():
-        what += ", or are padding inside of the text"
+        what += f", or {of_padding}"
     return found_at(
         reading.names("labels"),
         wrong,
         f"{int(wrong.sum())} of {int(reading.supervised.sum())} labels that the loss counts {what} (id "
-        f"{few(reading.labels[wrong])}): {{}}",
-        f"set them to the ignore index: labels[labels == {int(reading.labels[wrong][0])}] = -100",
+        "{which}): {}",
+        "set them to the ignore index: labels[labels == {first_which}] = -100",
+        of_set=f"labels that the loss counts {of_media}, or {of_padding} (id {{which}}): {{}}",
+        which=reading.labels[wrong],
         placeholders=int(media.sum()),
         padding_inside=int((inside & ~media).sum()),
     )

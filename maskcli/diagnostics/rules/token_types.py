@@ -44,7 +44,7 @@ def swapped_token_types(tokens: Tokens, scene: Scene) -> Found | Undecided | Non
     return found_keys(
         (name, other),
         hidden,
-        f"{name!r} is 0 on {int(hidden.sum())} tokens of the first sentence ({{}}) and 1 on the second, as "
+        f"{name!r} is 0 on {{hidden_tokens}} tokens of the first sentence ({{}}) and 1 on the second, as "
         f"token types are{likewise}",
         "swap them back: pass attention_mask and token_type_ids by name",
         hidden_tokens=int(hidden.sum()),

@@ -56,7 +56,7 @@ def padding_not_masked(tokens: Tokens, scene: Scene) -> Found | None:
     return found_keys(
         (name, tokens.name("input_ids")),
         kept,
-        f"{name!r} is 1 over padding (id {declared.pad_id}): {{}}",
+        f"{name!r} is 1 over padding (id {{pad_id}}): {{}}",
         f"pass the attention_mask that the tokenizer returns{by_id}",
         "note" if _is_unread(tokens, kept, scene) else None,
         padding_tokens=int(kept.sum()),
@@ -164,15 +164,17 @@ def real_token_masked(scene: Scene) -> Iterator[Found]:
 
 def _words_hidden(tokens: Tokens, ids: Array, hidden: Array, declared: Declared) -> Found:
     name, values = tokens.name("padding_mask"), np.unique(ids[hidden])
-    alike = f", all with id {values[0]}" if len(values) == 1 else ""
+    alike = ", all with id {ids}" if len(values) == 1 else ""
     if alike and values[0] == declared.pad_id:
         alike += ", the pad id"
     return found_keys(
         (name, tokens.name("input_ids")),
         hidden,
-        f"{name!r} hides {int(hidden.sum())} token(s) that are not padding: {{}}{alike}",
+        f"{name!r} hides {{hidden_tokens}} token(s) that are not padding: {{}}{alike}",
         "take the attention_mask from the tokenizer instead of comparing ids with the pad id",
+        of_set=f"{name!r} hides what is not padding (id {{ids}}): {{}}",
         hidden_tokens=int(hidden.sum()),
+        ids=values,
     )
 
 
@@ -182,8 +184,8 @@ def _padded_otherwise(tokens: Tokens, ids: Array, runs: Array, pad_id: int) -> F
     return found_keys(
         (name, tokens.name("input_ids")),
         runs,
-        f"{name!r} hides padding of id {other}, and the declared pad id is {pad_id}: {{}}",
-        f"declare the id that the batch is padded with: --pad-id {other}",
+        f"{name!r} hides padding of id {{pad_id}}, and the declared pad id is {pad_id}: {{}}",
+        "declare the id that the batch is padded with: --pad-id {pad_id}",
         "note",
         padding_tokens=int(runs.sum()),
         pad_id=other,
@@ -276,6 +278,7 @@ def right_padding_for_generation(tokens: Tokens, scene: Scene) -> Found | None:
         where,
         {"padding_tokens": int(pads.sum()), "samples": int(items.sum())},
         places=key_places(pads),
+        of_set=f"{name!r} ends in padding in {{items}}: the next token would be generated behind the padding",
     )
 
 
