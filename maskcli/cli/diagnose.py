@@ -9,6 +9,7 @@ import typer
 from maskcli.cli import Exit, command, complain
 from maskcli.cli.options import (
     MEANT,
+    Dask,
     ExitZero,
     FailOn,
     Output,
@@ -60,6 +61,7 @@ def diagnose(
             metavar="N",
         ),
     ] = None,
+    dask: Dask = None,
     fail_on: FailOn = Severity.warning,
     exit_zero: ExitZero = False,
     form: Annotated[str | None, findings_form(names(FORMS), ", jsonl for a line of JSON per file")] = None,
@@ -77,19 +79,23 @@ def diagnose(
 
     from maskcli.diagnostics.declare import declare
     from maskcli.inputs.many_files import check_files, processes
+    from maskcli.inputs.spread import Workers
     from maskcli.inputs.tasks import check_patterns, tasks_of
     from maskcli.report.files import write_files
     from maskcli.report.progress import progress
     from maskcli.report.terminal import output as result
 
+    if jobs is not None and dask is not None:
+        raise MaskcliError("--jobs and --dask both say who does the work; pass one of them")
     writer = choose(FORMS, form, output).write
     meaning = declare(**said)
     tasks = tasks_of(files, role or [])
     check_patterns(meaning.declared.expect, tasks)
+    workers = Workers(processes(tasks, jobs), dask)
     with (
         result(output) as stream,
         progress("checking", sum(task.size for task in tasks), len(tasks)) as bar,
-        closing(check_files(tasks, processes(tasks, jobs), said, meaning, bar.advance)) as checked,
+        closing(check_files(tasks, workers, said, meaning, bar.advance)) as checked,
     ):
         outcome = write_files(bar.while_waiting(checked), writer, stream)
         sentences = [_sentence(file, error, len(tasks)) for file, error in outcome.errors + outcome.blind]

@@ -13,7 +13,7 @@ from maskcli.meant.facts import FACTS
 
 # Headings of --help, in which commands group their options.
 MEANT, TOKENS, PART, CALLS = "What was meant", "Tokens", "The part", "Calls"
-REPORTED, RESULT = "What is reported", "Result"
+REPORTED, RESULT, WORK = "What is reported", "Result", "The work"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -113,6 +113,14 @@ Select = Annotated[
 Ignore = Annotated[
     list[str] | None,
     option(help="Do not report these rules. Wins over --select.", panel=REPORTED, metavar="RULES"),
+]
+Dask = Annotated[
+    str | None,
+    option(
+        help="A Dask scheduler whose workers, which see the same files, do the work.",
+        panel=WORK,
+        metavar="ADDRESS",
+    ),
 ]
 ExitZero = Annotated[bool, option("--exit-zero", help="Exit with 0 whatever was found.", panel=REPORTED)]
 FailOn = Annotated[Severity, option(help="The mildest severity that makes the exit code 1.", panel=REPORTED)]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from safetensors.torch import save_file
 from maskcli.diagnostics.diagnose import diagnose
 from maskcli.errors import MaskcliError
 from maskcli.inputs import files as targets
-from maskcli.inputs import many_files as files
+from maskcli.inputs import spread
 from maskcli.inputs.files import expand
-from maskcli.inputs.many_files import AHEAD, Checked
+from maskcli.inputs.many_files import Checked
+from maskcli.inputs.spread import AHEAD
 from maskcli.report.files import FORMS, write_files
 from maskcli.report.forms import choose
 from maskcli.report.progress import Bar
@@ -292,9 +294,9 @@ def test_no_more_files_are_handed_out_than_processes_can_soon_take():
         def __init__(self, *_):
             pass
 
-        def submit(self, _, task):
+        def submit(self, _work, _recipe, task):
             handed.append(task)
-            future = files.Future()
+            future = Future()
             future.set_result(task)
             return future
 
@@ -303,7 +305,7 @@ def test_no_more_files_are_handed_out_than_processes_can_soon_take():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("concurrent.futures.ProcessPoolExecutor", Pool)
-        results = files._spread(range(100), 3, {})
+        results = spread._pool(b"", range(100), 3)
         assert next(results) == 0
         assert len(handed) == AHEAD * 3
         assert [0, *results] == list(range(100))

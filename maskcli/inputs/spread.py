@@ -1,0 +1,163 @@
+"""Tasks spread over processes, of this machine or of a Dask cluster: results in their order, as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
+
+from maskcli.measure.passes import THREADS, threads
+
+# Tasks handed out for each process: one to work on and one to go on with. More would pile up results behind a
+# slow task.
+AHEAD = 2
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Handed = TypeVar("Handed")
+Work = Callable[[Task], Result]
+
+
+class Workers(NamedTuple):
+    """Who works: so many processes of this machine, or the workers of the Dask scheduler at an address."""
+
+    jobs: int = 1
+    dask: str | None = None
+
+    @property
+    def are_others(self) -> bool:
+        """Whether there are others than this process."""
+        return self.jobs > 1 or self.dask is not None
+
+
+def spread(
+    make: Callable[[], Work[Task, Result]],
+    tasks: Sequence[Task],
+    workers: Workers,
+    killed: Work[Task, Result],
+) -> Generator[Result, None, None]:
+    """The result of each task, in the order of tasks and as they come; few are held at a time.
+
+    `make` makes what does a task, once in each process; it and the tasks are pickled. A process that is
+    killed loses its tasks alone, which are done again; one that keeps being killed by a task has as its
+    result what `killed` says of it. Close the iterator when it is left early: that ends the processes at
+    once. Raises MaskcliError where a scheduler cannot be used, and what tasks raise.
+    """
+    if workers.dask is not None:
+        from maskcli.inputs.cluster import over_dask
+
+        yield from over_dask(pickle.dumps(make), tasks, workers.dask, killed)
+    elif workers.jobs > 1:
+        yield from _over_processes(pickle.dumps(make), tasks, workers.jobs, killed)
+    else:
+        yield from map(make(), tasks)
+
+
+def work_on(recipe: bytes, task: Any) -> Any:
+    """Do a task in another process, by what was pickled for it."""
+    return _made(recipe)(task)
+
+
+@lru_cache(maxsize=1)
+def _made(recipe: bytes) -> Callable[[Any], Any]:
+    """What does tasks, made once."""
+    work: Callable[[Any], Any] = pickle.loads(recipe)()
+    return work
+
+
+def in_order(submit: Callable[[Task], Handed], tasks: Sequence[Task], ahead: int) -> Iterator[Handed]:
+    """What was handed out for each task, in order, so many tasks ahead of the next result."""
+    pending: deque[Handed] = deque()
+    for task in tasks:
+        pending.append(submit(task))
+        if len(pending) == ahead:
+            yield pending.popleft()
+    while pending:
+        yield pending.popleft()
+
+
+def _over_processes(
+    recipe: bytes, tasks: Sequence[Task], jobs: int, killed: Work[Task, Result]
+) -> Iterator[Result]:
+    """Results from processes of this machine."""
+    done = 0
+    while done < len(tasks):
+        try:
+            for result in _pool(recipe, tasks[done:], jobs):
+                done += 1
+                yield result
+        except BrokenExecutor:
+            # A process was killed. If it was the next task's own fault, that one alone comes to the same end.
+            yield _alone(recipe, tasks[done], killed)
+            done += 1
+
+
+def _alone(recipe: bytes, task: Task, killed: Work[Task, Result]) -> Result:
+    """Do a task in a process of its own, whose death is the task's fault."""
+    result: Result
+    try:
+        (result,) = _pool(recipe, [task], 1)
+    except BrokenExecutor:
+        return killed(task)
+    return result
+
+
+def _pool(recipe: bytes, tasks: Sequence[Any], jobs: int) -> Iterator[Any]:
+    """Results from a pool of processes, which end with the iterator, at once when it is left early."""
+    # One task needs neither.
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    share = max(1, THREADS // jobs)
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (share,))
+
+    def submit(task: Any) -> Future[Any]:
+        with _uninterrupted():
+            return pool.submit(work_on, recipe, task)
+
+    try:
+        for pending in in_order(submit, tasks, AHEAD * jobs):
+            yield pending.result()
+        pool.shutdown()
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Processes that start here leave Ctrl-C to their parent, which gets it when the block has ended."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start(share: int) -> None:
+    """Make a new process ready: its share of the cores, and its parent's end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, daemon=True).start()
+    threads.set(share)
+
+
+def _follow() -> None:
+    """End this process when its parent has ended, however that happened."""
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
