@@ -100,20 +100,19 @@ def _print_example(example: Example, audits: Audits, apart: bool, console: Conso
     from maskcli.report.marked import painted, pieces, plain
     from maskcli.report.terminal import hang
 
-    parts = list(pieces(example, audits.token, apart))
+    parts = pieces(example, audits.token, apart)
     text = Text(plain(parts, apart)) if console.no_color else painted(parts, apart)
-    stop = example.first + len(example.tokens)
-    before, after = "… " if example.first else "", " …" if stop < example.length else ""
-    console.print(Text(f"  row {example.row.row}, {_shown(example)}", style="dim"))
+    start, stop = example.first, example.first + sum(piece.tokens for piece in parts)
+    before, after = "… " if start else "", " …" if stop < example.length else ""
+    console.print(Text(f"  row {example.row.row}, {_shown(start, stop, example.length)}", style="dim"))
     hang(console, "    ", Text.assemble(before, text, after))
 
 
-def _shown(example: Example) -> str:
+def _shown(start: int, stop: int, length: int) -> str:
     """Which tokens of a row are shown."""
-    shown = len(example.tokens)
-    if shown == example.length:
-        return f"all {shown:,} tokens" if shown > 1 else "its 1 token"
-    return f"tokens {example.first}..{example.first + shown} of {example.length:,}"
+    if (start, stop) == (0, length):
+        return f"all {length:,} tokens" if length > 1 else "its 1 token"
+    return f"tokens {start}..{stop} of {length:,}"
 
 
 def _extent(told: Told) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,23 +27,40 @@ _BLANK = re.compile(r"(?<!\w)▁")
 # Bytes of a character that is spread over tokens, as byte-level vocabularies and byte fallback show them.
 _BYTES = re.compile(r"\\x([89a-f][0-9a-f])|<0x([89A-F][0-9A-F])>")
 
+# A piece of more tokens is shown by its first and its last ones, and pieces up to so many tokens in all.
+HEAD, TAIL, MOST = 24, 12, 160
+CUT = " … "
+
 Tokens = Callable[[int], str]
 
 
 class Piece(NamedTuple):
-    """Text of tokens that are marked alike."""
+    """Text of so many tokens that are marked alike, of which `shown` are in the text."""
 
     text: str
     counted: bool
     flagged: bool
+    tokens: int
+    shown: int
 
 
-def pieces(example: Example, token: Tokens | None, apart: bool) -> Iterator[Piece]:
-    """An example as text, in pieces; `apart` puts a blank between tokens. Without `token` it is ids."""
+def pieces(example: Example, token: Tokens | None, apart: bool) -> list[Piece]:
+    """An example as text, in pieces; `apart` puts a blank between tokens. Without `token` it is ids.
+
+    Long pieces are shown without their middle, and pieces behind the first MOST tokens are left out.
+    """
     known = token or str
     marked = zip(example.tokens, example.counted, example.flagged, strict=True)
+    made: list[Piece] = []
     for (counted, flagged), group in groupby(marked, key=lambda each: each[1:]):
-        yield Piece(_joined([known(each[0]) for each in group], apart), counted, flagged)
+        if sum(piece.shown for piece in made) >= MOST:
+            break
+        texts = [known(each[0]) for each in group]
+        whole = len(texts) <= HEAD + TAIL
+        parts = [texts] if whole else [texts[:HEAD], texts[-TAIL:]]
+        text = CUT.join(_joined(part, apart) for part in parts).replace(f"{CUT} ", CUT)
+        made.append(Piece(text, counted, flagged, len(texts), sum(map(len, parts))))
+    return made
 
 
 def words_apart(examples: Iterable[Example], token: Tokens | None) -> bool:

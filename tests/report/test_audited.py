@@ -92,6 +92,17 @@ def test_words_and_ids_have_blanks_between_them():
     assert marked(example([101, 7, 8], counted=(1, 3), flagged=(2, 3)), None) == "101 [[7 {{8}}]]"
 
 
+def test_long_pieces_lose_their_middle_and_long_rows_their_end():
+    long = example([5] + [6] * 99 + [8] + [14] * 40 + [2], counted=(1, 100), length=900)
+    assert marked(long) == f"What[[{' is' * 24} …{' is' * 12}]]?{' a' * 24} …{' a' * 12}<|im_end|>"
+    many = example([5, 6] * 300, flagged=(3, 4))
+    parts = pieces(many, WORDS.get, False)
+    assert [piece.shown for piece in parts] == [3, 1, 36]
+    row = example([5, 6] * 300, length=5000)
+    alternating = Example(row.row, row.tokens, tuple(at % 2 == 0 for at in range(600)), row.flagged, 0, 5000)
+    assert sum(piece.tokens for piece in pieces(alternating, WORDS.get, False)) == 160
+
+
 def test_colour_tells_counted_from_flagged():
     text = painted(pieces(ROW, WORDS.get, False), False)
     styles = {text.plain[span.start : span.end]: span.style for span in text.spans if span.style}
