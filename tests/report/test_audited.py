@@ -94,7 +94,7 @@ def test_words_and_ids_have_blanks_between_them():
 
 def test_long_pieces_lose_their_middle_and_long_rows_their_end():
     long = example([5] + [6] * 99 + [8] + [14] * 40 + [2], counted=(1, 100), length=900)
-    assert marked(long) == f"What[[{' is' * 24} …{' is' * 12}]]?{' a' * 24} …{' a' * 12}<|im_end|>"
+    assert marked(long) == f"What[[{' is' * 24} …{' is' * 12}]]?{' a' * 23} …{' a' * 11}<|im_end|>"
     many = example([5, 6] * 300, flagged=(3, 4))
     parts = pieces(many, WORDS.get, False)
     assert [piece.shown for piece in parts] == [3, 1, 36]
