@@ -14,9 +14,9 @@ from maskcli.auditing.encoding import Coded, Encode, Encoder, Row, flattened, ho
 from maskcli.errors import MaskcliError
 from maskcli.tables.columns import Chunk, Column
 from maskcli.text.chat import template_of
+from maskcli.text.learning import Chat, learnt
 from maskcli.text.load import load_tokenizer
 from maskcli.text.templates import TooSlowError
-from maskcli.text.turns import learn
 
 # Rows that are encoded together.
 ROWS = 512
@@ -87,12 +87,13 @@ class Rendering(NamedTuple):
 
 
 class Odd(NamedTuple):
-    """What is odd in some rows: how many, the first of them, and why there."""
+    """What is odd in some rows: how many, the first of them (of which file), and why there."""
 
     what: str
     rows: int
     first: int
     why: str = ""
+    file: str = ""
 
 
 class Rendered(NamedTuple):
@@ -150,12 +151,11 @@ def rendered(chunk: Chunk, rendering: Rendering) -> Rendered:
 
 
 def together(odd: Iterable[Odd]) -> tuple[Odd, ...]:
-    """What is odd, each once: its rows added up, and the first of them."""
+    """What is odd, each once, with its rows added up; earlier ones come first."""
     told: dict[str, Odd] = {}
     for each in odd:
-        known = told.get(each.what, each)
-        first = min(known, each, key=lambda one: one.first)
-        told[each.what] = first._replace(rows=each.rows + (known.rows if known is not each else 0))
+        known = told.get(each.what)
+        told[each.what] = each if known is None else known._replace(rows=known.rows + each.rows)
     return tuple(told.values())
 
 
@@ -166,8 +166,10 @@ def notes(rendering: Rendering, odd: Sequence[Odd]) -> Iterator[str]:
     yield f"{' + '.join(form.columns)}: rendered with {rendering.tokenizer}; counted is {counts}"
     if by.max_length is not None:
         yield f"rows are cut at {by.max_length:,} tokens"
-    for what, rows, first, why in together(odd):
-        whose = f"row {first}" if rows == 1 else f"{rows:,} rows, the first of them row {first}"
+    for what, rows, first, why, file in together(odd):
+        whose = f"row {first}" + (f" of {file}" if file else "")
+        if rows > 1:
+            whose = f"{rows:,} rows, the first of them {whose}"
         yield f"{whose}: {what}" + (f" ({why})" if why else "")
 
 
@@ -175,7 +177,11 @@ def notes(rendering: Rendering, odd: Sequence[Odd]) -> Iterator[str]:
 def _encoder(name: str, template: str | None, max_length: int | None) -> Encoder:
     tokenizer = load_tokenizer(name, chat=True, template=template)
     known = tokenizer.template
-    turns = learn(tokenizer) if known is not None and known.marked is None else None
+    if known is None or known.marked is not None:
+        return Encoder(tokenizer, None, max_length)
+    turns, refusal = learnt(Chat(name, template))
+    if turns is None:
+        raise MaskcliError(str(refusal))
     return Encoder(tokenizer, turns, max_length)
 
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from maskcli.auditing.rendering import LOOSE, REFUSED, notes, rendered, rendering_of, together
+from maskcli.auditing.rendering import LOOSE, REFUSED, Odd, notes, rendered, rendering_of, together
 from maskcli.errors import MaskcliError
 from maskcli.tables.columns import Chunk
 from tests.text.chats import TEMPLATES, chat, conversation
@@ -221,15 +221,8 @@ def test_messages_need_a_template(backbone, tmp_path):
 
 
 def test_what_is_odd_adds_up():
-    made = together([(one := rendered_odd(3, 2)), rendered_odd(1, 9), rendered_odd(5, 1)])
-    assert [(each.rows, each.first, each.why) for each in made] == [(12, 1, "9")]
-    assert together([one]) == (one,)
-
-
-def rendered_odd(first, rows):
-    from maskcli.auditing.rendering import Odd
-
-    return Odd(REFUSED, rows, first, str(rows))
+    several = [Odd(REFUSED, 2, 3, "a", "x.jsonl"), Odd(LOOSE, 1, 0), Odd(REFUSED, 9, 1, "b", "y.jsonl")]
+    assert together(several) == (Odd(REFUSED, 11, 3, "a", "x.jsonl"), several[1])
 
 
 def test_many_rows_cost_little_more_than_their_encoding(marked):
