@@ -129,7 +129,7 @@ def _of_longest(texts: Sequence[_Text]) -> dict[str, Any]:
     longest = int(lengths.max(initial=0))
     rows = np.flatnonzero(lengths == longest)
     found = {"longest": longest, "rows_longest": len(rows)}
-    if text.ends and text.tokens.ids is not None:
+    if text.ends and longest and text.tokens.ids is not None:
         last = text.real.shape[1] - 1 - text.real[rows, ::-1].argmax(axis=1)
         ended = one_of(text.tokens.ids[rows, last], text.ends)
         found["rows_longest_without_end"] = int((~ended).sum())
