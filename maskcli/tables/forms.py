@@ -6,30 +6,52 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from maskcli.errors import MaskcliError
-from maskcli.tables import ipc, jsonl, parquet
+from maskcli.tables import batch_files, ipc, json_whole, jsonl, parquet
 from maskcli.tables.columns import Chunk, Look, Part, Wanted
-from maskcli.tables.compressed import GZIP, ZSTANDARD
-from maskcli.tables.places import opened
+from maskcli.tables.compressed import expanded
+from maskcli.tensors import readable
 
 
 class Form(NamedTuple):
     """A form of files, by the name that messages call it.
 
-    Files of a folder or pattern are of it by a suffix of `suffixes`; any file is by its first bytes, `magic`.
-    `look` tells a file's parts and columns, `read` the rows of a part.
+    Files of folders and patterns are found by their `suffixes`; `holds` tells any file of this form by its
+    path and first bytes. `look` tells a file's parts and columns, `read` the rows of a part.
     """
 
     name: str
     suffixes: tuple[str, ...]
-    magic: tuple[bytes, ...]
+    holds: Callable[[str, bytes], bool]
     look: Callable[[str, str], Look]
     read: Callable[[Part, Wanted], Iterator[Chunk]]
 
 
+# The first that holds a file reads it.
 FORMS: tuple[Form, ...] = (
-    Form("parquet", (".parquet",), (b"PAR1",), parquet.look, parquet.read),
-    Form("arrow", (".arrow", ".feather"), (ipc.FILE, ipc.STREAM), ipc.look, ipc.read),
-    Form("JSON lines", (".jsonl", ".ndjson", ".json"), (b"{", GZIP, ZSTANDARD), jsonl.look, jsonl.read),
+    Form("parquet", (".parquet",), lambda _, head: head.startswith(b"PAR1"), parquet.look, parquet.read),
+    Form("arrow", (".arrow", ".feather"), lambda _, head: head.startswith(ipc.MAGIC), ipc.look, ipc.read),
+    Form(
+        "tensors",
+        tuple(readable()),
+        lambda path, _: batch_files.holds(path),
+        batch_files.look,
+        batch_files.read,
+    ),
+    Form("JSON list", (".json",), lambda _, head: head.startswith(b"["), json_whole.look, json_whole.read),
+    Form(
+        "JSON columns",
+        (".json",),
+        lambda path, head: head.startswith(b"{") and json_whole.is_columns(path),
+        json_whole.look,
+        json_whole.read,
+    ),
+    Form(
+        "JSON lines",
+        (".jsonl", ".ndjson", ".json"),
+        lambda _, head: head.startswith(b"{"),
+        jsonl.look,
+        jsonl.read,
+    ),
 )
 # Suffixes of packed files, behind another.
 PACKED = (".gz", ".zst")
@@ -39,7 +61,7 @@ HEAD = 512
 
 def suffixes() -> list[str]:
     """The suffixes by which files in folders are found."""
-    return [suffix for form in FORMS for suffix in form.suffixes]
+    return list(dict.fromkeys(suffix for form in FORMS for suffix in form.suffixes))
 
 
 def is_known(name: str) -> bool:
@@ -51,14 +73,14 @@ def is_known(name: str) -> bool:
 
 
 def form_of(path: str) -> Form:
-    """The form of a file by its first bytes; MaskcliError for one that has none of them."""
-    with opened(path) as file:
+    """The form of a file; MaskcliError for one that has none of them."""
+    with expanded(path) as file:
         head = file.read(HEAD).removeprefix(jsonl.BOM).lstrip()
-    for form in FORMS:
-        if head.startswith(form.magic):
-            return form
     if not head:
         raise MaskcliError(f"{path!r} is empty and holds no rows; write or download it again")
+    for form in FORMS:
+        if form.holds(path, head):
+            return form
     names = ", ".join(form.name for form in FORMS)
     raise MaskcliError(f"{path!r} holds no rows in a form that is read here, expected one of {names}")
 

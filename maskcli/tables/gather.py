@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -98,27 +99,34 @@ def _row(value: Any, name: str, place: Callable[[int], str], at: int) -> Array |
 def _array(value: Any, name: str) -> Array | None:
     if isinstance(value, str | bytes | Mapping):
         return None
+    if word_of(value) == "nested lists":
+        return None
     if isinstance(value, list | tuple | bool | int | float):
         try:
             return np.array(value)
         except ValueError:
             return None
     try:
-        tensor = value if isinstance(value, Tensor) else from_array(name, value)
+        tensor = as_tensor(name, value)
         return None if tensor.refusal else tensor.read()
     except (TypeError, ValueError):
         return None
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """An array, a tensor of a library, or a Tensor already, as a Tensor."""
+    return value if isinstance(value, Tensor) else from_array(name, value)
 
 
 def _why(value: Any) -> str:
     """What a value that is no row of numbers holds."""
     word = word_of(value)
     if word != NUMBERS:
-        return word if word == NOTHING else f"{word} ({repr(value)[:40]})"
+        return word if word == NOTHING else f"{word} ({reprlib.repr(value)[:40]})"
     parts = value if isinstance(value, list | tuple) else [value]
     if any(part is None for part in parts):
         return f"a null at place {next(at for at, part in enumerate(parts) if part is None)}"
     odd = next((part for part in parts if word_of(part) != NUMBERS), None)
     if odd is not None:
-        return f"{word_of(odd)} ({repr(odd)[:40]}) among numbers"
+        return f"{word_of(odd)} ({reprlib.repr(odd)[:40]}) among numbers"
     return "whole numbers beyond 64 bits"

@@ -12,7 +12,9 @@ from maskcli.tables.columns import Chunk, Look, Part, Wanted
 from maskcli.tables.limits import PART
 from maskcli.tables.places import opened, size_of
 
-FILE, STREAM = b"ARROW1", b"\xff\xff\xff\xff"
+# What files and streams begin with.
+FILE = b"ARROW1"
+MAGIC = (FILE, b"\xff\xff\xff\xff")
 
 
 def look(path: str, form: str) -> Look:

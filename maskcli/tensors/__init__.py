@@ -4,7 +4,7 @@ from maskcli.tensors.atomic import replacing
 from maskcli.tensors.compare import Difference, difference
 from maskcli.tensors.formats import readable, suffix_of, writable
 from maskcli.tensors.memory import from_array, from_arrays
-from maskcli.tensors.open import open_tensors
+from maskcli.tensors.open import open_items, open_tensors
 from maskcli.tensors.paths import files_of, is_pattern
 from maskcli.tensors.roles import (
     ROLES,
@@ -30,6 +30,7 @@ __all__ += [
     "find_tensor",
     "is_pattern",
     "named_tensor",
+    "open_items",
     "open_tensors",
     "readable",
     "split_target",

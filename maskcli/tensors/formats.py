@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from maskcli.tensors.numpy_file import NPY, NPZ, holds_npy, holds_npz, read_npy, read_npz
 from maskcli.tensors.safetensors_file import SAFETENSORS, holds_safetensors, read_safetensors
 from maskcli.tensors.sources import Writer
 from maskcli.tensors.storage import Handle
 from maskcli.tensors.tensor import TensorFile
-from maskcli.tensors.torch_file import TORCH, holds_torch, read_torch
+from maskcli.tensors.torch_file import TORCH, holds_torch, read_items, read_torch
 
 
 class Format(NamedTuple):
     """A file format, by the name that messages call it.
 
     The first of its suffixes is the one to recommend and, with a `writer`, the one to write. `holds` looks at
-    the file and at its first 512 bytes; `read` checks whatever it believes.
+    the file and at its first 512 bytes; `read` checks whatever it believes. `items` reads a list as what it
+    holds one after the other, where a file may hold one.
     """
 
     name: str
@@ -26,13 +27,14 @@ class Format(NamedTuple):
     holds: Callable[[Handle, bytes], bool]
     read: Callable[[Handle], TensorFile]
     writer: Writer | None = None
+    items: Callable[[Handle], list[Any]] | None = None
 
 
 FORMATS: tuple[Format, ...] = (
     Format("safetensors", (".safetensors",), holds_safetensors, read_safetensors, SAFETENSORS),
     Format("npy", (".npy",), holds_npy, read_npy, NPY),
     Format("npz", (".npz",), holds_npz, read_npz, NPZ),
-    Format("torch", (".pt", ".pth", ".bin"), holds_torch, read_torch, TORCH),
+    Format("torch", (".pt", ".pth", ".bin"), holds_torch, read_torch, TORCH, read_items),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import stat
+from typing import Any
 
 from maskcli.errors import MaskcliError
 from maskcli.tensors.formats import Format, readable, suffix_of
@@ -41,7 +42,22 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
 
     Raises MaskcliError when the file is missing, is no such file, is damaged, or would not be safe to read.
     """
-    path, suffix = os.fspath(path), suffix_of(path)
+    handle, promised = _checked(os.fspath(path))
+    return promised.read(handle)
+
+
+def open_items(path: str | os.PathLike[str]) -> list[Any] | None:
+    """The rows or batches that torch.save wrote, one after the other; None for a file of another format.
+
+    Raises MaskcliError as `open_tensors` does.
+    """
+    handle, promised = _checked(os.fspath(path))
+    return None if promised.items is None else promised.items(handle)
+
+
+def _checked(path: str) -> tuple[Handle, Format]:
+    """A file and its format, once its first bytes are those of the format that its suffix promises."""
+    suffix = suffix_of(path)
     promised = readable().get(suffix)
     handle = _opened(path)
     if promised is None:
@@ -52,7 +68,7 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
     head = handle.bytes(0, 512)
     if not promised.holds(handle, head):
         _refuse_another(handle, head, promised, suffix)
-    return promised.read(handle)
+    return handle, promised
 
 
 def _opened(path: str) -> Handle:

@@ -8,8 +8,9 @@ import pickle
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -44,6 +45,7 @@ PLAIN = (
     "in (x if isinstance(x, dict) else dict(enumerate(x)) if isinstance(x, (list, tuple)) else "
     "getattr(x, '__dict__', {})).items()}; torch.save(plain(obj), 'dump.pt')`"
 )
+Read = TypeVar("Read")
 # Opcodes that a pickle by any protocol from 2 to 5 begins with.
 PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
@@ -60,11 +62,28 @@ def read_torch(handle: Handle) -> TensorFile:
     Files of nothing but plain tensors in containers are read without torch, whose import takes longer than
     most files.
     """
+    return TensorFile(handle.path, _contents(handle, partial(_named, handle.path)))
+
+
+def read_items(handle: Handle) -> list[Any]:
+    """What a file by torch.save holds one after the other, or by itself, with a Tensor for each tensor.
+
+    A list of rows gives its rows, each a dict of tensors, lists and plain values; a batch gives itself.
+    """
+    return _contents(handle, _items)
+
+
+# What is done with a loaded nest of containers, the kind of its leaves, and what makes a tensor of one.
+Use = Callable[[Any, Any, Callable[[str, Any], Tensor]], Read]
+
+
+def _contents(handle: Handle, use: Use[Read]) -> Read:
+    """The saved objects put to use: as the pickle alone tells them, else as torch loads them."""
     zipped = handle.bytes(0, 2) == b"PK"
     if zipped:
         members = _checked(handle)
         try:
-            return TensorFile(handle.path, _described(handle, members))
+            return use(*_described(handle, members))
         except UnfamiliarError:
             _check_pickle(handle, members, MAX_PICKLE)
     elif handle.bytes(0, 1) != b"\x80":
@@ -79,7 +98,7 @@ def read_torch(handle: Handle) -> TensorFile:
     loaded = _load(handle.path, zipped)
     import torch
 
-    return TensorFile(handle.path, _named(handle.path, loaded, torch.Tensor, from_torch))
+    return use(loaded, torch.Tensor, from_torch)
 
 
 def _checked(handle: Handle) -> dict[str, tuple[int, int]]:
@@ -112,8 +131,10 @@ def _check_pickle(handle: Handle, members: dict[str, tuple[int, int]], most: int
             )
 
 
-def _described(handle: Handle, members: dict[str, tuple[int, int]]) -> tuple[Tensor, ...]:
-    """The tensors as the pickle alone tells of them; UnfamiliarError when it tells more, or nothing sound."""
+def _described(
+    handle: Handle, members: dict[str, tuple[int, int]]
+) -> tuple[Any, Any, Callable[[str, Any], Tensor]]:
+    """The objects as the pickle alone tells of them; UnfamiliarError when it tells more, or nothing sound."""
     folders = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
     if len(folders) != 1:
         raise UnfamiliarError
@@ -132,7 +153,7 @@ def _described(handle: Handle, members: dict[str, tuple[int, int]]) -> tuple[Ten
             return _in_pickle(name, leaf, encoded)
         return _in_storage(handle, name, leaf, *members.get(f"{folder}data/{leaf.storage}", (0, 0)))
 
-    return _named(handle.path, saved, (SavedTensor, SavedArray), tensor)
+    return saved, (SavedTensor, SavedArray), tensor
 
 
 def _in_pickle(name: str, leaf: SavedArray, encoded: dict[int, bytes]) -> Tensor:
@@ -231,6 +252,28 @@ def _named(path: str, loaded: Any, kind: Any, tensor: Callable[[str, Any], Tenso
         if too_often or depth > MAX_DEPTH or len(name) > MAX_NAME:
             raise MaskcliError(f"{path!r} nests its tensors too deep or too often; save a plain dict of them")
     return tuple(tensors.values())
+
+
+def _items(loaded: Any, kind: Any, tensor: Callable[[str, Any], Tensor]) -> list[Any]:
+    """Items with a Tensor for every leaf in them, and in their lists; nothing further in is looked at."""
+
+    def plain(name: str, value: Any) -> Any:
+        done = finished(value)
+        return tensor(name, done) if isinstance(done, kind) else done
+
+    def listed(value: Any) -> bool:
+        # What stands for a tensor is a tuple itself.
+        return isinstance(value, list | tuple) and not isinstance(value, kind)
+
+    def item(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return plain("", value)
+        return {
+            name: [plain(name, each) for each in part] if listed(part) else plain(name, part)
+            for name, part in _parts(value)
+        }
+
+    return [item(each) for each in (loaded if listed(loaded) else [loaded])]
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:

@@ -94,10 +94,15 @@ def test_a_batch_is_taken_apart_by_rows():
         "labels": [[1, 2], [3]],
         "prompt_lengths": [1, 0],
     }
-    assert table.others == {"pixel_values": "arrays of 3 axes", "texts": "text"}
-    assert table.unread == dict.fromkeys(
-        ("position_ids", "num_items_in_batch"), "belongs to a whole batch and not to its rows"
-    )
+    assert {name: whole[name] for name in ("texts", "position_ids")} == {
+        "texts": ["a", "b"],
+        "position_ids": [None, None],
+    }
+    assert table.others == {
+        "pixel_values": "arrays of 3 axes",
+        "texts": "text",
+        **dict.fromkeys(("position_ids", "num_items_in_batch"), "one value for a whole batch"),
+    }
 
 
 def test_a_batch_of_one_packed_row_has_all_that_comes_with_it():
