@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,9 @@ from maskcli.auditing.audit import audit_chunks, learn, report
 from maskcli.auditing.results import Audited
 from maskcli.auditing.roles import columns_of
 from maskcli.auditing.rows import chunks_of
-from maskcli.auditing.sets import Asked, audited, plan_of, wider
-from maskcli.diagnostics.declare import Meaning, declare
+from maskcli.diagnostics.declare import declare
 from maskcli.errors import MaskcliError
 from maskcli.meant.facts import Said
-from maskcli.tables import Table, open_tables
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -43,29 +41,3 @@ def audit(
     task = learn(head, columns_of(list(head.columns), columns), declare(**said))
     fold = audit_chunks(chain([head], chunks), 0, task)
     return report(IN_MEMORY, fold, [IN_MEMORY], task)
-
-
-def audit_files(
-    targets: Sequence[str], asked: Asked, meaning: Meaning, advance: Callable[[int], None] | None = None
-) -> Iterator[Audited]:
-    """Audit files, folders and patterns: a report for each set or split, as they come.
-
-    `advance` is told the bytes that were read. Raises MaskcliError for what cannot be read or says nothing of
-    tokens.
-    """
-    for table in open_tables(targets):
-        yield audit_table(table, asked, meaning, advance)
-
-
-def audit_table(
-    table: Table, asked: Asked, meaning: Meaning, advance: Callable[[int], None] | None = None
-) -> Audited:
-    """Audit one set; once more where only later rows have a column that matters."""
-    plan = plan_of(table, asked, meaning)
-    done = []
-    for number, part in enumerate(plan.parts):
-        done.append(plan.audit(number))
-        if advance is not None:
-            advance(part.size)
-    widened = wider(table, plan, done, asked)
-    return audited(table, plan, done) if widened is None else audit_table(widened, asked, meaning, None)

@@ -77,7 +77,7 @@ class Rendering(NamedTuple):
     def made(self) -> tuple[str, ...]:
         """The columns of numbers that come of them."""
         return tuple(
-            f"{side}{name}" for side in FORMS[self.form].sides for name in ("input_ids", "loss_mask")
+            f"{side}{name}" for side in FORMS[self.form].sides for name in ("input_ids", "assistant_masks")
         )
 
     @property
@@ -146,7 +146,7 @@ def rendered(chunk: Chunk, rendering: Rendering) -> Rendered:
         counted = [row[: by.max_length] for part in parts for row in part[number].counted]
         flat, offsets = flattened(ids)
         columns[f"{side}input_ids"] = Column(flat, offsets)
-        columns[f"{side}loss_mask"] = Column(np.concatenate([np.zeros(0, bool), *counted]), offsets)
+        columns[f"{side}assistant_masks"] = Column(np.concatenate([np.zeros(0, bool), *counted]), offsets)
     return Rendered(replace(chunk, columns=columns, objects={}), together(odd))
 
 

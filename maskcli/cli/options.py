@@ -143,30 +143,43 @@ Output = Annotated[
 
 def declares(command: Command) -> Command:
     """A command whose **said takes facts, a tokenizer, turns, and the choice of rules: an option each."""
-    # A type that only checkers import; typer would look for it.
-    command.__annotations__.pop("said")
-    signature = inspect.signature(command, eval_str=True)
+    return declaring(*FACTS)(command)
+
+
+def declaring(*facts: str) -> Callable[[Command], Command]:
+    """The same of some facts alone, by their fields."""
+
+    def decorate(command: Command) -> Command:
+        # A type that only checkers import; typer would look for it.
+        command.__annotations__.pop("said")
+        signature = inspect.signature(command, eval_str=True)
+        argument, *own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        named = inspect.Parameter.KEYWORD_ONLY
+        shared = [
+            inspect.Parameter(name, named, default=None, annotation=annotation)
+            for name, annotation in _said_options(facts).items()
+        ]
+        parameters = [argument, *shared, *(parameter.replace(kind=named) for parameter in own)]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _said_options(facts: Sequence[str]) -> dict[str, Any]:
+    """The options of some facts, of tokenizer and turns, and of the choice of rules, by keyword."""
     options: dict[str, Any] = {}
-    for field, fact in FACTS.items():
+    for field in facts:
+        fact = FACTS[field]
         kind = fact.kind if fact.kind is bool else fact.kind | None
         options[fact.name] = Annotated[kind, fact_option(field)]
-    options |= {
+    return options | {
         "tokenizer": Tokenizer,
         "template": Template,
         "turn": Turn,
         "select": Select,
         "ignore": Ignore,
     }
-
-    named = inspect.Parameter.KEYWORD_ONLY
-    argument, *own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    shared = [
-        inspect.Parameter(name, named, default=None, annotation=annotation)
-        for name, annotation in options.items()
-    ]
-    parameters = [argument, *shared, *(parameter.replace(kind=named) for parameter in own)]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return command
 
 
 def fails(worst: str | None, fail_on: Severity) -> bool:

@@ -56,7 +56,7 @@ def chunk(first=0, **objects):
 
 
 def rows_of(made, side=""):
-    ids, counted = made.chunk.columns[f"{side}input_ids"], made.chunk.columns[f"{side}loss_mask"]
+    ids, counted = made.chunk.columns[f"{side}input_ids"], made.chunk.columns[f"{side}assistant_masks"]
     assert ids.offsets.tolist() == counted.offsets.tolist()
     places = list(zip(ids.offsets[:-1], ids.offsets[1:], strict=True))
     return [ids.values[a:b].tolist() for a, b in places], [counted.values[a:b].tolist() for a, b in places]
@@ -205,7 +205,7 @@ def test_the_first_form_whose_columns_are_there_is_taken(marked):
     folder, _ = marked
     assert rendering_of(["text", "messages", "tools"], folder).read == ("messages", "tools")
     assert rendering_of(["prompt", "chosen", "rejected"], folder).made == (
-        "chosen_input_ids", "chosen_loss_mask", "rejected_input_ids", "rejected_loss_mask",
+        "chosen_input_ids", "chosen_assistant_masks", "rejected_input_ids", "rejected_assistant_masks",
     )  # fmt: skip
     assert rendering_of(["prompt", "source"], folder) is None
 
