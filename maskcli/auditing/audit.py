@@ -1,28 +1,56 @@
-"""Audit a set: chunks to batches, batches to rules, findings to one report."""
+"""Audit a set: parts to chunks, chunks to batches, batches to rules, findings to one report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
+from itertools import chain
+from operator import add
 
 import numpy as np
 
-from maskcli.arrays import Array
 from maskcli.auditing.batch import CELLS, Plan, batches
-from maskcli.auditing.fold import Fold, folded, left_out, told
+from maskcli.auditing.fold import Fold, folded, left_out, odd_rows, told
 from maskcli.auditing.judging import RULES_OF_SETS, judge
+from maskcli.auditing.learning import learn
+from maskcli.auditing.rendering import Rendering, notes, rendered, rendering_of
 from maskcli.auditing.results import Audited
-from maskcli.auditing.roles import Columns
-from maskcli.auditing.sided import Sided, sided, slice_of
+from maskcli.auditing.roles import columns_of, is_known
+from maskcli.auditing.sided import sided
 from maskcli.diagnostics.declare import Meaning
 from maskcli.diagnostics.finding import Skipped
-from maskcli.diagnostics.fitting import found_in
-from maskcli.diagnostics.supervision import IGNORE_INDEX, OTHER_IGNORE_INDEX, ignored_labels
-from maskcli.meant.facts import Declared
-from maskcli.tables.columns import Chunk, Column
+from maskcli.errors import MaskcliError
+from maskcli.inputs.spread import Workers, spread
+from maskcli.meant.facts import Declared, Shown
+from maskcli.tables.columns import Chunk, Part, Table
+from maskcli.tables.read import read
+from maskcli.tables.rows import Held
+from maskcli.text.learning import Chat
+from maskcli.untrusted import MEBIBYTE
 
-# Rows of a set from which it is learnt how all of them are kept.
-LEARNT = 2048
+# Bytes of a set for which a further process pays, which takes a second to start.
+WORTH_A_PROCESS = 16 * MEBIBYTE
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks of an audit beside what was meant.
+
+    `columns` is the role of a column by its name. Rows without ids are rendered by a `tokenizer`: `tools` is
+    the column of tools, `max_length` where rows are cut. Of the rules `keep` all row numbers are kept (None:
+    of all).
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    tokenizer: str | None = None
+    tools: str | None = None
+    max_length: int | None = None
+    keep: frozenset[str] | None = frozenset()
 
 
 @dataclass(frozen=True)
@@ -30,39 +58,89 @@ class Task:
     """What is done with every part of a set: small, and the same in every process.
 
     `declared` are facts, `codes` the rules to report (None: all), `keep` those of which all row numbers are
-    kept (None: all), `cells` the size of batches.
+    kept, `cells` the size of batches.
     """
 
     plan: Plan
     declared: Declared
+    rendering: Rendering | None = None
     codes: frozenset[str] | None = None
     keep: frozenset[str] | None = frozenset()
     cells: int = CELLS
 
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns of numbers to read."""
+        return () if self.rendering else self.plan.columns.names
 
-def learn(chunk: Chunk, columns: Columns, meaning: Meaning) -> Task:
-    """How the rows of a set are kept, from the first of them: of one length or not, labels of the same text
-    or of another, and the label that counts nothing.
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The other columns to read."""
+        return self.rendering.read if self.rendering else ()
+
+
+def audit_table(
+    table: Table, meaning: Meaning, asked: Asked, workers: Workers, advance: Advance | None = None
+) -> Audited:
+    """Audit the rows of files, part by part; `advance` is told of bytes that are done.
+
+    Raises MaskcliError where there is no row, or no column that says anything of tokens.
     """
-    declared = meaning.declared.with_model()
-    head = slice_of(chunk, LEARNT)
-    rows = sided(head, columns, frozenset())
-    apart = frozenset(
-        group for group, kind in rows.lengths if kind == "self" and _is_apart(rows, group, declared)
-    )
-    rows = sided(head, columns, apart)
-    fixed = {
-        side: int(lengths[0])
-        for side, lengths in rows.lengths.items()
-        if len(lengths) and (lengths == lengths[0]).all()
-    }
-    return Task(Plan(columns, fixed, apart), _with_ignored(rows, declared), meaning.codes)
+    task = None
+    for part in table.parts:
+        begun = _begin(table, partial(read, part), meaning, asked)
+        if begun is not None:
+            task = begun[0]
+            break
+    if task is None:
+        raise _without_rows(table)
+    fold, numbered = Fold(), list(enumerate(table.parts))
+    with closing(spread(partial(_auditor, task), numbered, workers, _killed)) as folds:
+        for (_, part), more in zip(numbered, folds, strict=True):
+            fold += more
+            if advance is not None:
+                advance(part.size)
+    return report(table, fold, [part.path for part in table.parts], task)
+
+
+def audit_held(held: Held, meaning: Meaning, asked: Asked) -> Audited:
+    """Audit rows that Python holds; those of a generator are read once.
+
+    Raises MaskcliError as `audit_table` does.
+    """
+    begun = _begin(held.table, held.read, meaning, asked)
+    if begun is None:
+        raise _without_rows(held.table)
+    task, chunks = begun
+    return report(held.table, audit_chunks(chunks, 0, task), [held.table.name], task)
+
+
+def workers_for(table: Table, jobs: int | None = None, dask: str | None = None) -> Workers:
+    """Who reads the parts of a table: as many processes as asked for, else as pay, or a Dask cluster."""
+    size = sum(part.size for part in table.parts)
+    paying = max(1, min(os.cpu_count() or 1, size // WORTH_A_PROCESS))
+    return Workers(max(1, min(jobs or paying, len(table.parts))), dask)
+
+
+def audit_part(task: Task, numbered: tuple[int, Part]) -> Fold:
+    """What the rules say of the rows of a part, the so-manieth of its set."""
+    number, part = numbered
+    return audit_chunks(read(part, task.numbers, task.others), number, task)
+
+
+def audit_chunks(chunks: Iterable[Chunk], part: int, task: Task) -> Fold:
+    """What the rules say of the rows of a part, chunk by chunk."""
+    return reduce(add, (audit_chunk(chunk, part, task) for chunk in chunks), Fold())
 
 
 def audit_chunk(chunk: Chunk, part: int, task: Task) -> Fold:
     """What the rules say of the rows of a chunk, which is one of a part's."""
+    odd = Fold(unasked=chunk.unasked)
+    if task.rendering is not None:
+        chunk, found = rendered(chunk, task.rendering)
+        odd = odd_rows(found, part, chunk.unasked)
     rows = sided(chunk, task.plan.columns, task.plan.apart)
-    fold = left_out(rows, chunk, part, task.codes)
+    fold = odd + left_out(rows, chunk, part, task.codes)
     total = np.sum(list(rows.lengths.values()), axis=0)
     for batch in batches(rows, task.plan, task.declared, task.cells):
         judged = judge(batch, task.declared, task.codes)
@@ -70,72 +148,97 @@ def audit_chunk(chunk: Chunk, part: int, task: Task) -> Fold:
     return fold
 
 
-def audit_chunks(chunks: Iterable[Chunk], part: int, task: Task) -> Fold:
-    """What the rules say of the rows of a part."""
-    return sum((audit_chunk(chunk, part, task) for chunk in chunks), Fold())
-
-
-def report(name: str, fold: Fold, parts: Sequence[str], task: Task) -> Audited:
+def report(table: Table, fold: Fold, parts: Sequence[str], task: Task) -> Audited:
     """The report on a set; `parts` are the files of its parts, in order."""
     columns = task.plan.columns
     chosen = [rule for rule in RULES_OF_SETS if task.codes is None or rule.code in task.codes]
     skipped = [
-        Skipped(rule.code, rule.name, name, fold.needs[rule.code])
+        Skipped(rule.code, rule.name, table.name, fold.needs[rule.code])
         for rule in sorted(chosen, key=lambda rule: rule.code)
         if rule.code in fold.needs and rule.code not in fold.decided
     ]
-    notes = tuple(
-        f"{count:,} row(s) were left out: {column!r} has another length than the ids"
-        for column, count in sorted(fold.left_out.items())
-    )
     return Audited(
-        name,
+        table.name,
         fold.counts.glance(),
         told(fold, parts),
         tuple(skipped),
         columns.told(),
-        columns.unread,
+        columns.unread | _unread(table, fold, task),
         fold.decided,
-        notes,
+        tuple(_notes(fold, parts, task)),
     )
 
 
-def _with_ignored(rows: Sided, declared: Declared) -> Declared:
-    """The facts, with the label that counts nothing as the first rows show it: one row alone need not."""
-    if declared.ignore_index is not None:
-        return declared
-    labels = [column.values for role, column in rows.columns.values() if role.role == "labels"]
-    for index in (IGNORE_INDEX, OTHER_IGNORE_INDEX):
-        if any((values == index).any() for values in labels):
-            return replace(declared, ignore_index=index)
-    return declared
+def _begin(
+    table: Table, read_rows: Callable[..., Iterator[Chunk]], meaning: Meaning, asked: Asked
+) -> tuple[Task, Iterator[Chunk]] | None:
+    """The task that the first rows call for, and all rows; None where there are none."""
+    if not (table.numbers or table.others or table.unread):
+        return None
+    rendering = _rendering(table, meaning.declared, asked)
+    columns = columns_of(table.numbers if rendering is None else rendering.made, asked.columns)
+    numbers, others = (columns.names, ()) if rendering is None else ((), rendering.read)
+    chunks = read_rows(numbers, others)
+    head = next(chunks, None)
+    if head is None:
+        return None
+    first = head if rendering is None else rendered(head, rendering).chunk
+    plan, declared = learn(first, columns, _ready(meaning.declared, rendering))
+    task = Task(plan, declared, rendering, meaning.codes, asked.keep)
+    return task, chain([head], chunks)
 
 
-def _is_apart(rows: Sided, group: str, declared: Declared) -> bool:
-    """Whether the labels of a group are another text than its ids: of other lengths, and no part of them."""
-    of_group = {
-        role.role: (name, column)
-        for name, (role, column) in rows.columns.items()
-        if role.group == group and role.kind == "self"
+def _ready(declared: Declared, rendering: Rendering | None) -> Declared:
+    """The facts as every process needs them: with what a model and a chat template tell."""
+    declared = declared.with_model()
+    # What rendering counts it counts where it stands, whatever its name may mean elsewhere.
+    masks = () if rendering is None else rendering.made
+    shown = Shown(dict.fromkeys(masks, 0), ends=False, starts=())
+    return replace(declared, chat=declared.turns or declared.chat, shown=shown if masks else None)
+
+
+def _rendering(table: Table, declared: Declared, asked: Asked) -> Rendering | None:
+    """How rows become tokens where no column holds any."""
+    if any(is_known(name) or name in asked.columns for name in table.numbers) or not table.others:
+        return None
+    if asked.tokenizer is None:
+        listed = ", ".join(map(repr, table.others))
+        raise MaskcliError(
+            f"{table.name!r} has no column of ids; to encode one of {listed} pass a tokenizer (-t), or say "
+            "which column holds ids with --column input_ids=NAME"
+        )
+    template = declared.chat.template if isinstance(declared.chat, Chat) else None
+    return rendering_of(
+        table.others, asked.tokenizer, tools=asked.tools, template=template, max_length=asked.max_length
+    )
+
+
+def _unread(table: Table, fold: Fold, task: Task) -> dict[str, str]:
+    """Columns that nothing looked at, beside those of numbers of unknown names, and why."""
+    later = {
+        name: "only later rows have it; give the first one too"
+        for name in fold.unasked
+        if task.rendering is None and is_known(name) and name not in task.plan.columns.roles
     }
-    if "input_ids" not in of_group or "labels" not in of_group:
-        return False
-    name, labels = of_group["labels"]
-    odd = np.flatnonzero(rows.unlike.get(name, []))
-    if not odd.size:
-        return False
-    wanted = _filled(labels, odd, IGNORE_INDEX)
-    supervised = ~ignored_labels(wanted, declared) & (wanted >= 0)
-    placed = found_in(wanted, _filled(of_group["input_ids"][1], odd, 0), supervised)
-    return bool(2 * placed.found.sum() < odd.size)
+    return table.unread | later
 
 
-def _filled(column: Column, rows: Array, fill: int) -> Array:
-    """Some rows of a column [B, W], filled up behind."""
-    assert column.offsets is not None
-    begins, lengths = column.offsets[rows], column.lengths[rows]
-    at = np.arange(int(lengths.max(initial=0)))
-    inside = at < lengths[:, None]
-    filled = np.full(inside.shape, fill, np.int64)
-    filled[inside] = column.values[(begins[:, None] + at)[inside]]
-    return filled
+def _notes(fold: Fold, parts: Sequence[str], task: Task) -> Iterator[str]:
+    for column, count in sorted(fold.left_out.items()):
+        yield f"{count:,} row(s) were left out: {column!r} has another length than the ids"
+    if task.rendering is not None:
+        odd = [each.odd(fold.rows, parts) for each in fold.odd.values()]
+        yield from notes(task.rendering, odd)
+
+
+def _auditor(task: Task) -> Callable[[tuple[int, Part]], Fold]:
+    return partial(audit_part, task)
+
+
+def _killed(numbered: tuple[int, Part]) -> Fold:
+    path = numbered[1].path
+    raise MaskcliError(f"the process that read {path!r} was killed, as for want of memory; use fewer --jobs")
+
+
+def _without_rows(table: Table) -> MaskcliError:
+    return MaskcliError(f"there are no rows to audit in {table.name!r}")

@@ -12,6 +12,7 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.auditing.glance import Counts, counts_of
 from maskcli.auditing.judging import Judged, Verdict
+from maskcli.auditing.rendering import Odd
 from maskcli.auditing.results import EXAMPLES, Example, RowOf, Told
 from maskcli.auditing.sided import Sided
 from maskcli.diagnostics.catalogue import RULES
@@ -90,10 +91,29 @@ class Seen:
         )
 
 
+class OddRows(NamedTuple):
+    """Rows in which something is odd: how many, which is the first, and why there."""
+
+    what: str
+    rows: int
+    first: At
+    why: str
+
+    def __add__(self, other: OddRows) -> OddRows:  # type: ignore[override]
+        first = min(self, other, key=lambda each: each.first)
+        return first._replace(rows=self.rows + other.rows)
+
+    def odd(self, rows: dict[int, int], parts: Sequence[str]) -> Odd:
+        """The same with the number of the first row in its file."""
+        return Odd(self.what, self.rows, row_of(self.first, rows, parts).row, self.why)
+
+
 @dataclass(frozen=True)
 class Fold:
-    """What is known of some rows of a set. `rows` are the rows of each part that were read, `left_out` those
-    whose columns do not fit each other, by column.
+    """What is known of some rows of a set.
+
+    `rows` are the rows of each part that were read, `left_out` those whose columns do not fit each other, by
+    column. `odd` is what rendering found, `unasked` are columns that were met and not read.
     """
 
     counts: Counts = Counts()
@@ -102,19 +122,26 @@ class Fold:
     needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     rows: dict[int, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    odd: dict[str, OddRows] = field(default_factory=dict)
+    unasked: dict[str, str] = field(default_factory=dict)
 
     def __add__(self, other: Fold) -> Fold:
-        seen = dict(self.seen)
-        for key, each in other.seen.items():
-            seen[key] = seen[key] + each if key in seen else each
         return Fold(
             self.counts + other.counts,
-            seen,
+            _totals(self.seen, other.seen),
             self.decided | other.decided,
             other.needs | self.needs,
             _totals(self.rows, other.rows),
             _totals(self.left_out, other.left_out),
+            _totals(self.odd, other.odd),
+            other.unasked | self.unasked,
         )
+
+
+def odd_rows(odd: Sequence[Odd], part: int, unasked: dict[str, str]) -> Fold:
+    """What rendering a chunk of a part found."""
+    found = {each.what: OddRows(each.what, each.rows, (part, each.first), each.why) for each in odd}
+    return Fold(odd=found, unasked=unasked)
 
 
 def folded(
@@ -125,13 +152,12 @@ def folded(
     `tokens` are those of its rows before they were filled up; `keep` are codes of which all row numbers are
     kept (None: of all).
     """
-    seen: dict[Key, Seen] = {}
+    seen = dict[Key, Seen]()
     for verdict in judged.verdicts:
         found = verdict.found
         key = verdict.rule.code, found.severity or verdict.rule.severity, found.of_set or found.message
         kept = keep is None or verdict.rule.code in keep
-        one = _seen(verdict, numbers, part, kept=kept)
-        seen[key] = seen[key] + one if key in seen else one
+        seen = _totals(seen, {key: _seen(verdict, numbers, part, kept=kept)})
     counts = counts_of(judged.scenes, len(numbers), tokens)
     return Fold(counts, seen, frozenset(judged.decided), dict(judged.needs), {part: len(numbers)})
 
@@ -294,8 +320,12 @@ def _fewest(
     }
 
 
-def _totals(first: dict[Any, int], second: dict[Any, int]) -> dict[Any, int]:
-    return {key: first.get(key, 0) + second.get(key, 0) for key in {**first, **second}}
+def _totals(first: dict[Any, Any], second: dict[Any, Any]) -> dict[Any, Any]:
+    """Both, and what stands in both added up."""
+    both = {**first, **second}
+    for key in first.keys() & second.keys():
+        both[key] = first[key] + second[key]
+    return both
 
 
 def _rows_of_both(first: dict[int, Array], second: dict[int, Array]) -> dict[int, Array]:

@@ -105,6 +105,11 @@ def columns_of(names: Sequence[str], said: Mapping[str, str] | None = None) -> C
     return Columns(roles, joined, unread)
 
 
+def is_known(name: str) -> bool:
+    """Whether a column of numbers has a role by its name, alone or as part of a row."""
+    return _role(name) is not None or name in (PROMPT, *ANSWERS)
+
+
 def parse_column(text: str) -> tuple[str, str]:
     """`ROLE=NAME` as the column's name and its role."""
     role, equals, name = text.partition("=")

@@ -78,26 +78,43 @@ def agreement(labels: Array, ids: Array, supervised: Array, real: Array | None) 
     return _agree({shift: counts_at(labels, ids, supervised, real, shift) for shift in shifts})
 
 
-def fit(labels: Array, ids: Array, supervised: Array, real: Array | None, due: int | None) -> Fit:
+def fit(
+    labels: Array,
+    ids: Array,
+    supervised: Array,
+    real: Array | None,
+    due: int | None,
+    usual: int | None = None,
+) -> Fit:
     """How labels [B, L] stand to ids [B, L], with the rows that stand otherwise than the rest.
 
     A row is astray when its labels are found elsewhere in the ids, all as far away, or when they are no text
-    of it while most rows are. Labels of another sequence (tags, a translation) are neither.
+    of it while most rows are. Labels of another sequence (tags, a translation) are neither. Where the rows
+    are some of a set, `usual` is the shift of its labels, and what most of these rows show does not matter.
     """
     counts = {shift: counts_at(labels, ids, supervised, real, shift) for shift in SHIFTS[: labels.shape[1]]}
     agree, labelled = _agree(counts), supervised.sum(axis=1)
     shift = due if due in agree else min(agree, default=_of_most(counts, labelled))
+    if usual in counts:
+        shift = usual
     fits = [each.fits for place, each in counts.items() if shift in (None, place)]
     suspects = ~np.any(fits, axis=0) & (labelled >= PLACED)
     placed = _placed(labels, ids, supervised, suspects)
     if not suspects.any():
-        return Fit(agree, suspects, placed)
+        return Fit(_known(counts, usual) or agree, suspects, placed)
 
     strangers = suspects & ~placed.found & _no_text(counts, labelled)
-    astray = (suspects & placed.found) | (strangers & _is_usual(counts, labelled, shift))
-    if agree or (shift is not None and astray[suspects].all()):
-        agree = _agree({place: Counts(*(each[~astray] for each in rows)) for place, rows in counts.items()})
+    usually = usual in counts or _is_usual(counts, labelled, shift)
+    astray = (suspects & placed.found) | (strangers & usually)
+    if agree or usual in counts or (shift is not None and astray[suspects].all()):
+        counts = {place: Counts(*(each[~astray] for each in rows)) for place, rows in counts.items()}
+        agree = _known(counts, usual) or _agree(counts)
     return Fit(agree, astray, placed)
+
+
+def _known(counts: dict[int, Counts], usual: int | None) -> dict[int, int]:
+    """The labels that show the usual shift; empty where there is none."""
+    return {} if usual is None or usual not in counts else {usual: int(counts[usual].same.sum())}
 
 
 def found_in(labels: Array, ids: Array, supervised: Array) -> Placed:

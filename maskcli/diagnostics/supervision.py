@@ -178,8 +178,9 @@ def _read(tokens: Tokens, name: str, labels: Array, declared: Declared) -> Readi
     if tokens.ids is None or _is_encoder(declared):
         none = np.zeros(len(labels), bool)
         return Reading(tokens, name, labels, supervised, real, {}, None, due, none)
-    found = fit(labels, tokens.ids, supervised, real, due)
-    shift = _shift(found.agree, due)
+    shown = _shown_shift(name, declared)
+    found = fit(labels, tokens.ids, supervised, real, due, shown)
+    shift = _shift(found.agree, due) if shown is None else shown
     return Reading(
         tokens, name, labels, supervised, real, found.agree, shift, due, found.astray, found.placed
     )
@@ -188,7 +189,9 @@ def _read(tokens: Tokens, name: str, labels: Array, declared: Declared) -> Readi
 def _counted(tokens: Tokens, ids: Array, counted: Array, declared: Declared) -> Reading:
     """What a loss mask counts where no labels are saved: the ids that it stands at, or those behind them."""
     name, real = tokens.name("loss_mask"), tokens.known_real(declared)
-    shift = int(name.rpartition(".")[2] in EITHER_PLACE and _stops_early(counted, real))
+    shift = _shown_shift(name, declared)
+    if shift is None:
+        shift = int(name.rpartition(".")[2] in EITHER_PLACE and _stops_early(counted, real))
     asked = np.roll(ids, -shift, axis=1)
     supervised = counted != 0
     labels = np.where(supervised, asked, IGNORE_INDEX)
@@ -203,6 +206,11 @@ def _stops_early(counted: Array, real: Array | None) -> bool:
     rows = np.arange(len(counted))
     before = counted[rows, np.maximum(last - 1, 0)] != 0
     return bool(before.any() and not (counted[rows, last] != 0).any())
+
+
+def _shown_shift(name: str, declared: Declared) -> int | None:
+    """Where labels by this name stand in the set that a batch is of, as far as that is known."""
+    return None if declared.shown is None else declared.shown.shifts.get(name)
 
 
 def _shift(agree: dict[int, int], due: int | None) -> int | None:

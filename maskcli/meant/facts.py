@@ -186,6 +186,16 @@ def _fact(
     return dataclasses.field(default=default, metadata={"row": row})
 
 
+class Shown(NamedTuple):
+    """What the first rows of a training set show of all: where labels stand (a shift by the tensor's name),
+    whether they ask for ends of texts, and which of these ids begin texts too.
+    """
+
+    shifts: Mapping[str, int]
+    ends: bool
+    starts: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Declared:
     """Everything a user can declare. None (or nothing) means: not said."""
@@ -210,6 +220,8 @@ class Declared:
     bos_ids: tuple[int, ...] = ()
     # Where turns are told from: markers of one's own, or a chat template, which is read when something asks.
     chat: Turns | Chat | None = None
+    # Rows of a set are judged alike, whichever stand in a batch with them.
+    shown: Shown | None = None
     # What may be seen at most, and who says so: a loss that asks each token for the next one tells that much.
     at_most: tuple[str, str] | None = None
     eos_ids: tuple[int, ...] = _fact(

@@ -1,5 +1,7 @@
 """An audit of rows in memory: what is told of a whole set."""
 
+import json
+
 import pytest
 
 import maskcli
@@ -49,3 +51,17 @@ def test_no_rows_and_no_tokens_are_errors():
         maskcli.audit([])
     with pytest.raises(maskcli.MaskcliError, match="nothing to audit among 'score'"):
         maskcli.audit([{"score": 1.0}])
+    with pytest.raises(maskcli.MaskcliError, match="pass a tokenizer"):
+        maskcli.audit([{"messages": [{"role": "user", "content": "a"}]}])
+
+
+def test_files_are_audited_as_rows_are(tmp_path):
+    rows = [row(range(10, 20 + n), counted=4) for n in range(9)]
+    rows[5]["labels"][-1] = IGNORED
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    of_rows = maskcli.audit(rows, pad_id=0, eos_id=2)
+    of_file = maskcli.audit(str(path), pad_id=0, eos_id=2)
+    assert of_file.glance == of_rows.glance
+    assert [(found.code, found.rows) for found in of_file.findings] == [("MSK506", 1)]
+    assert of_file.findings[0].first == (RowOf(str(path), 5),)

@@ -224,23 +224,32 @@ def _ends_masked_by_id(text: Reading, real: Array, declared: Declared) -> Array:
 
 
 def _beginnings(text: Reading, declared: Declared) -> Array:
-    """Tokens [B, L] that may begin a text in a row: a document's first, or one that begins rows."""
+    """End tokens [B, L] that may begin a text in a row: a document's first, or one that begins rows."""
     begins = np.zeros(text.ids.shape, bool)
     if text.tokens.documents is not None:
         begins[:, 1:] = np.diff(text.tokens.documents, axis=1) != 0
         return begins
-    # Of leading ids of padding, the last may be the beginning; a padding mask says which.
-    first = text.first if text.tokens.real is not None else np.maximum(text.first - 1, 0)
-    known = np.append(text.ids[np.arange(len(text.ids)), first], declared.bos_ids)
-    first_ids, ends = np.unique(known).tolist(), one_of(text.ids, declared.eos_ids)
-    begins[:, :-1] = one_of(text.ids[:, :-1], first_ids) & ~ends[:, 1:]
+    starts = ends_that_begin(text, declared) if declared.shown is None else declared.shown.starts
+    if starts:
+        ends = one_of(text.ids, declared.eos_ids)
+        begins[:, :-1] = one_of(text.ids[:, :-1], starts) & ~ends[:, 1:]
     if text.real is not None:
         begins[:, :-1] &= text.real[:, 1:]
     return begins
+
+
+def ends_that_begin(text: Reading, declared: Declared) -> tuple[int, ...]:
+    """Ids of ends that begin texts as well, by what begins the rows."""
+    # Of leading ids of padding, the last may be the beginning; a padding mask says which.
+    first = text.first if text.tokens.real is not None else np.maximum(text.first - 1, 0)
+    begin = {*text.ids[np.arange(len(text.ids)), first].tolist(), *declared.bos_ids}
+    return tuple(end for end in declared.eos_ids if end in begin)
 
 
 def masked_by_id(text: Reading, declared: Declared) -> Array:
     """Tokens [B, L] with the id of padding; without a known pad id all, unless some label is an end token."""
     if declared.pad_id is not None:
         return np.asarray(text.ids == declared.pad_id)
-    return np.full(text.ids.shape, not text.asks_for(declared.eos_ids).any())
+    shown = declared.shown
+    ends = bool(text.asks_for(declared.eos_ids).any()) if shown is None else shown.ends
+    return np.full(text.ids.shape, not ends)
