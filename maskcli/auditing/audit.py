@@ -24,7 +24,8 @@ from maskcli.diagnostics.declare import Meaning
 from maskcli.diagnostics.finding import Skipped
 from maskcli.errors import MaskcliError
 from maskcli.inputs.spread import Workers, spread
-from maskcli.meant.facts import Declared, Shown
+from maskcli.meant.facts import Declared
+from maskcli.meant.shown import Shown
 from maskcli.tables.columns import Chunk, Part, Table
 from maskcli.tables.read import read
 from maskcli.tables.rows import Held

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -11,17 +12,14 @@ from maskcli.arrays import Array
 from maskcli.auditing.batch import Plan, batches
 from maskcli.auditing.roles import Columns
 from maskcli.auditing.sided import Sided, sided, slice_of
+from maskcli.diagnostics.chats import Chat, begin_within, chats
 from maskcli.diagnostics.fitting import found_in
 from maskcli.diagnostics.rules.endings import ends_that_begin
-from maskcli.diagnostics.supervision import (
-    IGNORE_INDEX,
-    OTHER_IGNORE_INDEX,
-    Reading,
-    ignored_labels,
-    readings,
-)
-from maskcli.meant.facts import Declared, Shown
+from maskcli.diagnostics.supervision import IGNORE_INDEX, OTHER_IGNORE_INDEX, ignored_labels, readings
+from maskcli.meant.facts import Declared
+from maskcli.meant.shown import Shown
 from maskcli.scene.assemble import build_scenes
+from maskcli.scene.scene import Scene
 from maskcli.tables.columns import Chunk, Column
 
 # Rows that are looked at.
@@ -61,24 +59,29 @@ def _with_ignored(rows: Sided, declared: Declared) -> Declared:
 
 
 def _shown(rows: Sided, plan: Plan, declared: Declared) -> Shown:
-    """Where labels stand, and what they tell of the ends of texts."""
+    """Where labels stand, and what they tell of the ends of texts and of the turns of chats."""
     shifts, ends, starts = dict[str, Counter[int]](), False, set[int]()
-    for reading in _read(rows, plan, declared):
+    scenes = _scenes(rows, plan, declared)
+    read = [reading for scene in scenes for reading in readings(scene)]
+    for reading in read:
         if reading.shift is not None:
             shifts.setdefault(reading.name, Counter())[reading.shift] += int(reading.supervised.sum())
             ends |= bool(reading.asks_for(declared.eos_ids).any())
             starts |= set(ends_that_begin(reading, declared))
     most = {name: counts.most_common(1)[0][0] for name, counts in shifts.items()}
-    return Shown(most, ends, tuple(sorted(starts)))
+    told = (chat for scene in scenes if declared.chat is not None for chat in chats(scene))
+    return Shown(
+        most,
+        ends,
+        tuple(sorted(starts)),
+        longest=max((int(reading.no_padding.sum(axis=1).max()) for reading in read), default=None),
+        stream=any(begin_within(chat) for chat in told if isinstance(chat, Chat)),
+    )
 
 
-def _read(rows: Sided, plan: Plan, declared: Declared) -> list[Reading]:
-    return [
-        reading
-        for batch in batches(rows, plan, declared)
-        for scene in build_scenes("", batch.tensors, declared)
-        for reading in readings(scene)
-    ]
+def _scenes(rows: Sided, plan: Plan, declared: Declared) -> list[Scene]:
+    found = (build_scenes("", batch.tensors, declared) for batch in batches(rows, plan, declared))
+    return list(chain.from_iterable(found))
 
 
 def _is_apart(rows: Sided, group: str, declared: Declared) -> bool:

@@ -106,8 +106,11 @@ RULES: tuple[Rule[Scene], ...] = (
     answers.prompt_supervised,
     endings.eos_not_supervised,
     turns.turn_end_not_supervised,
+    turns.answer_not_supervised,
+    turns.header_supervised,
     answers.label_border,
     endings.trained_past_the_end,
+    endings.answer_cut,
     endings.eos_missing,
 )
 

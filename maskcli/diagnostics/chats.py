@@ -9,7 +9,9 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Undecided
+from maskcli.diagnostics.needs import TEXT
 from maskcli.diagnostics.supervision import Reading, texts, trains_on_all
+from maskcli.meant.facts import Declared
 from maskcli.padding import one_of
 from maskcli.scene.scene import Scene, once
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from maskcli.text.splitting import Split
     from maskcli.text.turns import Turns
 
+# What rules on the turns of chats need.
+CHAT = (*TEXT, "turns")
 # The side whose template a tokenizer has: an encoder-decoder's texts are no chats.
 SIDE = "self"
 NO_TURNS = Undecided("ids in which the markers of --tokenizer's chat template (or of --turn) stand")
@@ -103,7 +107,7 @@ def _split(text: Reading, turns: Turns) -> tuple[Split, Split]:
     """
     length, shift = text.labels.shape[1], text.shift or 0
     beyond, known = text.labels[:, length - shift :], text.supervised[:, length - shift :]
-    real = np.ones(text.labels.shape, bool) if text.real is None else text.real
+    real = text.no_padding
     real = np.concatenate([real, known & real[:, -1:]], axis=1)
     split = turns.split(np.concatenate([text.ids, np.where(known, beyond, -1)], axis=1)).within(real)
 
@@ -135,6 +139,59 @@ def answers_in(chat: Chat) -> Answers:
     return Answers(
         row[starts], count(content), count(asked), first(content), last(content), first(asked), last(ends)
     )
+
+
+def behind_thoughts(each: Answers, chat: Chat, scene: Scene) -> Array:
+    """Answers [N] that labels ask for from the end of their thought on."""
+    turns, ids = scene.declared.turns, chat.text.ids.ravel()
+    if turns is None:
+        return np.zeros(len(each.row), bool)
+    # White space may follow the thought's end.
+    before = [ids[np.maximum(each.begin - back, 0)] for back in (1, 2)]
+    told: Array = np.any([one_of(numbers, turns.between) for numbers in before], axis=0)
+    return told & (each.begin > each.first)
+
+
+def at_maximum(text: Reading, declared: Declared) -> Array:
+    """Rows [B] as long as any may be, so that something may have been cut off: without padding, or of a set
+    as many tokens as its longest row.
+    """
+    longest = None if declared.shown is None else declared.shown.longest
+    full: Array = text.no_padding.sum(axis=1) >= (longest or text.labels.shape[1])
+    return full
+
+
+def stops_within(chat: Chat) -> Array:
+    """Rows [B] that stop within an answer that is counted."""
+    taught, rows = chat.text.taught, np.arange(len(chat.last.turn))
+    last = taught.shape[1] - 1 - chat.text.no_padding[:, ::-1].argmax(axis=1)
+    within: Array = chat.last.contents & chat.last.of("assistant") & taught[rows, last]
+    return within
+
+
+def is_stream(chat: Chat, declared: Declared) -> bool:
+    """Whether rows are cut out of one long text: some begin within a turn, or hold several documents."""
+    if declared.shown is not None:
+        return declared.shown.stream
+    return begin_within(chat)
+
+
+def begin_within(chat: Chat) -> bool:
+    """Whether some row begins within a turn, or holds several documents."""
+    if chat.text.tokens.documents is not None:
+        return True
+    begins = chat.split.at(np.arange(len(chat.last.turn)), chat.text.first)
+    return bool((begins.contents | begins.ended).any())
+
+
+def of_turns(flags: Array, split: Split) -> Array:
+    """All tokens [B, L] of the turns in which some are flagged."""
+    row, place = np.nonzero(flags)
+    known = np.zeros((len(flags), int(split.turn.max(initial=0)) + 2), bool)
+    known[row, split.turn[row, place]] = True
+    known[:, -1] = False
+    told: Array = np.take_along_axis(known, split.turn, axis=1)
+    return told
 
 
 def flags_at(places: Array, shape: tuple[int, ...]) -> Array:

@@ -85,6 +85,11 @@ class Reading(NamedTuple):
         return self.supervised & one_of(self.labels, ids)
 
     @property
+    def no_padding(self) -> Array:
+        """Tokens that are no padding, bool [B, L]; all of them when nothing tells."""
+        return np.ones(self.labels.shape, bool) if self.real is None else self.real
+
+    @property
     def first(self) -> Array:
         """Where the text of each row begins, int [B]."""
         if self.real is None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from maskcli.masks.spec import Spec
     from maskcli.meant.model_config import Config
     from maskcli.meant.places import Places
+    from maskcli.meant.shown import Shown
     from maskcli.text.learning import Chat, Learnt
     from maskcli.text.turns import Turns
 
@@ -184,16 +185,6 @@ def _fact(
     """A field of `Declared` with its row; names that are not given follow from the field's."""
     row = Fact(name, kind, help_, option, key, metavar, lowest, highest, settle)
     return dataclasses.field(default=default, metadata={"row": row})
-
-
-class Shown(NamedTuple):
-    """What the first rows of a training set show of all: where labels stand (a shift by the tensor's name),
-    whether they ask for ends of texts, and which of these ids begin texts too.
-    """
-
-    shifts: Mapping[str, int]
-    ends: bool
-    starts: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.text.templates import TooSlowError
 from maskcli.text.tokenizer import Messages, Template, Tokenizer
@@ -131,6 +132,15 @@ class Prober:
     def ids(self, kinds: Sequence[str], generation_prompt: bool = False) -> Ids | None:
         """The messages as ids, None when the template refuses them."""
         return self._ids(kinds, _first_words(kinds), generation_prompt)
+
+    def marked(self, kinds: Sequence[str]) -> tuple[Array, Array]:
+        """The messages' ids and which of them the template marks, [L] each; empty without marks."""
+        nothing = np.zeros(0, np.int64), np.zeros(0, bool)
+        ids = self.ids(kinds)
+        if self.template.marked is None or ids is None:
+            return nothing
+        counted = self.template.marked(self._messages(kinds, _first_words(kinds)))
+        return (np.asarray(ids), np.asarray(counted, bool)) if len(counted) == len(ids) else nothing
 
     def _span(
         self, kinds: Sequence[str], words: list[str], index: int, base: Ids, edges: bool

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,16 +57,24 @@ _SHAPING = (("user",), ("user", "assistant"), ("user", "calling", "tool"))
 _STARTS_OF_TURNS = "user='<|im_start|>user\\n'"
 
 
+class Marks(NamedTuple):
+    """Whether a template's marks hold the headers of answers, and the tokens that end them."""
+
+    headers: bool
+    ends: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Turns:
     """How turns begin and end in rows of ids.
 
     `headers` and `ends` are the markers, `starts` what stands before the first turn (the beginning token),
     `tail` what the template writes behind the last end. `prompt` is the generation prompt, empty for none.
-    `marked`: the template has `{% generation %}` marks. `stable`: a conversation's first messages are
-    rendered as the beginning of the whole. `keeps_thinking`: also with the thoughts of earlier answers; None
-    where no thought is rendered. `doubled_start`: the tokenizer adds a beginning token to rendered text that
-    has one already.
+    `between` are the ids between a thought and its answer, such as that of `</think>`. `marks` says what the
+    template's `{% generation %}` marks hold of an answer, None without them. `stable`: a conversation's first
+    messages are rendered as the beginning of the whole. `keeps_thinking`: also with the thoughts of earlier
+    answers; None where no thought is rendered. `doubled_start`: the tokenizer adds a beginning token to
+    rendered text that has one already.
     """
 
     headers: tuple[Header, ...]
@@ -74,7 +83,8 @@ class Turns:
     starts: tuple[Ids, ...] = ()
     tail: Ids = ()
     prompt: Ids = ()
-    marked: bool = False
+    between: frozenset[int] = frozenset()
+    marks: Marks | None = None
     stable: bool = True
     keeps_thinking: bool | None = None
     doubled_start: bool = False
@@ -145,18 +155,19 @@ def learn(tokenizer: Tokenizer) -> Turns:
             f"the chat template of {quoted(tokenizer.name)} renders no conversation of a user and an "
             "assistant whose turns can be told apart; pass another with --template FILE"
         )
-    return Turns(
+    turns = Turns(
         headers=headers(forms),
         ends=tuple(End(ids, frozenset(roles)) for ids, roles in forms.ends.items()),
         special=frozenset(tokenizer.special_ids),
         starts=starts,
         tail=tail,
         prompt=max(prompts, key=len, default=()),
-        marked=template.marked is not None,
+        between=_between(observed, vocabulary),
         stable=_stable(prober, ("user", "assistant", "user", "assistant")),
         keeps_thinking=_keeps_thinking(prober),
         doubled_start=_doubled_start(tokenizer, prober),
     )
+    return replace(turns, marks=_marks(turns, prober))
 
 
 def _vocabulary(tokenizer: Tokenizer) -> Vocabulary:
@@ -255,9 +266,25 @@ def _read_last(forms: Forms, last: Sequence[Gap]) -> Ids:
             if gap.before.role == "assistant" or gap.ids not in forms.headers:
                 add_end(forms, gap.before, gap.ids, gap.fronts)
         elif gap.before == Slot("assistant"):
-            rest = gap.ids[size:]
-            tail = rest if forms.vocabulary.strong(rest) else tail
+            tail = max(tail, gap.ids[size:], key=len)
     return tail
+
+
+def _between(observed: Sequence[Sequence[Gap]], vocabulary: Vocabulary) -> frozenset[int]:
+    """The ids between a thought and its answer in one turn, but for white space."""
+    gaps = (gap for each in observed for gap in each if gap.before == Slot("assistant", "thought"))
+    told = {number for gap in gaps if gap.after == Slot("assistant") for number in gap.ids}
+    return frozenset(number for number in told if not vocabulary.blank(number))
+
+
+def _marks(turns: Turns, prober: Prober) -> Marks | None:
+    """What the template's marks hold of the answers of a conversation."""
+    ids, counted = prober.marked(("user", "assistant", "user", "assistant"))
+    if not len(counted):
+        return None
+    split = turns.split(ids[None])
+    answers = split.of("assistant")[0] & counted
+    return Marks(bool((answers & split.headers[0]).any()), bool((answers & split.ends[0]).any()))
 
 
 def _stable(prober: Prober, kinds: Sequence[str]) -> bool:

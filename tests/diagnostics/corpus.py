@@ -579,6 +579,30 @@ def turn_end_not_supervised(g):
     return taught(g, np.where(answers & (ids != EOS), ids, -100), ids, **declared)
 
 
+def answer_not_supervised(g):
+    """Answers are counted from their third token on."""
+    if g.keys < 12:
+        return None
+    ids, answers, _, declared = chat(g)
+    late = np.arange(g.keys) > np.argmax(answers, axis=1)[:, None] + 1
+    return taught(g, np.where(answers & late, ids, -100), ids, **declared)
+
+
+def header_supervised(g):
+    ids, answers, _, declared = chat(g)
+    return taught(g, np.where(answers | (ids == ASSISTANT), ids, -100), ids, **declared)
+
+
+def answer_cut(g):
+    """The rows without padding stop before the end of the answer."""
+    if g.real.all(axis=1).sum() == 0:
+        return None
+    ids, answers, ends, declared = chat(g)
+    full = np.flatnonzero(g.real.all(axis=1))
+    ids[full, ends[full]] = FIRST_WORD
+    return taught(g, np.where(answers, ids, -100), ids, **declared)
+
+
 # In code order, as the catalogue lists them.
 BUGS = {
     "MSK101": empty_row, "MSK102": inverted_mask, "MSK103": binary_float_mask, "MSK104": weak_fill, "MSK105": overflowed_fill,
@@ -597,8 +621,10 @@ BUGS = {
     "MSK408": imprecise_positions, "MSK409": doubled_start, "MSK410": documents_positions,
     "MSK411": first_position, "MSK412": decoder_start, "MSK501": eos_not_supervised, "MSK502": nothing_supervised, "MSK503": padding_supervised,
     "MSK504": prompt_supervised, "MSK505": shifted_labels, "MSK506": label_border, "MSK507": eos_missing,
-    "MSK508": invalid_label, "MSK509": prompt_turn_supervised, "MSK511": turn_end_not_supervised, "MSK513": trained_past_the_end, "MSK514": labels_of_another_text,
+    "MSK508": invalid_label, "MSK509": prompt_turn_supervised, "MSK510": answer_not_supervised,
+    "MSK511": turn_end_not_supervised, "MSK512": header_supervised, "MSK513": trained_past_the_end, "MSK514": labels_of_another_text,
     "MSK515": label_length, "MSK516": label_across_documents, "MSK517": placeholder_supervised,
+    "MSK518": answer_cut,
 }  # fmt: skip
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from maskcli.arrays import Array
+from maskcli.diagnostics.chats import answers_in, behind_thoughts, chat_of, flags_at
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.needs import TEXT
 from maskcli.diagnostics.rule import for_each, rule
 from maskcli.diagnostics.rules.endings import masked_by_id, untaught_ends
 from maskcli.diagnostics.rules.hits import found_at
 from maskcli.diagnostics.supervision import Reading, prompt_lengths, texts, trains_on_all
-from maskcli.diagnostics.words import few
 from maskcli.meant.facts import Declared
 from maskcli.padding import one_of
 from maskcli.scene.scene import Scene
@@ -57,9 +57,9 @@ def prompt_supervised(text: Reading, scene: Scene) -> Found | None:
     return found_at(
         text.names("labels", "input_ids"),
         wrong,
-        f"{int(wrong.sum())} tokens of the prompt (the first {few(lengths)}) have a label that the loss "
-        "counts: {}",
+        "{prompt_tokens} tokens of the prompt (the first {lengths}) have a label that the loss counts: {}",
         "set the labels of the prompt to the ignore index",
+        lengths=lengths[wrong.any(axis=1)],
         prompt_tokens=int(wrong.sum()),
         prompt_length=length,
     )
@@ -101,25 +101,39 @@ def label_border(scene: Scene) -> Iterator[Found | Undecided]:
             yield text
             continue
         yield from _lost_labels(text, declared)
-        prompts = prompt_lengths(text, declared)
-        late = _untaught_starts(text, prompts)
-        if late.any() and prompts is not None:
-            message = (
-                f"the supervised answer starts one token late (the prompt is the first {few(prompts)}): no "
-                "label for {}"
-            )
-            yield found_at(
-                text.names("labels", "input_ids"), late, message, _BORDER, late_starts=int(late.sum())
-            )
+        yield from _late_answers(text, scene)
         early = untaught_ends(text, scene) & ~masked_by_id(text, declared)
         if early.any():
-            message = (
-                "the supervised answer ends one token early: no label for its end token (id "
-                f"{few(text.ids[early])}), {{}}"
-            )
             yield found_at(
-                text.names("labels", "input_ids"), early, message, _BORDER, early_ends=int(early.sum())
+                text.names("labels", "input_ids"),
+                early,
+                "the supervised answer ends one token early: no label for its end token (id {ends}), {}",
+                _BORDER,
+                ends=text.ids[early],
+                early_ends=int(early.sum()),
             )
+
+
+def _late_answers(text: Reading, scene: Scene) -> Iterator[Found]:
+    """Answers whose first token has no label: those of a chat, else what follows the prompts."""
+    prompts, chat = prompt_lengths(text, scene.declared), chat_of(text, scene)
+    late, told = _untaught_starts(text, prompts), " (the prompt is the first {prompts})"
+    if prompts is None or not late.any():
+        if chat is None or trains_on_all(scene.declared):
+            return
+        prompts, told = np.zeros(0, np.int64), ""
+        each = answers_in(chat)
+        missed = (each.said > 1) & (each.begin == each.first + 1) & ~behind_thoughts(each, chat, scene)
+        late = flags_at(each.first[missed], text.labels.shape)
+    if late.any():
+        yield found_at(
+            text.names("labels", "input_ids"),
+            late,
+            f"the supervised answer starts one token late{told}: no label for {{}}",
+            _BORDER,
+            prompts=prompts,
+            late_starts=int(late.sum()),
+        )
 
 
 def _lost_labels(text: Reading, declared: Declared) -> Iterator[Found]:
@@ -129,8 +143,9 @@ def _lost_labels(text: Reading, declared: Declared) -> Iterator[Found]:
         yield found_at(
             text.names("labels", "input_ids"),
             lost,
-            f"a label is lost at every border of {parts} equal parts of the row: no label for {{}}",
+            "a label is lost at every border of {parts} equal parts of the row: no label for {}",
             "move the labels of the whole row first, and cut it for the ranks afterwards",
+            parts=parts,
             lost_labels=int(lost.sum()),
         )
     first = _first_target(text)

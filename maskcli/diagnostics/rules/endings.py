@@ -1,17 +1,25 @@
-"""Rules on how labelled texts end: MSK501, MSK507 and MSK513."""
+"""Rules on how labelled texts end: MSK501, MSK507, MSK513 and MSK518."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.diagnostics.chats import chat_of, ends_in
+from maskcli.diagnostics.chats import (
+    CHAT,
+    Chat,
+    at_maximum,
+    chat_of,
+    ends_in,
+    is_stream,
+    stops_within,
+    to_answer,
+)
 from maskcli.diagnostics.finding import Found, Undecided, Where, items_of
 from maskcli.diagnostics.needs import TEXT
 from maskcli.diagnostics.rule import for_each, rule
 from maskcli.diagnostics.rules.hits import found_at
 from maskcli.diagnostics.supervision import UNKNOWN_IDS, Reading, later, readings, texts, trains_on_all
-from maskcli.diagnostics.words import few
 from maskcli.meant.facts import Declared
 from maskcli.padding import edge_padding, one_of
 from maskcli.scene.scene import Scene
@@ -41,9 +49,10 @@ def eos_not_supervised(text: Reading, scene: Scene) -> Found | None:
     return found_at(
         text.names("labels", "input_ids"),
         missed,
-        f"the end token (id {few(text.ids[missed])}) behind a supervised answer has an ignored label at "
-        "{}: the model is never taught to stop there",
+        "the end token (id {ends}) behind a supervised answer has an ignored label at {}: the model is never "
+        "taught to stop there",
         _fix_of_ends(text, missed),
+        ends=text.ids[missed],
         unsupervised_ends=int(missed.sum()),
         supervised_ends=int(text.asks_for(declared.eos_ids).sum()),
     )
@@ -62,42 +71,62 @@ def _fix_of_ends(text: Reading, missed: Array) -> str:
     )
 
 
-@rule("MSK513", "trained-past-the-end", "warning", needs=(*TEXT, "eos_id"), explained_by=("MSK102", "MSK505"))
+@rule(
+    "MSK513",
+    "trained-past-the-end",
+    "warning",
+    needs=(*TEXT, ("eos_id", "turns")),
+    explained_by=("MSK102", "MSK505", "MSK509"),
+)
 @for_each(texts)
 def trained_past_the_end(text: Reading, scene: Scene) -> Found | None:
     """Tokens behind the end of a text are supervised, or its end stands twice.
 
     The model learns to go on where it should stop: with a line break, another end, or the beginning of a
-    turn that nobody takes.
+    turn that nobody takes. What the chat template itself writes behind an answer is no fault.
 
     In code: a template that writes a line break behind its end token; `text + eos_token` for a template that
     has written it already.
 
     Fix: end the labels at the first end token of the answer.
     """
-    behind = _behind_ends(text, scene.declared)
-    if not behind.any() or trains_on_all(scene.declared):
+    if trains_on_all(scene.declared):
         return None
-    twice = behind & one_of(text.ids, scene.declared.eos_ids)
+    second = _second_ends(text, scene)
+    behind = _behind_ends(text, scene) | second
+    if not behind.any():
+        return None
+    twice = behind & (one_of(text.ids, scene.declared.eos_ids) | second)
     what = "the end of the text stands twice, and the second" if twice.any() else "what stands behind the end"
     return found_at(
         text.names("labels", "input_ids"),
         behind,
-        f"{what} (id {few(text.ids[behind])}) has a label that the loss counts: {{}}",
+        f"{what} (id {{which}}) has a label that the loss counts: {{}}",
         "ignore the labels behind the first end token, and write it in one place",
+        which=text.ids[behind],
         tokens=int(behind.sum()),
         second_ends=int(twice.sum()),
     )
 
 
-def _behind_ends(text: Reading, declared: Declared) -> Array:
+def _second_ends(text: Reading, scene: Scene) -> Array:
+    """Supervised tokens [B, L] that end an answer once more, where its template writes them once."""
+    chat, turns = chat_of(text, scene), scene.declared.turns
+    if chat is None or turns is None:
+        return np.zeros(text.labels.shape, bool)
+    ends = one_of(text.ids, (turns.end_ids() & turns.special) - set(turns.tail))
+    behind = chat.split.of("assistant") & chat.split.ended & ~chat.split.ends
+    return np.asarray(ends & behind & text.taught)
+
+
+def _behind_ends(text: Reading, scene: Scene) -> Array:
     """Supervised tokens [B, L] behind the last end of rows, few of them, that nothing follows.
 
     What follows the last end of a full row may be the beginning of a text that was cut. An end that begins
     texts too stands twice between two of them.
     """
-    taught, length = text.taught, text.labels.shape[1]
-    ends = taught & one_of(text.ids, declared.eos_ids)
+    declared, taught, length = scene.declared, text.taught, text.labels.shape[1]
+    ends = taught & ends_in(text, scene)
     again = np.zeros(ends.shape, bool)
     again[:, 1:] = ends[:, 1:] & ends[:, :-1] & (text.ids[:, 1:] == text.ids[:, :-1])
     again &= ~one_of(text.ids, declared.bos_ids)
@@ -106,6 +135,8 @@ def _behind_ends(text: Reading, declared: Declared) -> Array:
     tail = taught & (columns > at[:, None])
     if text.real is not None:
         tail &= text.real
+    if chat_of(text, scene) is not None and declared.turns is not None:
+        tail &= again | ~one_of(text.ids, declared.turns.tail)
     count = tail.sum(axis=1)
     stop = length - 1 - tail[:, ::-1].argmax(axis=1)
     unbroken = (count > 0) & (count == stop - at) & (count <= BEHIND)
@@ -120,12 +151,42 @@ def _behind_ends(text: Reading, declared: Declared) -> Array:
     return flags
 
 
+@rule("MSK518", "answer-cut", "warning", needs=CHAT, explained_by=("MSK102", "MSK505", "MSK514"))
+@for_each(to_answer)
+def answer_cut(chat: Chat, scene: Scene) -> Found | None:
+    """Rows at the maximum length stop within an answer, before its end.
+
+    Such an answer teaches the model to break off, and where many are cut, that answers have no end. Rows that
+    are cut out of one long stream of texts go on in the next one, and are not meant.
+
+    In code: `max_length=512` for chats of a thousand tokens.
+
+    Fix: raise the maximum length, or leave out (not: cut) the conversations that do not fit.
+    """
+    full = at_maximum(chat.text, scene.declared) & np.any(chat.text.supervised, axis=1)
+    cut = full & stops_within(chat)
+    if not cut.any() or is_stream(chat, scene.declared):
+        return None
+    last = chat.split.turn == np.where(cut, chat.last.turn, -2)[:, None]
+    return found_at(
+        chat.text.names("labels", "input_ids"),
+        last & chat.split.contents,
+        "{cut_samples} of {full_samples} samples at the maximum length of {length} tokens stop within an "
+        "answer, before its end: {}",
+        "raise the maximum length, or leave out the conversations that do not fit",
+        of_set="rows at the maximum length of {length} tokens stop within an answer, before its end: {}",
+        cut_samples=int(cut.sum()),
+        full_samples=int(full.sum()),
+        length=int(chat.text.no_padding.sum(axis=1)[cut].max()),
+    )
+
+
 @rule(
     "MSK507",
     "eos-missing",
     "warning",
     needs=(*TEXT, ("eos_id", "turns")),
-    explained_by=("MSK102", "MSK402", "MSK501", "MSK506", "MSK511"),
+    explained_by=("MSK102", "MSK402", "MSK501", "MSK506", "MSK511", "MSK518"),
 )
 @for_each(readings)
 def eos_missing(reading: Reading, scene: Scene) -> Found | Undecided | None:
@@ -149,12 +210,12 @@ def eos_missing(reading: Reading, scene: Scene) -> Found | Undecided | None:
     full, count, length = _fills_its_place(reading), int(rows.sum()), reading.labels.shape[1]
     cause, fix = "template", "append the end token to every answer"
     ends = (
-        f"{int((rows & ~full).sum())} of {count} supervised samples end before the maximum of {length} "
-        "places without one, so the template does not write it"
+        "{short_samples} of {samples} supervised samples end before the maximum of {length} places without "
+        "one, so the template does not write it"
     )
     if full[rows].all():
         cause, fix = "truncation", "raise the maximum length, or leave out texts that do not fit"
-        ends = f"all {count} supervised samples fill all {length} places, so their ends may be cut off"
+        ends = "all {samples} supervised samples fill all {length} places, so their ends may be cut off"
     # Rows cut out of one long text (as nanoGPT does) need not hold an end; they have labels everywhere.
     stream = reading.shift == 1 and bool(reading.supervised[:, :-1].all())
     return Found(
@@ -162,7 +223,13 @@ def eos_missing(reading: Reading, scene: Scene) -> Found | Undecided | None:
         f"no supervised label is the end token (id {', '.join(map(str, _ends(scene)))}): {ends}",
         fix,
         Where(items_of(rows)),
-        {"samples": count, "full_samples": int(full[rows].sum()), "cause": cause},
+        {
+            "samples": count,
+            "full_samples": int(full[rows].sum()),
+            "short_samples": int((rows & ~full).sum()),
+            "length": length,
+            "cause": cause,
+        },
         "note" if stream and cause == "truncation" else None,
     )
 
@@ -195,15 +262,12 @@ def _fills_its_place(reading: Reading) -> Array:
 def untaught_ends(text: Reading, scene: Scene) -> Array:
     """Real end tokens [B, L] that no label asks for, directly behind a token that one does."""
     declared, real = scene.declared, text.tokens.real
-    eos = one_of(text.ids, declared.eos_ids)
+    eos, chat = one_of(text.ids, declared.eos_ids), chat_of(text, scene)
     ends = eos & later(text.taught & ~eos, 1) & ~text.taught & ~_beginnings(text, declared)
-    if real is None:
-        return ends
-    hidden, chat = _ends_masked_by_id(text, real, declared), chat_of(text, scene)
     if chat is not None:
-        # A text that the end of a turn has ended needs no other.
-        hidden &= ~chat.last.ended[:, None]
-    return ends & (real | hidden)
+        # What the end of a turn has ended needs no other.
+        ends &= ~later(chat.split.ended, 1)
+    return ends if real is None else ends & (real | _ends_masked_by_id(text, real, declared))
 
 
 def _ends_masked_by_id(text: Reading, real: Array, declared: Declared) -> Array:

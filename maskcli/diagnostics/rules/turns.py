@@ -1,19 +1,31 @@
-"""Rules on what labels teach of whose turn in a chat: MSK509 and MSK511."""
+"""Rules on what labels teach of whose turn in a chat: MSK509 to MSK512."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.diagnostics.chats import Chat, answers_in, flags_at, to_answer
-from maskcli.diagnostics.finding import Found
-from maskcli.diagnostics.needs import TEXT
+from maskcli.diagnostics.chats import (
+    CHAT,
+    Answers,
+    Chat,
+    answers_in,
+    at_maximum,
+    behind_thoughts,
+    flags_at,
+    of_turns,
+    to_answer,
+)
+from maskcli.diagnostics.finding import Found, Undecided, Where
 from maskcli.diagnostics.rule import for_each, rule
 from maskcli.diagnostics.rules.hits import found_at
-from maskcli.diagnostics.words import few
+from maskcli.diagnostics.supervision import later
+from maskcli.meant.facts import Purpose
 from maskcli.scene.scene import Scene
 
-CHAT = (*TEXT, "turns")
 # What others wrote, which a model is to read.
 PROMPTS = ("system", "user", "tool")
 
@@ -31,51 +43,36 @@ def prompt_turn_supervised(chat: Chat, scene: Scene) -> Found | None:
 
     Fix: count the answers alone. When all of the text is meant to be learnt, say so with --for pretrain.
     """
-    split, taught = chat.split, chat.text.taught
+    split = chat.split
     told = {role: _counted_turns(split.of(role), chat) for role in PROMPTS}
     wrong = np.logical_or.reduce([flags for flags, _ in told.values()])
     if not wrong.any():
         return None
     counts = {role: count for role, (_, count) in told.items()}
-    whose = ", ".join(f"{role} {count}" for role, count in counts.items() if count)
-    tokens, turns = int(wrong.sum()), sum(counts.values())
-    return found_at(
+    whose = " and ".join(f"{{{role}_turns}} of a {role}" for role, count in counts.items() if count)
+    found = found_at(
         chat.text.names("labels", "input_ids"),
         wrong,
-        f"{tokens} tokens of {turns} turns ({whose}) have a label that the loss counts: {{}}",
-        _SOME if (_askable(chat) & ~taught).any() else _EVERYTHING,
-        tokens=tokens,
-        turns=turns,
+        f"turns that the model is to read ({whose}) have labels that the loss counts: {{}}",
+        "count the answers alone: mark them in the chat template ({% generation %}), or ignore the labels of "
+        "all other turns; if all of it is meant to be learnt, pass --for pretrain",
+        of_set="turns that the model is to read ({system_turns} of a system, {user_turns} of a user, "
+        "{tool_turns} of a tool) have labels that the loss counts: {}",
+        tokens=int(wrong.sum()),
         system_turns=counts["system"],
         user_turns=counts["user"],
         tool_turns=counts["tool"],
     )
-
-
-_EVERYTHING = (
-    "nothing is left out: mark the answers in the chat template ({% generation %}), or cut the labels by its "
-    "markers; if all of it is meant to be learnt, pass --for pretrain"
-)
-_SOME = "set the labels of every turn but the assistant's to the ignore index, the later ones too"
-
-
-def _askable(chat: Chat) -> Array:
-    """Tokens of turns [B, L] that a label can ask for: all but the first of a row."""
-    behind_first = np.arange(chat.split.turn.shape[1]) > chat.text.first[:, None]
-    inside: Array = (chat.split.turn >= 0) & behind_first
-    return inside
+    # Labels that leave no turn out leave no header out, nor what stands behind an end.
+    return replace(found, explains=Where(found.where.batch))
 
 
 def _counted_turns(of_role: Array, chat: Chat) -> tuple[Array, int]:
     """Tokens [B, L] that labels ask for in turns of a role of whose content some are, and how many turns."""
-    taught, turn = chat.text.taught & of_role, chat.split.turn
-    row, place = np.nonzero(taught & chat.split.contents)
-    if not len(row):
-        return np.zeros(taught.shape, bool), 0
-    size = int(turn.max()) + 1
-    known = np.zeros((len(turn), size), bool)
-    known[row, turn[row, place]] = True
-    return taught & np.take_along_axis(known, np.maximum(turn, 0), axis=1), int(known.sum())
+    taught = chat.text.taught & of_role
+    turns = of_turns(taught & chat.split.contents, chat.split)
+    begins = turns & ~later(turns, 1) | (turns & (np.diff(chat.split.turn, axis=1, prepend=-2) != 0))
+    return taught & turns, int(begins.sum())
 
 
 @rule(
@@ -107,10 +104,158 @@ def turn_end_not_supervised(chat: Chat, scene: Scene) -> Found | None:
     return found_at(
         chat.text.names("labels", "input_ids"),
         flags,
-        f"{int(missed.sum())} of {total} counted answers have no label for the token that ends them (id "
-        f"{few(chat.text.ids[flags])}): {{}}",
+        "{unsupervised_ends} of {answers} counted answers have no label for the token that ends them (id "
+        "{ends}): {}",
         "count the token that ends each answer: put it inside of the template's generation marks, or one "
         "further into the mask",
+        of_set="{unsupervised_ends} counted answers have no label for the token that ends them (id {ends}): "
+        "{}",
+        ends=chat.text.ids[flags],
         unsupervised_ends=int(missed.sum()),
         answers=total,
     )
+
+
+@rule(
+    "MSK510",
+    "answer-not-supervised",
+    "warning",
+    needs=CHAT,
+    explained_by=("MSK102", "MSK402", "MSK502", "MSK505", "MSK514"),
+)
+def answer_not_supervised(scene: Scene) -> Iterator[Found | Undecided]:
+    """An answer is not counted, or only from its middle on, in a row whose other answers are.
+
+    What is left out is not learnt, though it was meant to be: the mask was made for another text, or stops at
+    the first answer that it finds. Where the last answer is counted and whole ones before it are not, that
+    may be a choice, and is a note.
+
+    In code: a mask that stands as many tokens late as the prompt lost; labels from the first answer alone.
+
+    Fix: print ids and labels of one such row side by side, and make the mask from the ids that are trained
+    on.
+    """
+    for chat in to_answer(scene):
+        if isinstance(chat, Undecided):
+            yield chat
+            continue
+        each = answers_in(chat)
+        left, chosen = _left_out(each, chat)
+        late = (each.begin > each.first + 1) & ~behind_thoughts(each, chat, scene)
+        for answers, stop, message, fix, severity in (
+            (late, each.begin, *_LATE, None),
+            (left, each.last + 1, *_LEFT, None),
+            (chosen, each.last + 1, *_CHOSEN, "note"),
+        ):
+            if answers.any():
+                names = chat.text.names("labels", "input_ids")
+                flags = _until(each, answers, stop, chat)
+                yield found_at(names, flags, message, fix, severity, answers=int(answers.sum()))
+
+
+_LATE = (
+    "{answers} answers are counted only from their middle on: no label for {}",
+    "make the mask from the very ids that are trained on",
+)
+_LEFT = (
+    "{answers} answers are not counted beside others that are: no label for {}",
+    "make the mask for every answer of a conversation, not for the first alone",
+)
+_CHOSEN = (
+    "{answers} answers before the last one are not counted: no label for {}",
+    "nothing, if only the last answers are to be learnt; else count all of them",
+)
+
+
+def _left_out(each: Answers, chat: Chat) -> tuple[Array, Array]:
+    """Answers [N] that are not counted beside others that are: those that may be a mistake, and those that
+    look chosen, as the last one of their row is counted.
+
+    An answer that its row cuts off is left out with reason.
+    """
+    rows = len(chat.split.turn)
+    counted = np.bincount(each.row[each.taught > 0], minlength=rows) > 0
+    spoken = np.flatnonzero(each.said > 0)
+    last = np.full(rows, -1)
+    last[each.row[spoken]] = spoken
+    last_counted = each.taught[last[each.row]] > 0
+    is_last = last[each.row] == np.arange(len(each.row))
+    missing = (each.said > 0) & (each.taught == 0) & counted[each.row]
+    missing &= ~(is_last & (each.end < 0))
+    return missing & ~last_counted, missing & last_counted
+
+
+def _until(each: Answers, chosen: Array, stop: Array, chat: Chat) -> Array:
+    """Tokens [B, L] of contents of chosen answers, before the place [N] where they stop."""
+    shape = chat.split.turn.shape
+    change = np.zeros(int(np.prod(shape)) + 1, np.int64)
+    change[each.first[chosen]] += 1
+    change[stop[chosen]] -= 1
+    inside: Array = np.cumsum(change)[:-1].reshape(shape) > 0
+    return inside
+
+
+@rule(
+    "MSK512",
+    "header-supervised",
+    "warning",
+    needs=CHAT,
+    explained_by=("MSK102", "MSK505", "MSK509", "MSK514"),
+)
+def header_supervised(scene: Scene) -> Iterator[Found | Undecided]:
+    """What begins an assistant's turn is counted, or stands unanswered at the end of a row.
+
+    A program writes it before every answer, so there is nothing to learn; at the end of a row the model
+    learns to begin a turn again after its answer. A template whose own marks hold it is no fault.
+
+    In code: `apply_chat_template(messages, add_generation_prompt=True)` for texts to train on; a mask from
+    the assistant's header on.
+
+    Fix: render texts to train on without a generation prompt, and count answers from behind the header.
+    """
+    for chat in to_answer(scene):
+        if isinstance(chat, Undecided):
+            yield chat
+            continue
+        prompt = _unanswered(chat, scene)
+        if prompt.any():
+            yield found_at(
+                chat.text.names("labels", "input_ids"),
+                prompt,
+                "a generation prompt stands at the end of {items}, and no answer to it: {}",
+                "render texts to train on with add_generation_prompt=False",
+                samples=int(prompt.any(axis=1).sum()),
+                counted=int((prompt & chat.text.taught).sum()),
+            )
+        counted = _counted_headers(chat, scene) & ~prompt
+        if counted.any():
+            yield found_at(
+                chat.text.names("labels", "input_ids"),
+                counted,
+                "the headers of {turns} answers have labels that the loss counts: {}",
+                "count each answer from its first token on, behind the header",
+                turns=int((counted & ~later(counted, 1)).sum()),
+            )
+
+
+def _unanswered(chat: Chat, scene: Scene) -> Array:
+    """Headers [B, L] of assistants' turns with which rows end that nothing cut off."""
+    last, split = chat.last, chat.split
+    rows = last.headers & last.of("assistant") & np.any(chat.text.supervised, axis=1)
+    rows &= ~at_maximum(chat.text, scene.declared)
+    if scene.declared.purpose == Purpose.generate.value:
+        rows[:] = False
+    return np.asarray(split.headers & (split.turn == np.where(rows, last.turn, -2)[:, None]))
+
+
+def _counted_headers(chat: Chat, scene: Scene) -> Array:
+    """Counted tokens [B, L] of assistants' headers whose first is counted, where another's turn is before.
+
+    An assistant's turn behind another of its own is begun by the model itself.
+    """
+    turns, split, taught = scene.declared.turns, chat.split, chat.text.taught
+    if turns is None or (turns.marks is not None and turns.marks.headers):
+        return np.zeros(taught.shape, bool)
+    own = split.of("assistant")
+    header = own & split.headers
+    return taught & header & of_turns(taught & header & ~later(own, 1), split)
