@@ -38,10 +38,10 @@ def inspected(
         chosen = (named_tensor(file, name),) if name is not None else file.tensors
         if zoom is not None and len(chosen) != 1:
             raise MaskcliError(
-                f"{target!r} has {len(chosen)} tensors; say which to look into: {target}:TENSOR"
+                f"{file.path!r} has {len(chosen)} tensors; say which to look into: {file.path}:TENSOR"
             )
         roled = [role_of(tensor) for tensor in chosen]
         masks = any(one.role == "mask" for one in roled)
         labels = labels_among([role_of(tensor) for tensor in file.tensors]) if masks else {}
-        files.append((path, [describe(one, convention, past, labels) for one in roled]))
+        files.append((file.path, [describe(one, convention, past, labels) for one in roled]))
     return Inspected(files, zoom)

@@ -18,7 +18,7 @@ from maskcli.inputs.spread import Workers, spread
 from maskcli.inputs.tasks import Task, open_roled
 from maskcli.meant.facts import Said
 from maskcli.measure.passes import watcher
-from maskcli.tensors import Roled, TensorFile
+from maskcli.tensors import Roled, TensorFile, shown
 
 # Files for which a further process pays: it starts in the time that many small ones take, and threads share
 # the large ones.
@@ -68,17 +68,17 @@ def _checker(said: Said) -> Callable[[Task], Checked]:
 def _killed(task: Task) -> Checked:
     """What is said of a file that a process did not outlive."""
     why = "the process that checked it was killed, perhaps for want of memory; pass fewer --jobs"
-    return Checked(task.path, None, why)
+    return Checked(shown(task.path), None, why)
 
 
 def check_file(task: Task, meaning: Meaning) -> Checked:
     """Check one file; what goes wrong is a sentence (with MASKCLI_DEBUG=1 an internal error is raised)."""
     try:
-        return Checked(task.path, report_of(task, meaning))
+        return Checked(shown(task.path), report_of(task, meaning))
     except Exception as error:
         if is_internal(error) and os.environ.get("MASKCLI_DEBUG"):
             raise
-        return Checked(task.path, None, sentence(error))
+        return Checked(shown(task.path), None, sentence(error))
 
 
 def report_of(task: Task, meaning: Meaning) -> Report:
@@ -90,7 +90,7 @@ def report_of(task: Task, meaning: Meaning) -> Report:
         if unread:
             raise MaskcliError(unread[0] + (f" ({len(unread)} files are so)" if len(unread) > 1 else ""))
         raise MaskcliError(
-            f"nothing to check in {task.target!r}: no tensor is attention weights, a mask or "
+            f"nothing to check in {shown(task.target)!r}: no tensor is attention weights, a mask or "
             f"ids{first_unfit(report)}; name them (attentions.0, attention_mask) or say what they are with "
             "--role weights=FILE:TENSOR"
         )

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from maskcli.errors import MaskcliError
-from maskcli.tensors import Roled, TensorFile, open_tensors, role_by_name, role_of
+from maskcli.tensors import Roled, TensorFile, open_tensors, role_by_name, role_of, shown
 from maskcli.tensors.storage import Refused
 from maskcli.tensors.tensor import Tensor
 
@@ -65,6 +65,7 @@ def in_runs(paths: Iterable[str]) -> list[str | Run]:
 
 
 def _called(folder: str, rank: str, ranks: int) -> str:
+    folder = shown(folder)
     return f"{folder or '.'} ({rank})" if ranks > 1 and rank else folder or "."
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from maskcli.errors import MaskcliError
 from maskcli.tables.columns import NOTHING, Look, Table, table_of
 from maskcli.tables.forms import Form, form_of, is_known, suffixes
-from maskcli.tensors import files_of, is_pattern
+from maskcli.tensors import files_of, is_folder, is_pattern
 from maskcli.untrusted import MEBIBYTE, json_object, read_bytes
 
 # What Dataset.save_to_disk and DatasetDict.save_to_disk leave in a folder.
@@ -34,7 +34,7 @@ def open_tables(targets: Sequence[str]) -> list[Table]:
 
 
 def _sets(targets: Sequence[str]) -> Iterator[_Set]:
-    single = list(dict.fromkeys(path for path in targets if not os.path.isdir(path) and not is_pattern(path)))
+    single = list(dict.fromkeys(path for path in targets if not is_folder(path) and not is_pattern(path)))
     if single:
         more = f" and {len(single) - 1} more" if len(single) > 1 else ""
         yield _Set(single[0] + more, single)

@@ -6,11 +6,15 @@ import os
 from typing import BinaryIO
 
 from maskcli.errors import MaskcliError
+from maskcli.tensors import Remote, is_remote
+from maskcli.tensors.streams import stream_of
 from maskcli.untrusted import check_file
 
 
 def opened(path: str) -> BinaryIO:
     """A file of any size, open to be read from any place; nothing but a regular file is."""
+    if is_remote(path):
+        return stream_of(Remote(path))
     check_file(path)
     try:
         return open(path, "rb")
@@ -20,4 +24,4 @@ def opened(path: str) -> BinaryIO:
 
 def size_of(path: str) -> int:
     """Bytes of a file."""
-    return os.path.getsize(path)
+    return Remote(path).size if is_remote(path) else os.path.getsize(path)

@@ -1,11 +1,13 @@
 """Files to named lazy arrays, the role each plays, and arrays to files."""
 
+from maskcli.tensors.addresses import is_remote, shown
 from maskcli.tensors.atomic import replacing
 from maskcli.tensors.compare import Difference, difference
 from maskcli.tensors.formats import readable, suffix_of, writable
 from maskcli.tensors.memory import from_array, from_arrays
 from maskcli.tensors.open import open_items, open_tensors
-from maskcli.tensors.paths import files_of, is_pattern
+from maskcli.tensors.paths import files_of, is_folder, is_pattern
+from maskcli.tensors.remote import Remote
 from maskcli.tensors.roles import (
     ROLES,
     Kind,
@@ -23,12 +25,25 @@ from maskcli.tensors.tensor import Tensor, TensorFile, find_tensor, split_target
 from maskcli.tensors.views import View, Zoom, parse_range, place, view
 from maskcli.tensors.write import write_tensors
 
-__all__ = ["Computed", "Difference", "Kind", "Roled", "Source", "Tensor", "TensorFile", "View", "Zoom"]
+__all__ = [
+    "Computed",
+    "Difference",
+    "Kind",
+    "Remote",
+    "Roled",
+    "Source",
+    "Tensor",
+    "TensorFile",
+    "View",
+    "Zoom",
+]
 __all__ += [
     "arranged",
     "files_of",
     "find_tensor",
+    "is_folder",
     "is_pattern",
+    "is_remote",
     "named_tensor",
     "open_items",
     "open_tensors",
@@ -38,5 +53,6 @@ __all__ += [
 ]
 __all__ += ["from_array", "from_arrays", "on_a_page"]
 __all__ += ["ROLES", "group_by_name", "layer_by_name", "parse_role", "role_by_name", "role_of", "roles_of"]
+__all__ += ["shown"]
 __all__ += ["difference", "parse_range", "place", "view"]
 __all__ += ["replacing", "source_from", "source_of", "writable", "write_tensors"]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from maskcli.tensors.addresses import place_of
 from maskcli.tensors.numpy_file import NPY, NPZ, holds_npy, holds_npz, read_npy, read_npz
 from maskcli.tensors.safetensors_file import SAFETENSORS, holds_safetensors, read_safetensors
 from maskcli.tensors.sources import Writer
@@ -49,5 +50,5 @@ def writable() -> dict[str, Writer]:
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
-    """The suffix of a path in small letters, with its dot."""
-    return os.path.splitext(os.fspath(path))[1].lower()
+    """The suffix of a path in small letters, with its dot; that of an address stands before its query."""
+    return os.path.splitext(place_of(os.fspath(path)))[1].lower()

@@ -8,7 +8,9 @@ import stat
 from typing import Any
 
 from maskcli.errors import MaskcliError
+from maskcli.tensors.addresses import is_remote
 from maskcli.tensors.formats import Format, readable, suffix_of
+from maskcli.tensors.remote import Remote
 from maskcli.tensors.storage import Handle
 from maskcli.tensors.tensor import TensorFile
 
@@ -72,7 +74,9 @@ def _checked(path: str) -> tuple[Handle, Format]:
 
 
 def _opened(path: str) -> Handle:
-    """The file, open; nothing but a regular file is."""
+    """The file, open; nothing but a regular file is, or one elsewhere."""
+    if is_remote(path):
+        return Remote(path)
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode) and not os.access(path, os.R_OK | os.X_OK):

@@ -8,6 +8,8 @@ from glob import has_magic
 from pathlib import Path, PurePath
 
 from maskcli.errors import MaskcliError
+from maskcli.tensors.addresses import is_remote, place_of, shown
+from maskcli.tensors.remote import listed
 
 
 def files_of(path: str, known: Callable[[str], bool], types: str) -> list[str]:
@@ -17,20 +19,29 @@ def files_of(path: str, known: Callable[[str], bool], types: str) -> list[str]:
     folders are passed over and links to folders not followed. A pattern is a shell's, with ** for any
     folders. Raises MaskcliError for one without files; `types` says of which they should be.
     """
-    if os.path.isdir(path):
+    if is_remote(path) and (is_folder(path) or is_pattern(path)):
+        within = listed(path, known)
+    elif os.path.isdir(path):
         within = sorted(_walk(path, known), key=_parts)
     elif is_pattern(path):
         within = sorted(_matching(path, known), key=_parts)
     else:
         return [path]
     if not within:
-        what = "is a folder without" if os.path.isdir(path) else "matches no"
-        raise MaskcliError(f"{path!r} {what} files of the types {types}: check the path")
+        what = "is a folder without" if is_folder(path) else "matches no"
+        raise MaskcliError(f"{shown(path)!r} {what} files of the types {types}: check the path")
     return within
 
 
+def is_folder(path: str) -> bool:
+    """Whether a path is a folder; an address says so with / at its end."""
+    return path.endswith("/") if is_remote(path) else os.path.isdir(path)
+
+
 def is_pattern(path: str) -> bool:
-    """Whether a path is a pattern, and no file of that very name."""
+    """Whether a path is a pattern, and no file of that very name; of an address only * makes it one."""
+    if is_remote(path):
+        return "*" in place_of(path)
     return has_magic(path) and not os.path.lexists(path)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
+from maskcli.tensors.addresses import is_remote, split_address
 from maskcli.tensors.dtypes import DTYPES, Decoder, DType, copy, decoded, decoder, unreadable
 from maskcli.tensors.storage import Refused, Storage
 
@@ -145,6 +146,8 @@ def _hint(name: str, names: list[str]) -> str:
 
 def split_target(target: str) -> tuple[str, str | None]:
     """`FILE[:TENSOR]` as path and tensor name; a path that exists wins, so paths may hold colons."""
+    if is_remote(target):
+        return split_address(target)
     if os.path.exists(target):
         return target, None
 

@@ -29,6 +29,7 @@ from maskcli.tensors.limits import (
 )
 from maskcli.tensors.memory import from_array
 from maskcli.tensors.pickled_classes import SavedArray, UnfamiliarError, contents, finished
+from maskcli.tensors.remote import Remote
 from maskcli.tensors.sources import Source, Writer, blocks
 from maskcli.tensors.storage import Handle, InMemory, Refused, in_file
 from maskcli.tensors.tensor import Tensor, TensorFile
@@ -95,6 +96,8 @@ def _contents(handle: Handle, use: Use[Read]) -> Read:
             f"has {handle.size} bytes in torch's old format and at most {MAX_LEGACY} are read; "
             "load it and torch.save it with any torch from 1.6 on"
         )
+    if isinstance(handle, Remote):
+        raise handle.error("can be read by torch alone, which wants a file of this machine; download it")
     loaded = _load(handle.path, zipped)
     import torch
 

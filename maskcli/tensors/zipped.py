@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 import zlib
 from typing import BinaryIO, cast
 
 from maskcli.tensors.limits import MAX_DIRECTORY, MAX_MEMBERS
 from maskcli.tensors.storage import Handle
+from maskcli.tensors.streams import Window
 
 # Bytes at the end of the file that hold the record of the directory, with the longest comment behind it.
 TAIL = 65_557
@@ -16,40 +16,11 @@ TAIL = 65_557
 DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
 
-class _Window(io.RawIOBase):
-    """A handle as a seekable file of its own, so that zipfile never moves a position that others share."""
-
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._handle.size}[whence]
-        if start + offset < 0:
-            raise OSError(22, "negative position")
-        self._at = start + offset
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._handle.bytes(self._at, self._handle.size - self._at if size < 0 else size)
-        self._at += len(data)
-        return data
-
-
 def archive(handle: Handle) -> zipfile.ZipFile:
     """The zip file with its directory read; nothing is expanded."""
     _check_directory(handle)
     try:
-        opened = zipfile.ZipFile(cast(BinaryIO, _Window(handle)))
+        opened = zipfile.ZipFile(cast(BinaryIO, Window(handle)))
     except (*DAMAGES, OSError, ValueError, IndexError) as error:
         what = "is a zip file without a sound directory, as when a save was cut short; get it again"
         raise handle.error(what) from error
