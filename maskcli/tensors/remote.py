@@ -6,7 +6,6 @@ a minute. What an address holds of passwords and signatures never reaches a mess
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -25,7 +24,6 @@ ASIDE = 2**26
 # What leads to this machine's own files, past all that is checked of them.
 LOCAL = ("file", "local", "data")
 WEB = ("http", "https")
-LATE = (TimeoutError, asyncio.TimeoutError)
 
 
 class Remote(Handle):
@@ -139,7 +137,7 @@ def _sentences(path: str) -> Iterator[None]:
 def _why(error: BaseException) -> str:
     """What an error says of a file, and what to do."""
     cause = error.__cause__
-    if cause is not None and (isinstance(cause, LATE) or type(cause).__module__.startswith("aiohttp")):
+    if cause is not None and (_is_late(cause) or type(cause).__module__.startswith("aiohttp")):
         # For fsspec a file whose size could not be had is no file.
         return _why(cause)
     status = getattr(error, "status", None)
@@ -147,12 +145,17 @@ def _why(error: BaseException) -> str:
         return "does not exist; check the address"
     if isinstance(error, PermissionError) or status in (401, 403):
         return "may not be read by this user; check the credentials"
-    if isinstance(error, LATE):
+    if _is_late(error):
         return "is answered too slowly; try again, or download it"
     if isinstance(error, ValueError) and "Protocol not known" in str(error):
         return "has an unknown beginning; write one such as s3:// or https://"
     more = f", status {status}" if status else ""
     return f"cannot be read ({type(error).__name__}{more}); check the address, or download it"
+
+
+def _is_late(error: BaseException) -> bool:
+    """Whether time was over: each library has an error of its own for that."""
+    return type(error).__name__.endswith("TimeoutError")
 
 
 def listed(address: str, known: Callable[[str], bool]) -> list[str]:
