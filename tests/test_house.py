@@ -235,7 +235,7 @@ def test_files_are_checked_by_no_rule_of_behaviour():
 
 
 @pytest.mark.parametrize(
-    "command", ["show", "diagnose", "trace", "probe", "rule", "docs", "inspect", "diff", "convert"]
+    "command", ["show", "diagnose", "audit", "trace", "probe", "rule", "docs", "inspect", "diff", "convert"]
 )
 def test_every_command_teaches_with_an_example(command):
     for flag in ("--help", "-h"):

@@ -278,7 +278,17 @@ def _told(key: Key, seen: Seen, fold: Fold, parts: Sequence[str]) -> Told:
         tuple(row_of(at, fold.rows, parts) for at in seen.first),
         tuple(Example(row_of(sample.at, fold.rows, parts), *sample[1:]) for sample in seen.samples),
         {name: _plain(value) for name, value in seen.numbers.items()},
+        _where(seen.where, fold.rows, parts),
     )
+
+
+def _where(where: dict[int, Array], rows: dict[int, int], parts: Sequence[str]) -> dict[str, Array]:
+    """Row numbers in files, of those in parts; parts of one file follow each other."""
+    files: dict[str, list[Array]] = {}
+    for part in sorted(where):
+        before = row_of((part, 0), rows, parts).row
+        files.setdefault(parts[part], []).append(where[part] + before)
+    return {file: np.concatenate(numbers) for file, numbers in files.items()}
 
 
 _NAMES = {rule.code: rule.name for rule in RULES}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from maskcli.arrays import Array
 from maskcli.diagnostics.finding import SEVERITIES, Skipped
 
 # Rows of which a finding shows the text.
@@ -39,7 +40,8 @@ class Told:
     """A rule's finding over a whole set.
 
     `rows` of `of` rows are concerned; `first` are the first few, `message`, `fix` and `evidence` are those of
-    the first chunk that shows it, with numbers added up over all.
+    the first chunk that shows it, with numbers added up over all. `where` are the numbers of all rows, file
+    by file, int64 and rising, when they were asked for.
     """
 
     code: str
@@ -53,6 +55,7 @@ class Told:
     first: tuple[RowOf, ...]
     examples: tuple[Example, ...]
     evidence: dict[str, float | int | str] = field(default_factory=dict)
+    where: dict[str, Array] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def share(self) -> float:

@@ -29,7 +29,7 @@ class Exit(enum.IntEnum):
 
 
 # A module each, and a function of that name in it.
-COMMANDS = ("convert", "diagnose", "diff", "docs", "inspect", "probe", "rule", "show", "trace")
+COMMANDS = ("audit", "convert", "diagnose", "diff", "docs", "inspect", "probe", "rule", "show", "trace")
 # Objects made before the garbage collector looks at them: what a start makes stays, and looking at it again
 # and again with Python's usual 700 took a tenth of the time that a small file takes.
 SELDOM = 20_000

@@ -12,8 +12,10 @@ from maskcli.cli.options import (
     Dask,
     ExitZero,
     FailOn,
+    Jobs,
     Output,
     Severity,
+    check_workers,
     declares,
     fails,
     findings_form,
@@ -50,17 +52,7 @@ def diagnose(
             metavar="ROLE=FILE[:TENSOR]",
         ),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        option(
-            "--jobs",
-            "-j",
-            help="Processes that share the files. Default: as many as pay off.",
-            min=1,
-            max=512,
-            metavar="N",
-        ),
-    ] = None,
+    jobs: Jobs = None,
     dask: Dask = None,
     fail_on: FailOn = Severity.warning,
     exit_zero: ExitZero = False,
@@ -85,8 +77,7 @@ def diagnose(
     from maskcli.report.progress import progress
     from maskcli.report.terminal import output as result
 
-    if jobs is not None and dask is not None:
-        raise MaskcliError("--jobs and --dask both say who does the work; pass one of them")
+    check_workers(jobs, dask)
     writer = choose(FORMS, form, output).write
     meaning = declare(**said)
     tasks = tasks_of(files, role or [])

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from maskcli.errors import MaskcliError
 from maskcli.meant.facts import FACTS
 
 # Headings of --help, in which commands group their options.
@@ -114,6 +115,18 @@ Ignore = Annotated[
     list[str] | None,
     option(help="Do not report these rules. Wins over --select.", panel=REPORTED, metavar="RULES"),
 ]
+Jobs = Annotated[
+    int | None,
+    option(
+        "--jobs",
+        "-j",
+        help="Processes that share the files. Default: as many as pay off.",
+        panel=WORK,
+        min=1,
+        max=512,
+        metavar="N",
+    ),
+]
 Dask = Annotated[
     str | None,
     option(
@@ -180,6 +193,12 @@ def _said_options(facts: Sequence[str]) -> dict[str, Any]:
         "select": Select,
         "ignore": Ignore,
     }
+
+
+def check_workers(jobs: int | None, dask: str | None) -> None:
+    """Refuse both ways to say who does the work."""
+    if jobs is not None and dask is not None:
+        raise MaskcliError("--jobs and --dask both say who does the work; pass one of them")
 
 
 def fails(worst: str | None, fail_on: Severity) -> bool:

@@ -171,11 +171,12 @@ def chosen_codes(select: Sequence[str], ignore: Sequence[str]) -> frozenset[str]
     """The codes that --select and --ignore leave: codes, names and prefixes, with commas; None for all."""
     if not select and not ignore:
         return None
-    wanted = _matching(select, "--select") if select else {rule.code for rule in RULES}
-    return frozenset(wanted - _matching(ignore, "--ignore"))
+    wanted = matching(select, "--select") if select else {rule.code for rule in RULES}
+    return frozenset(wanted - matching(ignore, "--ignore"))
 
 
-def _matching(texts: Sequence[str], option: str) -> set[str]:
+def matching(texts: Sequence[str], option: str) -> set[str]:
+    """The codes that an option names by codes, names and prefixes, with commas."""
     codes: set[str] = set()
     for text in ",".join(texts).split(",") if texts else ():
         wanted = text.strip()

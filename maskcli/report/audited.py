@@ -18,10 +18,14 @@ LISTED = 8
 
 
 class Audits(NamedTuple):
-    """What is told of some sets: their reports, and how an id becomes text (None: it stays a number)."""
+    """What is told of some sets: their reports, and how an id becomes text (None: it stays a number).
+
+    `errors` are sets that could not be audited, each with the sentence that says why.
+    """
 
     sets: tuple[Audited, ...]
     token: Callable[[int], str] | None = None
+    errors: tuple[tuple[str, str], ...] = ()
 
     def counts(self) -> dict[str, int]:
         """How many findings of each severity in all sets."""
@@ -54,7 +58,7 @@ def _text(audits: Audits, console: Console) -> None:
         if audited.unread or audited.notes:
             console.print()
         _print_findings(audited, audits, console)
-    print_lines([_closing(audits), *undecided(_missing(audits))], console)
+    print_lines([_closing(audits), *undecided(_missing(audits), "more could be decided with:")], console)
 
 
 def _beside(audited: Audited) -> Iterator[str]:
@@ -151,11 +155,15 @@ def _closing(audits: Audits) -> str:
 
 
 def _missing(audits: Audits) -> dict[tuple[str, ...], frozenset[str]]:
-    """For each set of needs the rules that could decide nowhere for want of it."""
+    """For each set of options the rules that decided nowhere for want of it.
+
+    What only columns tell that are not there is left to JSON: a set need not have them.
+    """
     decided = frozenset().union(*(audited.decided for audited in audits.sets))
     missing: dict[tuple[str, ...], frozenset[str]] = {}
     for skip in (skip for audited in audits.sets for skip in audited.skipped if skip.code not in decided):
-        missing[skip.needs] = missing.get(skip.needs, frozenset()) | {skip.code}
+        if all("--" in need for need in skip.needs):
+            missing[skip.needs] = missing.get(skip.needs, frozenset()) | {skip.code}
     return missing
 
 
@@ -180,8 +188,10 @@ def _json(audits: Audits) -> Iterator[str]:
         findings = [_finding(told, audits) for told in audited.findings]
         sets.append({**_set(audited), "findings": findings, "skipped": _skipped(audited)})
     summary = {**audits.counts(), "sets": len(audits.sets), "rows": audits.rows}
-    head = {"schema_version": SCHEMA_VERSION, "maskcli": __version__}
-    yield json_text({**head, "sets": sets, "summary": summary}) + "\n"
+    whole = {"schema_version": SCHEMA_VERSION, "maskcli": __version__, "sets": sets}
+    if audits.errors:
+        whole["errors"] = [{"name": name, "message": text} for name, text in audits.errors]
+    yield json_text({**whole, "summary": summary}) + "\n"
 
 
 def _jsonl(audits: Audits) -> Iterator[str]:

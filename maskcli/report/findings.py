@@ -132,16 +132,15 @@ def _passed_over(each: Unchecked) -> str:
     return f"{'all ' if each.every else ''}{each.what} ({names})"
 
 
-def undecided(missing: Mapping[tuple[str, ...], frozenset[str]]) -> list[str]:
+def undecided(
+    missing: Mapping[tuple[str, ...], frozenset[str]], title: str = "could not be decided, for want of:"
+) -> list[str]:
     """What could not be decided: for each set of needs, the codes of the rules."""
-    lines: list[str] = []
     needs: dict[str, set[str]] = {}
     for group, codes in missing.items():
         needs.setdefault(" and ".join(group), set()).update(codes)
-    if needs:
-        lines.append("could not be decided, for want of:")
-        lines += [f"  {need}: {_ranges(sorted(codes))}" for need, codes in needs.items()]
-    return lines
+    lines = [f"  {need}: {_ranges(sorted(codes))}" for need, codes in needs.items()]
+    return [title, *lines] if lines else []
 
 
 def concise(findings: Iterable[Finding]) -> Iterator[str]:

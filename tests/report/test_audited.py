@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.cells import cell_len
@@ -149,7 +150,7 @@ def test_a_pipe_gets_the_whole_story_in_order(capsys, monkeypatch):
         "MSK504 prompt-supervised  error  1,180 of 1,200 rows (98.3 %)", "  The prompt is counted",
         "  rows:  0, 4, 5 and 1,177 more; --rows MSK504 lists them all", "  row 4, all 7 tokens",
         "    <|im_start|>[[user↵{{What is?}}]]<|im_end|>", "1 error in 1,200 rows",
-        "could not be decided, for want of:", "  --model: MSK411",
+        "more could be decided with:", "  --model: MSK411",
     ]  # fmt: skip
     places = [text.index(line) for line in expected]
     assert places == sorted(places)
@@ -215,3 +216,6 @@ def test_a_rule_that_could_decide_in_one_set_is_not_missed():
     both = Audits((*audits(decided=("MSK411",)).sets, *audits(name="b").sets))
     assert _missing(both) == {}
     assert _missing(audits()) == {("--model",): frozenset({"MSK411"})}
+    (one,) = audits().sets
+    without = replace(one, skipped=(replace(WAITS, needs=("position_ids", "--model")),))
+    assert _missing(Audits((without,))) == {}

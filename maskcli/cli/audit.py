@@ -1,0 +1,166 @@
+"""maskcli audit: which tokens of a training set the loss counts, and what is wrong with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskcli.cli import Exit, command, complain
+from maskcli.cli.options import (
+    MEANT,
+    Dask,
+    ExitZero,
+    FailOn,
+    Jobs,
+    Output,
+    Severity,
+    check_workers,
+    declaring,
+    fails,
+    findings_form,
+    option,
+)
+from maskcli.errors import MaskcliError
+from maskcli.report.audited import FORMS
+from maskcli.report.forms import choose, names
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from maskcli.auditing.audit import Asked
+    from maskcli.auditing.results import Audited
+    from maskcli.diagnostics.declare import Meaning
+    from maskcli.meant.facts import Said
+    from maskcli.tables import Table
+
+# A heading of --help.
+ROWS = "Rows"
+# What can be declared of a training set.
+FACTS_OF_SETS = (
+    "model",
+    "purpose",
+    "pad_id",
+    "eos_ids",
+    "ignore_index",
+    "loss_shift",
+    "prompt_length",
+    "vocab_size",
+)
+
+
+@command(
+    "Find what the loss counts in a training set.", "maskcli audit train.jsonl -t my-model --rows MSK509"
+)
+@declaring(*FACTS_OF_SETS)
+def audit(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILES...",
+            help="Training sets: .jsonl, .json, .parquet, .arrow (also .gz and .zst), tensors; folders of "
+            "them or by save_to_disk; quoted patterns.",
+        ),
+    ],
+    column: Annotated[
+        list[str] | None,
+        option(
+            help="Say what a column is, such as loss_mask=my_mask. Repeatable.",
+            panel=MEANT,
+            metavar="ROLE=NAME",
+        ),
+    ] = None,
+    tools: Annotated[
+        str | None,
+        option(help="The column of tools, of rows that are rendered.", panel=MEANT, metavar="NAME"),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        option(
+            help="Cut rows that are rendered at N tokens, as a trainer does.", panel=MEANT, metavar="N", min=1
+        ),
+    ] = None,
+    rows: Annotated[
+        str | None,
+        option(
+            help="Write the numbers of all rows with a finding of a rule, one a line, and no report.",
+            panel=ROWS,
+            metavar="RULE",
+        ),
+    ] = None,
+    jobs: Jobs = None,
+    dask: Dask = None,
+    fail_on: FailOn = Severity.warning,
+    exit_zero: ExitZero = False,
+    form: Annotated[
+        str | None, findings_form(names(FORMS), ", jsonl for a line of JSON per finding, csv for tables")
+    ] = None,
+    output: Output = None,
+    **said: Unpack[Said],
+) -> int:
+    """Tell which tokens of a training set the loss counts, and find what is wrong with them.
+
+    Rows of ids and labels (or a loss mask) are read as they are; rows of messages, prompts or texts are
+    rendered by the tokenizer and its chat template, which also tells whose turn a token is in.
+
+    \b
+    maskcli audit train.jsonl -t my-model --for train      who is trained on what
+    maskcli audit 'shards/*.parquet' --pad-id 0 --eos-id 2 --jobs 4
+    maskcli audit train.jsonl --column loss_mask=my_mask   say what a column is
+    maskcli audit train.jsonl -t my-model --show 17        a row, token by token
+
+    Exit code 0: nothing found. 1: findings. 2: something could not be read or checked.
+    """
+    from maskcli.auditing.audit import Asked
+    from maskcli.auditing.roles import parse_column
+    from maskcli.diagnostics.catalogue import matching
+    from maskcli.diagnostics.declare import declare
+    from maskcli.report.audited import Audits
+    from maskcli.report.picked import write_rows
+    from maskcli.tables import open_tables
+
+    check_workers(jobs, dask)
+    if rows is not None and form is not None:
+        raise MaskcliError("--rows writes numbers alone; leave --format out, or --rows")
+    write = choose(FORMS, form, None if rows else output).write
+    meaning = declare(**said)
+    if rows is not None:
+        meaning = meaning._replace(codes=frozenset(matching([rows], "--rows")))
+    roles = dict(map(parse_column, column or ()))
+    keep = None if rows is not None else frozenset[str]()
+    asked = Asked(roles, said.get("tokenizer"), tools, max_length, keep)
+    tables = open_tables(files)
+    sets, errors = _audited(tables, meaning, asked, jobs, dask)
+
+    if sets and rows is None:
+        write(Audits(tuple(sets), meaning.token, tuple(errors)), output)
+    elif sets:
+        several = len({part.path for table in tables for part in table.parts}) > 1
+        write_rows(sets, several, output)
+    for _, sentence in errors:
+        complain(sentence)
+    if errors:
+        return Exit.ERROR
+    worst = Audits(tuple(sets)).worst()
+    return Exit.FOUND if not exit_zero and fails(worst, fail_on) else Exit.OK
+
+
+def _audited(
+    tables: list[Table], meaning: Meaning, asked: Asked, jobs: int | None, dask: str | None
+) -> tuple[list[Audited], list[tuple[str, str]]]:
+    """Reports on sets, and what keeps others from having one: none of them stops the rest."""
+    from maskcli.auditing.audit import audit_table, workers_for
+    from maskcli.report.progress import progress
+
+    sets: list[Audited] = []
+    errors: list[tuple[str, str]] = []
+    parts = [part for table in tables for part in table.parts]
+    with progress("auditing", sum(part.size for part in parts), len(parts)) as bar:
+        for table in tables:
+            try:
+                sets.append(audit_table(table, meaning, asked, workers_for(table, jobs, dask), bar.advance))
+            except MaskcliError as error:
+                if len(tables) == 1:
+                    raise
+                errors.append((table.name, str(error)))
+    return sets, errors

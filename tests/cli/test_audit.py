@@ -1,0 +1,104 @@
+"""maskcli audit, as its users run it."""
+
+import json
+
+import pytest
+
+from tests.cli.running import read, refused, run
+
+# Rows of 8 tokens, of which 2 ends the text; in every third one the labels stop before it.
+IDS = [5, 6, 7, 8, 9, 10, 11, 2]
+GOOD = {"input_ids": IDS, "labels": [-100] * 3 + IDS[3:]}
+BAD = {"input_ids": IDS, "labels": [*[-100] * 3, *IDS[3:-1], -100]}
+
+
+def write(path, rows):
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("sets") / "train.jsonl", [BAD, GOOD, GOOD] * 20)
+
+
+OPTIONS = ("--pad-id", "0", "--eos-id", "2")
+
+
+def test_a_report_and_its_exit_code(train):
+    done = run("audit", train, *OPTIONS, check=1)
+    table = [line.split() for line in done.stdout.splitlines()]
+    assert ["rows", "60"] in table
+    assert "counted by the loss 280 58.3 % of the rest".split() in table
+    assert "warning  20 of 60 rows (33.3 %)" in done.stdout
+    assert "    5 6 7 [[8 9 10 11]] {{2}}\n" in done.stdout
+    assert done.stderr == ""
+    run("audit", train, *OPTIONS, "--exit-zero", check=0)
+    run("audit", train, *OPTIONS, "--fail-on", "never", check=0)
+    run("audit", train, *OPTIONS, "--ignore", "MSK5", check=0)
+
+
+def test_a_healthy_set_is_silent(tmp_path):
+    done = run("audit", write(tmp_path / "a.jsonl", [GOOD] * 9), *OPTIONS, check=0)
+    assert "nothing found in 9 rows, by" in done.stdout
+
+
+def test_every_form_says_the_same(train, tmp_path):
+    whole = read("audit", train, *OPTIONS, check=1)
+    (finding,) = whole["sets"][0]["findings"]
+    assert (finding["code"], finding["rows"], finding["of"]) == ("MSK506", 20, 60)
+    assert [row["row"] for row in finding["first"]] == [0, 3, 6, 9, 12]
+    for form in ("concise", "jsonl", "csv"):
+        assert "MSK506" in run("audit", train, *OPTIONS, "--format", form, check=1).stdout
+    for name in ("a.json", "a.jsonl", "a.csv", "a.txt"):
+        assert run("audit", train, *OPTIONS, "-o", tmp_path / name, check=1).stdout == ""
+        assert "MSK506" in (tmp_path / name).read_text()
+
+
+def test_row_numbers_of_a_rule(train, tmp_path):
+    numbers = "".join(f"{number}\n" for number in range(0, 60, 3))
+    assert run("audit", train, *OPTIONS, "--rows", "MSK506", check=1).stdout == numbers
+    assert run("audit", train, *OPTIONS, "--rows", "label-border", check=1).stdout == numbers
+    assert run("audit", train, *OPTIONS, "--rows", "MSK503", check=0).stdout == ""
+    run("audit", train, *OPTIONS, "--rows", "MSK506", "-o", tmp_path / "rows.txt", check=1)
+    assert (tmp_path / "rows.txt").read_text() == numbers
+    other = write(tmp_path / "b.jsonl", [GOOD, BAD])
+    several = run("audit", train, other, *OPTIONS, "--rows", "MSK506", check=1).stdout.splitlines()
+    assert several == [*(f"{train}\t{number}" for number in range(0, 60, 3)), f"{other}\t1"]
+    assert "--rows 'MSK9': no rule has this code" in refused("audit", train, "--rows", "MSK9")
+    assert "leave --format out" in refused("audit", train, "--rows", "MSK506", "--format", "json")
+
+
+def test_columns_are_said(tmp_path):
+    rows = [{"input_ids": IDS, "my_mask": [0, 0, 0, 1, 1, 1, 1, 1], "extra": IDS}] * 3
+    path = write(tmp_path / "a.jsonl", rows)
+    assert "not read: my_mask:" in run("audit", path, *OPTIONS, check=0).stdout
+    whole = read("audit", path, *OPTIONS, "--column", "loss_mask=my_mask")
+    assert whole["sets"][0]["glance"]["counted"] == 15
+    assert list(whole["sets"][0]["unread"]) == ["extra"]
+    assert "there is no column 'other'" in refused("audit", path, "--column", "loss_mask=other")
+    assert "expected ROLE=NAME" in refused("audit", path, "--column", "what=my_mask")
+
+
+def test_several_processes_say_what_one_says(train):
+    one, two = (run("audit", train, *OPTIONS, "--jobs", jobs, check=1).stdout for jobs in (1, 2))
+    assert one == two
+    assert "pass one of them" in refused("audit", train, "--jobs", "2", "--dask", "tcp://127.0.0.1:1")
+
+
+def test_what_cannot_be_audited(tmp_path):
+    assert "holds no rows" in refused("audit", write(tmp_path / "a.jsonl", []))
+    assert "nothing to audit among 'score'" in refused("audit", write(tmp_path / "b.jsonl", [{"score": 1}]))
+    chat = [{"role": "user", "content": "a"}]
+    assert "pass a tokenizer (-t)" in refused("audit", write(tmp_path / "c.jsonl", [{"messages": chat}]))
+    assert "a.parquet" in refused("audit", tmp_path / "a.parquet")
+
+
+def test_one_bad_set_stops_none_of_the_others(train, tmp_path):
+    (tmp_path / "bad").mkdir()
+    write(tmp_path / "bad" / "a.jsonl", [{"score": 1}])
+    done = run("audit", tmp_path / "bad", train, *OPTIONS, check=2)
+    assert "MSK506" in done.stdout
+    assert "nothing to audit among 'score'" in done.stderr
+    whole = read("audit", tmp_path / "bad", train, *OPTIONS, check=2)
+    assert [each["name"] for each in whole["errors"]] == [str(tmp_path / "bad")]
