@@ -33,11 +33,22 @@ def text_span(pads: Real) -> tuple[Array, Array]:
     return text.argmax(axis=1), np.where(text.any(axis=1), stops, 0)
 
 
+def columns_beside(length: int, *places: Array) -> tuple[Array, ...]:
+    """The numbers of columns, and places of rows [B] as [B, 1], in a type that is quick to compare."""
+    small = np.int16 if length < np.iinfo(np.int16).max else np.int64
+    return np.arange(length, dtype=small), *(each.astype(small)[:, None] for each in places)
+
+
 def edge_runs(pads: Real) -> tuple[Real, Real]:
     """The leading and trailing run of padding in each row, bool [B, L]; padding alone is a trailing run."""
-    starts, stops = text_span(pads)
-    columns = np.arange(pads.shape[1])
-    return columns < starts[:, None], columns >= stops[:, None]
+    columns, starts, stops = columns_beside(pads.shape[1], *text_span(pads))
+    return columns < starts, columns >= stops
+
+
+def is_solid(real: Real) -> bool:
+    """Whether each row [L] keeps one run of tokens at most."""
+    begins = (real[:, 1:] & ~real[:, :-1]).sum(axis=1) + real[:, :1].sum(axis=1)
+    return bool(begins.max(initial=0) <= 1)
 
 
 def lone_edges(pads: Real) -> Real:
@@ -61,6 +72,6 @@ def edge_padding(
         begin = np.maximum(begin - 1, 0)
     if pad_id in ends:
         stop = stop + (stop > 0)
-    columns = np.arange(ids.shape[1])
-    real: Real = (begin[:, None] <= columns) & (columns < stop[:, None])
+    columns, begins, stops = columns_beside(ids.shape[1], begin, stop)
+    real: Real = (begins <= columns) & (columns < stops)
     return real

@@ -92,8 +92,14 @@ def fit(
     of it while most rows are. Labels of another sequence (tags, a translation) are neither. Where the rows
     are some of a set, `usual` is the shift of its labels, and what most of these rows show does not matter.
     """
-    counts = {shift: counts_at(labels, ids, supervised, real, shift) for shift in SHIFTS[: labels.shape[1]]}
-    agree, labelled = _agree(counts), supervised.sum(axis=1)
+    shifts, labelled = SHIFTS[: labels.shape[1]], supervised.sum(axis=1)
+    if usual in shifts:
+        known = counts_at(labels, ids, supervised, real, usual)
+        none = np.zeros(len(labels), bool)
+        if (known.fits | (labelled < PLACED)).all():
+            return Fit({usual: int(known.same.sum())}, none, _placed(labels, ids, supervised, none))
+    counts = {shift: counts_at(labels, ids, supervised, real, shift) for shift in shifts}
+    agree = _agree(counts)
     shift = due if due in agree else min(agree, default=_of_most(counts, labelled))
     if usual in counts:
         shift = usual

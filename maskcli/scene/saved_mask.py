@@ -165,10 +165,14 @@ def is_negated(values: tuple[float, ...] | None) -> bool:
     return values is not None and set(values) in NEGATED
 
 
+def may_be_negated(values: Array) -> bool:
+    """Whether the first value of a mask is one that ~ makes of integers; only such are looked at closely."""
+    return values.size > 0 and values.flat[0] in (-2, -1, 254, 255)
+
+
 def _only_negated(values: Array) -> bool:
-    """Whether a padding mask holds what ~ makes of integers; only odd ones are looked at closely."""
-    first = values.flat[0] if values.size else 0
-    return first in (-2, -1, 254, 255) and is_negated(tuple(np.unique(values).astype(float)))
+    """Whether a padding mask holds what ~ makes of integers."""
+    return may_be_negated(values) and is_negated(tuple(np.unique(values).astype(float)))
 
 
 def _says_padding(tensor: Tensor) -> bool:

@@ -43,7 +43,15 @@ class Tokens:
 
     def real_by_ids(self, declared: Declared) -> Real | None:
         """Which tokens the ids show to be real, bool [B, L]; None without ids or a pad id."""
-        return None if self.ids is None else real_tokens(self.ids, declared, decoder=self.kind == "decoder")
+        if self.ids is None:
+            return None
+        # Many rules ask.
+        told = self.__dict__.setdefault("_real_by_ids", {})
+        facts = declared.pad_id, declared.bos_ids, declared.eos_ids
+        if facts not in told:
+            told[facts] = real_tokens(self.ids, declared, decoder=self.kind == "decoder")
+        real: Real | None = told[facts]
+        return real
 
     def known_real(self, declared: Declared) -> Real | None:
         """Which tokens the padding mask, else the ids, show to be real, bool [B, L]."""

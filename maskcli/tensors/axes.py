@@ -81,7 +81,7 @@ def token_rows(tensor: Tensor) -> Array | None:
     rows = 1 if len(shape) == 1 else shape[0]
     values = tensor.read().reshape(rows, shape[-1])
     # Differences of small numbers, and of those without a sign, would wrap around.
-    return values.astype(np.int64) if values.dtype.kind in "iu" else values
+    return values.astype(np.int64, copy=False) if values.dtype.kind in "iu" else values
 
 
 def cell_of(index: tuple[int, ...]) -> Cell:

@@ -12,7 +12,7 @@ from maskcli.diagnostics import catalogue
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.needs import NEEDS
 from maskcli.diagnostics.rule import for_each, masks, rule
-from maskcli.diagnostics.rules.hits import Hit, fold, fold_by, found_at
+from maskcli.diagnostics.rules.hits import Hit, fold, fold_by, found_at, in_words
 from tests.diagnostics.attention import report
 
 
@@ -98,5 +98,5 @@ def test_hits_fold_by_what_the_rule_knows_of_them():
 
 def test_a_place_is_put_into_a_message_whatever_the_names_hold():
     flags = np.array([[False, True]])
-    found = found_at(("a{0}{}",), flags, "'a{0}{}' at {}, again", "fix", values=1)
+    found = in_words(found_at(("a{0}{}",), flags, "'a{0}{}' at {}, again", "fix", values=1))
     assert found.message == "'a{0}{}' at token 1 of every sample, again"

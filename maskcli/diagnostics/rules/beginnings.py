@@ -36,6 +36,10 @@ def doubled_start(tokens: Tokens, scene: Scene) -> Found | None:
     starts = _start_ids(tokens, scene.declared)
     real = tokens.known_real(scene.declared)
     begins = _begins(tokens, real)
+    rows, columns = np.nonzero(begins[:, :-1])
+    first, second = tokens.ids[rows, columns], tokens.ids[rows, columns + 1]
+    if not ((first == second) & one_of(second, starts)).any():
+        return None
     doubled = np.zeros(tokens.ids.shape, bool)
     same = tokens.ids[:, 1:] == tokens.ids[:, :-1]
     doubled[:, 1:] = begins[:, :-1] & same & one_of(tokens.ids[:, 1:], starts)

@@ -21,7 +21,7 @@ from maskcli.diagnostics.rule import for_each, rule
 from maskcli.diagnostics.rules.hits import found_at
 from maskcli.diagnostics.supervision import UNKNOWN_IDS, Reading, later, readings, texts, trains_on_all
 from maskcli.meant.facts import Declared
-from maskcli.padding import edge_padding, one_of
+from maskcli.padding import columns_beside, edge_padding, one_of
 from maskcli.scene.scene import Scene
 
 # What stands behind an end by mistake is short: a line break, a second end, a header without a turn.
@@ -128,15 +128,19 @@ def _behind_ends(text: Reading, scene: Scene) -> Array:
     declared, taught, length = scene.declared, text.taught, text.labels.shape[1]
     ends = taught & ends_in(text, scene)
     again = np.zeros(ends.shape, bool)
-    again[:, 1:] = ends[:, 1:] & ends[:, :-1] & (text.ids[:, 1:] == text.ids[:, :-1])
-    again &= ~one_of(text.ids, declared.bos_ids)
-    columns = np.arange(length)
+    again[:, 1:] = ends[:, 1:] & ends[:, :-1]
+    if again.any():
+        again[:, 1:] &= text.ids[:, 1:] == text.ids[:, :-1]
+        again &= ~one_of(text.ids, declared.bos_ids)
     at = length - 1 - (ends & ~again)[:, ::-1].argmax(axis=1)
-    tail = taught & (columns > at[:, None])
+    columns, border = columns_beside(length, at)
+    tail = taught & (columns > border)
     if text.real is not None:
         tail &= text.real
     if chat_of(text, scene) is not None and declared.turns is not None:
         tail &= again | ~one_of(text.ids, declared.turns.tail)
+    if not tail.any():
+        return tail
     count = tail.sum(axis=1)
     stop = length - 1 - tail[:, ::-1].argmax(axis=1)
     unbroken = (count > 0) & (count == stop - at) & (count <= BEHIND)
@@ -263,7 +267,10 @@ def untaught_ends(text: Reading, scene: Scene) -> Array:
     """Real end tokens [B, L] that no label asks for, directly behind a token that one does."""
     declared, real = scene.declared, text.tokens.real
     eos, chat = one_of(text.ids, declared.eos_ids), chat_of(text, scene)
-    ends = eos & later(text.taught & ~eos, 1) & ~text.taught & ~_beginnings(text, declared)
+    ends = eos & ~text.taught & later(text.taught & ~eos, 1)
+    if not ends.any():
+        return ends
+    ends &= ~_beginnings(text, declared)
     if chat is not None:
         # What the end of a turn has ended needs no other.
         ends &= ~later(chat.split.ended, 1)

@@ -87,10 +87,12 @@ def _unmasked_supervised(reading: Reading) -> Found | None:
     ids, supervised = reading.tokens.ids, reading.supervised
     if ids is None or reading.tokens.labels is None or reading.tokens.kind == "decoder":
         return None
+    if supervised.sum() - reading.agree.get(0, 0) < MASKED or max(reading.agree, default=0):
+        return None
     real = np.ones(ids.shape, bool) if reading.real is None else reading.real
     seen = supervised & (reading.labels == ids) & real
     replaced = supervised & (reading.labels != ids) & real
-    if replaced.sum() < MASKED or seen.sum() <= FEW * supervised.sum() or max(reading.agree, default=0):
+    if replaced.sum() < MASKED or seen.sum() <= FEW * supervised.sum():
         return None
     values, counts = np.unique(ids[replaced], return_counts=True)
     mask = values[counts.argmax()]
@@ -309,9 +311,12 @@ def _is_sparse(reading: Reading) -> bool:
 
 def _supervised_padding(reading: Reading, real: Array, declared: Declared) -> Array:
     """Labels [B, L] on padding at the edges of rows that the loss counts."""
+    supervised = reading.in_place.supervised
+    if not (supervised & ~real).any():
+        return np.zeros(real.shape, bool)
     leading, trailing = edge_runs(~real)
     pads = leading | trailing
-    wrong: Array = pads & reading.in_place.supervised
+    wrong: Array = pads & supervised
     if reading.tokens.real is None and declared.pad_id in declared.eos_ids:
         wrong &= ~lone_edges(pads)
     end = trailing & ~later(trailing, 1)

@@ -112,6 +112,9 @@ def _inverted_ids(tokens: Tokens, declared: Declared) -> Iterator[Found]:
         return
     pads = ~real
     padded = pads.any(axis=1)
+    ends = [0, -1]
+    if not (padded & (tokens.real[:, ends] == pads[:, ends]).all(axis=1)).any():
+        return
     inverted = padded & real.any(axis=1) & (tokens.real == pads).all(axis=1)
     if not inverted.any() or not inverted[padded].all():
         return

@@ -14,7 +14,7 @@ from maskcli.diagnostics.verdicts.verdict import Kind
 from maskcli.masks.conventions import LOWEST, WEAKEST
 from maskcli.masks.mask import Mask
 from maskcli.measure.survey import survey
-from maskcli.scene.saved_mask import MANY_VALUES, Given, is_negated
+from maskcli.scene.saved_mask import MANY_VALUES, Given, is_negated, may_be_negated
 from maskcli.scene.scene import Saved, Scene
 from maskcli.tensors import Tensor
 from maskcli.tensors.axes import cell_of
@@ -186,7 +186,7 @@ def _values(scene: Scene) -> Iterator[_Values]:
     for saved in scene.masks:
         yield _Values(saved.given.tensor, saved.given.values)
     for roled in scene.tensors:
-        if roled.role == "padding_mask":
+        if roled.role == "padding_mask" and may_be_negated(roled.tensor.read()):
             yield _Values(roled.tensor, survey(roled.tensor, MANY_VALUES).distinct)
 
 

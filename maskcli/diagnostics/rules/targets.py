@@ -178,8 +178,11 @@ def _padding_inside(reading: Reading, declared: Declared) -> Array:
     alone = bool(declared.eos_ids) and pad not in (None, *declared.eos_ids, *declared.bos_ids)
     if not alone or reading.shift is None:
         return inside
+    asked: Array = reading.in_place.supervised & (reading.labels == pad)
+    if not asked.any():
+        return inside
     leading, trailing = edge_runs(reading.labels == pad)
-    asked: Array = reading.in_place.supervised & (reading.labels == pad) & ~leading & ~trailing
+    asked &= ~leading & ~trailing
     pads = reading.ids == pad
     first, last = edge_runs(pads)
     between = pads & ~first & ~last

@@ -8,6 +8,7 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Found, Undecided
 from maskcli.diagnostics.rule import for_each, rule, sides
 from maskcli.diagnostics.rules.hits import found_keys
+from maskcli.padding import is_solid
 from maskcli.scene.scene import Scene
 from maskcli.scene.tokens import Tokens
 
@@ -25,7 +26,7 @@ def swapped_token_types(tokens: Tokens, scene: Scene) -> Found | Undecided | Non
     Fix: pass both by name: `model(input_ids, attention_mask=…, token_type_ids=…)`, or `model(**encoded)`.
     """
     real, types = tokens.real, tokens.token_types
-    if real is None or not _in_front(real).any() or not _is_solid(real):
+    if real is None or real[:, 0].all() or not _in_front(real).any() or not is_solid(real):
         return None
     if types is not None and tokens.ids is None and (types == 1).all():
         return Undecided("input_ids: token types that are all 1 do not tell padding from a first sentence")
@@ -108,8 +109,3 @@ def _last(flags: Array) -> Array:
     """The last True of each row."""
     last: Array = flags.shape[1] - 1 - flags[:, ::-1].argmax(axis=1)
     return last
-
-
-def _is_solid(real: Array) -> bool:
-    """Whether each row keeps one run of tokens at most."""
-    return bool((np.diff(real.astype(np.int8), axis=1, prepend=0) > 0).sum(axis=1).max(initial=0) <= 1)

@@ -15,7 +15,7 @@ from maskcli.diagnostics.rules.hits import at_keys, found_keys, key_places
 from maskcli.diagnostics.supervision import ignored_labels, is_padding_id, readings
 from maskcli.diagnostics.words import told_items
 from maskcli.meant.facts import Declared
-from maskcli.padding import edge_padding, edge_runs, lone_edges, text_span
+from maskcli.padding import edge_padding, edge_runs, is_solid, lone_edges, text_span
 from maskcli.scene.scene import Scene
 from maskcli.scene.tokens import Tokens, real_tokens
 
@@ -45,6 +45,8 @@ def padding_not_masked(tokens: Tokens, scene: Scene) -> Found | None:
     if tokens.real is None or real is None:
         return None
     kept = ~real & tokens.real
+    if not kept.any():
+        return None
     if declared.pad_id in declared.eos_ids:
         kept &= ~lone_edges(~real)
     if not (kept & ~_perhaps_real(tokens, declared)).any() or _inverse(tokens.real, ~real):
@@ -69,6 +71,8 @@ def _real_by_ids(tokens: Tokens, declared: Declared) -> Array | None:
     if tokens.ids is None or tokens.real is None or declared.pad_id is None:
         return None
     ids = _with_one_padding(tokens, declared.pad_id)
+    if ids is tokens.ids:
+        return tokens.real_by_ids(declared)
     return real_tokens(ids, declared, decoder=tokens.kind == "decoder")
 
 
@@ -84,6 +88,8 @@ def _runs_at_edges(tokens: Tokens, pad_id: int) -> Array:
     assert tokens.ids is not None
     assert tokens.real is not None
     runs = np.zeros(tokens.real.shape, bool)
+    if not (~tokens.real & (tokens.ids != pad_id)).any():
+        return runs
     for edge in edge_runs(~tokens.real):
         others = edge & (tokens.ids != pad_id)
         if not others.any():
@@ -100,7 +106,9 @@ def _words_at_edges(ids: Array, real: Array) -> Array:
     A mask that keeps nothing but one id in such a row is turned around.
     """
     words = np.zeros(real.shape, bool)
-    steps = np.diff(ids, axis=1) != 0
+    steps = (ids[:, 1:] != ids[:, :-1]) & ~real[:, 1:] & ~real[:, :-1]
+    if not steps.any():
+        return words
     for edge in edge_runs(~real):
         # Padding hardly changes from token to token: few rows are worth sorting.
         rows = np.flatnonzero((steps & edge[:, 1:] & edge[:, :-1]).sum(axis=1) >= WORDS - 1)
@@ -151,7 +159,7 @@ def real_token_masked(scene: Scene) -> Iterator[Found]:
     Fix: take the attention_mask from the tokenizer, or mask only the leading or trailing run of padding.
     """
     for tokens in scene.tokens:
-        if tokens.ids is None or tokens.real is None:
+        if tokens.ids is None or tokens.real is None or tokens.real.all():
             continue
         hidden = _hidden_words(tokens, scene)
         if hidden is not None and hidden.any():
@@ -197,24 +205,30 @@ def _hidden_words(tokens: Tokens, scene: Scene) -> Array | None:
     declared = scene.declared
     if tokens.real is None or tokens.ids is None:
         return None
-    tokens = replace(tokens, ids=_before_masking(tokens, tokens.ids, tokens.real, scene))
-    assert tokens.ids is not None
-    assert tokens.real is not None
-    hidden = ~tokens.real & (_inside(tokens.real) | _words_at_edges(tokens.ids, tokens.real))
+    given, real = tokens.ids, tokens.real
+    before = _before_masking(tokens, given, real, scene)
+    if before is not given:
+        tokens = replace(tokens, ids=before)
+    hidden = ~real & _words_at_edges(before, real)
+    if not is_solid(real):
+        hidden |= ~real & _inside(real)
     if declared.pad_id is not None:
-        pads = ~edge_padding(tokens.ids, declared.pad_id, declared.bos_ids, declared.eos_ids)
-        if _inverse(tokens.real, pads):
+        plain = before is given and tokens.kind != "decoder"
+        by_ids = tokens.real_by_ids(declared) if plain else None
+        if by_ids is None:
+            by_ids = edge_padding(before, declared.pad_id, declared.bos_ids, declared.eos_ids)
+        if _inverse(real, ~by_ids):
             return None
         # Of an edge run of pad == eos, either the first or none is real: both ways are in use.
         ids = _with_one_padding(tokens, declared.pad_id)
-        hidden |= ~tokens.real & edge_padding(ids, declared.pad_id)
+        hidden |= ~real & edge_padding(ids, declared.pad_id)
     return hidden & _matters(tokens, declared)
 
 
 def _before_masking(tokens: Tokens, ids: Array, real: Array, scene: Scene) -> Array:
     """The ids [B, L] with padding where a masked language model's collator replaced it, by its labels."""
     for reading in readings(scene):
-        if reading.tokens is tokens:
+        if reading.tokens is tokens and (reading.supervised & ~real).any():
             pads = is_padding_id(reading.labels, ids, ~real, scene.declared)
             ids = np.where(pads & reading.supervised, reading.labels, ids)
     return ids
@@ -308,4 +322,7 @@ def _inside(real: Array) -> Array:
 
 
 def _inverse(real: Array, pads: Array) -> bool:
-    return bool(pads.any() and (real == pads)[pads.any(axis=1)].all())
+    rows = np.flatnonzero(pads.any(axis=1))
+    # One row mostly tells that it is not.
+    alike = (np.array_equal(real[some], pads[some]) for some in (rows[:1], rows))
+    return bool(rows.size) and all(alike)
