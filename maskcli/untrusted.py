@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from maskcli.errors import MaskcliError
@@ -45,6 +48,41 @@ def read_bytes(path: str | os.PathLike[str], limit: int, advice: str = "pass the
     if len(data) > limit:
         raise MaskcliError(f"{named} grew past {limit // MEBIBYTE} MiB while it was read; try again")
     return data
+
+
+_LIMITED: list[tuple[int, int]] = []
+_LIMITING = threading.Lock()
+
+
+@contextmanager
+def memory_limit(most: int) -> Iterator[None]:
+    """What runs inside gets MemoryError once this process has taken so many bytes more than it had.
+
+    For libraries that decode what they are told to. The limit is the whole process's: threads that are inside
+    at once share that of the first. Only Linux keeps it.
+    """
+    try:
+        import resource
+
+        with open("/proc/self/statm") as file:
+            taken = int(file.read().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        yield
+        return
+
+    with _LIMITING:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if not _LIMITED and (soft == resource.RLIM_INFINITY or taken + most < soft):
+            resource.setrlimit(resource.RLIMIT_AS, (taken + most, hard))
+        _LIMITED.append((soft, hard))
+    try:
+        yield
+    finally:
+        with _LIMITING:
+            before = _LIMITED[0]
+            _LIMITED.pop()
+            if not _LIMITED:
+                resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def json_object(text: str | bytes, *, once: bool = False) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from maskcli.errors import MaskcliError
 from maskcli.tables.columns import NOTHING, NUMBERS, Chunk, Column, Wanted
-from maskcli.tables.limits import MAX_COLUMNS
+from maskcli.tables.limits import MAX_COLUMNS, MAX_DECODED
+from maskcli.untrusted import MEBIBYTE
 
 EXTRA = "pip install 'maskcli[tables]'"
 
@@ -79,7 +80,11 @@ def sentences(path: str, kind: str) -> Iterator[Any]:
         raise MaskcliError(f"{path!r} needs pyarrow to be read; {EXTRA}") from None
     try:
         yield pyarrow
-    except (pyarrow.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+    except MemoryError:
+        most = MAX_DECODED // MEBIBYTE
+        why = f"takes more than {most} MiB for a few of its rows, as no training rows do; check what it holds"
+        raise MaskcliError(f"{path!r} {why}") from None
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         said = str(error).partition("\n")[0][:200]
         why = f"cannot be read as {kind} ({said}); write or download it again"
         raise MaskcliError(f"{path!r} {why}") from error

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from maskcli.arrays import Array
+from maskcli.tables import streams
 from maskcli.tables.batches import OF_BATCHES, batch_size, chunks_of, words_of
 from maskcli.tables.columns import NUMBERS, Chunk, Column, Look, Part, Wanted
 from maskcli.tables.gather import word_of
@@ -16,9 +17,9 @@ from maskcli.tables.places import size_of
 from maskcli.tensors import Tensor, TensorFile, open_items, open_tensors, readable, suffix_of
 
 
-def holds(path: str) -> bool:
-    """Whether a file is one of tensors, by its suffix."""
-    return suffix_of(path) in readable()
+def holds(path: str, head: bytes) -> bool:
+    """Whether a file is one of tensors, by its suffix; what is wrong in it is told when it is read."""
+    return suffix_of(path) in readable() and not streams.holds(path, head)
 
 
 def look(path: str, form: str) -> Look:

@@ -13,8 +13,8 @@ from maskcli.arrays import Array
 # What a column holds, in a word: numbers, or nothing yet (nulls and empty lists). Any other is no numbers.
 NUMBERS = "numbers"
 NOTHING = "nothing but nulls and empty lists"
-# A chunk's rows times its longest row, and its rows: what a rectangle of them takes, 8 MiB as int64.
-CELLS = 2**20
+# A chunk's rows times its longest row, and its rows: what a rectangle of them takes, 4 MiB as int64.
+CELLS = 2**19
 ROWS = 4096
 
 
@@ -50,12 +50,23 @@ class Chunk:
     unasked: dict[str, str] = field(default_factory=dict)
 
 
+class Raw(NamedTuple):
+    """How a stream of ids without a header is read: its type, and where rows end.
+
+    A row ends behind the id `eos`, or has `length` tokens where that is given (the last may be shorter).
+    """
+
+    dtype: str
+    eos: int | None = None
+    length: int | None = None
+
+
 @dataclass(frozen=True)
 class Part:
     """What one task reads: a file, or a piece of it. Small, and the same in every process.
 
     `path` is the file, `piece` which piece of it in the reader's own count, `rows` how many it has where the
-    file says so, `size` its bytes. `form` names the reader.
+    file says so, `size` its bytes. `form` names the reader, `raw` tells it what a stream does not.
     """
 
     path: str
@@ -63,6 +74,7 @@ class Part:
     piece: tuple[int, ...] = ()
     rows: int | None = None
     size: int = 0
+    raw: Raw | None = None
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 from maskcli.errors import MaskcliError
-from maskcli.tables.arrow import EXTRA
-from maskcli.tables.limits import MAX_EXPANSION, MAX_WINDOW
+from maskcli.tables.arrow import sentences
+from maskcli.tables.limits import MAX_EXPANSION, MIN_EXPANSION
 from maskcli.tables.places import opened
 from maskcli.untrusted import MEBIBYTE
 
@@ -25,24 +25,18 @@ def expanded(path: str) -> Iterator[BinaryIO]:
     with opened(path) as file:
         head = file.read(4)
         file.seek(0)
-        if head.startswith(GZIP):
-            stream: Any = gzip.GzipFile(fileobj=file)
-        elif head.startswith(ZSTANDARD):
-            stream = _zstandard(path).stream_reader(file, read_across_frames=True)
-        else:
+        if not head.startswith((GZIP, ZSTANDARD)):
             yield file
             return
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
+        stream = gzip.GzipFile(fileobj=file) if head.startswith(GZIP) else _zstandard(path, file)
         yield cast(BinaryIO, io.BufferedReader(_Expanding(path, stream, size), MEBIBYTE))
 
 
-def _zstandard(path: str) -> Any:
-    try:
-        import zstandard
-    except ImportError:
-        raise MaskcliError(f"{path!r} needs zstandard to be read; {EXTRA}") from None
-    return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+def _zstandard(path: str, file: BinaryIO) -> Any:
+    with sentences(path, "zstandard") as pyarrow:
+        return pyarrow.CompressedInputStream(file, "zstd")
 
 
 class _Expanding(io.RawIOBase):
@@ -50,7 +44,7 @@ class _Expanding(io.RawIOBase):
 
     def __init__(self, path: str, stream: Any, size: int) -> None:
         self.path, self.stream = path, stream
-        self.left = max(size, MEBIBYTE) * MAX_EXPANSION
+        self.left = max(size * MAX_EXPANSION, MIN_EXPANSION)
 
     def readable(self) -> bool:
         return True
@@ -58,9 +52,7 @@ class _Expanding(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             count = int(self.stream.readinto(buffer))
-        except Exception as error:
-            if not isinstance(error, EOFError | zlib.error | OSError) and type(error).__name__ != "ZstdError":
-                raise
+        except (EOFError, zlib.error, OSError) as error:
             why = f"is cut off or damaged where it is expanded ({error}); write or download it again"
             raise MaskcliError(f"{self.path!r} {why}") from error
         self.left -= count

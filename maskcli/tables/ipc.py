@@ -9,8 +9,9 @@ from typing import Any
 
 from maskcli.tables import arrow
 from maskcli.tables.columns import Chunk, Look, Part, Wanted
-from maskcli.tables.limits import PART
+from maskcli.tables.limits import MAX_DECODED, PART
 from maskcli.tables.places import opened, size_of
+from maskcli.untrusted import memory_limit
 
 # What files and streams begin with.
 FILE = b"ARROW1"
@@ -39,8 +40,14 @@ def read(part: Part, wanted: Wanted) -> Iterator[Chunk]:
     """The rows of some batches."""
     at = 0
     with _mapped(part.path) as (pyarrow, source, is_file):
-        for whole in _batches(pyarrow, source, is_file, part.piece):
-            asked = {*wanted.numbers, *wanted.others}
+        asked = {*wanted.numbers, *wanted.others}
+        batches = _batches(pyarrow, source, is_file, part.piece)
+        while True:
+            # Batches may be packed, and are expanded whole.
+            with memory_limit(MAX_DECODED):
+                whole = next(batches, None)
+            if whole is None:
+                return
             batch = whole.select([name for name in whole.schema.names if name in asked])
             # Offsets that lead out of a column would be followed by numpy.
             batch.validate(full=True)
@@ -53,7 +60,7 @@ def _batches(pyarrow: Any, source: Any, is_file: bool, piece: tuple[int, ...]) -
     if is_file:
         reader = pyarrow.ipc.open_file(source)
         return (reader.get_batch(at) for at in range(*piece))
-    return islice(pyarrow.ipc.open_stream(source), *piece)
+    return islice(iter(pyarrow.ipc.open_stream(source)), *piece)
 
 
 @contextmanager

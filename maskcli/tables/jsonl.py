@@ -11,7 +11,7 @@ from maskcli.tables.columns import Chunk, Look, Part, Wanted
 from maskcli.tables.compressed import expanded
 from maskcli.tables.gather import chunk_of, words
 from maskcli.tables.json_rows import quick_rows, read_row
-from maskcli.tables.limits import BLOCK, MAX_LINE, PART, SAMPLE
+from maskcli.tables.limits import BLOCK, MAX_LINE, MAX_VALUES, PART, SAMPLE
 from maskcli.tables.places import size_of
 
 BOM = b"\xef\xbb\xbf"
@@ -77,6 +77,8 @@ def _line(path: str, file: BinaryIO) -> bytes:
         raise MaskcliError(
             f"{path!r} has a line of more than {MAX_LINE} bytes, expected a row of JSON; check what it is"
         )
+    if len(line) > MAX_VALUES and line.count(b",") > MAX_VALUES:
+        raise MaskcliError(f"{path!r} has a line of more than {MAX_VALUES} numbers; check what it is")
     return line
 
 

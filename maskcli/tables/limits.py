@@ -16,11 +16,14 @@ SAMPLED = 64
 MAX_LINE = 256 * MEBIBYTE
 # Numbers in one row: more is no text, and a few compressed bytes can stand for any number of zeros.
 MAX_VALUES = 2**26
-# Bytes that a compressed file may expand to, for each of its own: that of masks alone takes a hundredth.
+# Bytes that a packed file may expand to for each of its own, as far as it has any to speak of: JSON of masks
+# alone takes a hundredth.
 MAX_EXPANSION = 1000
+MIN_EXPANSION = 64 * MEBIBYTE
 # Bytes of a JSON file that holds columns or one object, which is read whole.
 MAX_WHOLE = 256 * MEBIBYTE
 # Columns: each is told by its name.
 MAX_COLUMNS = 1000
-# Bytes of a window of zstandard, which is kept in memory.
-MAX_WINDOW = 128 * MEBIBYTE
+# Bytes that decoding a few rows of parquet or Arrow may take. 10 million tokens with labels and a mask in one
+# row take some 700 MiB, and Arrow's allocator sets 1 GiB aside before it needs any.
+MAX_DECODED = 2048 * MEBIBYTE

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from maskcli.errors import MaskcliError
-from maskcli.tables.columns import NOTHING, Look, Table, table_of
+from maskcli.tables import streams
+from maskcli.tables.columns import NOTHING, Look, Raw, Table, table_of
 from maskcli.tables.forms import Form, form_of, is_known, suffixes
 from maskcli.tensors import files_of, is_folder, is_pattern
 from maskcli.untrusted import MEBIBYTE, json_object, read_bytes
@@ -23,14 +24,14 @@ class _Set(NamedTuple):
     files: list[str]
 
 
-def open_tables(targets: Sequence[str]) -> list[Table]:
-    """Training sets as tables.
+def open_tables(targets: Sequence[str], raw: Raw | None = None) -> list[Table]:
+    """Training sets as tables; `raw` says how files of token ids without a header are read.
 
     A folder is one set, a pattern is one, and files named one by one are one together, in the order given. A
     folder by `save_to_disk` is a table for each split, by the split's name. Raises MaskcliError for what does
     not exist, is of several forms at once, or holds no rows.
     """
-    return [_table(each) for each in _sets(targets)]
+    return [_table(each, raw) for each in _sets(targets)]
 
 
 def _sets(targets: Sequence[str]) -> Iterator[_Set]:
@@ -76,9 +77,10 @@ def _plain(name: Any, path: str) -> str:
     return name
 
 
-def _table(given: _Set) -> Table:
-    """The table of a set's files; MaskcliError where they are of several forms or columns clash."""
-    forms = {path: form_of(path) for path in given.files}
+def _table(given: _Set, raw: Raw | None) -> Table:
+    """The table of a set's files; MaskcliError where they are of several forms."""
+    files = [path for path in given.files if raw is None or not streams.is_mask(path)]
+    forms = {path: form_of(path, raw) for path in files}
     _check_one(given.name, forms)
     looks = {path: form.look(path, form.name) for path, form in forms.items()}
     parts = tuple(part for look in looks.values() for part in look.parts)
@@ -89,7 +91,7 @@ def _table(given: _Set) -> Table:
 def _check_one(name: str, forms: dict[str, Form]) -> None:
     first, form = next(iter(forms.items()))
     for path, other in forms.items():
-        if other is not form:
+        if other.name != form.name:
             raise MaskcliError(
                 f"{name!r} mixes {form.name} ({first!r}) and {other.name} ({path!r}), expected one form in a "
                 "set; pass a pattern such as '*.parquet'"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from maskcli.tables.columns import CELLS, ROWS, Chunk, Part, Wanted
 from maskcli.tables.cut import cut
-from maskcli.tables.forms import form_named
+from maskcli.tables.forms import reader_of
 
 
 def read(
@@ -19,5 +19,5 @@ def read(
     whose numbers are none.
     """
     wanted = Wanted(tuple(numbers), tuple(others), cells, rows)
-    for chunk in form_named(part.form).read(part, wanted):
+    for chunk in reader_of(part)(part, wanted):
         yield from cut(chunk, wanted)
