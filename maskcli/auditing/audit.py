@@ -87,14 +87,7 @@ def audit_table(
 
     Raises MaskcliError where there is no row, or no column that says anything of tokens.
     """
-    task = None
-    for part in table.parts:
-        begun = _begin(table, partial(read, part), meaning, asked)
-        if begun is not None:
-            task = begun[0]
-            break
-    if task is None:
-        raise _without_rows(table)
+    task = task_of(table, meaning, asked)
     fold, numbered = Fold(), list(enumerate(table.parts))
     with closing(spread(partial(_auditor, task), numbered, workers, _killed)) as folds:
         for (_, part), more in zip(numbered, folds, strict=True):
@@ -102,6 +95,15 @@ def audit_table(
             if advance is not None:
                 advance(part.size)
     return report(table, fold, [part.path for part in table.parts], task)
+
+
+def task_of(table: Table, meaning: Meaning, asked: Asked) -> Task:
+    """The task that the first rows of files call for. Raises MaskcliError where there are none."""
+    for part in table.parts:
+        begun = _begin(table, partial(read, part), meaning, asked)
+        if begun is not None:
+            return begun[0]
+    raise _without_rows(table)
 
 
 def audit_held(held: Held, meaning: Meaning, asked: Asked) -> Audited:

@@ -88,6 +88,15 @@ def audit(
             metavar="RULE",
         ),
     ] = None,
+    show: Annotated[
+        list[str] | None,
+        option(
+            help="Show a row token by token, and no report; rows are counted from 0. Repeatable.",
+            panel=ROWS,
+            metavar="[FILE:]ROW",
+        ),
+    ] = None,
+    full: Annotated[bool, option("--full", help="With --show: long rows without a gap.", panel=ROWS)] = False,
     jobs: Jobs = None,
     dask: Dask = None,
     fail_on: FailOn = Severity.warning,
@@ -120,16 +129,18 @@ def audit(
     from maskcli.tables import open_tables
 
     check_workers(jobs, dask)
-    if rows is not None and form is not None:
-        raise MaskcliError("--rows writes numbers alone; leave --format out, or --rows")
-    write = choose(FORMS, form, None if rows else output).write
+    if rows is not None and (show or form is not None):
+        raise MaskcliError("--rows writes numbers alone; leave --format and --show out, or --rows")
+    write = choose(FORMS, form, None if rows or show else output).write
     meaning = declare(**said)
     if rows is not None:
         meaning = meaning._replace(codes=frozenset(matching([rows], "--rows")))
-    roles = dict(map(parse_column, column or ()))
     keep = None if rows is not None else frozenset[str]()
+    roles = dict(map(parse_column, column or ()))
     asked = Asked(roles, said.get("tokenizer"), tools, max_length, keep)
     tables = open_tables(files)
+    if show:
+        return _show(tables, show, full, meaning, asked, form, output)
     sets, errors = _audited(tables, meaning, asked, jobs, dask)
 
     if sets and rows is None:
@@ -143,6 +154,25 @@ def audit(
         return Exit.ERROR
     worst = Audits(tuple(sets)).worst()
     return Exit.FOUND if not exit_zero and fails(worst, fail_on) else Exit.OK
+
+
+def _show(
+    tables: list[Table],
+    wanted: list[str],
+    full: bool,
+    meaning: Meaning,
+    asked: Asked,
+    form: str | None,
+    output: str | None,
+) -> int:
+    """Show some rows."""
+    from maskcli.auditing.showing import shown_rows
+    from maskcli.report.row import FORMS, Rows
+
+    write = choose(FORMS, form, output).write
+    rows = tuple(shown_rows(tables, wanted, meaning, asked))
+    write(Rows(rows, meaning.token, full), output)
+    return Exit.OK
 
 
 def _audited(

@@ -66,7 +66,7 @@ def test_row_numbers_of_a_rule(train, tmp_path):
     several = run("audit", train, other, *OPTIONS, "--rows", "MSK506", check=1).stdout.splitlines()
     assert several == [*(f"{train}\t{number}" for number in range(0, 60, 3)), f"{other}\t1"]
     assert "--rows 'MSK9': no rule has this code" in refused("audit", train, "--rows", "MSK9")
-    assert "leave --format out" in refused("audit", train, "--rows", "MSK506", "--format", "json")
+    assert "leave --format and --show out" in refused("audit", train, "--rows", "MSK506", "--format", "json")
 
 
 def test_columns_are_said(tmp_path):
@@ -102,3 +102,33 @@ def test_one_bad_set_stops_none_of_the_others(train, tmp_path):
     assert "nothing to audit among 'score'" in done.stderr
     whole = read("audit", tmp_path / "bad", train, *OPTIONS, check=2)
     assert [each["name"] for each in whole["errors"]] == [str(tmp_path / "bad")]
+
+
+def test_a_row_is_shown_token_by_token(train, tmp_path):
+    done = run("audit", train, *OPTIONS, "--show", 3, check=0)
+    title, heading, _, *lines = done.stdout.splitlines()
+    assert title == f"{train}, row 3: 8 tokens"
+    assert heading.split() == ["index", "id", "counted", "label"]
+    assert lines[3].split() == ["3", "8", "yes", "8"]
+    assert lines[7].split() == ["7", "2", "-100"]
+    whole = read("audit", train, *OPTIONS, "--show", 3, "--show", 4)
+    assert [each["row"] for each in whole["rows"]] == [3, 4]
+    token = {"index": 7, "id": 2, "counted": True, "label": 2}
+    assert whole["rows"][1]["sides"][0]["tokens"][7] == token
+    assert "there is no row 60" in refused("audit", train, "--show", 60)
+    assert "leave --format and --show out" in refused("audit", train, "--show", 1, "--rows", "MSK506")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 120])
+def test_a_long_row_fits_the_terminal_without_its_middle(tmp_path, columns):
+    ids = [*range(10_000, 10_199), 2]
+    write(tmp_path / "a.jsonl", [{"input_ids": ids, "labels": ids}] * 2)
+    text = run("audit", "a.jsonl", *OPTIONS, "--show", 1, check=0, cwd=tmp_path, COLUMNS=str(columns)).stdout
+    assert "152 more tokens in between; --full shows them" in text
+    assert max(map(len, text.splitlines())) <= columns
+    assert len(text.splitlines()) < 60
+    full = run(
+        "audit", "a.jsonl", *OPTIONS, "--show", 1, "--full", check=0, cwd=tmp_path, COLUMNS=str(columns)
+    ).stdout
+    piped = run("audit", "a.jsonl", *OPTIONS, "--show", 1, check=0, cwd=tmp_path).stdout
+    assert len(full.splitlines()) == len(piped.splitlines()) == 203
