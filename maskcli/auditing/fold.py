@@ -30,16 +30,27 @@ FIRST = 5
 SHOWN, BEFORE = 1024, 64
 # Evidence that says how something is, and not how many there are: it does not add up.
 MEASURES = frozenset(
-    "pad_id prompt_length length ids places first expected lowest highest cause labels_at_index_0".split()
+    "pad_id prompt_length length ids places first expected lowest highest parts labels_at_index_0".split()
 )
 
 # Evidence that counts what stands beside a finding in its batch.
-OF_BATCHES = frozenset({"of", "supervised", "supervised_ends"})
+OF_BATCHES = frozenset({"of", "supervised", "supervised_ends", "cause"})
 
 # A row: which part of the set, and its number in there.
 At = tuple[int, int]
-# A finding: its code, its severity, its message before numbers are filled in.
-Key = tuple[str, str, str]
+
+
+class Key(NamedTuple):
+    """A finding: its code, its severity, its message before numbers are filled in.
+
+    With `of_all` it holds where no row of the set is contrary, else with the severity `of_some`, if any.
+    """
+
+    code: str
+    severity: str
+    message: str
+    of_all: bool = False
+    of_some: str | None = None
 
 
 class Range(NamedTuple):
@@ -112,12 +123,14 @@ class OddRows(NamedTuple):
 class Fold:
     """What is known of some rows of a set.
 
-    `rows` are the rows of each part that were read, `left_out` those whose columns do not fit each other, by
+    `contrary` are codes of which some rows show the opposite, and whether that clears all others. `rows` are
+    the rows of each part that were read, `left_out` those whose columns do not fit each other, by
     column. `odd` is what rendering found, `unasked` are columns that were met and not read.
     """
 
     counts: Counts = Counts()
     seen: dict[Key, Seen] = field(default_factory=dict)
+    contrary: dict[str, bool] = field(default_factory=dict)
     decided: frozenset[str] = frozenset()
     needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     rows: dict[int, int] = field(default_factory=dict)
@@ -129,6 +142,7 @@ class Fold:
         return Fold(
             self.counts + other.counts,
             _totals(self.seen, other.seen),
+            {code: self.clears(code) or other.clears(code) for code in {**self.contrary, **other.contrary}},
             self.decided | other.decided,
             other.needs | self.needs,
             _totals(self.rows, other.rows),
@@ -136,6 +150,22 @@ class Fold:
             _totals(self.odd, other.odd),
             other.unasked | self.unasked,
         )
+
+    def clears(self, code: str) -> bool:
+        """Whether some rows show that what a rule says of all is no fault."""
+        return self.contrary.get(code, False)
+
+    def settled(self) -> dict[Key, Seen]:
+        """What holds of all rows together."""
+        settled = dict[Key, Seen]()
+        for key, seen in self.seen.items():
+            known = key._replace(of_all=False, of_some=None)
+            if key.of_all and key.code in self.contrary:
+                if key.of_some is None or self.clears(key.code):
+                    continue
+                known = known._replace(severity=key.of_some)
+            settled = _totals(settled, {known: seen})
+        return settled
 
 
 def odd_rows(odd: Sequence[Odd], part: int, unasked: dict[str, str]) -> Fold:
@@ -155,11 +185,19 @@ def folded(
     seen = dict[Key, Seen]()
     for verdict in judged.verdicts:
         found = verdict.found
-        key = verdict.rule.code, found.severity or verdict.rule.severity, found.of_set or found.message
+        severity, message = found.severity or verdict.rule.severity, found.of_set or found.message
+        key = Key(verdict.rule.code, severity, message, found.of_all, found.of_some)
         kept = keep is None or verdict.rule.code in keep
         seen = _totals(seen, {key: _seen(verdict, numbers, part, kept=kept)})
     counts = counts_of(judged.scenes, len(numbers), tokens)
-    return Fold(counts, seen, frozenset(judged.decided), dict(judged.needs), {part: len(numbers)})
+    return Fold(
+        counts,
+        seen,
+        dict(judged.contrary),
+        frozenset(judged.decided),
+        dict(judged.needs),
+        {part: len(numbers)},
+    )
 
 
 def _seen(verdict: Verdict, numbers: Array, part: int, *, kept: bool) -> Seen:
@@ -230,7 +268,7 @@ def left_out(rows: Sided, chunk: Chunk, part: int, codes: frozenset[str] | None)
         role = rows.columns[name][0]
         if role.role in OF_LOSS and (codes is None or label_length.code in codes):
             at = np.flatnonzero(unlike)
-            key = (
+            key = Key(
                 label_length.code,
                 label_length.severity,
                 f"{name!r} and the ids differ in length in {{items}}: which token each is for is not said",
@@ -245,17 +283,18 @@ def left_out(rows: Sided, chunk: Chunk, part: int, codes: frozenset[str] | None)
         for name, unlike in rows.unlike.items()
         if rows.columns[name][0].role not in OF_LOSS
     }
-    return Fold(counts, seen, frozenset({label_length.code}), {}, {part: len(out)}, others)
+    decided = frozenset({label_length.code})
+    return Fold(counts, seen, decided=decided, rows={part: len(out)}, left_out=others)
 
 
 def told(fold: Fold, parts: Sequence[str]) -> tuple[Told, ...]:
     """The findings of a whole set, worst first; `parts` are the files of its parts, in order."""
-    found = [_told(key, seen, fold, parts) for key, seen in fold.seen.items()]
+    found = [_told(key, seen, fold, parts) for key, seen in fold.settled().items()]
     return tuple(sorted(found, key=lambda each: (SEVERITIES.index(each.severity), each.code, each.message)))
 
 
 def _told(key: Key, seen: Seen, fold: Fold, parts: Sequence[str]) -> Told:
-    code, severity, message = key
+    code, severity, message = key[:3]
     numbers = {
         name: str(value) if isinstance(value, Range) else value for name, value in seen.numbers.items()
     }

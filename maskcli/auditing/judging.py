@@ -11,7 +11,7 @@ from maskcli.arrays import Array
 from maskcli.auditing.batch import Batch
 from maskcli.diagnostics.catalogue import CAUSES, OF_TOKENS, RULES
 from maskcli.diagnostics.diagnose import weighs
-from maskcli.diagnostics.finding import Found, Undecided
+from maskcli.diagnostics.finding import Contrary, Found, Undecided
 from maskcli.diagnostics.needs import met_by, unmet
 from maskcli.diagnostics.rule import Rule
 from maskcli.meant.facts import Declared
@@ -38,11 +38,15 @@ class Verdict(NamedTuple):
 
 @dataclass(eq=False)
 class Judged:
-    """What rules find that nothing explains, which could decide, and what the others need."""
+    """What rules find that nothing explains, which could decide, and what the others need.
+
+    `contrary` are codes of which some rows show the opposite, and whether that clears all others.
+    """
 
     scenes: tuple[Scene, ...]
     verdicts: list[Verdict] = field(default_factory=list)
     decided: set[str] = field(default_factory=set)
+    contrary: dict[str, bool] = field(default_factory=dict)
     needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -91,6 +95,8 @@ class _Court:
         for answer in rule.check(scene):
             if isinstance(answer, Undecided):
                 needed[answer.needs] = None
+            elif isinstance(answer, Contrary):
+                self.judged.contrary[rule.code] = answer.clears or self.judged.contrary.get(rule.code, False)
             else:
                 found.append(_verdict(scene, rule, answer, len(rows)))
         return found, tuple(needed)

@@ -205,7 +205,7 @@ def _ask(rule: Rule[Scene], outcome: _Outcome) -> list[Found]:
     for answer in rule.check(outcome.scene):
         if isinstance(answer, Undecided):
             needed.append(answer.needs)
-        else:
+        elif isinstance(answer, Found):
             found.append(answer)
     if found:
         maps = {attention.name for attention in outcome.scene.attentions}

@@ -37,8 +37,9 @@ class Found:
     Message and fix may hold `{name}` for a number of the evidence or for a few of `values`, `{items}` for the
     samples and, where there are `flags`, `{}` for their place: a whole set has other numbers and other places
     than one batch. `of_set` is the message for a set, where that of a batch says what holds in it alone.
-    `places` says where batch item by batch item when the items differ; `explains` is where it is the cause of
-    other findings, when that is more than `where`.
+    With `of_all` it speaks of all samples: of a set it holds where none of its batches is Contrary; where one
+    is, it is of the severity `of_some`, or nothing is said. `places` says where batch item by batch item when
+    the items differ; `explains` is where it is the cause of other findings, when that is more than `where`.
     """
 
     tensors: tuple[str, ...]
@@ -50,6 +51,8 @@ class Found:
     places: tuple[Where, ...] = ()
     explains: Where | None = None
     of_set: str = ""
+    of_all: bool = False
+    of_some: str | None = None
     values: dict[str, tuple[int, ...]] = field(default_factory=dict)
     flags: Flags | None = field(default=None, compare=False, repr=False)
 
@@ -59,6 +62,17 @@ class Undecided:
     """What a rule returns when nothing there settles it: what would, in words a user can act on."""
 
     needs: str
+
+
+@dataclass(frozen=True)
+class Contrary:
+    """What a rule returns of samples that show the opposite of what it says of all: a batch needs it not, a
+    set does.
+
+    With `clears` they show as well that the others are no fault at all.
+    """
+
+    clears: bool = False
 
 
 class Traced(NamedTuple):

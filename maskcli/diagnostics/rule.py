@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Generic, TypeVar
 
-from maskcli.diagnostics.finding import Found, Undecided
+from maskcli.diagnostics.finding import Contrary, Found, Undecided
 from maskcli.diagnostics.needs import needed
 from maskcli.diagnostics.verdicts.measured import Judged
 from maskcli.scene.scene import Saved, Scene
@@ -16,7 +16,7 @@ from maskcli.scene.tokens import Tokens
 
 Item = TypeVar("Item")
 Evidence = TypeVar("Evidence")
-Answer = Found | Undecided
+Answer = Found | Undecided | Contrary
 Check = Callable[[Scene], Iterable[Answer]]
 Probe = Callable[[Judged], Iterable[Found]]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.chats import answers_in, behind_thoughts, chat_of, flags_at
-from maskcli.diagnostics.finding import Found, Undecided
+from maskcli.diagnostics.finding import Contrary, Found, Undecided
 from maskcli.diagnostics.needs import TEXT
 from maskcli.diagnostics.rule import for_each, rule
 from maskcli.diagnostics.rules.endings import masked_by_id, untaught_ends
@@ -33,7 +34,7 @@ OF_ANSWERS = frozenset(
     explained_by=("MSK509",),
 )
 @for_each(texts)
-def prompt_supervised(text: Reading, scene: Scene) -> Found | None:
+def prompt_supervised(text: Reading, scene: Scene) -> Found | Contrary | None:
     """Tokens of the prompt are supervised, though prompts were declared, or a mask of answers is there.
 
     The model then learns to write prompts too, and long prompts outweigh the answers. That can be a choice;
@@ -65,15 +66,17 @@ def prompt_supervised(text: Reading, scene: Scene) -> Found | None:
     )
 
 
-def _whole_rows_counted(text: Reading) -> Found | None:
+def _whole_rows_counted(text: Reading) -> Found | Contrary | None:
     """A mask of answers that leaves nothing out, in any sample from the first token on."""
     counted, name = text.tokens.counted, text.tokens.names.get("loss_mask", "")
     if counted is None or name.rpartition(".")[2] not in OF_ANSWERS or text.tokens.documents is not None:
         return None
     real = np.ones(counted.shape, bool) if text.real is None else text.real
-    if not np.array_equal(counted != 0, real) or not real.any():
+    if not np.array_equal(counted != 0, real):
+        return Contrary()
+    if not real.any():
         return None
-    return found_at(
+    found = found_at(
         (name, text.tokens.name("input_ids")),
         real,
         f"{name!r} counts all of every sample, prompts as well as answers: {{}}",
@@ -81,10 +84,11 @@ def _whole_rows_counted(text: Reading) -> Found | None:
         prompt_tokens=int(real.sum()),
         prompt_length=0,
     )
+    return replace(found, of_all=True)
 
 
 @rule("MSK506", "label-border", "warning", needs=TEXT, explained_by=("MSK102", "MSK511"))
-def label_border(scene: Scene) -> Iterator[Found | Undecided]:
+def label_border(scene: Scene) -> Iterator[Found | Undecided | Contrary]:
     """The supervised answer starts one token late or ends one token early.
 
     The model is then not taught the first word of an answer, or not to end it. It comes from a loss mask that
@@ -136,7 +140,7 @@ def _late_answers(text: Reading, scene: Scene) -> Iterator[Found]:
         )
 
 
-def _lost_labels(text: Reading, declared: Declared) -> Iterator[Found]:
+def _lost_labels(text: Reading, declared: Declared) -> Iterator[Found | Contrary]:
     """Labels that are missing where rows are cut, or at the start of what a decoder writes."""
     lost, parts = _lost_in_shards(text, declared)
     if parts:
@@ -150,13 +154,16 @@ def _lost_labels(text: Reading, declared: Declared) -> Iterator[Found]:
         )
     first = _first_target(text)
     if first.any():
-        yield found_at(
+        found = found_at(
             text.names("labels"),
             first,
             "the first token that the decoder writes has no label, in every sample: {}",
             "label it too: the start in front of the labels is put there by the model",
             late_starts=int(first.sum()),
         )
+        yield replace(found, of_all=True)
+    elif text.tokens.kind == "decoder":
+        yield Contrary()
 
 
 def _lost_in_shards(text: Reading, declared: Declared) -> tuple[Array, int]:

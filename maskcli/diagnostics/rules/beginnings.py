@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.diagnostics.finding import Found, Where
+from maskcli.diagnostics.finding import Contrary, Found, Where
 from maskcli.diagnostics.rule import for_each, rule, sides
 from maskcli.diagnostics.rules.hits import found_at
 from maskcli.diagnostics.supervision import Reading, readings
@@ -19,8 +19,7 @@ from maskcli.scene.tokens import Tokens
 
 
 @rule("MSK409", "doubled-start", "warning", needs=("input_ids", "bos_id"), explained_by=("MSK102", "MSK401"))
-@for_each(sides)
-def doubled_start(tokens: Tokens, scene: Scene) -> Found | None:
+def doubled_start(scene: Scene) -> Iterator[Found | Contrary]:
     """The token that begins a text stands twice in front of it.
 
     A model has never seen two of them, and answers worse than it could; in training it learns a beginning
@@ -31,43 +30,55 @@ def doubled_start(tokens: Tokens, scene: Scene) -> Found | None:
 
     Fix: `tokenizer(text, add_special_tokens=False)` behind `apply_chat_template`, or let that tokenize.
     """
-    if tokens.ids is None or tokens.ids.shape[1] < 2:
-        return None
+    # Between two texts of a long one, an end that begins texts too stands twice: all rows are no such cuts.
+    ends = scene.declared.eos_ids or scene.declared.bos_ids
+    for tokens in scene.tokens:
+        if tokens.ids is None or tokens.ids.shape[1] < 2:
+            continue
+        doubled = _doubled(tokens, tokens.ids, scene)
+        by_end = doubled & one_of(tokens.ids, ends)
+        everywhere = bool(np.any(doubled, axis=1).all())
+        if not everywhere:
+            yield Contrary()
+            doubled &= ~by_end
+        if doubled.any():
+            yield _told_twice(tokens, doubled, tokens.ids[doubled], of_all=everywhere and bool(by_end.any()))
+
+
+def _doubled(tokens: Tokens, ids: Array, scene: Scene) -> Array:
+    """Second beginnings [B, L] of rows and of packed documents."""
     starts = _start_ids(tokens, scene.declared)
     real = tokens.known_real(scene.declared)
-    begins = _begins(tokens, real)
+    begins, doubled = _begins(tokens, real), np.zeros(ids.shape, bool)
     rows, columns = np.nonzero(begins[:, :-1])
-    first, second = tokens.ids[rows, columns], tokens.ids[rows, columns + 1]
+    first, second = ids[rows, columns], ids[rows, columns + 1]
     if not ((first == second) & one_of(second, starts)).any():
-        return None
-    doubled = np.zeros(tokens.ids.shape, bool)
-    same = tokens.ids[:, 1:] == tokens.ids[:, :-1]
-    doubled[:, 1:] = begins[:, :-1] & same & one_of(tokens.ids[:, 1:], starts)
+        return doubled
+    same = ids[:, 1:] == ids[:, :-1]
+    doubled[:, 1:] = begins[:, :-1] & same & one_of(ids[:, 1:], starts)
     for reading in readings(scene):
         if reading.tokens is tokens and reading.shift is None:
             # A masked language model's collator puts any word in place of another.
-            doubled &= ~(reading.supervised & (reading.labels != tokens.ids))
+            doubled &= ~(reading.supervised & (reading.labels != ids))
     if real is None:
         # A longer run at the edge may be padding of the same id.
         doubled[:, 1:-1] &= ~same[:, 1:] | ~begins[:, :-2]
     else:
         doubled &= real
-    if not np.any(doubled, axis=1).all():
-        # Between two texts of a long one, an end that begins texts too stands twice.
-        ends = scene.declared.eos_ids or scene.declared.bos_ids
-        doubled &= ~one_of(tokens.ids, ends)
-    if not doubled.any():
-        return None
+    return doubled
+
+
+def _told_twice(tokens: Tokens, doubled: Array, ids: Array, *, of_all: bool) -> Found:
     found = found_at(
         (tokens.name("input_ids"),),
         doubled,
         "the beginning (id {which}) stands twice, once more at {}",
         "add special tokens in one place: tokenizer(text, add_special_tokens=False) behind a chat template",
-        which=tokens.ids[doubled],
+        which=ids,
         doubled=int(doubled.sum()),
     )
     # Labels that hold the start as well stand one place before it.
-    return replace(found, explains=Where(found.where.batch))
+    return replace(found, explains=Where(found.where.batch), of_all=of_all)
 
 
 def _start_ids(tokens: Tokens, declared: Declared) -> tuple[int, ...]:

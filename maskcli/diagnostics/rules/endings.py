@@ -15,7 +15,7 @@ from maskcli.diagnostics.chats import (
     stops_within,
     to_answer,
 )
-from maskcli.diagnostics.finding import Found, Undecided, Where, items_of
+from maskcli.diagnostics.finding import Contrary, Found, Undecided, Where, items_of
 from maskcli.diagnostics.needs import TEXT
 from maskcli.diagnostics.rule import for_each, rule
 from maskcli.diagnostics.rules.hits import found_at
@@ -193,7 +193,7 @@ def answer_cut(chat: Chat, scene: Scene) -> Found | None:
     explained_by=("MSK102", "MSK402", "MSK501", "MSK506", "MSK511", "MSK518"),
 )
 @for_each(readings)
-def eos_missing(reading: Reading, scene: Scene) -> Found | Undecided | None:
+def eos_missing(reading: Reading, scene: Scene) -> Found | Undecided | Contrary | None:
     """No sample has a supervised end token.
 
     A model that never sees a text end does not stop by itself. Either the template does not write the end
@@ -208,8 +208,10 @@ def eos_missing(reading: Reading, scene: Scene) -> Found | Undecided | None:
         return UNKNOWN_IDS
     reading = reading.in_place
     rows = np.any(reading.supervised, axis=1)
-    if not reading.same_text or not rows.any() or _asks_for_an_end(reading, scene):
+    if not reading.same_text or not rows.any():
         return None
+    if _asks_for_an_end(reading, scene):
+        return Contrary()
 
     full, count, length = _fills_its_place(reading), int(rows.sum()), reading.labels.shape[1]
     cause, fix = "template", "append the end token to every answer"
@@ -220,11 +222,12 @@ def eos_missing(reading: Reading, scene: Scene) -> Found | Undecided | None:
     if full[rows].all():
         cause, fix = "truncation", "raise the maximum length, or leave out texts that do not fit"
         ends = "all {samples} supervised samples fill all {length} places, so their ends may be cut off"
+    ids = ", ".join(map(str, _ends(scene)))
     # Rows cut out of one long text (as nanoGPT does) need not hold an end; they have labels everywhere.
     stream = reading.shift == 1 and bool(reading.supervised[:, :-1].all())
     return Found(
         reading.names("labels", "input_ids"),
-        f"no supervised label is the end token (id {', '.join(map(str, _ends(scene)))}): {ends}",
+        f"no supervised label is the end token (id {ids}): {ends}",
         fix,
         Where(items_of(rows)),
         {
@@ -235,6 +238,9 @@ def eos_missing(reading: Reading, scene: Scene) -> Found | Undecided | None:
             "cause": cause,
         },
         "note" if stream and cause == "truncation" else None,
+        of_set=f"no supervised label is the end token (id {ids}): {{short_samples}} of {{samples}} samples "
+        "end before their place is full, without one",
+        of_all=True,
     )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.diagnostics.finding import Found, Undecided, Where, items_of
+from maskcli.diagnostics.finding import Contrary, Found, Undecided, Where, items_of
 from maskcli.diagnostics.needs import TEXT
 from maskcli.diagnostics.rule import for_each, rule
 from maskcli.diagnostics.rules.hits import found_at
@@ -37,8 +37,7 @@ MASKED, OF_MASK = 4, 0.6
 
 
 @rule("MSK502", "nothing-supervised", "error", needs=("labels",))
-@for_each(readings)
-def nothing_supervised(reading: Reading, scene: Scene) -> Found | None:
+def nothing_supervised(scene: Scene) -> Iterator[Found | Contrary]:
     """A sample has no label that the loss counts; or masked words have some, and those that are seen too.
 
     Such a sample teaches nothing; when all of a batch are like that the loss is 0 / 0, which is NaN. A
@@ -49,17 +48,27 @@ def nothing_supervised(reading: Reading, scene: Scene) -> Found | None:
 
     Fix: print one sample's ids and labels side by side, correct the template, or raise the maximum length.
     """
-    return _samples_without(reading, scene.declared) or _unmasked_supervised(reading)
+    for reading in readings(scene):
+        without = list(_samples_without(reading, scene.declared))
+        yield from without
+        unmasked = None if any(isinstance(each, Found) for each in without) else _unmasked_supervised(reading)
+        if unmasked is not None:
+            yield unmasked
 
 
-def _samples_without(reading: Reading, declared: Declared) -> Found | None:
-    """Samples without a label that counts."""
+def _samples_without(reading: Reading, declared: Declared) -> Iterator[Found | Contrary]:
+    """Samples without a label that counts; of words to be guessed a sample need not have any."""
     begin = int(first_dropped(reading, declared))
     empty = ~np.any(reading.supervised[:, begin:], axis=1)
     if reading.real is not None:
         empty &= np.any(reading.real, axis=1)
-    if not empty.any() or (_is_sparse(reading) and not empty.all()):
-        return None
+    if not empty.all():
+        sparse = _is_sparse(reading)
+        yield Contrary(clears=sparse)
+        if sparse:
+            return
+    if not empty.any():
+        return
 
     first = int(reading.supervised[empty, :begin].sum())
     dropped = f", but for {first} at index 0, which the shift of a decoder drops" if first else ""
@@ -67,7 +76,7 @@ def _samples_without(reading: Reading, declared: Declared) -> Found | None:
     beside = (
         ("loss_mask",) if reading.tokens.labels is not None and reading.tokens.counted is not None else ()
     )
-    return Found(
+    yield Found(
         reading.names("labels", *beside),
         f"no label of {{items}} counts: all {reading.labels.shape[1]} are ignored{dropped}",
         "compare ids and labels of one such sample: the template that marks the answer, or the maximum "
@@ -76,6 +85,8 @@ def _samples_without(reading: Reading, declared: Declared) -> Found | None:
         {"samples": int(empty.sum()), "of": len(empty), "labels_at_index_0": first},
         "error" if empty.all() else "warning",
         of_set="no label counts in {items}",
+        of_all=bool(empty.all()),
+        of_some="warning",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.diagnostics.finding import Found, Where
+from maskcli.diagnostics.finding import Contrary, Found, Where
 from maskcli.diagnostics.rule import for_each, masks, rule
 from maskcli.diagnostics.rules.hits import Hit, at_keys, at_queries, fold
 from maskcli.masks.mask import Mask, runs_of
@@ -88,7 +88,7 @@ def _empty_padding(saved: Saved, empty: Array) -> Array:
     needs=(("mask", "padding_mask"), ("padding_mask", "pad_id", "convention")),
     explained_by=("MSK407",),
 )
-def inverted_mask(scene: Scene) -> Iterator[Found]:
+def inverted_mask(scene: Scene) -> Iterator[Found | Contrary]:
     """The mask says the opposite of what it should: it keeps the padding, or only the future.
 
     Half of all libraries read True as "attend", the other half as "ignore". A mask for one, handed to the
@@ -105,18 +105,21 @@ def inverted_mask(scene: Scene) -> Iterator[Found]:
         yield from _inverted_convention(saved)
 
 
-def _inverted_ids(tokens: Tokens, declared: Declared) -> Iterator[Found]:
+def _inverted_ids(tokens: Tokens, declared: Declared) -> Iterator[Found | Contrary]:
     """A padding mask that is 1 exactly where the ids are padding, in every sample that has some."""
     real = tokens.real_by_ids(declared)
     if tokens.real is None or real is None:
         return
     pads = ~real
     padded = pads.any(axis=1)
-    ends = [0, -1]
-    if not (padded & (tokens.real[:, ends] == pads[:, ends]).all(axis=1)).any():
+    if not padded.any():
         return
-    inverted = padded & real.any(axis=1) & (tokens.real == pads).all(axis=1)
-    if not inverted.any() or not inverted[padded].all():
+    ends = [0, -1]
+    inverted = padded & (tokens.real[:, ends] == pads[:, ends]).all(axis=1)
+    if inverted[padded].all():
+        inverted &= real.any(axis=1) & (tokens.real == pads).all(axis=1)
+    if not inverted[padded].all():
+        yield Contrary()
         return
 
     name = tokens.name("padding_mask")
@@ -129,6 +132,7 @@ def _inverted_ids(tokens: Tokens, declared: Declared) -> Iterator[Found]:
         {"samples": int(inverted.sum())},
         # Of a text without padding the inverse hides all.
         explains=Where(),
+        of_all=True,
     )
 
 
