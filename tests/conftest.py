@@ -2,10 +2,11 @@
 
 import os
 import signal
+from collections import Counter
 
 import hypothesis
 
-from tests.diagnostics.thirds import THIRDS, third
+from tests.diagnostics.thirds import THIRDS, third, third_in_turn
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("maskcli", deadline=None)
@@ -23,7 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_addoption(parser):
     parser.addoption(
         "--zoo", choices=[*THIRDS, "all"], default="1",
-        help="Which third of the zoo's architectures is run, or all of them.",
+        help="Which third of the zoo's architectures, and of tests of all combinations, is run, or all of them.",
     )  # fmt: skip
 
 
@@ -34,15 +35,23 @@ def _in_thirds(item):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out the tests of architectures of the other thirds."""
+    """Leave out the tests of architectures, and the combinations, of the other thirds."""
     wanted = config.getoption("--zoo")
     if wanted == "all":
         return
+    ranks = Counter()
 
     def left_out(item):
         name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
-        return name is not None and _in_thirds(item) and third(name) != wanted
+        if name is not None and _in_thirds(item):
+            return third(name) != wanted
+        if item.get_closest_marker("combinations") is None:
+            return False
+        test = item.path, item.originalname
+        ranks[test] += 1
+        return third_in_turn(ranks[test] - 1) != wanted
 
     deselected = [item for item in items if left_out(item)]
-    items[:] = [item for item in items if not left_out(item)]
+    others = set(deselected)
+    items[:] = [item for item in items if item not in others]
     config.hook.pytest_deselected(items=deselected)

@@ -36,6 +36,18 @@ def run(*arguments, stdin=None, cwd=None, check=None, fresh=False, torch=False, 
     return done
 
 
+def run_traced(*arguments, cwd, **environment):
+    """What a program of torch that is traced prints and says, and its exit code; tracebacks are its own."""
+    done = forked(
+        ["trace", *map(str, arguments)],
+        b"",
+        str(cwd),
+        {**plain_environment(), **environment},
+        preload="torch",
+    )
+    return done.stdout, done.stderr, done.returncode
+
+
 def plain_environment():
     """The caller's environment without its terminal, whose COLUMNS readline hands on even where nobody set them."""
     return {name: value for name, value in os.environ.items() if name not in TERMINAL}

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from maskcli.tensors import open_tensors
-from tests.cli.running import ROOT, read, refused, run
+from tests.cli.running import ROOT, read, refused, run, run_traced
 
 MODEL = """
 import sys
@@ -65,8 +65,15 @@ def python(*arguments, cwd, **environment):
 
 
 def traced(*arguments, cwd, **environment):
-    """As `python`, traced; tracebacks are the program's own."""
+    """As `python`, traced, in a new interpreter; `run_traced` forks one that has torch."""
     return python("-m", "maskcli", "trace", *arguments, cwd=cwd, PYTHONPATH=str(ROOT), **environment)
+
+
+def untraced():
+    """The sum of what the sick model answers."""
+    space = {}
+    exec(MODEL, space)
+    return float(space["call"](True).detach().sum())
 
 
 SICK = "import model, sys\nprint('sum', float(model.call(True).detach().sum()))\n"
@@ -74,8 +81,8 @@ SICK = "import model, sys\nprint('sum', float(model.call(True).detach().sum()))\
 
 def test_findings_go_to_standard_error_and_the_exit_code_stays(folder):
     name = program(folder, SICK)
-    out, err, code = traced(name, cwd=folder)
-    assert (out, code) == (python(name, cwd=folder)[0], 0)
+    out, err, code = run_traced(name, cwd=folder)
+    assert (out, code) == (f"sum {untraced()}\n", 0)
     assert err.startswith("MSK202 padding-attended  error")
     assert "attend; from step 0 on" in err
     assert "model.py:13" in err
@@ -83,7 +90,7 @@ def test_findings_go_to_standard_error_and_the_exit_code_stays(folder):
 
 def test_the_report_as_json_and_in_a_file(folder):
     name = program(folder, SICK + "import os\nos.chdir('..')\n")
-    _, err, code = traced("-o", "report.json", "--save", "kept", "--fail-on", "error", name, cwd=folder)
+    _, err, code = run_traced("-o", "report.json", "--save", "kept", "--fail-on", "error", name, cwd=folder)
     assert (err, code) == ("", 1)
     report = json.loads((folder / "report.json").read_text())
     (finding,) = report["findings"]
@@ -107,7 +114,9 @@ def test_the_report_as_json_and_in_a_file(folder):
     }
     assert read("diagnose", saved, check=1)["findings"][0]["where"] == finding["where"]
     run("inspect", saved, check=0)
-    _, err, code = traced("--format", "concise", "--fail-on", "error", "--ignore", "MSK1", name, cwd=folder)
+    _, err, code = run_traced(
+        "--format", "concise", "--fail-on", "error", "--ignore", "MSK1", name, cwd=folder
+    )
     assert code == 1
     assert err.splitlines()[0].startswith(
         f"{folder / 'model.py'}:13: MSK202 padding-attended error: real queries put"
@@ -166,7 +175,7 @@ def test_ends_as_under_python(folder, text):
 
 def test_a_failing_program_is_still_reported_and_its_traceback_is_its_own(folder):
     name = program(folder, "import model\nmodel.call(True)\nmodel.Net()(None, None)\n")
-    out, err, code = traced("--fail-on", "never", name, cwd=folder)
+    out, err, code = run_traced("--fail-on", "never", name, cwd=folder)
     assert (out, code) == ("", 1)
     assert "maskcli/" not in err
     assert err.startswith(
@@ -214,10 +223,8 @@ if __name__ == "__main__":
     model.call(False)
 """
     out, err, code = traced(program(folder, text), cwd=folder, OMP_NUM_THREADS="1")
-    space = {}
-    exec(MODEL, space)
-    untraced = [float(space["call"](True).detach().sum())] * 2
-    assert (out, code) == (f"{untraced}\n{untraced}\n2\n", 0)
+    sums = [untraced()] * 2
+    assert (out, code) == (f"{sums}\n{sums}\n2\n", 0)
     # A forked and a new worker of a pool, which are ended by a signal, and two that load data.
     assert err.startswith("attention was followed in 4 child processes\nMSK202 ")
     assert "of 9 attention calls (1 module" in err
@@ -234,7 +241,7 @@ def test_a_forked_child_that_ends_like_its_parent_reports_nothing(folder):
 
 def test_compiled_models_run_eagerly_and_the_report_says_so(folder):
     text = "import model, torch\nnet = torch.compile(model.Net())\nids = torch.tensor([[3, 4, 0, 0]])\nnet(ids, (ids != 0).long(), True)\n"
-    _, err, code = traced(program(folder, text), cwd=folder)
+    _, err, code = run_traced(program(folder, text), cwd=folder)
     assert code == 0
     assert "MSK202" in err
     assert "  in:    attend;" in err
@@ -255,5 +262,5 @@ def test_what_cannot_be_run_or_asked_for(folder):
 
 
 def test_a_pattern_that_matches_nothing_is_told(folder):
-    _, err, _ = traced("--expect", "*.layers.9*=causal", program(folder, SICK), cwd=folder)
+    _, err, _ = run_traced("--expect", "*.layers.9*=causal", program(folder, SICK), cwd=folder)
     assert "--expect *.layers.9*: it matches no attention call" in err

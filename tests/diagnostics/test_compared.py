@@ -47,6 +47,7 @@ def mask_of(real):
 # MSK114
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("meant", MEANT)
 @pytest.mark.parametrize("saved", MEANT)

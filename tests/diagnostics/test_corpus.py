@@ -15,6 +15,7 @@ def test_every_rule_has_its_bug():
         assert sum(each == code for each, _, _ in CASES) >= 6, code
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("code", "case"),
     [(code, case) for code, _, case in CASES],

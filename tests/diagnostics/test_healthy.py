@@ -34,6 +34,7 @@ def silent(arrays, *expectations, **declared):
         assert loud(report(arrays, expect=expect, **declared)) == []
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("shape", "dtype", "side"), GRID)
 @pytest.mark.parametrize("pad_rows", ["uniform", "zero", "arbitrary"])
 def test_healthy_models(shape, dtype, side, pad_rows):

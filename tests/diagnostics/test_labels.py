@@ -112,6 +112,7 @@ def only(found, code, severity=None):
 # What is healthy
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("shape", "side", "pad", "mask", "shift"), GRID)
 def test_healthy_answers_are_silent_whatever_is_declared(shape, side, pad, mask, shift):
     batch = Batch(shape, side, pad)
@@ -590,6 +591,7 @@ def test_an_answer_that_starts_two_late_is_another_prompt():
 # MSK505
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("shape", "side", "pad", "mask"), list(itertools.product(SHAPES, SIDES, PADS, [True, False]))
 )

@@ -43,6 +43,7 @@ def inside(runs, length):
 # MSK109
 
 
+@pytest.mark.combinations
 @kinds
 @pytest.mark.parametrize(("batch", "queries", "keys"), SQUARES)
 @pytest.mark.parametrize("side", SIDES)
@@ -159,6 +160,7 @@ def test_other_patterns_have_no_diagonal_to_shift(kind, keep):
 # MSK110
 
 
+@pytest.mark.combinations
 @kinds
 @pytest.mark.parametrize(
     ("batch", "queries", "past"), [(1, 1, 9), (3, 1, 1), (2, 4, 1), (1, 5, 12), (3, 40, 3)]

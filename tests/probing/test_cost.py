@@ -14,7 +14,7 @@ from tests.probing.sick import library
 
 STATUS = Path("/proc/self/status")
 # Sizes at which states and masks are much larger than all else.
-ROWS, LENGTH, WIDTH, LAYERS = 3, 512, 256, 6
+ROWS, LENGTH, WIDTH, LAYERS = 3, 192, 512, 5
 # What is freed goes back to the system at once, and the peak is that of what is held.
 EXACT = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
 # In a process of its own: how much more memory a probe takes at its peak than one run did.

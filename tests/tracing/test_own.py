@@ -15,7 +15,7 @@ from torch.nn import functional
 import maskcli
 from maskcli.tracing.results import Options
 from maskcli.tracing.trace import Trace
-from tests.cli.running import ROOT
+from tests.cli.running import ROOT, run
 from tests.tracing.test_watch import IDS, REAL, Net, fused, loud, matmul, unmasked
 
 
@@ -171,22 +171,22 @@ def attend(queue=None):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_child_processes_are_followed(start):
+@pytest.mark.parametrize(("start", "count"), [("fork", 2), ("spawn", 1)])
+def test_child_processes_are_followed(start, count):
     context = multiprocessing.get_context(start)
     path = os.environ.get("PYTHONPATH")
     with maskcli.trace() as traced:
-        children = [context.Process(target=attend) for _ in range(2)]
+        children = [context.Process(target=attend) for _ in range(count)]
         for child in children:
             child.start()
         for child in children:
             child.join()
     assert os.environ.get("PYTHONPATH") == path
     report = traced.report
-    assert (report.calls, report.processes, report.lost) == (4, 3, 0)
+    assert (report.calls, report.processes, report.lost) == (2 * count, 1 + count, 0)
     (finding,) = [each for each in report.findings if each.code == "MSK202"]
     assert finding.traced.modules == ("layers.1",)
-    assert finding.traced.calls == 2
+    assert finding.traced.calls == count
 
 
 PROGRAM = """
@@ -260,7 +260,10 @@ def test_a_traced_program_may_use_a_forkserver(tmp_path):
     program = SERVED.replace("    with maskcli.trace() as traced:\n", "    if True:\n").split("    report =")[
         0
     ]
-    done = traced(tmp_path, program)
+    (tmp_path / "train.py").write_text(program)
+    command = [sys.executable, "-m", "maskcli", "trace", "train.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0
     assert done.stderr.startswith("attention was followed in 1 child process\n")
 
@@ -291,9 +294,7 @@ def test_loader_workers_are_left_in_peace():
 
 def traced(tmp_path, program, *options):
     (tmp_path / "train.py").write_text(textwrap.dedent(program))
-    command = [sys.executable, "-m", "maskcli", "trace", *options, "train.py"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    return run("trace", *options, "train.py", cwd=tmp_path, torch=True, COLUMNS="200")
 
 
 def test_a_program_may_clear_its_path(tmp_path):
