@@ -29,6 +29,7 @@ from maskcli.meant.shown import Shown
 from maskcli.tables.columns import Chunk, Part, Table
 from maskcli.tables.read import read
 from maskcli.tables.rows import Held
+from maskcli.tensors import shown
 from maskcli.text.learning import Chat
 from maskcli.untrusted import MEBIBYTE
 
@@ -94,7 +95,7 @@ def audit_table(
             fold += more
             if advance is not None:
                 advance(part.size)
-    return report(table, fold, [part.path for part in table.parts], task)
+    return report(table, fold, [shown(part.path) for part in table.parts], task)
 
 
 def task_of(table: Table, meaning: Meaning, asked: Asked) -> Task:

@@ -11,6 +11,7 @@ from maskcli.tables import arrow
 from maskcli.tables.columns import Chunk, Look, Part, Wanted
 from maskcli.tables.limits import MAX_DECODED, PART
 from maskcli.tables.places import opened, size_of
+from maskcli.tensors import is_remote
 from maskcli.untrusted import memory_limit
 
 # What files and streams begin with.
@@ -68,5 +69,6 @@ def _mapped(path: str) -> Iterator[tuple[Any, Any, bool]]:
     """pyarrow, the file for it, and whether it is a file of Arrow's and no stream."""
     with arrow.sentences(path, "arrow") as pyarrow, opened(path) as file:
         is_file = file.read(len(FILE)) == FILE
-        with pyarrow.memory_map(path) as source:
+        file.seek(0)
+        with pyarrow.PythonFile(file) if is_remote(path) else pyarrow.memory_map(path) as source:
             yield pyarrow, source, is_file

@@ -10,7 +10,7 @@ from maskcli.errors import MaskcliError
 from maskcli.tables import streams
 from maskcli.tables.columns import NOTHING, Look, Raw, Table, table_of
 from maskcli.tables.forms import Form, form_of, is_known, suffixes
-from maskcli.tensors import files_of, is_folder, is_pattern
+from maskcli.tensors import Address, files_of, is_folder, is_pattern, is_remote, shown
 from maskcli.untrusted import MEBIBYTE, json_object, read_bytes
 
 # What Dataset.save_to_disk and DatasetDict.save_to_disk leave in a folder.
@@ -31,14 +31,15 @@ def open_tables(targets: Sequence[str], raw: Raw | None = None) -> list[Table]:
     folder by `save_to_disk` is a table for each split, by the split's name. Raises MaskcliError for what does
     not exist, is of several forms at once, or holds no rows.
     """
-    return [_table(each, raw) for each in _sets(targets)]
+    addressed = (Address(each) if is_remote(each) else each for each in targets)
+    return [_table(each, raw) for each in _sets(list(addressed))]
 
 
 def _sets(targets: Sequence[str]) -> Iterator[_Set]:
     single = list(dict.fromkeys(path for path in targets if not is_folder(path) and not is_pattern(path)))
     if single:
         more = f" and {len(single) - 1} more" if len(single) > 1 else ""
-        yield _Set(single[0] + more, single)
+        yield _Set(shown(single[0]) + more, single)
     for path in dict.fromkeys(targets):
         if path in single:
             continue
@@ -48,7 +49,7 @@ def _sets(targets: Sequence[str]) -> Iterator[_Set]:
         elif os.path.exists(os.path.join(path, STATE)):
             yield _Set(path, _saved(path))
         else:
-            yield _Set(path, files_of(path, is_known, ", ".join(suffixes())))
+            yield _Set(shown(path), files_of(path, is_known, ", ".join(suffixes())))
 
 
 def _saved(folder: str) -> list[str]:

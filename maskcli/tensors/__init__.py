@@ -1,6 +1,6 @@
 """Files to named lazy arrays, the role each plays, and arrays to files."""
 
-from maskcli.tensors.addresses import is_remote, shown
+from maskcli.tensors.addresses import Address, is_remote, shown
 from maskcli.tensors.atomic import replacing
 from maskcli.tensors.compare import Difference, difference
 from maskcli.tensors.formats import readable, suffix_of, writable
@@ -26,6 +26,7 @@ from maskcli.tensors.views import View, Zoom, parse_range, place, view
 from maskcli.tensors.write import write_tensors
 
 __all__ = [
+    "Address",
     "Computed",
     "Difference",
     "Kind",

@@ -10,6 +10,13 @@ ADDRESS = re.compile(
 )
 
 
+class Address(str):
+    """An address that messages, which quote paths by their repr, show without its login and its query."""
+
+    def __repr__(self) -> str:
+        return repr(shown(self))
+
+
 def scheme_of(address: str) -> str:
     """What an address begins with, in small letters."""
     return address.partition("://")[0].lower()

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from maskcli.errors import MaskcliError
-from maskcli.tensors.addresses import scheme_of, shown
+from maskcli.tensors.addresses import Address, scheme_of, shown
 from maskcli.tensors.storage import Handle
 
 # Bytes asked for at a time, and the seconds that each answer may take: 70 KB a second are enough.
@@ -171,7 +171,7 @@ def listed(address: str, known: Callable[[str], bool]) -> list[str]:
     )
     base = path.partition("*")[0].rpartition("/")[0]
     inside = (name for name in found if known(name) and not _is_hidden(name[len(base) :]))
-    return [beginning + name for name in sorted(inside, key=lambda name: name.split("/"))]
+    return [Address(beginning + name) for name in sorted(inside, key=lambda name: name.split("/"))]
 
 
 def _is_hidden(path: str) -> bool:

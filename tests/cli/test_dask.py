@@ -1,5 +1,6 @@
 """diagnose --dask: the report of one process, whatever becomes of the workers; and what cannot be, in one sentence."""
 
+import json
 import os
 import signal
 import time
@@ -8,12 +9,14 @@ from functools import partial
 import numpy as np
 import pytest
 
+from maskcli.auditing.audit import Asked, audit_table
 from maskcli.diagnostics.declare import declare
 from maskcli.errors import MaskcliError
 from maskcli.inputs import cluster
 from maskcli.inputs.many_files import check_files
 from maskcli.inputs.spread import Workers, spread
 from maskcli.inputs.tasks import tasks_of
+from maskcli.tables import open_tables
 from tests.cli.running import refused, run
 from tests.cli.test_many_files import SICK, dump
 
@@ -62,6 +65,32 @@ def test_a_worker_that_is_lost_changes_nothing(local, folder):
             os.kill(process, signal.SIGKILL)
     assert len(alone) == 28
     assert found == alone
+
+
+def test_an_audit_is_the_same_bit_for_bit(local, tmp_path):
+    """Parts of a set are read by workers, of which one is lost; their counts are added in the order of the parts."""
+    generator = np.random.default_rng(0)
+    for part in range(8):
+        with open(tmp_path / f"{part}.jsonl", "w") as file:
+            for _ in range(40):
+                ids = [int(each) for each in generator.integers(5, 99, generator.integers(4, 30))] + [2]
+                labels = [-100, -100, *ids[2:-1], 2 if generator.random() < 0.8 else -100]
+                print(json.dumps({"input_ids": ids, "labels": labels}), file=file)
+    (table,) = open_tables([str(tmp_path)])
+    meaning = declare(eos_id=2, pad_id=0)
+    alone = audit_table(table, meaning, Asked(), Workers())
+    with distributed.Client(local) as client:
+        process = next(iter(client.run(os.getpid).values()))
+    told = []
+
+    def advance(size):
+        told.append(size)
+        if len(told) == 2:
+            os.kill(process, signal.SIGKILL)
+
+    assert audit_table(table, meaning, Asked(), Workers(dask=local.scheduler_address), advance) == alone
+    assert len(told) == len(table.parts) == 8
+    assert alone.findings
 
 
 def deadly(poison):

@@ -249,7 +249,16 @@ def test_folders_and_patterns_elsewhere():
         files_of("memory://dumps/c*", known, ".npy")
 
 
-@pytest.mark.parametrize("form", ["parquet", "jsonl", "jsonl.gz"])
+@pytest.mark.parametrize("text", ["{", "no rows", ""])
+def test_what_is_said_of_a_training_set_elsewhere_holds_no_secret(text, tmp_path):
+    (tmp_path / "a.jsonl").write_text(text)
+    with serving(tmp_path / "a.jsonl") as server:
+        told = refused("audit", server.address.replace("http://", "http://me:secret@") + "?key=secret")
+    assert "secret" not in told
+    assert f"'http://127.0.0.1:{server.server_port}/a.jsonl?…'" in told
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow", "stream.arrow", "jsonl", "jsonl.gz"])
 def test_rows_of_training_sets_elsewhere(form):
     pyarrow = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet")
@@ -257,6 +266,11 @@ def test_rows_of_training_sets_elsewhere(form):
     data = io.BytesIO()
     if form == "parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), data, row_group_size=100)
+    elif form.endswith("arrow"):
+        table = pyarrow.Table.from_pylist(rows)
+        new = pyarrow.ipc.new_stream if form.startswith("stream") else pyarrow.ipc.new_file
+        with new(data, table.schema) as writer:
+            writer.write_table(table, max_chunksize=100)
     else:
         data.write("".join(f"{json.dumps(row)}\n" for row in rows).encode())
     whole = gzip.compress(data.getvalue()) if form.endswith("gz") else data.getvalue()
