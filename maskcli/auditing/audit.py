@@ -13,15 +13,17 @@ from operator import add
 import numpy as np
 
 from maskcli.auditing.batch import CELLS, Plan, batches
-from maskcli.auditing.fold import Fold, folded, left_out, odd_rows, told
+from maskcli.auditing.fold import Fold, folded, odd_rows, told
 from maskcli.auditing.judging import RULES_OF_SETS, judge
 from maskcli.auditing.learning import learn
+from maskcli.auditing.misfits import left_out
 from maskcli.auditing.rendering import Rendering, notes, rendered, rendering_of
 from maskcli.auditing.results import Audited
 from maskcli.auditing.roles import columns_of, is_known
 from maskcli.auditing.sided import sided
 from maskcli.diagnostics.declare import Meaning
 from maskcli.diagnostics.finding import Skipped
+from maskcli.diagnostics.rules.targets import label_length
 from maskcli.errors import MaskcliError
 from maskcli.inputs.spread import Workers, spread
 from maskcli.meant.facts import Declared
@@ -144,7 +146,15 @@ def audit_chunk(chunk: Chunk, part: int, task: Task) -> Fold:
         chunk, found = rendered(chunk, task.rendering)
         odd = odd_rows(found, part, chunk.unasked)
     rows = sided(chunk, task.plan.columns, task.plan.apart)
-    fold = odd + left_out(rows, chunk, part, task.codes)
+    code = label_length.code
+    fold = odd + left_out(
+        rows,
+        chunk.first + np.arange(chunk.rows),
+        part,
+        task.declared,
+        told=task.codes is None or code in task.codes,
+        kept=task.keep is None or code in task.keep,
+    )
     total = np.sum(list(rows.lengths.values()), axis=0)
     for batch in batches(rows, task.plan, task.declared, task.cells):
         judged = judge(batch, task.declared, task.codes)

@@ -14,15 +14,11 @@ from maskcli.auditing.glance import Counts, counts_of
 from maskcli.auditing.judging import Judged, Verdict
 from maskcli.auditing.rendering import Odd
 from maskcli.auditing.results import EXAMPLES, Example, RowOf, Told
-from maskcli.auditing.sided import Sided
 from maskcli.diagnostics.catalogue import RULES
 from maskcli.diagnostics.finding import SEVERITIES
-from maskcli.diagnostics.rules.targets import label_length
 from maskcli.diagnostics.supervision import readings
 from maskcli.diagnostics.words import LISTED, filled, listed_words
-from maskcli.scene.sides import OF_LOSS
 from maskcli.scene.tokens import Tokens
-from maskcli.tables.columns import Chunk
 
 # Rows of a finding that are named.
 FIRST = 5
@@ -254,37 +250,6 @@ def _told_of(verdict: Verdict) -> Tokens | None:
     with_ids = [tokens for tokens in verdict.scene.tokens if tokens.ids is not None]
     named = [tokens for tokens in with_ids if name in tokens.names.values()]
     return next(iter([*named, *with_ids]), None)
-
-
-def left_out(rows: Sided, chunk: Chunk, part: int, codes: frozenset[str] | None) -> Fold:
-    """Rows that no batch holds, as their columns do not fit each other; labels of another length are a
-    finding.
-    """
-    out = np.flatnonzero(~rows.fits)
-    if not out.size:
-        return Fold()
-    seen = dict[Key, Seen]()
-    for name, unlike in rows.unlike.items():
-        role = rows.columns[name][0]
-        if role.role in OF_LOSS and (codes is None or label_length.code in codes):
-            at = np.flatnonzero(unlike)
-            key = Key(
-                label_length.code,
-                label_length.severity,
-                f"{name!r} and the ids differ in length in {{items}}: which token each is for is not said",
-            )
-            fix = "make them as long as the ids; labels that are not to count hold the ignore index"
-            first = tuple((part, chunk.first + int(item)) for item in at[:FIRST])
-            seen[key] = Seen(fix, len(at), 0, {"rows": len(at)}, {}, first, ())
-    tokens = sum(int(lengths[out].sum()) for lengths in rows.lengths.values())
-    counts = Counts(rows=len(out), tokens=tokens, real=tokens)
-    others = {
-        name: int(unlike.sum())
-        for name, unlike in rows.unlike.items()
-        if rows.columns[name][0].role not in OF_LOSS
-    }
-    decided = frozenset({label_length.code})
-    return Fold(counts, seen, decided=decided, rows={part: len(out)}, left_out=others)
 
 
 def told(fold: Fold, parts: Sequence[str]) -> tuple[Told, ...]:

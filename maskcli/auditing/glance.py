@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from maskcli.arrays import Array, Real
 from maskcli.auditing.results import Glance
+from maskcli.diagnostics.chats import Chat, answers_in, chats
 from maskcli.diagnostics.needs import PACKING
 from maskcli.diagnostics.supervision import Reading, readings
 from maskcli.padding import one_of
 from maskcli.scene.scene import Scene
 from maskcli.scene.tokens import Tokens
+from maskcli.text.markers import ROLES
 
+# Of each role the turns, their tokens, and those of them that are counted.
+Turns = dict[str, tuple[int, int, int]]
 # A row is counted whole when the loss counts all of it but its first token, which nothing comes before.
 UNASKED = 1
 
@@ -39,6 +43,9 @@ class Counts:
     rows_longest_without_end: int | None = None
     packed_rows: int | None = None
     documents: int | None = None
+    answers: int | None = None
+    answer_ends_counted: int | None = None
+    turns: Turns = field(default_factory=dict)
 
     def __add__(self, other: Counts) -> Counts:
         longest = max(self.longest, other.longest)
@@ -49,14 +56,20 @@ class Counts:
             for each in (self, other)
         ]
         totals: dict[str, Any] = {name: _sum([getattr(each, name) for each in told]) for name in _NAMES}
-        return Counts(**{**totals, "longest": longest})
+        turns = dict(self.turns)
+        for role, (count, tokens, counted) in other.turns.items():
+            known = turns.get(role, (0, 0, 0))
+            turns[role] = known[0] + count, known[1] + tokens, known[2] + counted
+        return Counts(**{**totals, "longest": longest, "turns": turns})
 
     def glance(self) -> Glance:
         """The counts as they are reported."""
-        return Glance(**{name: getattr(self, name) for name in _NAMES})
+        numbers = {name: getattr(self, name) for name in _NAMES}
+        order = {role: self.turns[role] for role in ROLES if role in self.turns}
+        return Glance(**numbers, turns=order)
 
 
-_NAMES = tuple(each.name for each in dataclasses.fields(Counts))
+_NAMES = tuple(each.name for each in dataclasses.fields(Counts) if each.name != "turns")
 
 
 def _sum(parts: Sequence[int | None]) -> int | None:
@@ -84,6 +97,7 @@ def counts_of(scenes: Sequence[Scene], rows: int, tokens: int) -> Counts:
         real=real,
         **_of_loss(read),
         **_of_longest(texts),
+        **_of_turns(scenes),
         documents=sum(int(each.sum()) for each in told) if told else None,
         packed_rows=int((np.max(told, axis=0) > 1).sum()) if told else None,
     )
@@ -134,6 +148,35 @@ def _of_longest(texts: Sequence[_Text]) -> dict[str, Any]:
         ended = one_of(text.tokens.ids[rows, last], text.ends)
         found["rows_longest_without_end"] = int((~ended).sum())
     return found
+
+
+def _of_turns(scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Turns by role with their tokens and how many of those are counted; answers, and how many ends of them
+    are counted.
+    """
+    told = [
+        chat
+        for scene in scenes
+        if scene.declared.chat is not None
+        for chat in chats(scene)
+        if isinstance(chat, Chat)
+    ]
+    if not told:
+        return {}
+    turns, answers, ends = Counts(), 0, 0
+    for chat in told:
+        turns += Counts(turns={role: of_role for role in ROLES if (of_role := _turns(chat, role))[0]})
+        each, taught = answers_in(chat), chat.text.taught.ravel()
+        answers += int((each.said > 0).sum())
+        ends += int(taught[each.end[(each.said > 0) & (each.end >= 0)]].sum())
+    return {"turns": turns.turns, "answers": answers, "answer_ends_counted": ends}
+
+
+def _turns(chat: Chat, role: str) -> tuple[int, int, int]:
+    """How many turns a role has, their tokens, and those of them that are counted."""
+    inside = chat.split.of(role) & (chat.split.turn >= 0)
+    begins = inside & (np.diff(chat.split.turn, axis=1, prepend=-1) != 0)
+    return int(begins.sum()), int(inside.sum()), int((inside & chat.text.taught).sum())
 
 
 def _tells_documents(scene: Scene) -> bool:

@@ -13,7 +13,7 @@ from maskcli.auditing.batch import Plan, batches
 from maskcli.auditing.roles import Columns
 from maskcli.auditing.sided import Sided, sided, slice_of
 from maskcli.diagnostics.chats import Chat, begin_within, chats
-from maskcli.diagnostics.fitting import found_in
+from maskcli.diagnostics.fitting import found_in, shift_of_most
 from maskcli.diagnostics.rules.endings import ends_that_begin
 from maskcli.diagnostics.supervision import IGNORE_INDEX, OTHER_IGNORE_INDEX, ignored_labels, readings
 from maskcli.meant.facts import Declared
@@ -64,8 +64,11 @@ def _shown(rows: Sided, plan: Plan, declared: Declared) -> Shown:
     scenes = _scenes(rows, plan, declared)
     read = [reading for scene in scenes for reading in readings(scene)]
     for reading in read:
-        if reading.shift is not None:
-            shifts.setdefault(reading.name, Counter())[reading.shift] += int(reading.supervised.sum())
+        shift = reading.shift
+        if shift is None and reading.tokens.ids is not None:
+            shift = shift_of_most(reading.labels, reading.tokens.ids, reading.supervised, reading.real)
+        if shift is not None:
+            shifts.setdefault(reading.name, Counter())[shift] += int(reading.supervised.sum())
             ends |= bool(reading.asks_for(declared.eos_ids).any())
             starts |= set(ends_that_begin(reading, declared))
     most = {name: counts.most_common(1)[0][0] for name, counts in shifts.items()}

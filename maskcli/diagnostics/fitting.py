@@ -123,6 +123,12 @@ def _known(counts: dict[int, Counts], usual: int | None) -> dict[int, int]:
     return {} if usual is None or usual not in counts else {usual: int(counts[usual].same.sum())}
 
 
+def shift_of_most(labels: Array, ids: Array, supervised: Array, real: Array | None) -> int | None:
+    """The only shift at which half of the rows with enough labels fit, or more."""
+    counts = {shift: counts_at(labels, ids, supervised, real, shift) for shift in SHIFTS[: labels.shape[1]]}
+    return _of_most(counts, supervised.sum(axis=1))
+
+
 def found_in(labels: Array, ids: Array, supervised: Array) -> Placed:
     """Where the labels [B, L] of each row stand in its own ids [B, K], all as far away."""
     return _placed(labels, ids, supervised, supervised.sum(axis=1) >= PLACED, elsewhere=False)

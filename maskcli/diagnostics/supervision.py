@@ -41,7 +41,7 @@ class Reading(NamedTuple):
     which labels[t] is ids[t + shift] nearly everywhere, the labels that show it. `shift` is the one that
     holds; None when the labels are another sequence, or fit at several. `due` is the one that a declaration
     or the labels' name calls for. `astray` are rows [B] that fit elsewhere than the others, or nowhere;
-    `placed` says where.
+    `placed` says where. With `shown` the set that they are of shows the shift.
     """
 
     tokens: Tokens
@@ -54,6 +54,7 @@ class Reading(NamedTuple):
     due: int | None
     astray: Array
     placed: Placed | None = None
+    shown: bool = False
 
     @property
     def ids(self) -> Array:
@@ -64,7 +65,7 @@ class Reading(NamedTuple):
     @property
     def same_text(self) -> bool:
         """Whether the labels are the text of the ids, at whatever shift."""
-        return max(self.agree.values(), default=0) >= ENOUGH
+        return self.shown or max(self.agree.values(), default=0) >= ENOUGH
 
     @property
     def taught(self) -> Array:
@@ -184,11 +185,10 @@ def _read(tokens: Tokens, name: str, labels: Array, declared: Declared) -> Readi
         none = np.zeros(len(labels), bool)
         return Reading(tokens, name, labels, supervised, real, {}, None, due, none)
     shown = _shown_shift(name, declared)
-    found = fit(labels, tokens.ids, supervised, real, due, shown)
-    shift = _shift(found.agree, due) if shown is None else shown
-    return Reading(
-        tokens, name, labels, supervised, real, found.agree, shift, due, found.astray, found.placed
-    )
+    agree, astray, placed = fit(labels, tokens.ids, supervised, real, due, shown)
+    shift = _shift(agree, due) if shown is None else shown
+    of_set = shown is not None
+    return Reading(tokens, name, labels, supervised, real, agree, shift, due, astray, placed, of_set)
 
 
 def _counted(tokens: Tokens, ids: Array, counted: Array, declared: Declared) -> Reading:
