@@ -58,7 +58,7 @@ class _Expanding(io.RawIOBase):
         self.left -= count
         if self.left < 0:
             raise MaskcliError(
-                f"{self.path!r} expands to more than {MAX_EXPANSION} times its size, as no training rows do; "
-                "expand it yourself and pass that file"
+                f"{self.path!r} expands to more than {MAX_EXPANSION} times its size, as no rows "
+                "do; expand it yourself and pass that file"
             )
         return count

@@ -77,8 +77,8 @@ def form_of(path: str, raw: Raw | None = None) -> Form:
             return form
     if raw is None and streams.holds(path, head):
         raise MaskcliError(
-            f"{path!r} has no header, expected one of numpy or torch; if it is a stream of token ids, say "
-            "their type, such as --dtype uint16"
+            f"{path!r} has no header, expected one of numpy or torch; if it is a stream of token ids, "
+            "say their type, such as --dtype uint16"
         )
     names = ", ".join(form.name for form in FORMS)
     raise MaskcliError(f"{path!r} holds no rows in a form that is read here, expected one of {names}")

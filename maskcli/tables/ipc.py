@@ -53,7 +53,8 @@ def read(part: Part, wanted: Wanted) -> Iterator[Chunk]:
             # Offsets that lead out of a column would be followed by numpy.
             batch.validate(full=True)
             for start in range(0, whole.num_rows, wanted.rows):
-                yield arrow.chunk_of(batch.slice(start, wanted.rows), at + start, wanted, part.path)
+                rows = batch.slice(start, wanted.rows)
+                yield arrow.chunk_of(rows, at + start, wanted, part.path)
             at += whole.num_rows
 
 

@@ -15,7 +15,7 @@ from maskcli.tables.batches import batch_size, chunks_of, words_of
 from maskcli.tables.columns import Chunk, Look, Part, Wanted
 from maskcli.tables.compressed import expanded
 from maskcli.tables.json_rows import checked
-from maskcli.tables.limits import BLOCK, MAX_LINE, MAX_WHOLE
+from maskcli.tables.limits import BLOCK, MAX_WHOLE
 from maskcli.tables.places import size_of
 
 # Rows of a list that tell its columns.
@@ -39,7 +39,7 @@ def read(part: Part, wanted: Wanted) -> Iterator[Chunk]:
 def is_columns(path: str) -> bool:
     """Whether a file that begins with an object has its columns in it, and no row a line."""
     with expanded(path) as file:
-        line = file.readline(MAX_LINE)
+        line = file.readline(MAX_WHOLE)
         alone = not file.read(BLOCK).strip()
     try:
         row = json.loads(line.decode("utf-8-sig"))
@@ -56,7 +56,7 @@ def _items(path: str) -> Iterator[Any]:
         if letters.skip("["):
             yield from _listed(letters)
         else:
-            yield letters.value(MAX_WHOLE, "the object")
+            yield letters.value("the object")
         if letters.rest():
             raise MaskcliError(f"{path!r} has more behind its end, expected one list or object of JSON")
 
@@ -68,7 +68,7 @@ def _listed(letters: _Letters) -> Iterator[Any]:
         place = f"row {row} of {letters.path!r}"
         if row and not letters.skip(","):
             raise MaskcliError(f"{place} does not follow a comma, expected a list of rows as JSON")
-        yield checked(letters.value(MAX_LINE, f"row {row}"), partial(str, place))
+        yield checked(letters.value(f"row {row}"), partial(str, place))
         row += 1
 
 
@@ -105,8 +105,8 @@ class _Letters:
         self.at += found
         return found
 
-    def value(self, most: int, what: str) -> Any:
-        """The next value, of at most so many letters."""
+    def value(self, what: str) -> Any:
+        """The next value, of at most MAX_WHOLE letters."""
         self.rest()
         while True:
             try:
@@ -116,9 +116,9 @@ class _Letters:
                 raise MaskcliError(f"{what} of {self.path!r} nests its values too deep") from None
             except ValueError as error:
                 cut_off = not isinstance(error, json.JSONDecodeError) or _is_cut_off(error)
-                if len(self.held) - self.at > most:
+                if len(self.held) - self.at > MAX_WHOLE:
                     raise MaskcliError(
-                        f"{what} of {self.path!r} has more than {most} letters; save one row a line (.jsonl)"
+                        f"{what} of {self.path!r} has more than {MAX_WHOLE} letters; save one row a line"
                     ) from None
                 if not cut_off or not self.more():
                     said = getattr(error, "msg", str(error))

@@ -75,7 +75,7 @@ def _line(path: str, file: BinaryIO) -> bytes:
     line = file.readline(MAX_LINE + 1)
     if len(line) > MAX_LINE:
         raise MaskcliError(
-            f"{path!r} has a line of more than {MAX_LINE} bytes, expected a row of JSON; check what it is"
+            f"{path!r} has a line of more than {MAX_LINE} bytes, expected a row of JSON; check it"
         )
     if len(line) > MAX_VALUES and line.count(b",") > MAX_VALUES:
         raise MaskcliError(f"{path!r} has a line of more than {MAX_VALUES} numbers; check what it is")

@@ -20,8 +20,10 @@ MAX_VALUES = 2**26
 # alone takes a hundredth.
 MAX_EXPANSION = 1000
 MIN_EXPANSION = 64 * MEBIBYTE
-# Bytes of a JSON file that holds columns or one object, which is read whole.
-MAX_WHOLE = 256 * MEBIBYTE
+# Letters of columns in one JSON object, or of a row in a JSON list: Python's numbers take six times as much.
+MAX_WHOLE = 64 * MEBIBYTE
+# Bytes of what save_to_disk says of a folder: some 30 for each of its files.
+MAX_STATE = 16 * MEBIBYTE
 # Columns: each is told by its name.
 MAX_COLUMNS = 1000
 # Bytes that decoding a few rows of parquet or Arrow may take. 10 million tokens with labels and a mask in one

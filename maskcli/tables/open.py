@@ -10,8 +10,10 @@ from maskcli.errors import MaskcliError
 from maskcli.tables import streams
 from maskcli.tables.columns import NOTHING, Look, Raw, Table, table_of
 from maskcli.tables.forms import Form, form_of, is_known, suffixes
+from maskcli.tables.limits import MAX_STATE
+from maskcli.tables.places import exists, opened
 from maskcli.tensors import Address, files_of, is_folder, is_pattern, is_remote, shown
-from maskcli.untrusted import MEBIBYTE, json_object, read_bytes
+from maskcli.untrusted import json_object
 
 # What Dataset.save_to_disk and DatasetDict.save_to_disk leave in a folder.
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -43,27 +45,34 @@ def _sets(targets: Sequence[str]) -> Iterator[_Set]:
     for path in dict.fromkeys(targets):
         if path in single:
             continue
-        if os.path.exists(os.path.join(path, SPLITS)):
-            for split in _listed(os.path.join(path, SPLITS), "splits"):
-                yield _Set(split, _saved(os.path.join(path, split)))
-        elif os.path.exists(os.path.join(path, STATE)):
-            yield _Set(path, _saved(path))
+        if is_folder(path) and exists(_within(path, SPLITS)):
+            for split in _listed(_within(path, SPLITS), "splits"):
+                yield _Set(split, _saved(_within(path, split)))
+        elif is_folder(path) and exists(_within(path, STATE)):
+            yield _Set(shown(path), _saved(path))
         else:
             yield _Set(shown(path), files_of(path, is_known, ", ".join(suffixes())))
 
 
 def _saved(folder: str) -> list[str]:
     """The files of a split by save_to_disk, as its state names them."""
-    path = os.path.join(folder, STATE)
+    path = _within(folder, STATE)
     files = _listed(path, "_data_files")
     names = [each.get("filename") if isinstance(each, dict) else None for each in files]
-    return [os.path.join(folder, _plain(name, path)) for name in names]
+    return [_within(folder, _plain(name, path)) for name in names]
+
+
+def _within(folder: str, name: str) -> str:
+    """A file or folder in a folder, of this machine or elsewhere."""
+    path = os.path.join(folder, name)
+    return Address(path) if is_remote(path) else path
 
 
 def _listed(path: str, key: str) -> list[Any]:
     """A list of names in one of the JSON files of save_to_disk."""
     try:
-        found = json_object(read_bytes(path, MEBIBYTE)).get(key)
+        with opened(path) as file:
+            found = json_object(file.read(MAX_STATE)).get(key)
     except ValueError as reason:
         raise MaskcliError(f"{path!r} {reason}; save the set again with save_to_disk") from None
     if not isinstance(found, list):
@@ -94,8 +103,8 @@ def _check_one(name: str, forms: dict[str, Form]) -> None:
     for path, other in forms.items():
         if other.name != form.name:
             raise MaskcliError(
-                f"{name!r} mixes {form.name} ({first!r}) and {other.name} ({path!r}), expected one form in a "
-                "set; pass a pattern such as '*.parquet'"
+                f"{name!r} mixes {form.name} ({first!r}) and {other.name} ({path!r}), expected "
+                "one form in a set; pass a pattern such as '*.parquet'"
             )
 
 

@@ -22,6 +22,16 @@ def opened(path: str) -> BinaryIO:
         raise MaskcliError(f"{path!r} cannot be read ({error.strerror}); check its permissions") from None
 
 
+def exists(path: str) -> bool:
+    """Whether there is a file; of one elsewhere, whether it can be reached."""
+    if not is_remote(path):
+        return os.path.exists(path)
+    try:
+        return Remote(path).size >= 0
+    except MaskcliError:
+        return False
+
+
 def size_of(path: str) -> int:
     """Bytes of a file."""
     return Remote(path).size if is_remote(path) else os.path.getsize(path)

@@ -11,7 +11,7 @@ from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.tables.columns import NUMBERS, Chunk, Column, Look, Part, Raw, Wanted
 from maskcli.tables.limits import BLOCK, MAX_VALUES, PART
-from maskcli.tables.places import opened, size_of
+from maskcli.tables.places import exists, opened, size_of
 
 IDS, MASK = "input_ids", "labels_mask"
 # What names of files that belong together have: OLMo's token_ids_part_0.npy and labels_mask_part_0.npy.
@@ -33,7 +33,8 @@ def look(path: str, form: str, raw: Raw) -> Look:
         raise MaskcliError(f"{raw.dtype!r} is no type of token ids, expected one of {', '.join(TYPES)}")
     if raw.eos is None and raw.length is None:
         raise MaskcliError(
-            f"{path!r} is a stream of tokens: say where its rows end, by the id of the last token or a length"
+            f"{path!r} is a stream of tokens: say where its rows end, by the id of the last token "
+            "or by a length"
         )
     width = np.dtype(raw.dtype).itemsize
     count, rest = divmod(size_of(path), width)
@@ -69,14 +70,14 @@ def mask_of(path: str) -> str | None:
     """The file that holds the mask of a file of ids, by its name."""
     folder, name = os.path.split(path)
     beside = os.path.join(folder, name.replace(*PAIR))
-    return beside if beside != path and os.path.exists(beside) else None
+    return beside if beside != path and exists(beside) else None
 
 
 def is_mask(path: str) -> bool:
     """Whether a file is the mask of another, which is read with it."""
     folder, name = os.path.split(path)
     ids = os.path.join(folder, name.replace(PAIR[1], PAIR[0]))
-    return ids != path and os.path.exists(ids)
+    return ids != path and exists(ids)
 
 
 def _texts(path: str, raw: Raw, begin: int, end: int, total: int) -> Iterator[tuple[int, Array, Array]]:

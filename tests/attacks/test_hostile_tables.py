@@ -161,9 +161,9 @@ def test_lines_without_an_end(tmp_path):
         file.write(b'{"a": "')
         file.truncate(2**30)
     refused(tmp_path / "x.jsonl", "a line of more than", most=700)
-    bomb = gzip.compress(b'{"a": [' + b"0," * 2**28, 1)
+    bomb = gzip.compress(b'{"a": [' + b"0," * (2**27 + 9), 1)
     refused(write(tmp_path / "x.jsonl.gz", bomb), "a line of more than", most=700)
-    refused(write(tmp_path / "x.json", b'[{"a": "' + b"x" * 2**29), "has more than", most=1200)
+    refused(write(tmp_path / "x.json", b'[{"a": "' + b"x" * (2**26 + 9)), "has more than", most=400)
 
 
 def test_a_row_of_too_many_numbers(tmp_path):
@@ -212,28 +212,13 @@ def test_nan_and_infinity_are_numbers_of_a_kind(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [1, 2000], ids=["alone", "among others"])
-@pytest.mark.parametrize("kind", ["parquet", "arrow"])
-def test_one_endless_row(tmp_path, rows, kind):
-    zeros = pa.array(np.zeros(2**28 + 1, np.int8))
-    ends = [0] * rows + [len(zeros)] * rows
-    table = pa.table(
-        {
-            name: pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), zeros)
-            for name in ("ids", "labels", "mask")
-        }
-    )
-    path = tmp_path / "x"
-    if kind == "parquet":
-        pq.write_table(table, path, compression="zstd")
-        assert path.stat().st_size < 100_000
-        refused(path, "takes more than 2048 MiB for a few of its rows", most=2200)
-    else:
-        with pa.ipc.new_file(
-            str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
-        ) as writer:
-            writer.write_table(table)
-        assert path.stat().st_size < 100_000
-        read_whole(path, 2 * rows - 1, most=2200)
+def test_one_endless_row_of_parquet(tmp_path, rows):
+    zeros = pa.array(np.zeros(10**8, np.int64))
+    ends = pa.array([0] * rows + [len(zeros)] * rows, pa.int64())
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"ids": pa.LargeListArray.from_arrays(ends, zeros)}), path, compression="zstd")
+    assert path.stat().st_size < 100_000
+    refused(path, "takes more than 2048 MiB for a few of its rows", most=2200)
 
 
 def test_a_row_of_ten_million_tokens_is_read(tmp_path):
@@ -241,18 +226,17 @@ def test_a_row_of_ten_million_tokens_is_read(tmp_path):
     lists = pa.ListArray.from_arrays([0, 3, len(tokens)], pa.array(tokens))
     pq.write_table(pa.table({"input_ids": lists, "labels": lists}), tmp_path / "x.parquet")
     read_whole(tmp_path / "x.parquet", 2, most=800)
-    with open(tmp_path / "x.jsonl", "w") as file:
-        file.write(json.dumps({"input_ids": tokens.tolist(), "labels": tokens.tolist()}))
-    read_whole(tmp_path / "x.jsonl", 1, most=800)
+    write(tmp_path / "x.jsonl", '{"input_ids": [' + "12345, " * 10**7 + "7]}")
+    read_whole(tmp_path / "x.jsonl", 1, most=500)
 
 
 def test_a_group_of_rows_is_never_held_whole(tmp_path):
-    values = pa.array(np.zeros(2**27, np.int8))
-    offsets = pa.array(np.arange(0, 2**27 + 1, 2**9, dtype=np.int32))
+    values = pa.array(np.zeros(2**25, np.int64))
+    offsets = pa.array(np.arange(0, 2**25 + 1, 2**9, dtype=np.int32))
     pq.write_table(
         pa.table({"ids": pa.ListArray.from_arrays(offsets, values)}),
         tmp_path / "x.parquet",
         row_group_size=2**20,
     )
     assert pq.ParquetFile(tmp_path / "x.parquet").num_row_groups == 1
-    read_whole(tmp_path / "x.parquet", 2**18)
+    read_whole(tmp_path / "x.parquet", 2**16, most=100)
