@@ -1,7 +1,7 @@
 """python -m tests.benchmarks [--runs N] [--gib N] [--quick]: maskcli beside the programs people use instead, as a Markdown table.
 
 With `growth` a picture of how time and memory grow; with `rules` what every rule finds and what healthy models are accused of;
-with `probes` what a probe costs beside one run of the model;
+with `probes` what a probe costs beside one run of the model; with `audit` what training sets cost beside a script;
 with `sweep` the masks of every decoder of the installed transformers, written to the page `architectures` (with names, their rows).
 Whole processes, taken in turn (A B A B ...) after a warm-up of each, so that a machine whose speed drifts is fair to both.
 Timings are printed, never asserted.
@@ -18,7 +18,10 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", nargs="?", choices=["compare", "growth", "probes", "rules", "sweep"], default="compare"
+        "what",
+        nargs="?",
+        choices=["audit", "compare", "growth", "probes", "rules", "sweep"],
+        default="compare",
     )
     parser.add_argument("names", nargs="*", help="architectures to sweep; default: all")
     parser.add_argument(
@@ -50,6 +53,11 @@ def main():
         write(lines, chosen.names)
         return
     with tempfile.TemporaryDirectory() as name:
+        if chosen.what == "audit":
+            from tests.benchmarks.sets import table as sets
+
+            show(sets(Path(name), chosen.runs or (1 if chosen.quick else 3), chosen.quick))
+            return
         if chosen.what == "growth":
             from tests.benchmarks.growth import draw, measured
 

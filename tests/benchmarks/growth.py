@@ -35,7 +35,7 @@ def measured(folder, runs, quick):
 def add(curves, x, commands, runs):
     """One more point on the curve of each command."""
     for name, each in zip(commands, in_turn(list(commands.values()), runs), strict=True):
-        curves[name].append([x, *each])
+        curves[name].append([x, each.seconds, each.peak])
 
 
 def draw(curves, path):

@@ -20,10 +20,11 @@ ENVIRONMENT |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class Measured(NamedTuple):
-    """Seconds of wall time and MiB of peak memory."""
+    """Seconds of wall time, MiB of peak memory of the largest process, and seconds of all its processors."""
 
     seconds: float
     peak: float
+    processor: float
 
 
 def run(command):
@@ -42,7 +43,7 @@ def run(command):
     process.stderr.close()
     if process.returncode not in ((0, 1) if tuple(command[:3]) == MASKCLI else (0,)):
         raise SystemExit(f"{command} failed: {error.decode()[-500:]}")
-    return Measured(seconds, usage.ru_maxrss / 1024)
+    return Measured(seconds, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
 
 
 def printed(command):

@@ -53,6 +53,26 @@ for name, weights in tensors.items():
     print("future", float(weights.triu(past + 1).sum()), "padding", float((weights * ~real[:, None, None]).sum()))
 """
 
+# What people look at in a training set before they train on it, one row after another.
+ROW_BY_ROW = """
+import sys
+import pyarrow.parquet
+counts = dict.fromkeys(("rows", "real", "counted", "nothing", "whole", "padding", "unlike", "no end"), 0)
+for batch in pyarrow.parquet.ParquetFile(sys.argv[1]).iter_batches(1000):
+    for row in batch.to_pylist():
+        real = sum(row["attention_mask"])
+        places = [at for at, label in enumerate(row["labels"]) if label != -100]
+        counts["rows"] += 1
+        counts["real"] += real
+        counts["counted"] += len(places)
+        counts["nothing"] += len(places) == 0
+        counts["whole"] += len(places) == real
+        counts["padding"] += sum(1 for at in places if not row["attention_mask"][at])
+        counts["unlike"] += sum(1 for at in places if row["labels"][at] != row["input_ids"][at])
+        counts["no end"] += not places or row["input_ids"][places[-1]] != 2
+print(counts)
+"""
+
 # A model of a user's own, small enough for a CPU.
 MODEL = """
 import torch

@@ -116,6 +116,7 @@ def test_kinds_are_linear(kind):
     assert not grows(work)
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_and_views_are_linear(name, spec):

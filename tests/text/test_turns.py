@@ -98,6 +98,7 @@ def check_all(made: Chat, turns: Turns, seed: int, count: int) -> None:
     assert rendered > count // 4
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("backbone", ["deepseek", "gpt2"])
 @pytest.mark.parametrize("style", TEMPLATES)
 def test_any_conversation_splits_into_its_messages(backbones, backbone: str, style: str) -> None:
@@ -114,6 +115,7 @@ def test_markers_that_no_token_stands_for_are_found_as_words(backbones, style: s
     check_all(made, learn(made.tokenizer), seed=2, count=15)
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("path", list(shipped()), ids=lambda path: path.stem)
 def test_templates_that_trl_ships(backbones, path: Path) -> None:
     made = chat(backbones["deepseek"], path.read_text(encoding="utf-8"))
