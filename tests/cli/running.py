@@ -36,15 +36,10 @@ def run(*arguments, stdin=None, cwd=None, check=None, fresh=False, torch=False, 
     return done
 
 
-def run_traced(*arguments, cwd, **environment):
-    """What a program of torch that is traced prints and says, and its exit code; tracebacks are its own."""
-    done = forked(
-        ["trace", *map(str, arguments)],
-        b"",
-        str(cwd),
-        {**plain_environment(), **environment},
-        preload="torch",
-    )
+def run_traced(*arguments, cwd, torch=True, **environment):
+    """What a program that is traced prints and says, and its exit code; tracebacks are its own."""
+    settings = {**plain_environment(), **environment}
+    done = forked(["trace", *map(str, arguments)], b"", str(cwd), settings, "torch" if torch else "")
     return done.stdout, done.stderr, done.returncode
 
 

@@ -166,7 +166,7 @@ def test_arguments_path_and_main_are_those_of_python(folder):
 )
 def test_ends_as_under_python(folder, text):
     name = program(folder, text)
-    out, err, code = traced(name, cwd=folder)
+    out, err, code = run_traced(name, cwd=folder, torch=False)
     wanted = python(name, cwd=folder)
     assert (out, code) == (wanted[0], wanted[2])
     assert err.startswith(wanted[1])

@@ -113,17 +113,18 @@ def found(loss, reduced, moved=1, lengths=(20, 14, 11), bug=None):
     return {finding.code for finding in traced.findings if finding.severity != "note"}
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("reduced", [everything, text, text_by_rows, answers, weighed])
 def test_labels_that_ask_for_the_next_token_are_fine(loss, reduced):
     assert found(loss, reduced, lengths=(20, 20, 20)) == set()
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("reduced", [text, text_by_rows, answers, rewarded, clipped])
 def test_what_is_masked_behind_the_loss_does_not_count(loss, reduced):
-    assert found(loss, reduced) - {"MSK503"} == set()
-    assert ("MSK503" in found(loss, reduced)) == (reduced is answers)
+    assert found(loss, reduced) == ({"MSK503"} if reduced is answers else set())
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -131,6 +132,7 @@ def test_padding_that_is_counted_is_told(loss):
     assert found(loss, everything) == {"MSK503"}
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("moved", [0, 2])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("reduced", [everything, weighed, text])
