@@ -14,8 +14,11 @@ from maskcli.text.turns import Marks, learn, shaped
 
 # Conversations whose beginnings should be rendered as the beginnings of the whole.
 _GROWING = (("user", "assistant", "user", "assistant"), ("user", "calling", "tool", "assistant"))
-# What a conversation needs a template to take, by the role it shows.
-_WITH_ROLE = {"system": ("system", "user", "assistant"), "tool": ("user", "calling", "tool", "assistant")}
+# Conversations that show whether a role is taken: one of them will do.
+_WITH_ROLE = {
+    "system": (("system", "user", "assistant"),),
+    "tool": (("user", "calling", "tool", "assistant"), ("user", "assistant", "tool", "assistant")),
+}
 
 
 class Remark(NamedTuple):
@@ -68,7 +71,11 @@ def check(tokenizer: Tokenizer) -> Checked:
         prompt_begins_answers=_prompt_begins_answers(prober) if turns.prompt else None,
         keeps_thinking=turns.keeps_thinking,
         doubled_start=turns.doubled_start,
-        refused=tuple(role for role, kinds in _WITH_ROLE.items() if prober.gaps(kinds, edges=False) is None),
+        refused=tuple(
+            role
+            for role, several in _WITH_ROLE.items()
+            if all(prober.gaps(kinds, edges=False) is None for kinds in several)
+        ),
         remarks=(),
     )
     return replace(checked, remarks=tuple(_remarks(checked, tokenizer)))
