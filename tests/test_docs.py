@@ -58,8 +58,10 @@ def test_commands_run(case, folder):
 
 
 @pytest.mark.parametrize("name", [name for name, text in EVERY.items() if "```python" in text])
-def test_python_runs(name, folder, monkeypatch):
-    assert run_python(EVERY[name], folder, monkeypatch)
+def test_python_runs(name, monkeypatch):
+    # A folder of its own: what they save has the names of files that commands read.
+    with furnished() as own:
+        assert run_python(EVERY[name], own, monkeypatch)
 
 
 def test_the_command_lists_the_pages_and_prints_one_as_it_is():

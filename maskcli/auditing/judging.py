@@ -19,7 +19,7 @@ from maskcli.scene.assemble import build_scenes
 from maskcli.scene.scene import Scene
 
 # Rules on what a call of a model is given, which a collator makes of the rows of a set.
-OF_CALLS = ("MSK405", "MSK406")
+OF_CALLS = ("MSK403", "MSK405", "MSK406")
 # What rules may find among tokens alone.
 RULES_OF_SETS = tuple(rule for rule in RULES if rule.code in OF_TOKENS and rule.code not in OF_CALLS)
 

@@ -47,10 +47,10 @@ FORMS = (
     Form(("prompt", "completion"), encoding.answers, ("",), "what follows the prompt"),
     Form(("text",), encoding.texts, ("",), "every token"),
 )
-_MARKED = "what its {% generation %} marks, as in a trainer that is told to go by them"
+_MARKED = "what its {% generation %} marks hold, as in a trainer that goes by them"
 _TURNS = (
-    "the answers of its turns and what ends them: it has no {% generation %} marks, so that a trainer that "
-    "goes by them counts nothing, and one that does not counts every token"
+    "the answers and what ends them, as its template has no {% generation %} marks (a trainer that goes by "
+    "marks counts nothing, and one that does not counts every token)"
 )
 
 
@@ -163,7 +163,8 @@ def notes(rendering: Rendering, odd: Sequence[Odd]) -> Iterator[str]:
     """What the numbers of rendered rows mean, and what is odd in some."""
     form, by = FORMS[rendering.form], rendering.encoder
     counts = form.counts or (_MARKED if by.turns is None else _TURNS)
-    yield f"{' + '.join(form.columns)}: rendered with {rendering.tokenizer}; counted is {counts}"
+    columns = " and ".join(form.columns)
+    yield f"{columns}: rendered by {rendering.tokenizer}; counted here: {counts}"
     if by.max_length is not None:
         yield f"rows are cut at {by.max_length:,} tokens"
     for what, rows, first, why, file in together(odd):

@@ -55,13 +55,13 @@ FACTS_OF_SETS = (
 @declaring(*FACTS_OF_SETS)
 def audit(
     files: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="FILES...",
+            metavar="[FILES]...",
             help="Training sets: .jsonl, .json, .parquet, .arrow (also .gz and .zst), tensors; folders of "
-            "them or by save_to_disk; quoted patterns.",
+            "them or by save_to_disk; quoted patterns. None: the chat template alone is checked.",
         ),
-    ],
+    ] = None,
     column: Annotated[
         list[str] | None,
         option(
@@ -117,6 +117,7 @@ def audit(
     maskcli audit 'shards/*.parquet' --pad-id 0 --eos-id 2 --jobs 4
     maskcli audit train.jsonl --column loss_mask=my_mask   say what a column is
     maskcli audit train.jsonl -t my-model --show 17        a row, token by token
+    maskcli audit --template my-model                      the chat template alone
 
     Exit code 0: nothing found. 1: findings. 2: something could not be read or checked.
     """
@@ -128,6 +129,8 @@ def audit(
     from maskcli.report.picked import write_rows
     from maskcli.tables import open_tables
 
+    if not files:
+        return _check_template(said, form, output, fail_on, exit_zero)
     check_workers(jobs, dask)
     if rows is not None and (show or form is not None):
         raise MaskcliError("--rows writes numbers alone; leave --format and --show out, or --rows")
@@ -154,6 +157,31 @@ def audit(
         return Exit.ERROR
     worst = Audits(tuple(sets)).worst()
     return Exit.FOUND if not exit_zero and fails(worst, fail_on) else Exit.OK
+
+
+def _check_template(
+    said: Said, form: str | None, output: str | None, fail_on: Severity, exit_zero: bool
+) -> int:
+    """Check the chat template of a tokenizer, or one of a file for it."""
+    import os
+
+    from maskcli.report.template import FORMS, CheckedTemplate
+    from maskcli.text import load_tokenizer, read_text
+    from maskcli.text.template_check import check
+
+    template, name = said.get("template"), said.get("tokenizer")
+    if template is not None and os.path.isdir(template):
+        template, name = None, template
+    if name is None:
+        raise MaskcliError(
+            "there is nothing to audit; name training sets, or pass --template with the folder of a chat "
+            "model, or with a file and --tokenizer"
+        )
+    write = choose(FORMS, form, output).write
+    tokenizer = load_tokenizer(name, chat=True, template=None if template is None else read_text(template))
+    checked = CheckedTemplate(template or name, check(tokenizer), tokenizer.token)
+    write(checked, output)
+    return Exit.FOUND if not exit_zero and fails(checked.worst(), fail_on) else Exit.OK
 
 
 def _show(

@@ -42,6 +42,10 @@ def choose(forms: Sequence[Form[Writer]], name: str | None, path: str | None) ->
                 f"--format {name} does not fit {path!r}, whose suffix names another form; "
                 "leave one of them out"
             )
+        if name not in names(forms):
+            raise MaskcliError(
+                f"--format {name} is not written here; choose one of {', '.join(names(forms))}"
+            )
         return next(form for form in forms if form.name == name)
 
     if path is None or path == "-":

