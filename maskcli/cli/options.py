@@ -90,6 +90,16 @@ Tokenizer = Annotated[
         metavar="NAME",
     ),
 ]
+ChatTokenizer = Annotated[
+    str | None,
+    option(
+        "--tokenizer",
+        "-t",
+        help="A tokenizer.json, a folder, or a hub name: special ids, the text of tokens, the chat template.",
+        panel=MEANT,
+        metavar="NAME",
+    ),
+]
 Template = Annotated[
     str | None,
     option(help="A file with a chat template, in place of the tokenizer's.", panel=MEANT, metavar="FILE"),
@@ -187,7 +197,7 @@ def _said_options(facts: Sequence[str]) -> dict[str, Any]:
         kind = fact.kind if fact.kind is bool else fact.kind | None
         options[fact.name] = Annotated[kind, fact_option(field)]
     return options | {
-        "tokenizer": Tokenizer,
+        "tokenizer": ChatTokenizer,
         "template": Template,
         "turn": Turn,
         "select": Select,

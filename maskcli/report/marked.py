@@ -22,8 +22,8 @@ ESCAPE = "\\"
 _MARK = re.compile("|".join(re.escape(mark) for pair in MARKS.values() for mark in pair))
 # What stands for a line break: a text of many lines is one paragraph.
 NEWLINE = "↵"
-# A blank, which vocabularies write so; inside of a word it is the word's own.
-_BLANK = re.compile(r"(?<!\w)▁")
+# A blank, as vocabularies write it before words; inside of one it is the word's own.
+_BLANK = re.compile(r"(?<![^\s▁])▁")
 # Bytes of a character that is spread over tokens, as byte-level vocabularies and byte fallback show them.
 _BYTES = re.compile(r"\\x([89a-f][0-9a-f])|<0x([89A-F][0-9A-F])>")
 

@@ -104,6 +104,11 @@ def test_long_pieces_lose_their_middle_and_long_rows_their_end():
     assert sum(piece.tokens for piece in pieces(alternating, WORDS.get, False)) == 160
 
 
+def test_blanks_are_those_before_words():
+    words = {1: "▁▁▁a", 2: "\n▁▁b", 3: "<｜▁end▁of▁text▁｜>", 4: "▁"}
+    assert marked(example([1, 2, 4, 3]), words.get) == "   a↵  b <｜▁end▁of▁text▁｜>"
+
+
 def test_colour_tells_counted_from_flagged():
     text = painted(pieces(ROW, WORDS.get, False), False)
     styles = {text.plain[span.start : span.end]: span.style for span in text.spans if span.style}
