@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from maskcli.auditing.audit import Advance, Asked, audit_held, audit_table, workers_for
 from maskcli.auditing.results import Audited
 from maskcli.diagnostics.catalogue import chosen_codes
-from maskcli.diagnostics.declare import declare
+from maskcli.diagnostics.declare import Meaning, declare
 from maskcli.errors import MaskcliError
 from maskcli.meant.facts import Said
+from maskcli.tables.columns import Raw
 from maskcli.tables.open import open_tables
 from maskcli.tables.rows import from_rows
 
@@ -27,6 +28,7 @@ def audit(
     columns: Mapping[str, str] | None = None,
     tools: str | None = None,
     max_length: int | None = None,
+    dtype: str | None = None,
     jobs: int | None = None,
     **said: Unpack[Said],
 ) -> Audited:
@@ -35,9 +37,10 @@ def audit(
     `data` is a file, folder or pattern (or a list of them), a `datasets.Dataset`, a DataLoader, or any
     iterable of rows, or of batches as a collator makes them. `columns` says what columns of other names are,
     as `{"my_mask": "loss_mask"}`. Rows of messages or texts are rendered by the `tokenizer`: `tools` is their
-    column of tools, `max_length` where rows are cut. `jobs` processes read files (None: as many as pay). What
-    was meant is declared as for `diagnose`. Raises MaskcliError where there is no row, no column that says
-    anything of tokens, or more than one set: audit each split by itself.
+    column of tools, `max_length` where rows are cut. Files of token ids without a header are read as `dtype`,
+    and cut behind `eos_id`, or to rows of `max_length`. `jobs` processes read files (None: as many as pay).
+    What was meant is declared as for `diagnose`. Raises MaskcliError where there is no row, no column that
+    says anything of tokens, or more than one set: audit each split by itself.
 
     >>> rows = [{"input_ids": [5, 6, 7, 8, 2], "labels": [-100, -100, 7, 8, -100]}] * 3
     >>> [found.name for found in audit(rows, eos_id=2, pad_id=0).findings]
@@ -47,7 +50,7 @@ def audit(
     meaning = declare(**said)
     files = _files(data)
     if files:
-        tables = open_tables(files)
+        tables = open_tables(files, raw_as(dtype, meaning, max_length))
         table = _only(tables, [each.name for each in tables])
         return audit_table(table, meaning, asked, workers_for(table, jobs))
     held = from_rows(data)
@@ -60,6 +63,7 @@ def audit_files(
     columns: Mapping[str, str] | None = None,
     tools: str | None = None,
     max_length: int | None = None,
+    dtype: str | None = None,
     rows_of: Sequence[str] = (),
     jobs: int | None = None,
     dask: str | None = None,
@@ -74,8 +78,13 @@ def audit_files(
     keep = (chosen_codes(rows_of, ()) or frozenset()) if rows_of else frozenset()
     asked = Asked(columns or {}, said.get("tokenizer"), tools, max_length, keep)
     meaning = declare(**said)
-    for table in open_tables(targets):
+    for table in open_tables(targets, raw_as(dtype, meaning, max_length)):
         yield audit_table(table, meaning, asked, workers_for(table, jobs, dask), advance)
+
+
+def raw_as(dtype: str | None, meaning: Meaning, length: int | None) -> Raw | None:
+    """How files of token ids without a header are read, where their type is said."""
+    return None if dtype is None else Raw(dtype, meaning.declared.eos_ids or (), length)
 
 
 def _files(data: Any) -> list[str]:

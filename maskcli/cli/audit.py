@@ -80,6 +80,15 @@ def audit(
             help="Cut rows that are rendered at N tokens, as a trainer does.", panel=MEANT, metavar="N", min=1
         ),
     ] = None,
+    dtype: Annotated[
+        str | None,
+        option(
+            help="The type of token ids in files without a header, such as uint16; --eos-id or --max-length "
+            "says where their rows end.",
+            panel=MEANT,
+            metavar="TYPE",
+        ),
+    ] = None,
     rows: Annotated[
         str | None,
         option(
@@ -121,6 +130,7 @@ def audit(
 
     Exit code 0: nothing found. 1: findings. 2: something could not be read or checked.
     """
+    from maskcli.api.auditing import raw_as
     from maskcli.auditing.audit import Asked
     from maskcli.auditing.roles import parse_column
     from maskcli.diagnostics.catalogue import matching
@@ -141,7 +151,7 @@ def audit(
     keep = None if rows is not None else frozenset[str]()
     roles = dict(map(parse_column, column or ()))
     asked = Asked(roles, said.get("tokenizer"), tools, max_length, keep)
-    tables = open_tables(files)
+    tables = open_tables(files, raw_as(dtype, meaning, max_length))
     if show:
         return _show(tables, show, full, meaning, asked, form, output)
     sets, errors = _audited(tables, meaning, asked, jobs, dask)

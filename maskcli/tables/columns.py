@@ -53,11 +53,11 @@ class Chunk:
 class Raw(NamedTuple):
     """How a stream of ids without a header is read: its type, and where rows end.
 
-    A row ends behind the id `eos`, or has `length` tokens where that is given (the last may be shorter).
+    A row ends behind an id of `eos`, or has `length` tokens where that is given (the last may be shorter).
     """
 
     dtype: str
-    eos: int | None = None
+    eos: tuple[int, ...] = ()
     length: int | None = None
 
 

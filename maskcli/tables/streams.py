@@ -31,10 +31,10 @@ def look(path: str, form: str, raw: Raw) -> Look:
     """Its pieces of about PART bytes; a file of masks beside it is its second column."""
     if raw.dtype not in TYPES:
         raise MaskcliError(f"{raw.dtype!r} is no type of token ids, expected one of {', '.join(TYPES)}")
-    if raw.eos is None and raw.length is None:
+    if not raw.eos and raw.length is None:
         raise MaskcliError(
             f"{path!r} is a stream of tokens: say where its rows end, by the id of the last token "
-            "or by a length"
+            "(--eos-id) or by a length (--max-length)"
         )
     width = np.dtype(raw.dtype).itemsize
     count, rest = divmod(size_of(path), width)
@@ -92,7 +92,9 @@ def _texts(path: str, raw: Raw, begin: int, end: int, total: int) -> Iterator[tu
         if not len(ends):
             count *= 2
             if count > MAX_VALUES:
-                where = f"has no token {raw.eos} in {MAX_VALUES} tokens from token {at} on"
+                where = (
+                    f"has no token {', '.join(map(str, raw.eos))} in {MAX_VALUES} tokens from token {at} on"
+                )
                 raise MaskcliError(f"{path!r} {where}; check the id and the type")
             continue
         offsets = np.concatenate([[0], ends])
@@ -105,7 +107,7 @@ def _ends(tokens: Array, raw: Raw, last: bool) -> Array:
     """Where rows end among tokens that begin with one: behind the last tokens of texts, or by length."""
     if raw.length:
         return np.append(np.arange(raw.length, len(tokens), raw.length), len(tokens))
-    ends = np.flatnonzero(tokens == raw.eos) + 1
+    ends = np.flatnonzero(np.isin(tokens, raw.eos)) + 1
     is_cut = last and (not len(ends) or ends[-1] < len(tokens))
     return np.append(ends, len(tokens)) if is_cut else ends
 
@@ -114,7 +116,8 @@ def _behind_an_end(path: str, raw: Raw, begin: int, total: int) -> int:
     """The first place from `begin` on at which a text begins, or the end of the stream."""
     step = BLOCK // np.dtype(raw.dtype).itemsize
     for at in range(begin - 1, total, step):
-        found = np.flatnonzero(_slice(path, raw.dtype, at, min(at + step, total)) == raw.eos)
+        tokens = _slice(path, raw.dtype, at, min(at + step, total))
+        found = np.flatnonzero(np.isin(tokens, raw.eos))
         if len(found):
             return at + int(found[0]) + 1
     return total

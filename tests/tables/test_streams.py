@@ -1,16 +1,20 @@
 """Token ids without a header: cut behind the last token of each text, or by length, with masks beside them."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import maskcli
 from maskcli.errors import MaskcliError
 from maskcli.tables import Raw, open_tables, read
+from tests.cli.running import run
 from tests.tables.whole import gathered
 
 anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-EOS = 7
+EOS = (7,)
 
 
 def rows_of(path, raw):
@@ -28,7 +32,7 @@ def by_hand(tokens, raw):
     rows, row = [], []
     for token in tokens:
         row.append(token)
-        if len(row) == raw.length or (raw.length is None and token == raw.eos):
+        if len(row) == raw.length or (raw.length is None and token in raw.eos):
             rows.append(row)
             row = []
     return [*rows, row] if row else rows
@@ -90,3 +94,15 @@ def test_a_text_without_an_end_is_not_read_for_ever(tmp_path, monkeypatch):
         MaskcliError, match="has no token 7 in 100 tokens from token 0 on; check the id and the type"
     ):
         rows_of(tmp_path / "x.bin", Raw("uint16", EOS))
+
+
+def test_an_audit_reads_streams(tmp_path):
+    np.array([3, 4, 7, 5, 6, 7], np.uint16).tofile(tmp_path / "token_ids_part_0.npy")
+    np.array([0, 1, 1, 0, 1, 1], bool).tofile(tmp_path / "labels_mask_part_0.npy")
+    done = run("audit", tmp_path, "--dtype", "uint16", "--eos-id", 7, "--format", "json", check=None)
+    (report,) = json.loads(done.stdout)["sets"]
+    assert (report["glance"]["rows"], report["glance"]["tokens"], report["glance"]["counted"]) == (2, 6, 4)
+    glance = maskcli.audit(tmp_path, dtype="uint16", eos_id=7).glance
+    assert (glance.rows, glance.tokens, glance.counted) == (2, 6, 4)
+    with pytest.raises(MaskcliError, match="such as --dtype uint16"):
+        maskcli.audit(tmp_path / "token_ids_part_0.npy", eos_id=7)
