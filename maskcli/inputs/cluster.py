@@ -41,12 +41,14 @@ def over_dask(
     workers as the scheduler allows (`distributed.scheduler.allowed-failures`). Raises MaskcliError where
     nothing answers at the address, workers differ in their versions, or none is left.
     """
-    from distributed import KilledWorker
-
+    try:
+        from distributed import KilledWorker
+    except ImportError:
+        raise MaskcliError("a Dask cluster needs dask: pip install 'maskcli[dask]'") from None
     with _connected(address) as client:
         slots = sum(_checked(client, address).values())
 
-        def submit(task: Task) -> Any:
+        def submit(task: Task) -> _Pending:
             return _Pending(task, client.submit(_work_on, recipe, [task], pure=False))
 
         for task, future in in_order(submit, tasks, AHEAD * slots):
@@ -74,8 +76,11 @@ def _connected(address: str) -> Iterator[Any]:
             # A client that cannot connect complains on its own, much later.
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(asyncio.run, _reached(address)).result()
-            client = Client(address, timeout=PATIENCE, set_as_default=False)
-        except (OSError, ValueError, TypeError) as error:
+            with warnings.catch_warnings():
+                # Of versions that differ, which are looked at anyway.
+                warnings.simplefilter("ignore")
+                client = Client(address, timeout=PATIENCE, set_as_default=False)
+        except (OSError, ValueError, TypeError, asyncio.TimeoutError) as error:
             raise MaskcliError(
                 f"no Dask scheduler answers at {address!r}: start one (dask scheduler), and pass its "
                 "address, such as tcp://10.0.0.1:8786"
@@ -97,13 +102,12 @@ async def _reached(address: str) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
+    """What is lost is told in a result or a sentence, and not a second time by the library."""
     log = logging.getLogger("distributed")
     before = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         log.setLevel(before)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from functools import partial
 
@@ -139,6 +140,12 @@ def test_a_wrong_address_is_one_sentence(address, monkeypatch):
     with pytest.raises(MaskcliError, match="no Dask scheduler answers at "):
         next(spread(partial(deadly, 0), [1], Workers(dask=address), str))
     assert time.monotonic() - begun < 10
+
+
+def test_a_machine_without_dask_is_told_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MaskcliError, match=r"pip install 'maskcli\[dask\]'"):
+        next(spread(partial(deadly, 0), [1], Workers(dask="tcp://127.0.0.1:1"), str))
 
 
 def test_jobs_and_a_cluster_exclude_each_other(folder):
