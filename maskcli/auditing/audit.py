@@ -19,7 +19,7 @@ from maskcli.auditing.learning import learn
 from maskcli.auditing.misfits import left_out
 from maskcli.auditing.rendering import Rendering, notes, rendered, rendering_of
 from maskcli.auditing.results import Audited
-from maskcli.auditing.roles import columns_of, is_known
+from maskcli.auditing.roles import Columns, columns_of, is_known
 from maskcli.auditing.sided import sided
 from maskcli.diagnostics.declare import Meaning
 from maskcli.diagnostics.finding import Skipped
@@ -197,6 +197,8 @@ def _begin(
     if head is None:
         return None
     first = head if rendering is None else rendered(head, rendering).chunk
+    if not sided(first, columns, frozenset()).lengths:
+        raise _without_tokens(table, columns)
     plan, declared = learn(first, columns, _ready(meaning.declared, rendering))
     task = Task(plan, declared, rendering, meaning.codes, asked.keep)
     return task, chain([head], chunks)
@@ -234,12 +236,18 @@ def _unread(table: Table, fold: Fold, task: Task) -> dict[str, str]:
         for name in fold.unasked
         if task.rendering is None and is_known(name) and name not in task.plan.columns.roles
     }
-    return table.unread | later
+    return table.unread | _of_other_shape(table) | later
+
+
+def _of_other_shape(table: Table) -> dict[str, str]:
+    """Columns that are known by name and hold something else than numbers, and what that is."""
+    known = {name: word for name, word in table.others.items() if is_known(name)}
+    return {name: f"holds {word}, expected a list of numbers a row" for name, word in known.items()}
 
 
 def _notes(fold: Fold, parts: Sequence[str], task: Task) -> Iterator[str]:
     for column, count in sorted(fold.left_out.items()):
-        yield f"{count:,} row(s) were left out: {column!r} has another length than the ids"
+        yield f"{count:,} row(s) were left out of all else: {column!r} has another length than the ids"
     if task.rendering is not None:
         odd = [each.odd(fold.rows, parts) for each in fold.odd.values()]
         yield from notes(task.rendering, odd)
@@ -252,6 +260,12 @@ def _auditor(task: Task) -> Callable[[tuple[int, Part]], Fold]:
 def _killed(numbered: tuple[int, Part]) -> Fold:
     path = numbered[1].path
     raise MaskcliError(f"the process that read {path!r} was killed, as for want of memory; use fewer --jobs")
+
+
+def _without_tokens(table: Table, columns: Columns) -> MaskcliError:
+    single = dict.fromkeys(columns.names, "holds one number a row, expected a list")
+    told = "; ".join(f"{name!r} {why}" for name, why in (single | _of_other_shape(table)).items())
+    return MaskcliError(f"no column of {table.name!r} has numbers for tokens: {told}")
 
 
 def _without_rows(table: Table) -> MaskcliError:

@@ -35,7 +35,9 @@ def learn(chunk: Chunk, columns: Columns, declared: Declared) -> tuple[Plan, Dec
     head = slice_of(chunk, ROWS)
     rows = sided(head, columns, frozenset())
     apart = frozenset(
-        group for group, kind in rows.lengths if kind == "self" and _is_apart(rows, group, declared)
+        group
+        for group, kind in rows.lengths
+        if kind == "self" and (_has_a_decoder(declared) or _is_apart(rows, group, declared))
     )
     rows = sided(head, columns, apart)
     fixed = {
@@ -85,6 +87,11 @@ def _shown(rows: Sided, plan: Plan, declared: Declared) -> Shown:
 def _scenes(rows: Sided, plan: Plan, declared: Declared) -> list[Scene]:
     found = (build_scenes("", batch.tensors, declared) for batch in batches(rows, plan, declared))
     return list(chain.from_iterable(found))
+
+
+def _has_a_decoder(declared: Declared) -> bool:
+    """Whether the model has an encoder and a decoder, which reads what the labels ask for."""
+    return declared.model is not None and declared.model.start_id is not None
 
 
 def _is_apart(rows: Sided, group: str, declared: Declared) -> bool:

@@ -21,10 +21,13 @@ PROMPT = "prompt_ids"
 ANSWERS = {"completion_ids": "", "chosen_ids": "chosen", "rejected_ids": "rejected"}
 # Masks of the two parts, which say what is padding (TRL's GRPO).
 PROMPT_MASK, ANSWER_MASK = "prompt_mask", "completion_mask"
+# Masks of the answer alone, which ends a row whose ids are all there, where the answer has a column as well
+# (verl's batches).
+OF_ANSWERS = {"response_mask": "responses", "completion_mask": "completion_ids"}
 # Columns that hold no tokens, and of which nothing needs to be said.
 _KNOWN = re.compile(
     r"(pixel|image|video|audio)\w*|images?|videos?|audios?|special_tokens_mask|length|num_tokens|id|idx|index"
-    r"|(ref|old|reward|advantage|logp)\w*|rewards?|score\w*"
+    r"|(ref|old|reward|advantage|logp)\w*|rewards?|score\w*|prompts|responses"
 )
 
 
@@ -49,13 +52,15 @@ class Joined(NamedTuple):
 class Columns:
     """The columns of a set: what each that is read is, by its own name, and why the others are not.
 
-    `renamed` says what a user calls a column that is read under another name.
+    `renamed` says what a user calls a column that is read under another name. `of_answers` are loss masks of
+    the last tokens of rows.
     """
 
     roles: dict[str, Role]
     joined: tuple[Joined, ...] = ()
     unread: dict[str, str] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
+    of_answers: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,7 +107,8 @@ def columns_of(names: Sequence[str], said: Mapping[str, str] | None = None) -> C
             f"nothing to audit among {listed}: expected input_ids, labels or loss_mask; say what a column is "
             "with --column input_ids=NAME"
         )
-    return Columns(roles, joined, unread)
+    of_answers = frozenset(name for name, answer in OF_ANSWERS.items() if name in roles and answer in names)
+    return Columns(roles, joined, unread, of_answers=of_answers)
 
 
 def is_known(name: str) -> bool:

@@ -72,6 +72,9 @@ def sided(chunk: Chunk, columns: Columns, apart: frozenset[str]) -> Sided:
         for role, column in held.values():
             if role.role == wanted:
                 lengths.setdefault(side_of(role), column.lengths)
+    for name in columns.of_answers & held.keys():
+        role, column = held[name]
+        held[name] = role, _at_the_end(column, lengths.get(side_of(role), column.lengths))
     unlike = dict[str, Array]()
     for name, (role, column) in held.items():
         if role.role in TOKEN_ROLES or role.role == "segment_ids":
@@ -91,17 +94,28 @@ def _as_one(chunk: Chunk, joined: Joined) -> dict[str, tuple[Role, Column]]:
     if joined.prompt not in chunk.columns or joined.answer not in chunk.columns:
         return {}
     prompt, answer = chunk.columns[joined.prompt], chunk.columns[joined.answer]
-    ones = [Column(np.full(len(each.values), at), each.offsets) for at, each in enumerate((prompt, answer))]
+    counted = [
+        Column(np.full(len(each.values), at), each.offsets) for at, each in enumerate((prompt, answer))
+    ]
     name = f"{joined.prompt} + {joined.answer}"
     prefix = f"{joined.group}_" if joined.group else ""
-    made = {
-        name: (Role("input_ids", group=joined.group), _behind(prompt, answer)),
-        f"{prefix}completion_mask": (Role("loss_mask", group=joined.group), _behind(*ones)),
-    }
+    made = {name: (Role("input_ids", group=joined.group), _behind(prompt, answer))}
     if joined.masks and all(mask in chunk.columns for mask in joined.masks):
         masks = [chunk.columns[mask] for mask in joined.masks]
         made["attention_mask"] = Role("padding_mask", group=joined.group), _behind(*masks)
+        # The mask of what is no padding of the answer is that of what counts as well.
+        counted[1] = masks[1]
+    made[f"{prefix}completion_mask"] = Role("loss_mask", group=joined.group), _behind(*counted)
     return made
+
+
+def _at_the_end(column: Column, lengths: Array) -> Column:
+    """A mask of the last tokens of each row as one of rows of these lengths; as it is where it is longer."""
+    missing = lengths - column.lengths
+    if column.offsets is None or (missing < 0).any():
+        return column
+    begins = np.concatenate([[0], np.cumsum(missing)])
+    return _behind(Column(np.zeros(begins[-1], column.values.dtype), begins), column)
 
 
 def _behind(first: Column, second: Column) -> Column:

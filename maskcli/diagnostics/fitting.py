@@ -105,7 +105,9 @@ def fit(
         shift = usual
     fits = [each.fits for place, each in counts.items() if shift in (None, place)]
     suspects = ~np.any(fits, axis=0) & (labelled >= PLACED)
-    placed = _placed(labels, ids, supervised, suspects)
+    # Labels that copy padding stand where they were put, however much of it is elsewhere.
+    words = supervised if real is None else supervised & (real | (labels != ids))
+    placed = _placed(labels, ids, words, suspects)
     if not suspects.any():
         return Fit(_known(counts, usual) or agree, suspects, placed)
 

@@ -21,7 +21,7 @@ from maskcli.scene.scene import Scene
 from maskcli.scene.tokens import Tokens
 
 
-@rule("MSK514", "labels-of-another-text", "error", needs=TEXT, explained_by=("MSK102", "MSK505"))
+@rule("MSK514", "labels-of-another-text", "error", needs=TEXT, explained_by=("MSK102", "MSK412", "MSK505"))
 @for_each(readings)
 def labels_of_another_text(reading: Reading, scene: Scene) -> Found | None:
     """The labels of a row fit its ids at no shift: they are moved by padding, or another row's.
