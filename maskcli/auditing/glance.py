@@ -13,7 +13,8 @@ from maskcli.arrays import Array, Real
 from maskcli.auditing.results import Glance
 from maskcli.diagnostics.chats import Chat, answers_in, chats
 from maskcli.diagnostics.needs import PACKING
-from maskcli.diagnostics.supervision import Reading, readings
+from maskcli.diagnostics.supervision import Reading, first_dropped, readings
+from maskcli.meant.facts import Declared
 from maskcli.padding import one_of
 from maskcli.scene.scene import Scene
 from maskcli.scene.tokens import Tokens
@@ -95,7 +96,7 @@ def counts_of(scenes: Sequence[Scene], rows: int, tokens: int) -> Counts:
         rows=rows,
         tokens=tokens,
         real=real,
-        **_of_loss(read),
+        **(_of_loss(read, scenes[0].declared) if read else {}),
         **_of_longest(texts),
         **_of_turns(scenes),
         documents=sum(int(each.sum()) for each in told) if told else None,
@@ -113,17 +114,21 @@ def _texts(scene: Scene) -> list[_Text]:
     return texts
 
 
-def _of_loss(read: Sequence[Reading]) -> dict[str, Any]:
+def _of_loss(read: Sequence[Reading], declared: Declared) -> dict[str, Any]:
     """Labels that the loss counts, rows without any, and rows of which it counts everything."""
-    if not read:
-        return {}
-    counted = np.sum([reading.supervised.sum(axis=1) for reading in read], axis=0)
+    counted = np.sum([_counted(reading, declared) for reading in read], axis=0)
     whole = [_whole(reading) for reading in read if reading.tokens.ids is not None]
     return {
         "counted": int(counted.sum()),
         "rows_uncounted": int((counted == 0).sum()),
         "rows_whole": int(np.all(whole, axis=0).sum()) if whole else None,
     }
+
+
+def _counted(reading: Reading, declared: Declared) -> Array:
+    """How many labels of each row the loss counts, int [B]: a decoder that moves them drops the first."""
+    counts: Array = reading.supervised[:, int(first_dropped(reading, declared)) :].sum(axis=1)
+    return counts
 
 
 def _whole(reading: Reading) -> Array:

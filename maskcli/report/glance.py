@@ -88,17 +88,17 @@ def _packed(glance: Glance) -> Iterator[Line]:
 
 
 def share(part: int, whole: int) -> str:
-    """A share in percent. Only none is 0 % and only all is 100 %.
+    """A share in percent. Only none is 0 % and only all is 100 %; labels on padding make it more.
 
-    >>> [share(part, 30_000) for part in (0, 1, 9_999, 29_999, 30_000)]
-    ['0 %', '<0.1 %', '33.3 %', '>99.9 %', '100 %']
+    >>> [share(part, 30_000) for part in (0, 1, 9_999, 29_999, 30_000, 31_000)]
+    ['0 %', '<0.1 %', '33.3 %', '>99.9 %', '100 %', '103.3 %']
     """
     if part in (0, whole):
         return "100 %" if part else "0 %"
     percent = part / whole * 100
     if percent < 0.1:
         return "<0.1 %"
-    return ">99.9 %" if percent > 99.9 else f"{percent:.1f} %"
+    return ">99.9 %" if 99.9 < percent < 100 else f"{percent:.1f} %"
 
 
 def _print_turns(glance: Glance, console: Console) -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import maskcli
+from maskcli.api.auditing import audit_files
 from maskcli.auditing.results import RowOf
 
 IGNORED = -100
@@ -39,11 +40,139 @@ def test_a_finding_is_told_once_for_all_its_rows():
     assert found.examples[0].flagged.index(True) == len(rows[3]["input_ids"]) - 1
 
 
-def test_labels_of_another_length_are_a_finding_of_their_rows():
+def test_labels_of_another_length_are_a_finding_of_their_rows(tmp_path):
     rows = [row(range(10, 20 + n)) for n in range(9)]
     rows[4]["labels"].pop()
-    (found,) = maskcli.audit(rows, pad_id=0, eos_id=2).findings
-    assert (found.code, found.rows, found.first) == ("MSK515", 1, (RowOf("rows", 4),))
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    (report,) = audit_files([str(path)], rows_of=["label-length"], pad_id=0, eos_id=2)
+    (found,) = report.findings
+    assert (found.code, found.rows, found.first) == ("MSK515", 1, (RowOf(str(path), 4),))
+    assert found.where[str(path)].tolist() == [4]
+    # What the row's labels are for is not known, so its tokens are in no share.
+    assert report.glance.tokens == sum(len(each["input_ids"]) for each in rows) - len(rows[4]["input_ids"])
+    assert report.notes == ("1 row(s) were left out of all else: 'labels' has another length than the ids",)
+
+
+def test_a_decoder_that_moves_labels_drops_the_first():
+    rows = [row(range(10, 20 + n)) for n in range(9)]
+    tokens = sum(len(each["input_ids"]) for each in rows)
+    glance = maskcli.audit(rows, eos_id=2).glance
+    assert (glance.counted, glance.rows_whole) == (tokens - 9, 9)
+    stream = [{"input_ids": each["input_ids"][:-1], "labels": each["input_ids"][1:]} for each in rows]
+    glance = maskcli.audit(stream, eos_id=2, loss_shift="data").glance
+    assert (glance.counted, glance.tokens) == (tokens - 9, tokens - 9)
+
+
+def padded(ids, width, left=0):
+    """Ids under a mask, filled up with 0 behind them, or so far in front."""
+    right = width - left - len(ids)
+    return [0] * left + ids + [0] * right, [0] * left + [1] * len(ids) + [0] * right
+
+
+def test_an_answers_mask_says_what_counts_of_prompts_and_completions():
+    rows = []
+    for n in range(9):
+        prompt, prompt_mask = padded(list(range(10, 13 + n % 3)), 6, 3 - n % 3)
+        answer, answer_mask = padded([*range(20, 23 + n), 2], 14)
+        names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+        rows.append(dict(zip(names, (prompt, prompt_mask, answer, answer_mask), strict=True)))
+    report = maskcli.audit(rows, pad_id=0, eos_id=2)
+    assert codes(report) == []
+    assert report.glance.counted == sum(sum(each["completion_mask"]) for each in rows)
+    # The same in whole rows, with the mask of the answer alone.
+    whole = [
+        {
+            "input_ids": each["prompt_ids"] + each["completion_ids"],
+            "attention_mask": each["prompt_mask"] + each["completion_mask"],
+            "responses": each["completion_ids"],
+            "response_mask": each["completion_mask"],
+        }
+        for each in rows
+    ]
+    assert codes(maskcli.audit(whole, pad_id=0, eos_id=2)) == []
+    assert maskcli.audit(whole, pad_id=0, eos_id=2).glance.counted == report.glance.counted
+    for each in whole:
+        each["response_mask"] = [1] * 14
+    assert codes(maskcli.audit(whole, pad_id=0, eos_id=2)) == ["MSK503"]
+
+
+def test_text_cut_out_of_a_stream_needs_no_end_where_all_of_it_is_meant():
+    rows = [row(range(10 + n, 42 + n), end=False) for n in range(9)]
+    (note,) = maskcli.audit(rows, eos_id=2).findings
+    assert (note.code, note.severity) == ("MSK507", "note")
+    assert maskcli.audit(rows, eos_id=2, purpose="pretrain").findings == ()
+    answers = [row(range(10 + n, 42 + n), counted=9, end=False) for n in range(9)]
+    assert maskcli.audit(answers, eos_id=2).findings[0].severity == "warning"
+
+
+def test_labels_beside_an_encoder_are_its_decoders(tmp_path):
+    config = {"is_encoder_decoder": True, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", **config}))
+    rows = []
+    for n in range(9):
+        ids, mask = padded([*range(10, 20 + n), 1], 24)
+        labels = [*range(40, 44 + n), 1]
+        rows.append(
+            {"input_ids": ids, "attention_mask": mask, "labels": labels + [-100] * (24 - len(labels))}
+        )
+    report = maskcli.audit(rows, model=str(tmp_path))
+    assert codes(report) == []
+    assert report.glance.counted == sum(5 + n for n in range(9))
+    for each in rows:
+        each["labels"] = [0 if label == -100 else label for label in each["labels"]]
+    (found,) = maskcli.audit(rows, model=str(tmp_path)).findings
+    assert (found.code, found.tokens) == ("MSK503", sum(24 - 5 - n for n in range(9)))
+
+
+def test_decoder_ids_without_the_start_explain_labels_that_stand_elsewhere(tmp_path):
+    config = {"is_encoder_decoder": True, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", **config}))
+    rows = []
+    for n in range(12):
+        labels = [*range(40 + n, 52 + 2 * n), 1]
+        decoder = labels if n in (3, 8) else [0, *labels[:-1]]
+        rows.append({"input_ids": [*range(10, 20 + n), 1], "labels": labels, "decoder_input_ids": decoder})
+    (found,) = maskcli.audit(rows, model=str(tmp_path)).findings
+    assert (found.code, found.first) == ("MSK412", (RowOf("rows", 3), RowOf("rows", 8)))
+
+
+def test_labels_on_padding_are_no_other_text():
+    """A masked language model's labels, of which some rows have 0 on their padding, as other rows' ids do."""
+    rows = []
+    for n in range(12):
+        words = list(range(200 + 30 * n, 205 + 32 * n))
+        ids, mask = padded([words[0], 103, 103, *words[3:]], 40)
+        labels = [-100, *words[1:3], *[-100] * 37]
+        rows.append({"input_ids": ids, "labels": labels, "attention_mask": mask})
+    assert codes(maskcli.audit(rows, pad_id=0)) == []
+    for n in (5, 8):
+        rows[n]["labels"] = [
+            label if real else 0
+            for label, real in zip(rows[n]["labels"], rows[n]["attention_mask"], strict=True)
+        ]
+    (found,) = maskcli.audit(rows, pad_id=0).findings
+    assert (found.code, found.first) == ("MSK503", (RowOf("rows", 5), RowOf("rows", 8)))
+
+
+def test_moved_labels_that_ask_for_padding_behind_a_full_row():
+    rows = []
+    for n in range(9):
+        ids, mask = padded([*range(10 + n, 20 + 2 * n), 2], 19)
+        rows.append({"tokens": ids, "labels": [*ids[1:], 0], "loss_mask": [*mask[1:], 0]})
+    assert codes(maskcli.audit(rows, pad_id=0, eos_id=2, loss_shift="data")) == []
+    rows[8]["loss_mask"][-1] = 1
+    (found,) = maskcli.audit(rows, pad_id=0, eos_id=2, loss_shift="data").findings
+    assert (found.code, found.tokens, found.first) == ("MSK503", 1, (RowOf("rows", 8),))
+
+
+def test_nested_lists_are_refused_by_name(tmp_path):
+    path = tmp_path / "choices.jsonl"
+    path.write_text('{"input_ids": [[5, 6], [7, 8]], "label": 1}\n' * 3)
+    with pytest.raises(
+        maskcli.MaskcliError, match="'input_ids' holds nested lists, expected a list of numbers"
+    ):
+        maskcli.audit(str(path))
 
 
 def test_no_rows_and_no_tokens_are_errors():

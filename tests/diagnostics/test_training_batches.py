@@ -151,12 +151,13 @@ CASES = {
     ),
     "moved labels that count padding": Case(
         {"input_ids": IDS, "attention_mask": REAL.astype(int), "shift_labels": moved(np.where(np.arange(16) >= PROMPT, IDS, IGNORE))},
-        "MSK503", at(~REAL & moved(~REAL, 1, False)),
+        "MSK503", at(moved(~REAL, 1, False)),
         {"input_ids": IDS, "attention_mask": REAL.astype(int), "shift_labels": moved(LABELS)},
+        (KNOWN,),
     ),
     "moved labels that count padding, beside others": Case(
         batch(shift_labels=moved(np.where(np.arange(16) >= PROMPT, IDS, IGNORE))), "MSK503",
-        at(~REAL & moved(~REAL, 1, False)), batch(shift_labels=moved(LABELS)),
+        at(moved(~REAL, 1, False)), batch(shift_labels=moved(LABELS)), (KNOWN,),
     ),
     "a label lost where ranks cut the row": Case(
         {"input_ids": FULL, "shift_labels": np.where(np.isin(np.arange(16), (3, 7, 11)), IGNORE, moved(FULL))}, "MSK506",
@@ -165,8 +166,9 @@ CASES = {
     ),
     "Megatron counts padding": Case(
         {"tokens": IDS, "labels": NEXT, "loss_mask": np.ones(IDS.shape, np.float32), "attention_mask": REAL.astype(int)},
-        "MSK503", at(~REAL & np.concatenate([~REAL[:, 1:], np.ones((3, 1), bool)], 1)),
+        "MSK503", at(np.concatenate([~REAL[:, 1:], ~REAL[:, -1:]], 1)),
         {"tokens": IDS, "labels": NEXT, "loss_mask": moved(REAL, 1, False).astype(np.float32), "attention_mask": REAL.astype(int)},
+        (KNOWN,),
     ),
     "labels of images": Case(
         batch(np.where((np.arange(16) > 4) & (np.arange(16) < 8), IMAGE, IDS), labels=np.where((np.arange(16) > 4) & (np.arange(16) < 8), IMAGE, LABELS)),

@@ -222,9 +222,11 @@ def eos_missing(reading: Reading, scene: Scene) -> Found | Undecided | Contrary 
     if full[rows].all():
         cause, fix = "truncation", "raise the maximum length, or leave out texts that do not fit"
         ends = "all {samples} supervised samples fill all {length} places, so their ends may be cut off"
+    if cause == "truncation" and trains_on_all(scene.declared):
+        return None
     ids = ", ".join(map(str, _ends(scene)))
     # Rows cut out of one long text (as nanoGPT does) need not hold an end; they have labels everywhere.
-    stream = reading.shift == 1 and bool(reading.supervised[:, :-1].all())
+    stream = cause == "truncation" and bool(reading.supervised[:, 1:-1].all())
     return Found(
         reading.names("labels", "input_ids"),
         f"no supervised label is the end token (id {ids}): {ends}",
@@ -237,9 +239,9 @@ def eos_missing(reading: Reading, scene: Scene) -> Found | Undecided | Contrary 
             "length": length,
             "cause": cause,
         },
-        "note" if stream and cause == "truncation" else None,
+        "note" if stream or trains_on_all(scene.declared) else None,
         of_set=f"no supervised label is the end token (id {ids}): {{short_samples}} of {{samples}} samples "
-        "end before their place is full, without one",
+        "end without one before their place is full, and the others may be cut off",
         of_all=True,
     )
 

@@ -147,6 +147,7 @@ def padding_supervised(reading: Reading, scene: Scene) -> Found | Undecided | No
         return Undecided("attention_mask (or input_ids with --pad-id)")
     if reading.real is not None:
         wrong = wrong | _supervised_padding(reading, reading.real, declared)
+        wrong = wrong | _asked_behind(reading, reading.real, declared)
     if not wrong.any():
         return None
     count, supervised = int(wrong.sum()), int(reading.supervised.sum())
@@ -352,6 +353,19 @@ def _supervised_padding(reading: Reading, real: Array, declared: Declared) -> Ar
     if not declared.bos_ids and reading.tokens.real is None:
         doubtful |= begin
     return wrong if (wrong & ~doubtful).any() else np.zeros_like(wrong)
+
+
+def _asked_behind(reading: Reading, real: Array, declared: Declared) -> Array:
+    """Moved labels [B, L] on the last words of texts that ask for the padding behind them."""
+    pad, none = declared.pad_id, np.zeros(real.shape, bool)
+    if not reading.shift or not declared.eos_ids or pad in (None, *declared.eos_ids, *declared.bos_ids):
+        return none
+    asked: Array = real & reading.in_place.supervised & (reading.labels == pad)
+    if asked.any():
+        behind = np.ones(real.shape, bool)
+        behind[:, : -reading.shift] = ~real[:, reading.shift :]
+        asked &= behind
+    return asked
 
 
 def _padding_in_labels(reading: Reading, declared: Declared) -> Array:
