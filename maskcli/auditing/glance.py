@@ -89,7 +89,10 @@ class _Text(NamedTuple):
 def counts_of(scenes: Sequence[Scene], rows: int, tokens: int) -> Counts:
     """The counts of a batch of so many rows, which have so many tokens before they are filled up."""
     texts = [text for scene in scenes for text in _texts(scene)]
-    real = sum(int(text.real.sum()) for text in texts) if texts else tokens
+    of_labels = [
+        _labels_alone(each) for scene in scenes for each in readings(scene) if each.tokens.ids is None
+    ]
+    real = sum(map(int, [*(text.real.sum() for text in texts), *of_labels])) if texts or of_labels else tokens
     read = [reading for scene in scenes for reading in readings(scene)[:1]]
     told = [each for scene in scenes if _tells_documents(scene) for each in _documents(scene)]
     return Counts(
@@ -112,6 +115,11 @@ def _texts(scene: Scene) -> list[_Text]:
             real = np.ones(tokens.ids.shape, bool) if known is None else known
             texts.append(_Text(tokens, real, scene.declared.eos_ids))
     return texts
+
+
+def _labels_alone(reading: Reading) -> int:
+    """How many labels of a side without ids are no padding, as those of a decoder beside its source's ids."""
+    return int((reading.supervised if reading.real is None else reading.real).sum())
 
 
 def _of_loss(read: Sequence[Reading], declared: Declared) -> dict[str, Any]:

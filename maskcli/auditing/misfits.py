@@ -32,9 +32,8 @@ def left_out(rows: Sided, numbers: Array, part: int, declared: Declared, *, told
     seen, others = dict[Key, Seen](), dict[str, int]()
     for name, unlike in rows.unlike.items():
         at = np.flatnonzero(unlike)
-        if rows.columns[name][0].role not in OF_LOSS:
-            others[name] = len(at)
-        elif told:
+        others[name] = len(at)
+        if told and rows.columns[name][0].role in OF_LOSS:
             message = f"{name!r} and the ids differ in length in {{items}}: which is for which is not said"
             seen[Key(label_length.code, label_length.severity, message)] = Seen(
                 FIX,
@@ -49,10 +48,9 @@ def left_out(rows: Sided, numbers: Array, part: int, declared: Declared, *, told
                 ),
                 {part: numbers[at]} if kept else {},
             )
-    tokens = sum(int(lengths[out].sum()) for lengths in rows.lengths.values())
-    counts = Counts(rows=len(out), tokens=tokens, real=tokens)
     decided = frozenset({label_length.code})
-    return Fold(counts, seen, decided=decided, rows={part: len(out)}, left_out=others)
+    # What the loss counts of their tokens is not known, so these are in no number.
+    return Fold(Counts(rows=len(out)), seen, decided=decided, rows={part: len(out)}, left_out=others)
 
 
 def _samples(rows: Sided, name: str, items: Array, declared: Declared) -> Iterator[Sample]:

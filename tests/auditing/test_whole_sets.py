@@ -136,9 +136,10 @@ def test_the_glance_counts_what_a_loop_over_rows_counts(case):
     table, task = task_of(rows)
     glance = audited(rows, task, table).glance
     fits = [row for row in rows if len(row["labels"]) == len(row["input_ids"])]
-    counted = [sum(label != IGNORED for label in row["labels"]) for row in fits]
+    # The model moves the labels, and so drops the first.
+    counted = [sum(label != IGNORED for label in row["labels"][1:]) for row in fits]
     longest = max(len(row["input_ids"]) for row in fits)
-    assert (glance.rows, glance.tokens) == (len(rows), sum(len(row["input_ids"]) for row in rows))
+    assert (glance.rows, glance.tokens) == (len(rows), sum(len(row["input_ids"]) for row in fits))
     assert (glance.counted, glance.rows_uncounted) == (sum(counted), counted.count(0))
     assert (glance.longest, glance.rows_longest) == (
         longest,
