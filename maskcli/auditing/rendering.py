@@ -26,16 +26,21 @@ LOOSE = (
     "prompt and answer together do not begin with the tokens of the prompt alone; what is counted begins "
     "where they part"
 )
+MASK, LABELS = "assistant_masks", "labels"
 _PAIR = ("chosen_", "rejected_")
 
 
 class Form(NamedTuple):
-    """A form of rows without ids: its columns, what encodes them, to which sides, and what counts then."""
+    """A form of rows without ids: its columns, what encodes them, to which sides, and what counts then.
+
+    `says` is the column that tells what counts: a mask, or labels where all does.
+    """
 
     columns: tuple[str, ...]
     encode: Encode
     sides: tuple[str, ...]
     counts: str
+    says: str = MASK
 
 
 # The first whose columns are there is taken.
@@ -45,7 +50,7 @@ FORMS = (
     Form(("prompt", "chosen", "rejected"), encoding.answers, _PAIR, "what follows the prompt"),
     Form(("chosen", "rejected"), encoding.pairs, _PAIR, "what the two do not begin with alike"),
     Form(("prompt", "completion"), encoding.answers, ("",), "what follows the prompt"),
-    Form(("text",), encoding.texts, ("",), "every token"),
+    Form(("text",), encoding.texts, ("",), "every token", LABELS),
 )
 _MARKED = "what its {% generation %} marks hold, as in a trainer that goes by them"
 _TURNS = (
@@ -76,9 +81,8 @@ class Rendering(NamedTuple):
     @property
     def made(self) -> tuple[str, ...]:
         """The columns of numbers that come of them."""
-        return tuple(
-            f"{side}{name}" for side in FORMS[self.form].sides for name in ("input_ids", "assistant_masks")
-        )
+        form = FORMS[self.form]
+        return tuple(f"{side}{name}" for side in form.sides for name in ("input_ids", form.says))
 
     @property
     def encoder(self) -> Encoder:
@@ -145,8 +149,9 @@ def rendered(chunk: Chunk, rendering: Rendering) -> Rendered:
         ids = [row[: by.max_length] for part in parts for row in part[number].ids]
         counted = [row[: by.max_length] for part in parts for row in part[number].counted]
         flat, offsets = flattened(ids)
+        mask = np.concatenate([np.zeros(0, bool), *counted])
         columns[f"{side}input_ids"] = Column(flat, offsets)
-        columns[f"{side}assistant_masks"] = Column(np.concatenate([np.zeros(0, bool), *counted]), offsets)
+        columns[f"{side}{form.says}"] = Column(mask if form.says == MASK else flat, offsets)
     return Rendered(replace(chunk, columns=columns, objects={}), together(odd))
 
 
@@ -163,7 +168,7 @@ def notes(rendering: Rendering, odd: Sequence[Odd]) -> Iterator[str]:
     """What the numbers of rendered rows mean, and what is odd in some."""
     form, by = FORMS[rendering.form], rendering.encoder
     counts = form.counts or (_MARKED if by.turns is None else _TURNS)
-    columns = " and ".join(form.columns)
+    columns = ", ".join(form.columns)
     yield f"{columns}: rendered by {rendering.tokenizer}; counted here: {counts}"
     if by.max_length is not None:
         yield f"rows are cut at {by.max_length:,} tokens"

@@ -63,9 +63,9 @@ def lines(glance: Glance) -> Iterator[Line]:
     ):
         if number is not None:
             yield Line(label, number, share(number, rows))
-    if glance.answers is not None:
+    if glance.answers:
         yield Line("answers", glance.answers)
-    if glance.answers is not None and glance.answer_ends_counted is not None:
+    if glance.answers and glance.answer_ends_counted is not None:
         ends = glance.answer_ends_counted
         yield Line("whose end is counted", ends, share(ends, glance.answers), deep=True)
     if glance.rows_longest:

