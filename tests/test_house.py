@@ -211,7 +211,7 @@ def test_codes_and_names_are_the_contract():
         "MSK503": "padding-supervised", "MSK504": "prompt-supervised", "MSK505": "shifted-labels", "MSK506": "label-border",
         "MSK507": "eos-missing", "MSK508": "invalid-label",
         "MSK509": "prompt-turn-supervised", "MSK510": "answer-not-supervised",
-        "MSK511": "turn-end-not-supervised", "MSK512": "header-supervised", "MSK518": "answer-cut",
+        "MSK511": "turn-end-not-supervised", "MSK512": "header-supervised", "MSK518": "answer-cut", "MSK519": "same-pair",
         "MSK409": "doubled-start", "MSK410": "documents-positions", "MSK411": "first-position",
         "MSK412": "decoder-start", "MSK513": "trained-past-the-end", "MSK514": "labels-of-another-text",
         "MSK515": "label-length", "MSK516": "label-across-documents", "MSK517": "placeholder-supervised",

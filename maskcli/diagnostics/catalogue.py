@@ -23,6 +23,7 @@ from maskcli.diagnostics.rules import (
     packed_texts,
     packing,
     positions,
+    preferences,
     products,
     reached,
     sums,
@@ -112,6 +113,7 @@ RULES: tuple[Rule[Scene], ...] = (
     endings.trained_past_the_end,
     endings.answer_cut,
     endings.eos_missing,
+    preferences.same_pair,
 )
 
 
@@ -127,7 +129,7 @@ CAUSES = causes_in(RULES)
 # What rules need that look at nothing but what is said of tokens, and what only attention itself has.
 _TOKENS = {
     *("input_ids", "labels", "loss_mask", "padding_mask", "position_ids", "token_type_ids"),
-    *("pad_id", "eos_id", "prompt_length", "purpose", "convention", "turns"),
+    *("pad_id", "eos_id", "prompt_length", "purpose", "convention", "turns", "rejected"),
 }
 _ATTENTION = {"weights", "cross weights", "mask", "scores", "query", "key", "value", "output"}
 # Codes of rules that may find something in the tensors of attention, and in what is said of tokens alone.

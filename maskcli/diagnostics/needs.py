@@ -155,6 +155,7 @@ NEEDS: dict[str, Need] = {
     "first_position": Need("--model with a table of positions", _model("first_position")),
     "media_ids": Need("--model with ids of images", _model("media_ids")),
     "eos_id": Need("--eos-id", lambda scene: bool(scene.declared.eos_ids)),
+    "rejected": Need("chosen_input_ids and rejected_input_ids", lambda scene: bool(scene.rejected)),
     "turns": Need(
         "--turn or a --tokenizer with a chat template", lambda scene: scene.declared.chat is not None
     ),

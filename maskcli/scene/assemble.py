@@ -44,11 +44,20 @@ def build_scenes(
     common_maps = any(each.role == "weights" and not each.group for each in roled)
     if any(groups) and not common_maps:
         groups = [group for group in groups if group]
-    scenes = tuple(_scene(file, roled, group, declared, resolve) for group in groups)
+    scenes = _in_pairs({group: _scene(file, roled, group, declared, resolve) for group in groups})
     placed = [each for scene in scenes for each in (*scene.attentions, *scene.masks)]
     shapes = [each.placement.shape for each in placed if each.roled.kind != "cross"]
     check_declared(Witnesses(roled, "", declared), shapes)
     return scenes
+
+
+def _in_pairs(scenes: dict[str, Scene]) -> tuple[Scene, ...]:
+    """The scenes by group, those of chosen texts with the rejected ones."""
+    others = (scenes.get(group.replace("chosen", "rejected")) for group in scenes)
+    return tuple(
+        scene if other in (None, scene) else replace(scene, rejected=other.tokens)
+        for scene, other in zip(scenes.values(), others, strict=True)
+    )
 
 
 def layout_of(tensors: tuple[Roled, ...], declared: Declared, shape: Shape, kind: str = "self") -> Layout:

@@ -320,7 +320,10 @@ class Saved(Placed):
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything in one file that rules look at. `unfit` says of tensors that were passed over why."""
+    """Everything in one file that rules look at. `unfit` says of tensors that were passed over why.
+
+    `rejected` are the tokens that the scene of a chosen text is compared with.
+    """
 
     file: str
     declared: Declared
@@ -329,6 +332,7 @@ class Scene:
     masks: tuple[Saved, ...]
     tokens: tuple[Tokens, ...]
     unfit: dict[str, str]
+    rejected: tuple[Tokens, ...] = ()
 
     @cached_property
     def roles(self) -> frozenset[str | None]:

@@ -603,6 +603,16 @@ def answer_cut(g):
     return taught(g, np.where(answers, ids, -100), ids, **declared)
 
 
+def same_pair(g):
+    """The first of the pairs, padded on the given side and further in the rejected text."""
+    ids, _ = g.text()
+    other = np.where(g.real & (np.arange(g.batch) > 0)[:, None], ids + 1, ids)
+    pads = ((0, 0), (3, 0) if g.side == "left" else (0, 3))
+    texts = {"chosen_input_ids": ids, "rejected_input_ids": np.pad(other, pads, constant_values=PAD)}
+    masks = {"chosen_attention_mask": g.real, "rejected_attention_mask": np.pad(g.real, pads)}
+    return Case(ints(**texts, **masks), {})
+
+
 # In code order, as the catalogue lists them.
 BUGS = {
     "MSK101": empty_row, "MSK102": inverted_mask, "MSK103": binary_float_mask, "MSK104": weak_fill, "MSK105": overflowed_fill,
@@ -624,7 +634,7 @@ BUGS = {
     "MSK508": invalid_label, "MSK509": prompt_turn_supervised, "MSK510": answer_not_supervised,
     "MSK511": turn_end_not_supervised, "MSK512": header_supervised, "MSK513": trained_past_the_end, "MSK514": labels_of_another_text,
     "MSK515": label_length, "MSK516": label_across_documents, "MSK517": placeholder_supervised,
-    "MSK518": answer_cut,
+    "MSK518": answer_cut, "MSK519": same_pair,
 }  # fmt: skip
 
 

@@ -289,3 +289,18 @@ def test_ids_tell_turns_without_a_tokenizer(made):
 def test_what_cannot_tell_turns(said, sentence):
     with pytest.raises(MaskcliError, match=sentence):
         maskcli.diagnose({"input_ids": np.ones((1, 4), int)}, **said)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_chosen_and_rejected_texts_that_are_the_same(made, side):
+    whole = batch(made, answers, side)
+    ids, real = whole["input_ids"], whole["attention_mask"]
+    other = np.where(real.cumsum(axis=1) == 3, ids + 1, ids)
+
+    def pairs(rejected):
+        texts = {"chosen_input_ids": ids, "chosen_attention_mask": real}
+        return texts | {"rejected_input_ids": rejected, "rejected_attention_mask": real}
+
+    same = the(report(pairs(np.concatenate([ids[:1], other[1:]]))), "MSK519")
+    assert same.where.batch == (0,)
+    assert loud(report(pairs(other))) == []
