@@ -109,7 +109,7 @@ def _split(text: Reading, turns: Turns) -> tuple[Split, Split]:
     beyond, known = text.labels[:, length - shift :], text.supervised[:, length - shift :]
     real = text.no_padding
     real = np.concatenate([real, known & real[:, -1:]], axis=1)
-    split = turns.split(np.concatenate([text.ids, np.where(known, beyond, -1)], axis=1)).within(real)
+    split = turns.split_real(np.concatenate([text.ids, beyond], axis=1), real)
 
     last = real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)
     return split.at(slice(None), slice(length)), split.at(np.arange(len(last)), last)
@@ -161,8 +161,10 @@ def at_maximum(text: Reading, declared: Declared) -> Array:
     return full
 
 
-def stops_within(chat: Chat) -> Array:
-    """Rows [B] that stop within an answer that is counted."""
+def stops_within(chat: Chat, declared: Declared) -> Array:
+    """Rows [B] that stop within an answer that is counted, where a template ends the last one too."""
+    if declared.turns is None or not declared.turns.closes:
+        return np.zeros(len(chat.last.turn), bool)
     taught, rows = chat.text.taught, np.arange(len(chat.last.turn))
     last = taught.shape[1] - 1 - chat.text.no_padding[:, ::-1].argmax(axis=1)
     within: Array = chat.last.contents & chat.last.of("assistant") & taught[rows, last]

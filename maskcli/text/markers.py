@@ -177,13 +177,24 @@ def add_role(
     fronts: Sequence[int] = (0,),
 ) -> None:
     """What stands before a slot's turn."""
-    shared = max((common_prefix(ids, prompt) for prompt in prompts), default=0)
-    if slot.role == "assistant" and shared:
-        lost = len(ids) - shared
+    shared, blank = max((_shared(forms, ids, prompt) for prompt in prompts), default=(0, False))
+    lost = len(ids) - shared
+    if slot.role == "assistant" and shared and blank:
+        backs = [*backs, lost]
+    elif slot.role == "assistant" and shared:
         ids, backs = ids[:shared], [max(back - lost, 0) for back in backs]
     elif slot.kind == "call":
         return
     forms.add_header(slot.role, ids, backs, fronts)
+
+
+def _shared(forms: Forms, ids: Ids, prompt: Ids) -> tuple[int, bool]:
+    """How much of a header a prompt writes too, and whether the rest of both is white space alone, which may
+    be other tokens where a text stops than before a word.
+    """
+    shared = common_prefix(ids, prompt)
+    rests = ids[shared:], prompt[shared:]
+    return shared, all(rest and not forms.vocabulary.trimmed(rest) for rest in rests)
 
 
 def headers(forms: Forms) -> tuple[Header, ...]:

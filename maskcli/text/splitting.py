@@ -74,11 +74,12 @@ class Split:
         """bool: what ends turns, and what stands behind it."""
         return np.asarray(self.part >= END)
 
-    def within(self, real: Array) -> Split:
-        """The same rows, with everything else than `real` tokens outside of any turn."""
-        nothing = (-1, -1, NONE)
-        columns = zip((self.turn, self.role, self.part), nothing, strict=True)
-        return Split(*(np.where(real, column, outside) for column, outside in columns))
+    def spread(self, real: Array) -> Split:
+        """Flat rows as a rectangle: what is told of each `real` token, bool [B, L], in their order."""
+        columns = (np.full(real.shape, outside, np.int32) for outside in (-1, -1, NONE))
+        spread = Split(*columns)
+        spread.turn[real], spread.role[real], spread.part[real] = self.turn, self.role, self.part
+        return spread
 
     def at(self, *index: Any) -> Split:
         """What is told of some of the tokens, which are chosen as numpy does it."""

@@ -70,6 +70,7 @@ class Turns:
 
     `headers` and `ends` are the markers, `starts` what stands before the first turn (the beginning token),
     `tail` what the template writes behind the last end. `prompt` is the generation prompt, empty for none.
+    `closes`: an answer has its end where a text stops too, and not only by the turn behind it.
     `between` are the ids between a thought and its answer, such as that of `</think>`. `marks` says what the
     template's `{% generation %}` marks hold of an answer, None without them. `stable`: a conversation's first
     messages are rendered as the beginning of the whole. `keeps_thinking`: also with the thoughts of earlier
@@ -83,6 +84,7 @@ class Turns:
     starts: tuple[Ids, ...] = ()
     tail: Ids = ()
     prompt: Ids = ()
+    closes: bool = True
     between: frozenset[int] = frozenset()
     marks: Marks | None = None
     stable: bool = True
@@ -112,6 +114,11 @@ class Turns:
         told = split_rows(self._kinds, flat, np.asarray(offsets, np.int64))
         columns = (told.turn, told.role, told.part)
         return Split(*(column.reshape(ids.shape) for column in columns))
+
+    def split_real(self, ids: Array, real: Array) -> Split:
+        """Each real token's turn, role and part, [B, L] both; padding is outside of any turn."""
+        offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
+        return self.split(ids[real], offsets).spread(real)
 
     @cached_property
     def _kinds(self) -> Kinds:
@@ -162,6 +169,7 @@ def learn(tokenizer: Tokenizer) -> Turns:
         starts=starts,
         tail=tail,
         prompt=max(prompts, key=len, default=()),
+        closes=_closes(last, vocabulary),
         between=_between(observed, vocabulary),
         stable=_stable(prober, ("user", "assistant", "user", "assistant")),
         keeps_thinking=_keeps_thinking(prober),
@@ -270,6 +278,12 @@ def _read_last(forms: Forms, last: Sequence[Gap]) -> Ids:
     return tail
 
 
+def _closes(last: Sequence[Gap], vocabulary: Vocabulary) -> bool:
+    """Whether something stands behind an answer with which a text stops."""
+    behind = [gap.ids for gap in last if gap.before == Slot("assistant")]
+    return any(vocabulary.trimmed(ids) for ids in behind)
+
+
 def _between(observed: Sequence[Sequence[Gap]], vocabulary: Vocabulary) -> frozenset[int]:
     """The ids between a thought and its answer in one turn, but for white space."""
     gaps = (gap for each in observed for gap in each if gap.before == Slot("assistant", "thought"))
@@ -340,7 +354,7 @@ def given(markers: Iterable[tuple[str, str | Sequence[int]]], tokenizer: Tokeniz
             else:
                 forms.add_header(name, ids)
     ends = tuple(End(ids, frozenset(roles)) for ids, roles in forms.ends.items())
-    return Turns(headers(forms), ends, frozenset(special))
+    return Turns(headers(forms), ends, frozenset(special), closes=bool(ends))
 
 
 def _marker_ids(name: str, value: str | Sequence[int], tokenizer: Tokenizer | None) -> list[Ids]:

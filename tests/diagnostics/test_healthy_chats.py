@@ -65,7 +65,7 @@ def batches(rows, side, pad):
 
 def masks(turns, ids, real, marks):
     """What is counted: what the template marks, else answers, also with what stands behind them, also the last alone."""
-    split = turns.split(ids).within(real)
+    split = turns.split_real(ids, real)
     answers = split.answers()
     if marks.any():
         yield "marks", marks
@@ -90,6 +90,8 @@ def test_nothing_is_said(backbone, name):
                     for facts in ({}, {"eos_ids": (end,), "pad_id": end}):
                         arrays = {"input_ids": ids, "labels": labels, "attention_mask": real.astype(np.int64)}
                         for found in report(arrays, chat=turns, **facts).findings:
-                            if found.severity != "note":
+                            # A template that ends no last answer teaches no end: that is no false alarm.
+                            known = () if turns.closes else ("MSK501", "MSK507")
+                            if found.severity != "note" and found.code not in known:
                                 told[f"{way}, {side}, shift {shift}, {len(facts)}: {found}"] += 1
     assert not told, dict(told)

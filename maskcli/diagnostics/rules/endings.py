@@ -168,7 +168,7 @@ def answer_cut(chat: Chat, scene: Scene) -> Found | None:
     Fix: raise the maximum length, or leave out (not: cut) the conversations that do not fit.
     """
     full = at_maximum(chat.text, scene.declared) & np.any(chat.text.supervised, axis=1)
-    cut = full & stops_within(chat)
+    cut = full & stops_within(chat, scene.declared)
     if not cut.any() or is_stream(chat, scene.declared):
         return None
     last = chat.split.turn == np.where(cut, chat.last.turn, -2)[:, None]
