@@ -75,6 +75,7 @@ def masks(turns, ids, real, marks):
     yield "last answers", answers & (split.turn == last)
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("name", SOURCES)
 def test_nothing_is_said(backbone, name):
     source = SOURCES[name]

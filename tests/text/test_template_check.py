@@ -86,6 +86,7 @@ def test_a_tokenizer_that_adds_a_second_start(backbones, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("path", list(shipped()), ids=lambda path: path.stem)
 def test_templates_that_trl_ships(backbones, path: Path) -> None:
     source = path.read_text(encoding="utf-8")
