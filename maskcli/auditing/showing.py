@@ -148,7 +148,7 @@ def _add_turns(sides: dict[Side, dict[str, list[Any]]], task: Task) -> None:
     for columns in sides.values():
         if "id" in columns:
             real = np.asarray(columns.get("attention_mask", np.ones(len(columns["id"])))) != 0
-            split = turns.split(np.asarray(columns["id"], np.int64)[None]).within(real[None])
+            split = turns.split_real(np.asarray(columns["id"], np.int64)[None], real[None])
             roles = [ROLES[role] if role >= 0 else None for role in split.role[0].tolist()]
             columns["turn"] = [turn if turn >= 0 else None for turn in split.turn[0].tolist()]
             columns["role"] = roles
