@@ -16,7 +16,7 @@ from tests.text.conftest import deepseek
 
 IGNORE, ROWS, BATCH = -100, 32, 8
 SOURCES = {
-    **{style: source for style, (source, _) in TEMPLATES.items()},
+    **{f"own_{style}": source for style, (source, _) in TEMPLATES.items()},
     **{path.stem: path for path in shipped()},
 }
 
