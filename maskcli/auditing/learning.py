@@ -95,7 +95,9 @@ def _has_a_decoder(declared: Declared) -> bool:
 
 
 def _is_apart(rows: Sided, group: str, declared: Declared) -> bool:
-    """Whether the labels of a group are another text than its ids: of other lengths, and no part of them."""
+    """Whether the labels of a group are another text than its ids: of other lengths in most rows that have
+    labels, and no part of them.
+    """
     of_group = {
         role.role: (name, column)
         for name, (role, column) in rows.columns.items()
@@ -104,8 +106,9 @@ def _is_apart(rows: Sided, group: str, declared: Declared) -> bool:
     if "input_ids" not in of_group or "labels" not in of_group:
         return False
     name, labels = of_group["labels"]
-    odd = np.flatnonzero(rows.unlike.get(name, []))
-    if not odd.size:
+    has = labels.lengths > 0
+    odd = np.flatnonzero(rows.unlike.get(name, ~has) & has)
+    if 2 * odd.size <= has.sum():
         return False
     wanted = _filled(labels, odd, IGNORE_INDEX)
     supervised = ~ignored_labels(wanted, declared) & (wanted >= 0)

@@ -32,7 +32,7 @@ def look(path: str, form: str) -> Look:
     size = batch_size(tensors)
     words = {name: _word(tensor, size) for name, tensor in tensors.items()}
     rows = size or 1
-    step = max(1, rows * PART // max(1, size_of(path)))
+    step = max(1, min(rows, rows * PART // max(1, size_of(path))))
     parts = (
         Part(
             path,

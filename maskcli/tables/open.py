@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,10 @@ from maskcli.untrusted import json_object
 
 # What Dataset.save_to_disk and DatasetDict.save_to_disk leave in a folder.
 STATE, SPLITS = "state.json", "dataset_dict.json"
+# Files in folders that say what others are, and hold no rows.
+_ABOUT = re.compile(
+    r"dataset_infos?\.json|metadata\.json|\w*config\.json|tokenizer\.json|special_tokens_map\.json"
+)
 
 
 class _Set(NamedTuple):
@@ -51,7 +56,12 @@ def _sets(targets: Sequence[str]) -> Iterator[_Set]:
         elif is_folder(path) and exists(_within(path, STATE)):
             yield _Set(shown(path), _saved(path))
         else:
-            yield _Set(shown(path), files_of(path, is_known, ", ".join(suffixes())))
+            yield _Set(shown(path), files_of(path, _has_rows, ", ".join(suffixes())))
+
+
+def _has_rows(path: str) -> bool:
+    """Whether a file in a folder may hold rows, by its name."""
+    return is_known(path) and not _ABOUT.fullmatch(os.path.basename(path))
 
 
 def _saved(folder: str) -> list[str]:

@@ -1,6 +1,8 @@
 """An audit of rows in memory: what is told of a whole set."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -173,6 +175,39 @@ def test_nested_lists_are_refused_by_name(tmp_path):
         maskcli.MaskcliError, match="'input_ids' holds nested lists, expected a list of numbers"
     ):
         maskcli.audit(str(path))
+
+
+def test_a_row_without_labels_says_nothing_of_the_others(tmp_path):
+    rows = [row(range(10, 20 + n), counted=4) for n in range(9)]
+    rows[3]["labels"][-1] = IGNORED
+    rows[5]["labels"] = None
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    report = maskcli.audit(str(path), pad_id=0, eos_id=2)
+    assert {found.code: found.first[0].row for found in report.findings} == {"MSK515": 5, "MSK506": 3}
+
+
+def test_files_that_describe_a_folder_hold_no_rows(tmp_path):
+    rows = [row(range(10, 20 + n), counted=4) for n in range(9)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    (tmp_path / "dataset_infos.json").write_text('{"default": {"features": {}}}')
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert maskcli.audit(str(tmp_path), eos_id=2).glance.rows == 9
+
+
+def test_a_program_that_audits_files_is_not_imported_again(tmp_path):
+    """No `if __name__ == "__main__":` is needed, however large the files are."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.jsonl").write_text(json.dumps(row(range(10, 20))) + "\n")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import maskcli\nfrom maskcli.auditing import audit\naudit.WORTH_A_PROCESS = 1\n"
+        f"print(maskcli.audit({str(folder)!r}, eos_id=2).glance.rows)\n"
+    )
+    ran = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "2\n"), ran.stderr
 
 
 def test_no_rows_and_no_tokens_are_errors():

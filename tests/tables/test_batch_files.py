@@ -31,6 +31,7 @@ def test_a_batch_is_a_part_or_some(tmp_path, monkeypatch, kind, part):
     path = tmp_path / f"x.{kind}"
     SAVERS[kind](path)
     table, whole = read_back(path, cells=6)
+    assert sum(each.size for each in table.parts) <= path.stat().st_size
     assert set(table.numbers) == {"input_ids", "attention_mask", "prompt_lengths"}
     assert table.others == {
         "position_ids": "one value for a whole batch",
