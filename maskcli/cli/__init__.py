@@ -37,7 +37,6 @@ SELDOM = 20_000
 app = typer.Typer(
     name="maskcli",
     help="Inspect and debug attention masks.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -102,7 +101,8 @@ def _run() -> int:
 
     _prepare()
     try:
-        code = app(standalone_mode=False)
+        # Nothing asked for is a question for help.
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted")

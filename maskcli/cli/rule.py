@@ -15,7 +15,10 @@ from maskcli.errors import MaskcliError
 def rule(
     code: Annotated[
         str | None,
-        typer.Argument(metavar="CODE", help="A code such as MSK201, or a name such as inverted-polarity."),
+        typer.Argument(
+            metavar="CODE",
+            help="A code such as MSK201, a name such as inverted-polarity, or MSK2 for a list of those.",
+        ),
     ] = None,
     every: Annotated[
         bool,
@@ -24,14 +27,15 @@ def rule(
     form: Form = None,
 ) -> None:
     """Explain a rule: what it means, why it matters, how it looks in code and how to fix it."""
-    from maskcli.diagnostics.catalogue import in_code_order, named
+    from maskcli.diagnostics.catalogue import family, in_code_order, named
     from maskcli.report.rules import write_rule, write_rules
     from maskcli.report.terminal import output
 
     if every == (code is not None):
         raise MaskcliError("pass one rule code, such as maskcli rule MSK201, or --all")
+    listed = in_code_order() if every else family(code or "")
     with output(None) as stream:
-        if every:
-            write_rules(in_code_order(), form == "json", stream)
+        if listed:
+            write_rules(listed, form == "json", stream)
         else:
             write_rule(named(code or ""), form == "json", stream)

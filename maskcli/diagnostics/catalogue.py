@@ -169,6 +169,14 @@ def named(text: str) -> Rule[Any]:
     raise MaskcliError(f"there is no rule {text!r}; {hint}maskcli rule --all lists them")
 
 
+def family(text: str) -> tuple[Rule[Any], ...]:
+    """The rules whose codes begin with MSK2 or the like, in code order; none for a whole code or a name."""
+    wanted = text.strip().upper()
+    rules = in_code_order()
+    begins = tuple(rule for rule in rules if wanted.startswith("MSK") and rule.code.startswith(wanted))
+    return () if wanted in (rule.code for rule in rules) else begins
+
+
 def chosen_codes(select: Sequence[str], ignore: Sequence[str]) -> frozenset[str] | None:
     """The codes that --select and --ignore leave: codes, names and prefixes, with commas; None for all."""
     if not select and not ignore:

@@ -27,6 +27,16 @@ _EXAMPLES = {
     "spans": "token_type_ids=1",
 }
 _RANGES = "0:4,10:12"
+# What papers and libraries call a kind that has another name here.
+_CALLED = {
+    "autoregressive": "causal",
+    "band": "window",
+    "banded": "window",
+    "bidirectional": "full",
+    "block-diagonal": "documents",
+    "look-ahead": "causal",
+    "lookahead": "causal",
+}
 # Digits of the largest number: none that any mask needs has more.
 _DIGITS = 15
 
@@ -57,9 +67,7 @@ def leaf(word: str) -> Named | File:
     if name == PER_DOCUMENT:
         raise MaskcliError(f"{PER_DOCUMENT} takes a mask in parentheses: {PER_DOCUMENT}(causal)")
     if name not in KINDS:
-        close = difflib.get_close_matches(name, [*KINDS, PER_DOCUMENT], 1, 0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise MaskcliError(f"unknown mask kind {written!r}; {hint}known kinds: {', '.join(KINDS)}")
+        raise MaskcliError(f"unknown mask kind {written!r}; {_hint(name)}known kinds: {', '.join(KINDS)}")
 
     given = rest if colon else None
     if reads == "labels":
@@ -69,6 +77,13 @@ def leaf(word: str) -> Named | File:
     if reads == "sizes" and given and _TENSOR.fullmatch(given):
         return Named(name, tensor=given)
     return Named(name, _numbers(name, KINDS[name], given))
+
+
+def _hint(name: str) -> str:
+    """The kind that an unknown name may mean, as a question."""
+    called = [_CALLED[name]] if name in _CALLED else []
+    close = called or difflib.get_close_matches(name, [*KINDS, PER_DOCUMENT], 1, 0.5)
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 def leaf_text(spec: Named | File) -> str:

@@ -34,6 +34,12 @@ LISTED_ITEMS = 8
 FEW = 0.05
 # Cells in which a mask and its nearest name differ are quoted up to this many.
 QUOTED_CELLS = 3
+# Masks of as many queries as keys that no kind names, in words and as torch writes them.
+DIAGONALS = {
+    "window:0,-1": "a query sees itself and what follows: torch.triu(ones)",
+    "window:-1,1": "causal and one key more: torch.tril(ones, diagonal=1)",
+    "~window:0,-1": "causal without its diagonal: torch.tril(ones, diagonal=-1), or ~torch.triu(ones)",
+}
 
 
 def _print(inspected: Inspected, console: Console) -> None:
@@ -73,6 +79,8 @@ def _lines(described: Described) -> Iterator[str]:
 def _called(name: Name) -> str:
     """A mask's name with its padding, its nearest name and the cells that differ, and other names for it."""
     text, cells = name.spec, name.cells
+    if name.exact and text in DIAGONALS and name.layout.queries == name.layout.keys:
+        text += f" ({DIAGONALS[text]})"
     if not name.exact and name.wrong > cells * FEW:
         return f"no short name rebuilds it (the nearest is off in {name.wrong:,} of {cells:,} cells)"
     if not name.exact:

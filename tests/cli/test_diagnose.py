@@ -170,4 +170,9 @@ def test_rules_are_explained():
     assert run("rule", "msk201", check=0).stdout.startswith("MSK201 inverted-polarity  error")
     assert "did you mean" in refused("rule", "inverted-polarty")
     assert len(run("rule", "--all", check=0).stdout.splitlines()) == len(every)
+    of_masks = [rule for rule in every if rule["code"].startswith("MSK1")]
+    assert read("rule", "msk1")["rules"] == of_masks
+    assert len(run("rule", "MSK1", check=0).stdout.splitlines()) == len(of_masks)
+    assert run("rule", "MSK", check=0).stdout == run("rule", "--all", check=0).stdout
+    assert "there is no rule 'MSK9'" in refused("rule", "MSK9")
     refused("rule")

@@ -64,6 +64,23 @@ def test_inspect_lists_roles_values_and_names(tmp_path):
     assert max(len(line) for line in text.splitlines() if "/" not in line) <= 60
 
 
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (np.tri(6), "causal"),
+        (np.tri(6) * [1, 1, 1, 1, 0, 0], "causal & padding; padding right 2"),
+        (np.tri(6).T, "~window:0,-1 (causal without its diagonal: torch.tril(ones, diagonal=-1), or ~torch.triu(ones))"),
+        (np.tri(6, k=-1), "~window:0,-1 (causal without its diagonal: torch.tril(ones, diagonal=-1), or ~torch.triu(ones))"),
+        (np.tri(6, k=1), "window:-1,1 (causal and one key more: torch.tril(ones, diagonal=1))"),
+    ],
+)  # fmt: skip
+def test_inspect_calls_a_square_of_bools_a_mask_and_says_which(mask, told, tmp_path):
+    np.save(tmp_path / "m.npy", mask.astype(bool))
+    lines = run("inspect", tmp_path / "m.npy", check=0).stdout.splitlines()
+    assert lines[1] == "m  bool [6, 6]  mask (shape)"
+    assert lines[2].startswith(f"  {told}")
+
+
 def test_inspect_looks_into_a_tensor(tmp_path):
     numbers = run(
         "inspect",

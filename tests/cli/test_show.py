@@ -328,6 +328,13 @@ def test_bad_input_is_one_sentence(arguments, sentence, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_maskcli_alone_prints_its_help():
+    alone = run(check=0)
+    assert alone.stdout == run("--help", check=0).stdout
+    assert alone.stdout.startswith("Usage: ")
+    assert alone.stderr == ""
+
+
 def test_warnings_go_to_standard_error(tmp_path):
     done = run("show", "one two three four", "--max-length", "2", "--format", "json", check=0)
     assert "lost 2 of its 4 tokens" in done.stderr
