@@ -53,9 +53,8 @@ def _with_ignored(rows: Sided, declared: Declared) -> Declared:
     """The facts, with the label that counts nothing as the rows show it."""
     if declared.ignore_index is not None:
         return declared
-    labels = [column.values for role, column in rows.columns.values() if role.role == "labels"]
     for index in (IGNORE_INDEX, OTHER_IGNORE_INDEX):
-        if any((values == index).any() for values in labels):
+        if any((values == index).any() for values in _of_role("labels", rows)):
             return replace(declared, ignore_index=index)
     return declared
 
@@ -81,7 +80,13 @@ def _shown(rows: Sided, plan: Plan, declared: Declared) -> Shown:
         tuple(sorted(starts)),
         longest=max((int(reading.no_padding.sum(axis=1).max()) for reading in read), default=None),
         stream=any(begin_within(chat) for chat in told if isinstance(chat, Chat)),
+        bare=not plan.fixed and all(values.all() for values in _of_role("padding_mask", rows)),
     )
+
+
+def _of_role(wanted: str, rows: Sided) -> list[Array]:
+    """The values of all columns of a role."""
+    return [column.values for role, column in rows.columns.values() if role.role == wanted]
 
 
 def _scenes(rows: Sided, plan: Plan, declared: Declared) -> list[Scene]:

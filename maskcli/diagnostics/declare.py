@@ -47,8 +47,8 @@ def _special_ids(tokenizer: Tokenizer | None) -> Declared:
     """The special ids that a tokenizer gives."""
     if tokenizer is None:
         return Declared()
-    ends = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
-    return Declared(pad_id=tokenizer.pad_id, eos_ids=ends)
+    starts, ends = (() if each is None else (each,) for each in (tokenizer.bos_id, tokenizer.eos_id))
+    return Declared(pad_id=tokenizer.pad_id, bos_ids=starts, eos_ids=ends)
 
 
 def _chat(

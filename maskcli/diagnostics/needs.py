@@ -150,7 +150,7 @@ NEEDS: dict[str, Need] = {
     "bias": Need("a saved bias, or --model with ALiBi", _bias),
     "convention": Need("--from", lambda scene: scene.declared.convention is not None),
     "pad_id": Need("--pad-id", lambda scene: scene.declared.pad_id is not None),
-    "bos_id": Need("--model with bos_token_id", _starts),
+    "bos_id": Need("--tokenizer or --model with bos_token_id", _starts),
     "start_id": Need("--model with decoder_start_token_id", _model("start_id")),
     "first_position": Need("--model with a table of positions", _model("first_position")),
     "media_ids": Need("--model with ids of images", _model("media_ids")),

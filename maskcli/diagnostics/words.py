@@ -15,6 +15,8 @@ from maskcli.masks.words import first, items_in_words, runs_in_words
 # Names, values and groups of samples beyond this many are counted, not listed.
 LISTED = 4
 
+# `{name}` in a text, and `{[parts | of a list]}`.
+_NAME, _PARTS = re.compile(r"\{(\w+)\}"), re.compile(r"\{\[(.*?)\]\}")
 _ONE = {"keys": "key", "queries": "query", "tokens": "token"}
 
 
@@ -62,12 +64,23 @@ def listed_words(values: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
 def filled(text: str, words: Mapping[str, object], place: str | None = None) -> str:
     """A text with its `{name}`s in words, and the last `{}` as a place.
 
-    Other braces stay what they are, as names of tensors may hold some.
+    Of parts in a list `{[...]}`, with ` | ` between them, those whose number is 0 are left out. Other braces
+    stay what they are, as names of tensors may hold some.
+
+    >>> filled("{[{a} apples | {b} pears]}", {"a": 0, "b": 3})
+    '3 pears'
     """
     if place is not None:
         before, _, behind = text.rpartition("{}")
         return filled(before, words) + place + filled(behind, words)
-    return re.sub(r"\{(\w+)\}", lambda name: str(words.get(name[1], name[0])), text)
+    text = _PARTS.sub(lambda parts: _some(parts[1].split(" | "), words), text)
+    return _NAME.sub(lambda name: str(words.get(name[1], name[0])), text)
+
+
+def _some(parts: Sequence[str], words: Mapping[str, object]) -> str:
+    """Parts of which some number is there and not 0."""
+    kept = [part for part in parts if any(str(words.get(name)) != "0" for name in _NAME.findall(part))]
+    return " and ".join(kept)
 
 
 def percent(low: float, high: float) -> str:

@@ -248,7 +248,10 @@ def eos_missing(reading: Reading, scene: Scene) -> Found | Undecided | Contrary 
 
 def _asks_for_an_end(text: Reading, scene: Scene) -> bool:
     """Whether some label asks for the end of a text, or of an answer where turns are told."""
-    if text.asks_for(scene.declared.eos_ids).any():
+    turns = scene.declared.turns
+    # Where the next turn's header ends an answer, no turn need follow it.
+    of_answers = turns.end_ids() & turns.special if turns is not None else ()
+    if text.asks_for((*scene.declared.eos_ids, *of_answers)).any():
         return True
     chat = chat_of(text, scene)
     if chat is None:
@@ -292,6 +295,8 @@ def _ends_masked_by_id(text: Reading, real: Array, declared: Declared) -> Array:
     text of a batch needs no padding, so its last token is its end.
     """
     none = np.zeros(real.shape, bool)
+    if declared.shown is not None and declared.shown.bare:
+        return none
     last = np.unique(text.ids[:, -1])
     end, known = int(last[0]), (None, *declared.eos_ids)
     if len(last) > 1 or end not in declared.eos_ids or declared.pad_id not in known:

@@ -48,20 +48,17 @@ def prompt_turn_supervised(chat: Chat, scene: Scene) -> Found | None:
     wrong = np.logical_or.reduce([flags for flags, _ in told.values()])
     if not wrong.any():
         return None
-    counts = {role: count for role, (_, count) in told.items()}
-    whose = " and ".join(f"{{{role}_turns}} of a {role}" for role, count in counts.items() if count)
     found = found_at(
         chat.text.names("labels", "input_ids"),
         wrong,
-        f"turns that the model is to read ({whose}) have labels that the loss counts: {{}}",
+        "turns that the model is to read ({[{system_turns} of a system | {user_turns} of a user | "
+        "{tool_turns} of a tool]}) have labels that the loss counts: {}",
         "count the answers alone: mark them in the chat template ({% generation %}), or ignore the labels of "
         "all other turns; if all of it is meant to be learnt, pass --for pretrain",
-        of_set="turns that the model is to read ({system_turns} of a system, {user_turns} of a user, "
-        "{tool_turns} of a tool) have labels that the loss counts: {}",
         tokens=int(wrong.sum()),
-        system_turns=counts["system"],
-        user_turns=counts["user"],
-        tool_turns=counts["tool"],
+        system_turns=told["system"][1],
+        user_turns=told["user"][1],
+        tool_turns=told["tool"][1],
     )
     # Labels that leave no turn out leave no header out, nor what stands behind an end.
     return replace(found, explains=Where(found.where.batch))
@@ -154,15 +151,15 @@ def answer_not_supervised(scene: Scene) -> Iterator[Found | Undecided]:
 
 
 _LATE = (
-    "{answers} answers are counted only from their middle on: no label for {}",
+    "answers ({answers}) are counted only from their middle on: no label for {}",
     "make the mask from the very ids that are trained on",
 )
 _LEFT = (
-    "{answers} answers are not counted beside others that are: no label for {}",
+    "answers ({answers}) are not counted beside others that are: no label for {}",
     "make the mask for every answer of a conversation, not for the first alone",
 )
 _CHOSEN = (
-    "{answers} answers before the last one are not counted: no label for {}",
+    "answers before the last one ({answers}) are not counted: no label for {}",
     "nothing, if only the last answers are to be learnt; else count all of them",
 )
 
@@ -232,7 +229,7 @@ def header_supervised(scene: Scene) -> Iterator[Found | Undecided]:
             yield found_at(
                 chat.text.names("labels", "input_ids"),
                 counted,
-                "the headers of {turns} answers have labels that the loss counts: {}",
+                "the headers of answers ({turns}) have labels that the loss counts: {}",
                 "count each answer from its first token on, behind the header",
                 turns=int((counted & ~later(counted, 1)).sum()),
             )
