@@ -224,3 +224,15 @@ def test_a_rule_that_could_decide_in_one_set_is_not_missed():
     (one,) = audits().sets
     without = replace(one, skipped=(replace(WAITS, needs=("position_ids", "--model")),))
     assert _missing(Audits((without,))) == {}
+
+
+def test_what_no_option_would_tell_is_not_asked_for():
+    """Turns tell what a prompt is, labels that are their ids' text are no decoder's, a tokenizer its own beginning."""
+    from maskcli.report.audited import _missing
+
+    (one,) = audits().sets
+    skipped = [replace(WAITS, code=code) for code in ("MSK409", "MSK412", "MSK504")]
+    waiting = replace(one, skipped=tuple(skipped), decided=frozenset())
+    assert _missing(Audits((waiting,))) == {("--model",): frozenset({"MSK409", "MSK412", "MSK504"})}
+    assert _missing(Audits((waiting,), WORDS.get)) == {("--model",): frozenset({"MSK412", "MSK504"})}
+    assert _missing(Audits((replace(waiting, decided=frozenset({"MSK509", "MSK513"})),), WORDS.get)) == {}

@@ -76,7 +76,7 @@ def _fix_of_ends(text: Reading, missed: Array) -> str:
     "trained-past-the-end",
     "warning",
     needs=(*TEXT, ("eos_id", "turns")),
-    explained_by=("MSK102", "MSK505", "MSK509"),
+    explained_by=("MSK102", "MSK505", "MSK509", "MSK512"),
 )
 @for_each(texts)
 def trained_past_the_end(text: Reading, scene: Scene) -> Found | None:
@@ -120,7 +120,8 @@ def _second_ends(text: Reading, scene: Scene) -> Array:
 
 
 def _behind_ends(text: Reading, scene: Scene) -> Array:
-    """Supervised tokens [B, L] behind the last end of rows, few of them, that nothing follows.
+    """Supervised tokens [B, L] behind the last end of rows that nothing follows: few of them, or any number
+    behind the last end of a chat.
 
     What follows the last end of a full row may be the beginning of a text that was cut. An end that begins
     texts too stands twice between two of them.
@@ -137,13 +138,17 @@ def _behind_ends(text: Reading, scene: Scene) -> Array:
     tail = taught & (columns > border)
     if text.real is not None:
         tail &= text.real
+    written = np.zeros(ends.shape, bool)
     if chat_of(text, scene) is not None and declared.turns is not None:
-        tail &= again | ~one_of(text.ids, declared.turns.tail)
+        written = one_of(text.ids, declared.turns.tail) & ~again
+        tail &= ~written
     if not tail.any():
         return tail
     count = tail.sum(axis=1)
     stop = length - 1 - tail[:, ::-1].argmax(axis=1)
-    unbroken = (count > 0) & (count == stop - at) & (count <= BEHIND)
+    known = (count <= BEHIND) | np.all(~tail | _behind_answers(text, scene), axis=1)
+    inside = (columns > border) & (columns <= stop[:, None])
+    unbroken = (count > 0) & np.all(~inside | tail | written, axis=1) & known
     nothing_more = np.ones(len(tail), bool)
     if text.real is not None:
         nothing_more = ~np.any(text.real & (columns > stop[:, None]), axis=1)
@@ -153,6 +158,14 @@ def _behind_ends(text: Reading, scene: Scene) -> Array:
     said = taught[np.arange(len(at)), np.maximum(at - 1, 0)] & (at > 0) & ends.any(axis=1)
     flags: Array = tail & (unbroken & nothing_more & ~cut & said)[:, None]
     return flags
+
+
+def _behind_answers(text: Reading, scene: Scene) -> Array:
+    """Tokens [B, L] behind the end of an answer and in no other turn, in rows that are conversations."""
+    chat = chat_of(text, scene)
+    if chat is None or is_stream(chat, scene.declared):
+        return np.zeros(text.labels.shape, bool)
+    return np.asarray(chat.split.of("assistant") & chat.split.ended)
 
 
 @rule("MSK518", "answer-cut", "warning", needs=CHAT, explained_by=("MSK102", "MSK505", "MSK514"))

@@ -236,13 +236,31 @@ def header_supervised(scene: Scene) -> Iterator[Found | Undecided]:
 
 
 def _unanswered(chat: Chat, scene: Scene) -> Array:
-    """Headers [B, L] of assistants' turns with which rows end that nothing cut off."""
+    """Headers [B, L] of assistants' turns with which rows end that nothing cut off, or generation prompts,
+    which may begin a thought too.
+    """
     last, split = chat.last, chat.split
-    rows = last.headers & last.of("assistant") & np.any(chat.text.supervised, axis=1)
+    prompted = _ends_in_prompt(chat, scene)
+    rows = (last.headers | prompted) & last.of("assistant") & np.any(chat.text.supervised, axis=1)
     rows &= ~at_maximum(chat.text, scene.declared)
     if scene.declared.purpose == Purpose.generate.value:
         rows[:] = False
-    return np.asarray(split.headers & (split.turn == np.where(rows, last.turn, -2)[:, None]))
+    asked = split.headers | prompted[:, None]
+    return np.asarray(asked & (split.turn == np.where(rows, last.turn, -2)[:, None]))
+
+
+def _ends_in_prompt(chat: Chat, scene: Scene) -> Array:
+    """Rows [B] whose ids end as a generation prompt does, but for what labels that the data moved ask for."""
+    ids, real = chat.text.ids, chat.text.no_padding
+    prompt = () if scene.declared.turns is None else scene.declared.turns.prompt
+    prompt = prompt[: len(prompt) - (chat.text.shift or 0)]
+    if not prompt:
+        return np.zeros(len(ids), bool)
+    stop = ids.shape[1] - real[:, ::-1].argmax(axis=1)
+    places = stop[:, None] - np.arange(len(prompt), 0, -1)
+    there = np.take_along_axis(ids, np.maximum(places, 0), axis=1)
+    ends: Array = np.all((there == prompt) & (places >= 0), axis=1)
+    return ends
 
 
 def _counted_headers(chat: Chat, scene: Scene) -> Array:
