@@ -79,6 +79,8 @@ class Reading(NamedTuple):
     @property
     def in_place(self) -> Reading:
         """The same without the labels of rows that are astray."""
+        if not self.astray.any():
+            return self
         return self._replace(supervised=self.supervised & ~self.astray[:, None])
 
     def asks_for(self, ids: tuple[int, ...]) -> Array:

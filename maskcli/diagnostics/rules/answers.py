@@ -106,7 +106,9 @@ def label_border(scene: Scene) -> Iterator[Found | Undecided | Contrary]:
             continue
         yield from _lost_labels(text, declared)
         yield from _late_answers(text, scene)
-        early = untaught_ends(text, scene) & ~masked_by_id(text, declared)
+        early = untaught_ends(text, scene)
+        if early.any():
+            early &= ~masked_by_id(text, declared)
         if early.any():
             yield found_at(
                 text.names("labels", "input_ids"),

@@ -43,7 +43,9 @@ def eos_not_supervised(text: Reading, scene: Scene) -> Found | None:
     Fix: ignore labels where attention_mask is 0 instead, or give padding a token of its own.
     """
     declared = scene.declared
-    missed = untaught_ends(text, scene) & masked_by_id(text, declared)
+    missed = untaught_ends(text, scene)
+    if missed.any():
+        missed &= masked_by_id(text, declared)
     if not missed.any():
         return None
     return found_at(

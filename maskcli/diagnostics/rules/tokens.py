@@ -41,6 +41,8 @@ def padding_not_masked(tokens: Tokens, scene: Scene) -> Found | None:
 
     Fix: take the attention_mask that the tokenizer returns.
     """
+    if _hides_its_padding(tokens, scene.declared):
+        return None
     declared, real = scene.declared, _real_by_ids(tokens, scene.declared)
     if tokens.real is None or real is None:
         return None
@@ -64,6 +66,12 @@ def padding_not_masked(tokens: Tokens, scene: Scene) -> Found | None:
         padding_tokens=int(kept.sum()),
         pad_id=int(declared.pad_id or 0),
     )
+
+
+def _hides_its_padding(tokens: Tokens, declared: Declared) -> bool:
+    """Whether a mask hides just what the ids show to be padding, as most do."""
+    by_ids = None if tokens.kind == "decoder" else tokens.real_by_ids(declared)
+    return by_ids is not None and tokens.real is not None and np.array_equal(tokens.real, by_ids)
 
 
 def _real_by_ids(tokens: Tokens, declared: Declared) -> Array | None:
@@ -159,7 +167,9 @@ def real_token_masked(scene: Scene) -> Iterator[Found]:
     Fix: take the attention_mask from the tokenizer, or mask only the leading or trailing run of padding.
     """
     for tokens in scene.tokens:
-        if tokens.ids is None or tokens.real is None or tokens.real.all():
+        if tokens.ids is None or tokens.real is None:
+            continue
+        if tokens.real.all() or _hides_its_padding(tokens, scene.declared):
             continue
         hidden = _hidden_words(tokens, scene)
         if hidden is not None and hidden.any():
