@@ -401,7 +401,8 @@ def test_an_end_that_the_mask_calls_padding_is_none():
     arrays["attention_mask"] = (batch.ids != EOS).astype(int)
     # Texts that do not end, padded with the end token: nothing was masked that should not be.
     finding = only(report(arrays, eos_ids=(EOS,), pad_id=EOS), "MSK507")
-    assert finding.evidence == {"samples": 3, "full_samples": 1, "cause": "template"}
+    counts = {"samples": 3, "full_samples": 1, "short_samples": 2, "length": 12}
+    assert finding.evidence == {**counts, "cause": "template"}
 
 
 def test_two_end_tokens_in_a_row_need_one_label():
@@ -677,7 +678,8 @@ def test_a_template_without_an_end(shape, side, shift):
     batch.ids[batch.ids == EOS] = 7
     short = int((~batch.real.all(axis=1)).sum())
     finding = only(report(batch.arrays(batch.answer, shift), **batch.facts()), "MSK507", "warning")
-    assert finding.evidence == {"samples": shape[0], "full_samples": shape[0] - short, "cause": "template"}
+    counts = {"samples": shape[0], "full_samples": shape[0] - short, "short_samples": short}
+    assert finding.evidence == {**counts, "length": shape[1], "cause": "template"}
     assert f"{short} of {shape[0]}" in finding.message
 
 
@@ -688,7 +690,8 @@ def test_answers_that_were_cut(shape, mask, shift):
     batch = Batch(shape, "none")
     batch.ids[batch.ids == EOS] = 7
     finding = only(report(batch.arrays(batch.answer, shift, mask), **batch.facts()), "MSK507", "warning")
-    assert finding.evidence == {"samples": shape[0], "full_samples": shape[0], "cause": "truncation"}
+    counts = {"samples": shape[0], "full_samples": shape[0], "short_samples": 0}
+    assert finding.evidence == {**counts, "length": shape[1], "cause": "truncation"}
     assert f"all {shape[1]} places" in finding.message
 
 
