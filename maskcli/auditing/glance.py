@@ -22,8 +22,6 @@ from maskcli.text.markers import ROLES
 
 # Of each role the turns, their tokens, and those of them that are counted.
 Turns = dict[str, tuple[int, int, int]]
-# A row is counted whole when the loss counts all of it but its first token, which nothing comes before.
-UNASKED = 1
 
 
 @dataclass(frozen=True)
@@ -140,10 +138,10 @@ def _counted(reading: Reading, declared: Declared) -> Array:
 
 
 def _whole(reading: Reading) -> Array:
-    """Rows [B] of which the loss counts all real tokens."""
-    real = np.ones(reading.labels.shape, bool) if reading.real is None else reading.real
-    left = (real & ~reading.taught).sum(axis=1)
-    whole: Array = (left <= UNASKED) & np.any(reading.supervised, axis=1)
+    """Rows [B] of which the loss counts all real tokens but the first, which nothing comes before."""
+    left = ~reading.taught if reading.real is None else reading.real & ~reading.taught
+    left[np.arange(len(left)), reading.first] = False
+    whole: Array = ~np.any(left, axis=1) & np.any(reading.supervised, axis=1)
     return whole
 
 

@@ -24,8 +24,11 @@ SET = "set.jsonl"
 
 
 def healthy(rng):
-    """A prompt and an answer that is counted with its end; ids differ, so that labels fit at one place alone."""
+    """A prompt (of some rows none) and an answer that is counted with its end; ids differ, so that labels fit
+    at one place alone.
+    """
     prompt, answer = (int(n) for n in rng.integers(5, 12, 2))
+    prompt *= int(rng.random() < 0.8)
     ids = [START, *rng.permutation(np.arange(FIRST_WORD, 900))[: prompt + answer].tolist(), END]
     return {"input_ids": ids, "labels": [IGNORED] * (prompt + 1) + ids[prompt + 1 :]}
 
@@ -141,6 +144,7 @@ def test_the_glance_counts_what_a_loop_over_rows_counts(case):
     longest = max(len(row["input_ids"]) for row in fits)
     assert (glance.rows, glance.tokens) == (len(rows), sum(len(row["input_ids"]) for row in fits))
     assert (glance.counted, glance.rows_uncounted) == (sum(counted), counted.count(0))
+    assert glance.rows_whole == sum(IGNORED not in row["labels"][1:] for row in fits)
     assert (glance.longest, glance.rows_longest) == (
         longest,
         sum(len(row["input_ids"]) == longest for row in fits),
