@@ -73,6 +73,22 @@ def test_prompts_and_answers_are_one_row(group):
     assert told(maskcli.audit(rows, **FACTS)) == [("MSK513", [2])]
 
 
+def test_padded_prompts_and_answers_by_their_masks():
+    rows = [
+        {
+            "prompt_ids": [PAD] * 2 + row["input_ids"][:5],
+            "prompt_mask": [0] * 2 + [1] * 5,
+            "completion_ids": row["input_ids"][5:] + [PAD] * 3,
+            "completion_mask": [1] * (len(row["input_ids"]) - 5) + [0] * 3,
+        }
+        for row in rows_of(6, sick=())
+    ]
+    report = maskcli.audit(rows, **FACTS)
+    assert told(report) == []
+    assert report.glance.padding == 6 * 5
+    assert report.glance.counted == sum(sum(row["completion_mask"]) for row in rows)
+
+
 def test_chosen_and_rejected_are_two_sides_of_one_row():
     good, other = rows_of(5, sick=()), rows_of(5, seed=1, sick=(4,))
     rows = [

@@ -57,7 +57,7 @@ def moved(row):
     labels = row["labels"]
     kept = [at for at, label in enumerate(labels) if label != IGNORED]
     row["labels"] = labels[3:] + [IGNORED] * 3
-    return "MSK514", [at - 3 for at in kept]
+    return "MSK514", [at - 3 for at in kept if at >= 3]
 
 
 def started_twice(row):
