@@ -20,7 +20,7 @@ from maskcli.auditing.misfits import left_out
 from maskcli.auditing.rendering import Rendering, notes, rendered, rendering_of
 from maskcli.auditing.results import Audited
 from maskcli.auditing.roles import Columns, columns_of, is_known
-from maskcli.auditing.sided import sided
+from maskcli.auditing.sided import Sided, sided
 from maskcli.diagnostics.declare import Meaning
 from maskcli.diagnostics.finding import Skipped
 from maskcli.diagnostics.rules.targets import label_length
@@ -62,7 +62,7 @@ class Task:
     """What is done with every part of a set: small, and the same in every process.
 
     `declared` are facts, `codes` the rules to report (None: all), `keep` those of which all row numbers are
-    kept, `cells` the size of batches.
+    kept, `cells` the size of batches. `foreign` is an id of the first rows that the tokenizer has not.
     """
 
     plan: Plan
@@ -71,6 +71,7 @@ class Task:
     codes: frozenset[str] | None = None
     keep: frozenset[str] | None = frozenset()
     cells: int = CELLS
+    foreign: int | None = None
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -189,6 +190,9 @@ def _begin(
     """The task that the first rows call for, and all rows; None where there are none."""
     if not (table.numbers or table.others or table.unread):
         return None
+    if not table.numbers and any(map(is_known, table.unread)):
+        listed = ", ".join(map(repr, table.unread))
+        raise MaskcliError(f"no row of {table.name!r} holds anything as {listed}; check how it was written")
     rendering = _rendering(table, meaning.declared, asked)
     columns = columns_of(table.numbers if rendering is None else rendering.made, asked.columns)
     numbers, others = (columns.names, ()) if rendering is None else ((), rendering.read)
@@ -197,11 +201,20 @@ def _begin(
     if head is None:
         return None
     first = head if rendering is None else rendered(head, rendering).chunk
-    if not sided(first, columns, frozenset()).lengths:
+    rows = sided(first, columns, frozenset())
+    if not rows.lengths:
         raise _without_tokens(table, columns)
     plan, declared = learn(first, columns, _ready(meaning.declared, rendering))
-    task = Task(plan, declared, rendering, meaning.codes, asked.keep)
+    task = Task(plan, declared, rendering, meaning.codes, asked.keep, foreign=_foreign(rows, meaning))
     return task, chain([head], chunks)
+
+
+def _foreign(rows: Sided, meaning: Meaning) -> int | None:
+    """The highest id of some rows, where it is none of the tokenizer's."""
+    ids = [column.values for role, column in rows.columns.values() if role.role == "input_ids"]
+    highest = max((int(values.max(initial=0)) for values in ids), default=0)
+    named = None if meaning.token is None else meaning.token(highest)
+    return highest if named == f"#{highest}" else None
 
 
 def _ready(declared: Declared, rendering: Rendering | None) -> Declared:
@@ -248,6 +261,8 @@ def _of_other_shape(table: Table) -> dict[str, str]:
 def _notes(fold: Fold, parts: Sequence[str], task: Task) -> Iterator[str]:
     for column, count in sorted(fold.left_out.items()):
         yield f"{count:,} row(s) were left out of all else: {column!r} has another length than the ids"
+    if task.foreign is not None:
+        yield f"id {task.foreign} is no token of the tokenizer, which may be another model's"
     if task.rendering is not None:
         odd = [each.odd(fold.rows, parts) for each in fold.odd.values()]
         yield from notes(task.rendering, odd)

@@ -95,6 +95,6 @@ def _iterator(data: Any) -> Iterator[Any]:
         return iter(data)
     except TypeError:
         raise MaskcliError(
-            f"a {type(data).__name__} is no training set, expected a datasets.Dataset, a DataLoader or rows "
+            f"{type(data).__name__!r} is no training set, expected a datasets.Dataset, a DataLoader or rows "
             "such as [{'input_ids': [...], 'labels': [...]}]"
         ) from None

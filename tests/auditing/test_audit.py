@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from tokenizers import Tokenizer, models
 
 import maskcli
 from maskcli.api.auditing import audit_files
@@ -185,6 +186,23 @@ def test_a_row_without_labels_says_nothing_of_the_others(tmp_path):
     path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     report = maskcli.audit(str(path), pad_id=0, eos_id=2)
     assert {found.code: found.first[0].row for found in report.findings} == {"MSK515": 5, "MSK506": 3}
+
+
+def test_rows_that_hold_nothing_are_no_missing_columns(tmp_path):
+    path = tmp_path / "set.jsonl"
+    path.write_text('{"input_ids": [], "labels": []}\n' * 2)
+    with pytest.raises(maskcli.MaskcliError, match="holds anything as 'input_ids', 'labels'"):
+        maskcli.audit(str(path))
+
+
+def test_a_tokenizer_that_has_not_the_ids_is_told(tmp_path):
+    words = Tokenizer(models.WordLevel({f"w{at}": at for at in range(30)}, unk_token="w0"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    rows = [row(range(10, 20), counted=4)] * 3
+    assert maskcli.audit(rows, eos_id=2, tokenizer=str(tmp_path)).notes == ()
+    rows.append(row(range(25, 31), counted=4))
+    told = maskcli.audit(rows, eos_id=2, tokenizer=str(tmp_path)).notes
+    assert told == ("id 30 is no token of the tokenizer, which may be another model's",)
 
 
 def test_files_that_describe_a_folder_hold_no_rows(tmp_path):

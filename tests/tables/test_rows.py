@@ -134,7 +134,7 @@ def test_ragged_batches_and_rows_with_odd_columns():
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (7, "a int is no training set"),
+        (7, "'int' is no training set"),
         ([[1, 2, 3]], "item 0 of 'rows' is a list, expected a row or batch by its columns"),
         (["text"], "item 0 of 'rows' is a str"),
         ([{"input_ids": [1]}, torch.zeros(3)], "item 1 of 'rows' is a Tensor"),
