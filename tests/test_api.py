@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import maskcli
+import maskcli.api.assertion
 import maskcli.api.checks
 import maskcli.api.comparing
 import maskcli.api.converting
@@ -42,6 +43,7 @@ def test_the_names():
 @pytest.mark.parametrize(
     "module",
     [
+        maskcli.api.assertion,
         maskcli.api.checks,
         maskcli.api.comparing,
         maskcli.api.converting,
@@ -190,3 +192,81 @@ def test_the_assertion_speaks_in_findings_and_knows_conventions():
     maskcli.assert_attention_respects(rows, torch.from_numpy(lower) & (padding[:, None, None] == 1))
     with pytest.raises(maskcli.MaskcliError, match="does not broadcast"):
         maskcli.assert_attention_respects(even, np.ones((3, 4), bool))
+
+
+def create_causal_mask(length):
+    """As courses write it: True is what a query must not see."""
+    return torch.triu(torch.ones(length, length, dtype=torch.bool), diagonal=1)
+
+
+def mask_mod(b, h, q_idx, kv_idx):
+    return kv_idx <= q_idx
+
+
+LOWER = np.tri(4, dtype=bool)
+REAL = np.array([[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]])
+BOTH = LOWER & (REAL[:, None] == 1)
+# Masks of three samples of four tokens, and which cells they hide.
+OPERANDS = {
+    "[B, Q, K]": ({"mask": BOTH}, BOTH),
+    "[B, 1, K]": ({"mask": REAL[:, None]}, REAL[:, None] == 1),
+    "[B, 1, 1, K]": ({"mask": REAL[:, None, None]}, REAL[:, None] == 1),
+    "[B, K]": ({"mask": REAL}, REAL[:, None] == 1),
+    "[Q, K]": ({"mask": LOWER}, LOWER),
+    "additive [Q, K]": ({"mask": np.where(LOWER, 0, -np.inf)}, LOWER),
+    "a spec": ({"mask": "causal"}, LOWER),
+    "a spec with lengths": ({"mask": "causal", "lengths": [2, 4, 3]}, BOTH),
+    "padding of lengths": ({"mask": "padding", "lengths": torch.tensor([2, 4, 3])}, REAL[:, None] == 1),
+    "[Q, K] with lengths": ({"mask": LOWER, "lengths": [2, 4, 3]}, BOTH),
+    "a function of the length": ({"mask": create_causal_mask}, LOWER),
+    "a mask_mod": ({"mask": mask_mod}, LOWER),
+}
+
+
+@pytest.mark.parametrize("heads", [None, 1, 2])
+@pytest.mark.parametrize(("said", "keep"), OPERANDS.values(), ids=OPERANDS)
+def test_the_assertion_takes_masks_as_people_have_them(said, keep, heads):
+    """Of weights [B, Q, K], and of [B, H, Q, K] where three axes of a mask begin with the batch."""
+    keep = np.broadcast_to(keep, (3, 4, 4))
+    weights = keep / keep.sum(axis=-1, keepdims=True)
+    wrong = weights.copy()
+    item, query, key = np.argwhere(~keep)[-1]
+    wrong[item, query, key] = 0.25
+    if heads:
+        weights, wrong = (each[:, None].repeat(heads, axis=1) for each in (weights, wrong))
+    maskcli.assert_attention_respects(weights, **said)
+    # Weights of three axes have heads where nothing tells that they have samples.
+    place = rf"\[({item}, 0|0, {item}), {query}, {key}\]"
+    with pytest.raises(AssertionError, match=f"{heads or 1} masked cells are not 0, first .* = {place}"):
+        maskcli.assert_attention_respects(wrong, **said)
+
+
+def test_three_axes_are_the_batch_where_they_can_be_and_heads_elsewhere():
+    """With as many heads as samples a mask of three axes is of the samples."""
+    for heads in (3, 5):
+        weights = (BOTH / BOTH.sum(axis=-1, keepdims=True))[:, None].repeat(heads, axis=1)
+        maskcli.assert_attention_respects(weights, BOTH)
+        maskcli.assert_attention_respects(weights, BOTH.repeat(heads, axis=0))
+    of_heads = BOTH[[0, 0, 0, 2, 2]]
+    weights = np.broadcast_to(of_heads / of_heads.sum(axis=-1, keepdims=True), (3, 5, 4, 4))
+    maskcli.assert_attention_respects(weights, of_heads)
+    maskcli.assert_attention_respects(weights[0], of_heads[None])
+    maskcli.assert_attention_respects(weights[0], LOWER)
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"mask": "padding"}, "'padding' needs to know"),
+        ({"mask": "casual"}, "did you mean 'causal'"),
+        ({"mask": "causal", "lengths": [2, 4]}, r"lengths=\[2, 4\] does not fit weights of 1 samples and 4 keys"),
+        ({"mask": "causal", "lengths": [2, 9, 1]}, "a whole number up to 4"),
+        ({"mask": "causal", "lengths": [0.5, 1, 1]}, "a whole number up to 4"),
+        ({"mask": lambda n: np.ones((n, 3), bool)}, r"returns the shape \[4, 3\] for the length 4, expected \[4, 4\]"),
+        ({"mask": lambda n: n / 0}, "'<lambda>' fails: ZeroDivisionError"),
+        ({"mask": np.ones((2, 4, 4), bool)}, "does not broadcast"),
+    ],
+)  # fmt: skip
+def test_the_assertion_refuses_what_does_not_fit(said, sentence):
+    with pytest.raises(maskcli.MaskcliError, match=sentence):
+        maskcli.assert_attention_respects(BOTH / 4, **said)

@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from maskcli.api.assertion import assert_attention_respects
     from maskcli.api.auditing import audit
-    from maskcli.api.checks import assert_attention_respects, diagnose, trace
+    from maskcli.api.checks import diagnose, trace
     from maskcli.api.comparing import Comparison, compare
     from maskcli.api.converting import convert
     from maskcli.api.masks import mask, name
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 # Where each name lives: the jobs, and what they return.
 HOMES = {
-    "assert_attention_respects": "maskcli.api.checks",
+    "assert_attention_respects": "maskcli.api.assertion",
     "assert_reads_only": "maskcli.api.probing",
     "audit": "maskcli.api.auditing",
     "compare": "maskcli.api.comparing",

@@ -6,7 +6,7 @@ import os
 from typing import Any, NamedTuple
 
 from maskcli.errors import MaskcliError
-from maskcli.inputs.mask_mods import mask_mod
+from maskcli.inputs.mask_mods import mask_in_file
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import File, Resolve, parse
@@ -83,7 +83,7 @@ def resolver(convention: str | None = None) -> Resolve:
 
     def resolve(target: str, layout: Layout) -> Mask:
         if _is_python(target):
-            return mask_mod(target, layout)
+            return mask_in_file(target, layout, convention)
         return _saved_mask(target, layout, convention)
 
     return resolve

@@ -297,6 +297,24 @@ def test_user_mask_mods_and_saved_masks_are_operands(tmp_path):
     )
 
 
+def test_a_function_of_the_length_is_an_operand(tmp_path):
+    (tmp_path / "course.py").write_text(
+        "import torch\n"
+        "def create_causal_mask(size, device=None):\n    return torch.triu(torch.ones(size, size), diagonal=1).bool()\n"
+        "def added(size):\n    return torch.full((1, 1, size, size), float('-inf')).triu(1)\n"
+        "def grid(size):\n    return torch.ones(size, size + 1)\n"
+    )
+    for options in (["--lengths", "5"], ["--lengths", "3", "--past", "2"]):
+        meant = read("show", *options, "-m", "causal & sliding:3")["mask"]
+        for name in ("create_causal_mask", "added"):
+            shown = read("show", *options, "-m", f"{tmp_path}/course.py:{name} & sliding:3")["mask"]
+            assert shown["runs"] == meant["runs"]
+    run("diff", f"{tmp_path}/course.py:create_causal_mask", "causal", "--lengths", "5", check=0)
+    assert "returns the shape [5, 6] for the length 5, expected [5, 5]" in refused(
+        "show", "--lengths", "5", "-m", f"{tmp_path}/course.py:grid"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
