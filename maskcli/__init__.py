@@ -3,8 +3,8 @@
 `mask` builds a mask from a spec and `name` finds the spec of a mask, `compare` tells where two masks differ,
 `convert` writes one for another library, `diagnose` checks arrays, `audit` checks training sets, `trace`
 checks the attention calls of a running program, `probe` measures whom the layers of a model see, and
-`assert_attention_respects` and `assert_reads_only` are for test suites. They are imported when they are first
-used.
+`assert_attention_respects` and `assert_reads_only` are for test suites. `Report`, `Finding`, `Mask` and
+`Trace` are what these return, for annotations. All are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from maskcli.api import (
+        Finding,
+        Mask,
+        Report,
+        Trace,
         assert_attention_respects,
         assert_reads_only,
         audit,
@@ -29,7 +33,11 @@ if TYPE_CHECKING:
     from maskcli.errors import MaskcliError
 
 __all__ = [
+    "Finding",
+    "Mask",
     "MaskcliError",
+    "Report",
+    "Trace",
     "__version__",
     "assert_attention_respects",
     "assert_reads_only",

@@ -1,4 +1,4 @@
-"""Files that nobody vouched for: regular, of bounded size, and one clear sentence when they are not."""
+"""Files that nobody vouched for: regular, of bounded size, else one clear sentence; and text out of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import threading
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -106,3 +107,26 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     said = isinstance(error, OSError) and error.strerror
     return str(said or error).lower()
+
+
+def clean(text: object) -> str:
+    """Text as a terminal may see it: control, format and unassigned characters as escapes.
+
+    That covers ESC and the C1 controls, bidirectional overrides, zero-width characters, and lone surrogates.
+    """
+    whole = str(text)
+    if whole.isascii() and whole.isprintable():
+        return whole
+    return "".join(
+        character
+        if character == " " or unicodedata.category(character)[0] not in "CZ" or character == "\u3000"
+        else _escape(character)
+        for character in whole
+    )
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if character in "\n\t\r":
+        return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}[character]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,6 +1,8 @@
 """The Python API: masks, checks of arrays and the assertion, on numpy arrays, torch tensors and whatever has __array__."""
 
 import doctest
+import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import maskcli.api.comparing
 import maskcli.api.converting
 import maskcli.api.masks
 import maskcli.masks.words
+from maskcli.diagnostics.plain import plain
 from maskcli.meant.facts import FACTS, Said
 from tests.cli.running import DATA
 
@@ -32,8 +35,12 @@ KINDS = [np.asarray, torch.as_tensor, Arraylike]
 
 def test_the_names():
     assert set(maskcli.__all__) <= set(dir(maskcli))
-    for name in set(maskcli.__all__) - {"MaskcliError", "__version__"}:
+    jobs = {name for name in maskcli.__all__ if name[0].islower()}
+    for name in jobs:
         assert ">>> " in getattr(maskcli, name).__doc__
+    results = {"Finding", "Mask", "MaskcliError", "Report", "Trace"}
+    assert set(maskcli.__all__) == jobs | results | {"__version__"}
+    assert all(isinstance(getattr(maskcli, name), type) for name in results)
     for name in maskcli.api.__all__:
         assert getattr(maskcli.api, name)
     with pytest.raises(AttributeError, match="no attribute 'masks_'"):
@@ -270,3 +277,70 @@ def test_three_axes_are_the_batch_where_they_can_be_and_heads_elsewhere():
 def test_the_assertion_refuses_what_does_not_fit(said, sentence):
     with pytest.raises(maskcli.MaskcliError, match=sentence):
         maskcli.assert_attention_respects(BOTH / 4, **said)
+
+
+@pytest.mark.parametrize("job", [maskcli.diagnose, maskcli.trace, maskcli.audit])
+def test_help_lists_what_can_be_said(job):
+    text = inspect.getdoc(job)
+    for name in Said.__annotations__:
+        assert f"\n  {name}: " in text
+        assert inspect.signature(job).parameters[name].default is None
+    assert not any(each.kind is each.VAR_KEYWORD for each in inspect.signature(job).parameters.values())
+
+
+def test_paths_are_files():
+    file = DATA / "minilm_attn_nomask.safetensors"
+    assert isinstance(file, Path)
+    assert maskcli.diagnose(file) == maskcli.diagnose(str(file))
+    assert maskcli.compare(file, file).equal
+
+
+def test_a_report_is_printed_as_text():
+    """A line for each finding, and one that counts."""
+    even = np.full((1, 1, 4, 4), 0.25) + np.eye(4) / 10
+    even /= even.sum(axis=-1, keepdims=True)
+    causal = np.tril(even) / np.tril(even).sum(axis=-1, keepdims=True)
+    report = maskcli.diagnose({"attentions.0": even}, expect="causal")
+    assert str(report) == f"{report.findings[0]}\n1 error in 1 tensor"
+    assert str(report).startswith("MSK203 future-attended error: ")
+    healthy = maskcli.diagnose({"attentions.0": causal}, expect="causal")
+    assert str(healthy) == f"nothing found in 1 tensor, by {len(healthy.decided)} rules"
+    assert str(maskcli.diagnose(DATA / "minilm_attn_nomask.safetensors")).endswith("of 1 file")
+
+    rows = [{"input_ids": [5, 6, 7, 8, 2], "labels": [-100, -100, 7, 8, -100]}] * 3
+    lines = str(maskcli.audit(rows, eos_id=2, pad_id=0)).splitlines()
+    assert lines[0].startswith("MSK506 label-border warning (3 of 3 rows): ")
+    assert lines[1:] == ["1 warning in 3 rows"]
+
+    q = torch.eye(4, 8)[None, None]
+    with maskcli.trace(expect="causal") as traced:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q)
+    lines = str(traced).splitlines()
+    assert lines[0].startswith("MSK203 future-attended error: ")
+    assert lines[1:] == ["1 error in 1 checked of 1 attention call (1 module, 0 steps)"]
+    with maskcli.trace() as idle:
+        pass
+    assert str(idle) == "nothing found: no attention call was seen"
+
+
+def test_what_a_message_quotes_reaches_no_terminal_raw():
+    assert plain(["MSK101 \x1b[2J", "a\u202eb"], "2 errors\n") == "MSK101 \\x1b[2J\na\\u202eb\n2 errors\\n"
+
+
+def test_what_shows_a_place_of_arrays_is_python():
+    rng = np.random.default_rng(0)
+    layers = rng.random((2, 1, 3, 5, 5))
+    layers /= layers.sum(axis=-1, keepdims=True)
+    for arrays, see in (
+        ({"attentions.0": layers[0]}, "arrays['attentions.0'][:, :, 0:4, 1:5]"),
+        ({"attentions.0": layers[0, 0]}, "arrays['attentions.0'][:, 0:4, 1:5]"),
+        ({"attentions": layers}, "arrays['attentions'][0][:, :, 0:4, 1:5]"),
+        ({"attentions": list(layers)}, "arrays['attentions'][0][:, :, 0:4, 1:5]"),
+    ):
+        (finding,) = maskcli.diagnose(arrays, expect="causal").findings
+        assert finding.see == see
+        assert np.shares_memory(eval(see, {"arrays": arrays}), layers[0, :, :, :4, 1:])
+    ids = np.array([[1, 2, 3, 4], [1, 2, 0, 0]])
+    batch = {"input_ids": ids, "labels": ids.copy()}
+    padded = next(each for each in maskcli.diagnose(batch, pad_id=0).findings if each.code == "MSK503")
+    assert eval(padded.see, {"arrays": batch}).tolist() == [[0, 0]]

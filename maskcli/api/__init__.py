@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from maskcli.diagnostics.probed import ProbeReport
     from maskcli.errors import MaskcliError
     from maskcli.masks.arguments import Arguments
+    from maskcli.masks.mask import Mask
     from maskcli.masks.naming import Name
     from maskcli.tracing.results import TraceReport
     from maskcli.tracing.trace import Trace
@@ -42,6 +43,7 @@ HOMES = {
     "Audited": "maskcli.auditing.results",
     "Comparison": "maskcli.api.comparing",
     "Finding": "maskcli.diagnostics.finding",
+    "Mask": "maskcli.masks.mask",
     "MaskcliError": "maskcli.errors",
     "Name": "maskcli.masks.naming",
     "ProbeReport": "maskcli.diagnostics.probed",
@@ -65,6 +67,7 @@ __all__ = [  # noqa: RUF022 (the jobs first)
     "Audited",
     "Comparison",
     "Finding",
+    "Mask",
     "MaskcliError",
     "Name",
     "ProbeReport",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from maskcli.api.said import listing_what_is_said
 from maskcli.auditing.audit import Advance, Asked, audit_held, audit_table, workers_for
 from maskcli.auditing.results import Audited
 from maskcli.diagnostics.catalogue import chosen_codes
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Set = TypeVar("Set")
 
 
+@listing_what_is_said
 def audit(
     data: Any,
     *,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from maskcli.api.said import listing_what_is_said
 from maskcli.diagnostics.declare import declare
 from maskcli.diagnostics.diagnose import Report
 from maskcli.errors import MaskcliError
@@ -19,13 +21,13 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-def diagnose(arrays: Mapping[str, Any] | str, **said: Unpack[Said]) -> Report:
+@listing_what_is_said
+def diagnose(arrays: Mapping[str, Any] | str | os.PathLike[str], **said: Unpack[Said]) -> Report:
     """Check arrays by name, or a FILE[:TENSOR], as `maskcli diagnose` checks a file.
 
     Names say what arrays are: attentions.0, attn_mask, attention_mask, input_ids, labels, … What was meant is
-    declared as in `maskcli.meant.facts.Said`. The report's `findings` come worst first; `skipped` says what
-    could not be decided, and for want of what. Raises MaskcliError when nothing among the arrays can be
-    checked.
+    declared by the keywords below. The report's `findings` come worst first; `skipped` says what could not be
+    decided, and for want of what. Raises MaskcliError when nothing among the arrays can be checked.
 
     >>> import numpy as np
     >>> weights = np.array([[[[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.1, 0.2, 0.7]]]])
@@ -33,8 +35,8 @@ def diagnose(arrays: Mapping[str, Any] | str, **said: Unpack[Said]) -> Report:
     ['future-attended']
     """
     meaning = declare(**said)
-    if isinstance(arrays, str):
-        return report_of(Task(arrays), meaning)
+    if isinstance(arrays, (str, os.PathLike)):
+        return report_of(Task(os.fspath(arrays)), meaning)
     file = from_arrays(arrays)
     report = judged(file, roles_of(file), meaning)
     if not report.checked:
@@ -45,6 +47,7 @@ def diagnose(arrays: Mapping[str, Any] | str, **said: Unpack[Said]) -> Report:
     return report
 
 
+@listing_what_is_said
 def trace(
     *,
     every: int = 1,

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import SEVERITIES, Skipped
+from maskcli.diagnostics.plain import counts_in_words, plain
+from maskcli.masks.words import counted
 
 # Rows of which a finding shows the text.
 EXAMPLES = 3
@@ -57,6 +59,11 @@ class Told:
     evidence: dict[str, float | int | str] = field(default_factory=dict)
     where: dict[str, Array] = field(default_factory=dict, compare=False, repr=False)
 
+    def __str__(self) -> str:
+        """The finding in a line."""
+        rows = f"{self.rows:,} of {counted(self.of, 'row')}"
+        return f"{self.code} {self.name} {self.severity} ({rows}): {self.message}; {self.fix}"
+
     @property
     def share(self) -> float:
         """The share of rows concerned."""
@@ -104,6 +111,13 @@ class Audited:
     unread: dict[str, str]
     decided: frozenset[str]
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """A line for each finding, and one that counts them."""
+        closing = f"{counts_in_words(self.counts())} in {counted(self.glance.rows, 'row')}"
+        if not self.findings:
+            closing += f", by {counted(len(self.decided), 'rule')}"
+        return plain(self.findings, closing)
 
     def counts(self) -> dict[str, int]:
         """How many findings of each severity."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -13,11 +12,14 @@ from maskcli.diagnostics import catalogue
 from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Skipped, Undecided, Where
 from maskcli.diagnostics.needs import met_by, unmet
 from maskcli.diagnostics.over_steps import Told, over_steps
+from maskcli.diagnostics.plain import counts_in_words, plain
 from maskcli.diagnostics.rule import Rule
 from maskcli.diagnostics.rules.hits import in_words
+from maskcli.diagnostics.see import see
 from maskcli.diagnostics.unchecked import Unchecked, unchecked, unpaired
 from maskcli.masks.mask import Runs
 from maskcli.masks.spec import Resolve
+from maskcli.masks.words import counted
 from maskcli.meant.facts import Declared
 from maskcli.meant.metadata import from_metadata
 from maskcli.scene.assemble import build_scenes
@@ -50,10 +52,17 @@ class Report:
         """Evidence that is there and of which nothing could be checked: all weights, or all masks."""
         return tuple(each for each in self.unchecked if each.every)
 
+    def __str__(self) -> str:
+        """A line for each finding, and one that counts them."""
+        closing = self.summary().closing
+        if not self.findings:
+            closing += f", by {counted(len(self.decided), 'rule')}"
+        return plain(self.findings, closing)
+
     def counts(self) -> dict[str, int]:
         """How many findings of each severity."""
-        counted = Counter(finding.severity for finding in self.findings)
-        return {severity: counted[severity] for severity in SEVERITIES}
+        found = Counter(finding.severity for finding in self.findings)
+        return {severity: found[severity] for severity in SEVERITIES}
 
     def worst(self) -> str | None:
         """The worst severity found."""
@@ -61,7 +70,8 @@ class Report:
 
     def summary(self) -> Summary:
         """The report without its findings."""
-        whole = Summary(self.counts(), len(self.files), Counter(self.roles), self.unfit, self.decided)
+        files = sum(map(bool, self.files))
+        whole = Summary(self.counts(), files, Counter(self.roles), self.unfit, self.decided)
         for skip in self.skipped:
             whole.undecided[skip.needs] = whole.undecided.get(skip.needs, frozenset()) | {skip.code}
         return whole
@@ -85,6 +95,15 @@ class Summary:
     def worst(self) -> str | None:
         """The worst severity found."""
         return next((severity for severity in SEVERITIES if self.counts[severity]), None)
+
+    @property
+    def closing(self) -> str:
+        """Counts of findings, and of what was looked at."""
+        looked = counted(self.roles.total(), "tensor")
+        # Arrays in memory are of no file.
+        if self.files:
+            looked += f" of {counted(self.files, 'file')}"
+        return f"{counts_in_words(self.counts)} in {looked}"
 
     def __add__(self, other: Summary) -> Summary:
         undecided = dict(self.undecided)
@@ -128,7 +147,7 @@ def diagnose(
     checked = {name: role for name, role in checked.items() if name not in unfit}
     explained = {name for outcome in outcomes for _, found in outcome.found for name in found.tensors}
     return Report(
-        findings=_findings(outcomes, roled, token),
+        findings=_findings(outcomes, file, roled, token),
         skipped=_skipped(outcomes, chosen, file.path),
         files=(file.path,),
         checked=tuple(checked),
@@ -140,14 +159,14 @@ def diagnose(
 
 
 def _findings(
-    outcomes: list[_Outcome], roled: tuple[Roled, ...], token: Callable[[int], str] | None
+    outcomes: list[_Outcome], file: TensorFile, roled: tuple[Roled, ...], token: Callable[[int], str] | None
 ) -> tuple[Finding, ...]:
     """What was found, steps folded, worst first."""
     told = (
         Told(rule, in_words(found), outcome.scene) for outcome in outcomes for rule, found in outcome.found
     )
     origins = {each.tensor.name: each.origin for each in roled if each.origin is not None}
-    findings = [_finding(*each, token, origins) for each in over_steps(told, roled)]
+    findings = [_finding(*each, token, file, origins) for each in over_steps(told, roled)]
     return tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.tensors)))
 
 
@@ -265,7 +284,12 @@ def _meet(a: Runs, b: Runs) -> bool:
 
 
 def _finding(
-    rule: Rule[Scene], found: Found, scene: Scene, token: Callable[[int], str] | None, origins: dict[str, str]
+    rule: Rule[Scene],
+    found: Found,
+    scene: Scene,
+    token: Callable[[int], str] | None,
+    file: TensorFile,
+    origins: dict[str, str],
 ) -> Finding:
     """A Found as it is reported: `origins` is the FILE[:TENSOR] of tensors that lie in other files."""
     spot = found.places[0] if found.places else found.where
@@ -278,7 +302,7 @@ def _finding(
         tensors=tuple(origins.get(name, name) for name in found.tensors),
         message=found.message,
         fix=found.fix,
-        see=_see(scene, tensor, spot, origins.get(tensor)),
+        see=see(scene, tensor, spot, file, origins.get(tensor)),
         where=found.where,
         evidence=found.evidence,
         places=found.places,
@@ -295,36 +319,6 @@ def _checked(scene: Scene) -> Iterator[tuple[str, str]]:
     for roled in scene.tensors:
         if roled.role not in (None, "weights", "mask"):
             yield roled.tensor.name, str(roled.role)
-
-
-def _see(scene: Scene, tensor: str, spot: Where, origin: str | None) -> str:
-    """The command that shows a place. Of tokens [B, L] the items are its rows and the tokens its keys."""
-    if _is_flat(scene, tensor):
-        items = ((spot.batch[0], spot.batch[0] + 1),) if spot.batch else None
-        spot = Where(queries=items, keys=spot.keys or spot.queries)
-    target = origin or (f"{scene.file}:{tensor}" if tensor else scene.file)
-    options = {
-        "--batch": _first(spot.batch),
-        "--head": _first(spot.heads),
-        "--rows": _range(spot.queries),
-        "--keys": _range(spot.keys),
-    }
-    given = [f"{option} {value}" for option, value in options.items() if value]
-    return " ".join(["maskcli inspect", shlex.quote(target), *given])
-
-
-def _first(items: tuple[int, ...] | None) -> str:
-    return str(items[0]) if items else ""
-
-
-def _range(runs: Runs | None) -> str:
-    return f"{runs[0][0]}:{runs[-1][1]}" if runs else ""
-
-
-def _is_flat(scene: Scene, name: str) -> bool:
-    """Whether a tensor is of tokens [B, L]."""
-    flat = any(roled.tensor.name == name and len(roled.tensor.shape) < 3 for roled in scene.tensors)
-    return flat and any(name in tokens.names.values() for tokens in scene.tokens)
 
 
 def _quoted(scene: Scene, spot: Where, token: Callable[[int], str]) -> tuple[str, ...]:

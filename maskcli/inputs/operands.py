@@ -33,6 +33,8 @@ class Operand(NamedTuple):
 
 def operand(given: Any, name: str = "the mask") -> Operand:
     """`FILE[:TENSOR]`, a spec, or an array, which errors call `name`."""
+    if isinstance(given, os.PathLike):
+        return from_file(os.fspath(given))
     if not isinstance(given, str):
         array = role_of(from_array("mask", given))
         return Operand(name, "", (array,), array)

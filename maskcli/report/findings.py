@@ -59,9 +59,7 @@ def print_lines(lines: Iterable[str], console: Console) -> None:
 
 def closing(total: Summary) -> list[str]:
     """The last lines on some files: counts, what was checked, passed over, and not decided."""
-    lines = [
-        f"{_counts(total)} in {counted(total.roles.total(), 'tensor')} of {counted(total.files, 'file')}"
-    ]
+    lines = [total.closing]
     if total.worst() is None:
         lines.append(f"checked by {len(total.decided)} rules: {_roles(total)}")
     return lines + undecided(total.undecided)
@@ -97,12 +95,7 @@ def _children(count: int) -> str:
 def trace_closing(report: TraceReport, verbose: bool = False) -> list[str]:
     """The last lines on a running program; with `verbose`, all that could not be decided and why."""
     total = report.summary()
-    lines = [
-        f"{_counts(total)} in {report.looked:,} checked of {counted(report.calls, 'attention call')} "
-        f"({counted(len(report.checked), 'module')}, {counted(report.steps, 'step')})"
-    ]
-    if not report.calls:
-        lines = [f"{_counts(total)}: no attention call was seen"]
+    lines = [report.closing]
     if report.changed:
         lines.append(f"tracing changed: {'; '.join(report.changed)}")
     lines += [f"not checked: {clean(name)}: {clean(why)}" for name, why in total.unfit.items()]
@@ -151,10 +144,6 @@ def concise(findings: Iterable[Finding]) -> Iterator[str]:
         at = f"{clean(source[0])}:{source[1]}" if source else clean(finding.file)
         yield f"{at}: {finding.code} {finding.name} {finding.severity}: {clean(finding.message)}"
         yield f" ({place})\n" if place else "\n"
-
-
-def _counts(total: Summary) -> str:
-    return ", ".join(counted(count, name) for name, count in total.counts.items() if count) or "nothing found"
 
 
 def _roles(total: Summary) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from maskcli.errors import MaskcliError
+from maskcli.untrusted import clean as clean
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,29 +24,6 @@ STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 
 class ClosedPipe(Exception):  # noqa: N818 (it ends the program and is no error)
     """Nobody reads standard output any more. Not an OSError, which typer would turn into exit code 1."""
-
-
-def clean(text: object) -> str:
-    """Text as a terminal may see it: control, format and unassigned characters as escapes.
-
-    That covers ESC and the C1 controls, bidirectional overrides, zero-width characters, and lone surrogates.
-    """
-    whole = str(text)
-    if whole.isascii() and whole.isprintable():
-        return whole
-    return "".join(
-        character
-        if character == " " or unicodedata.category(character)[0] not in "CZ" or character == "\u3000"
-        else _escape(character)
-        for character in whole
-    )
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    if character in "\n\t\r":
-        return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}[character]
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def colour(stream: TextIO) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from maskcli.diagnostics.diagnose import Report
+from maskcli.diagnostics.plain import counts_in_words, plain
+from maskcli.masks.words import counted
 from maskcli.meant.facts import Declared
 
 if TYPE_CHECKING:
@@ -64,3 +66,18 @@ class TraceReport(Report):
     unfollowed: tuple[str, ...] = ()
     measured: tuple[ProbeReport, ...] = ()
     unmeasured: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """A line for each finding, and one that counts them."""
+        return plain(self.findings, self.closing)
+
+    @property
+    def closing(self) -> str:
+        """Counts of findings, and of the calls that were looked at."""
+        found = counts_in_words(self.counts())
+        if not self.calls:
+            return f"{found}: no attention call was seen"
+        return (
+            f"{found} in {self.looked:,} checked of {counted(self.calls, 'attention call')} "
+            f"({counted(len(self.checked), 'module')}, {counted(self.steps, 'step')})"
+        )

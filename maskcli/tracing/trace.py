@@ -54,6 +54,10 @@ class Trace:
         if self._watch.models is not None:
             self._measured = self._watch.models.measured(self._checker.options.declared)
 
+    def __str__(self) -> str:
+        """The report so far as text."""
+        return str(self.report)
+
     @property
     def report(self) -> TraceReport:
         """All so far: findings worst first, what could not be decided, and how much was checked."""
