@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from heapq import nsmallest
+from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,7 +94,7 @@ class Seen:
             self.tokens + other.tokens,
             _added(self.numbers, other.numbers),
             _fewest(self.values, other.values),
-            tuple(nsmallest(FIRST, (*self.first, *other.first))),
+            tuple(nsmallest(FIRST, {*self.first, *other.first})),
             tuple(nsmallest(EXAMPLES, (*self.samples, *other.samples), key=lambda sample: sample.at)),
             _rows_of_both(self.where, other.where),
         )
@@ -178,13 +180,16 @@ def folded(
     `tokens` are those of its rows before they were filled up; `keep` are codes of which all row numbers are
     kept (None: of all).
     """
-    seen = dict[Key, Seen]()
+    told = dict[Key, list[Verdict]]()
     for verdict in judged.verdicts:
         found = verdict.found
         severity, message = found.severity or verdict.rule.severity, found.of_set or found.message
         key = Key(verdict.rule.code, severity, message, found.of_all, found.of_some)
-        kept = keep is None or verdict.rule.code in keep
-        seen = _totals(seen, {key: _seen(verdict, numbers, part, kept=kept)})
+        told.setdefault(key, []).append(verdict)
+    seen = {
+        key: _seen(verdicts, numbers, part, kept=keep is None or key.code in keep)
+        for key, verdicts in told.items()
+    }
     counts = counts_of(judged.scenes, len(numbers), tokens)
     return Fold(
         counts,
@@ -196,7 +201,13 @@ def folded(
     )
 
 
-def _seen(verdict: Verdict, numbers: Array, part: int, *, kept: bool) -> Seen:
+def _seen(verdicts: Sequence[Verdict], numbers: Array, part: int, *, kept: bool) -> Seen:
+    """A finding in a batch; a row of two sides, as a pair has, is one row."""
+    whole = reduce(add, (_of_side(verdict, numbers, part, kept=kept) for verdict in verdicts))
+    return replace(whole, rows=int(np.any([verdict.rows for verdict in verdicts], axis=0).sum()))
+
+
+def _of_side(verdict: Verdict, numbers: Array, part: int, *, kept: bool) -> Seen:
     found, items = verdict.found, np.flatnonzero(verdict.rows)
     return Seen(
         found.fix,

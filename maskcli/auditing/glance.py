@@ -77,11 +77,14 @@ def _sum(parts: Sequence[int | None]) -> int | None:
 
 
 class _Text(NamedTuple):
-    """The ids of one side, which of them are real, bool [B, L], and the ids that end texts."""
+    """The ids of one side, which of them are real, bool [B, L], the ids that end texts, and those that a chat
+    template writes behind its last end.
+    """
 
     tokens: Tokens
     real: Real
     ends: tuple[int, ...]
+    behind: tuple[int, ...]
 
 
 def counts_of(scenes: Sequence[Scene], rows: int, tokens: int) -> Counts:
@@ -106,12 +109,15 @@ def counts_of(scenes: Sequence[Scene], rows: int, tokens: int) -> Counts:
 
 
 def _texts(scene: Scene) -> list[_Text]:
-    texts = list[_Text]()
+    texts, declared = list[_Text](), scene.declared
+    turns = declared.turns
+    ends = declared.eos_ids if turns is None else (*declared.eos_ids, *turns.end_ids())
+    behind = () if turns is None else turns.tail
     for tokens in scene.tokens:
         if tokens.ids is not None:
-            known = tokens.known_real(scene.declared)
+            known = tokens.known_real(declared)
             real = np.ones(tokens.ids.shape, bool) if known is None else known
-            texts.append(_Text(tokens, real, scene.declared.eos_ids))
+            texts.append(_Text(tokens, real, ends, behind))
     return texts
 
 
@@ -156,7 +162,8 @@ def _of_longest(texts: Sequence[_Text]) -> dict[str, Any]:
     found = {"longest": longest, "rows_longest": len(rows)}
     if text.ends and longest and text.tokens.ids is not None:
         last = text.real.shape[1] - 1 - text.real[rows, ::-1].argmax(axis=1)
-        ended = one_of(text.tokens.ids[rows, last], text.ends)
+        final, before = (text.tokens.ids[rows, np.maximum(last - back, 0)] for back in (0, 1))
+        ended = one_of(final, text.ends) | (one_of(final, text.behind) & one_of(before, text.ends))
         found["rows_longest_without_end"] = int((~ended).sum())
     return found
 

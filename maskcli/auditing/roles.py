@@ -26,7 +26,7 @@ PROMPT_MASK, ANSWER_MASK = "prompt_mask", "completion_mask"
 OF_ANSWERS = {"response_mask": "responses", "completion_mask": "completion_ids"}
 # Columns that hold no tokens, and of which nothing needs to be said.
 _KNOWN = re.compile(
-    r"(pixel|image|video|audio)\w*|images?|videos?|audios?|special_tokens_mask|length|num_tokens|id|idx|index"
+    r"(pixel|image|video|audio)\w*|images?|videos?|audios?|special_tokens_mask|(max_)?length(_[qk])?|num_tokens|id|idx|index"
     r"|(ref|old|reward|advantage|logp)\w*|rewards?|score\w*|prompts|responses"
 )
 

@@ -102,7 +102,7 @@ def _as_one(chunk: Chunk, joined: Joined) -> dict[str, tuple[Role, Column]]:
     made = {name: (Role("input_ids", group=joined.group), _behind(prompt, answer))}
     if joined.masks and all(mask in chunk.columns for mask in joined.masks):
         masks = [chunk.columns[mask] for mask in joined.masks]
-        made["attention_mask"] = Role("padding_mask", group=joined.group), _behind(*masks)
+        made[" + ".join(joined.masks)] = Role("padding_mask", group=joined.group), _behind(*masks)
         # The mask of what is no padding of the answer is that of what counts as well.
         counted[1] = masks[1]
     made[f"{prefix}completion_mask"] = Role("loss_mask", group=joined.group), _behind(*counted)

@@ -112,7 +112,8 @@ def _print_example(example: Example, audits: Audits, apart: bool, console: Conso
     parts = pieces(example, audits.token, apart)
     text = Text(plain(parts, apart)) if console.no_color else painted(parts, apart)
     start, stop = example.first, example.first + sum(piece.tokens for piece in parts)
-    before, after = "… " if start else "", " …" if stop < example.length else ""
+    blank = "" if text.plain.startswith(" ") else " "
+    before, after = f"…{blank}" if start else "", " …" if stop < example.length else ""
     console.print(Text(f"  row {example.row.row}, {_shown(start, stop, example.length)}", style="dim"))
     hang(console, "    ", Text.assemble(before, text, after))
 

@@ -27,8 +27,9 @@ _BLANK = re.compile(r"(?<![^\s▁])▁")
 # Bytes of a character that is spread over tokens, as byte-level vocabularies and byte fallback show them.
 _BYTES = re.compile(r"\\x([89a-f][0-9a-f])|<0x([89A-F][0-9A-F])>")
 
-# A piece of more tokens is shown by its first and its last ones, and pieces up to so many tokens in all.
-HEAD, TAIL, MOST = 24, 12, 160
+# A piece of more tokens is shown by its first and its last ones: of what a finding is about more than of what
+# is beside it. Pieces are shown up to so many tokens in all.
+FLAGGED_ENDS, OTHER_ENDS, MOST = (16, 8), (8, 6), 80
 CUT = " … "
 
 Tokens = Callable[[int], str]
@@ -56,8 +57,9 @@ def pieces(example: Example, token: Tokens | None, apart: bool) -> list[Piece]:
         if sum(piece.shown for piece in made) >= MOST:
             break
         texts = [known(each[0]) for each in group]
-        whole = len(texts) <= HEAD + TAIL
-        parts = [texts] if whole else [texts[:HEAD], texts[-TAIL:]]
+        head, tail = FLAGGED_ENDS if flagged else OTHER_ENDS
+        whole = len(texts) <= head + tail
+        parts = [texts] if whole else [texts[:head], texts[-tail:]]
         text = CUT.join(_joined(part, apart) for part in parts).replace(f"{CUT} ", CUT)
         made.append(Piece(text, counted, flagged, len(texts), sum(map(len, parts))))
     return made

@@ -247,3 +247,37 @@ def test_files_are_audited_as_rows_are(tmp_path):
     assert of_file.glance == of_rows.glance
     assert [(found.code, found.rows) for found in of_file.findings] == [("MSK506", 1)]
     assert of_file.findings[0].first == (RowOf(str(path), 5),)
+
+
+def test_a_row_of_two_sides_is_one_row():
+    rows = [
+        {
+            f"{side}_{name}": ids
+            for side, last in sides
+            for name, ids in row(range(10, last), counted=4).items()
+        }
+        for sides in ((("chosen", 20 + n), ("rejected", 30 + n)) for n in range(9))
+    ]
+    assert codes(maskcli.audit(rows, pad_id=0, eos_id=2)) == []
+    for each in (rows[4], rows[7]):
+        each["chosen_labels"][-1] = each["rejected_labels"][-1] = IGNORED
+    (found,) = maskcli.audit(rows, pad_id=0, eos_id=2).findings
+    assert (found.code, found.rows, found.of, found.tokens) == ("MSK506", 2, 9, 4)
+    assert found.first == (RowOf("rows", 4), RowOf("rows", 7))
+
+
+def test_masks_of_two_parts_are_named_as_they_are():
+    rows = [
+        {
+            "prompt_ids": [0, 0, *range(10, 15 + n)],
+            "prompt_mask": [0, 0] + [1] * (5 + n),
+            "completion_ids": [30, 31, 32, 2, 0, 0],
+            "completion_mask": [1, 1, 1, 1, 0, 0],
+        }
+        for n in range(9)
+    ]
+    assert codes(maskcli.audit(rows, pad_id=0, eos_id=2)) == []
+    rows[5]["completion_mask"] = [1] * 6
+    (found,) = maskcli.audit(rows, pad_id=0, eos_id=2).findings
+    assert (found.code, found.first, found.tokens) == ("MSK401", (RowOf("rows", 5),), 2)
+    assert found.message.startswith("'prompt_mask + completion_mask' is 1 over padding")

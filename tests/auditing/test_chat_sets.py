@@ -161,3 +161,36 @@ def test_only_roles_that_are_there_are_named(saved):
     rows[-1]["labels"] = rows[-1]["input_ids"]
     (told,) = maskcli.audit(rows, tokenizer=folder).findings
     assert told.message.startswith("turns that the model is to read (13 of a user and 1 of a tool) have")
+
+
+def test_a_line_break_behind_an_end_is_no_missing_end(saved):
+    made, folder = saved(PLAIN)
+    rows = [row(made, turns) for turns in TALKS]
+    assert maskcli.audit(rows, tokenizer=folder).glance.rows_longest_without_end == 0
+    cut = [{name: values[:20] for name, values in each.items()} for each in rows]
+    whole = sum(made.decode(each["input_ids"][-1]) == "<|end|>" for each in cut)
+    glance = maskcli.audit(cut, tokenizer=folder).glance
+    assert (glance.rows_longest, glance.rows_longest_without_end) == (len(TALKS), len(TALKS) - whole)
+
+
+def test_an_end_that_a_mask_hides_is_not_cut_off(saved):
+    """Labels and mask made by the id of padding, which ends turns: the longest row stops before its end, too."""
+    made, folder = saved(PLAIN.replace("{% endif %}\n{% endfor %}", "{% endif %}{% endfor %}"))
+    end = made.convert_tokens_to_ids("<|end|>")
+    rows = [row(made, turns) for turns in TALKS]
+    width = max(len(each["input_ids"]) for each in rows) + 2
+    padded = []
+    for each in rows:
+        ids, labels = (
+            longer(each, [end] * (width - len(each["input_ids"])), counted=False)[name] for name in each
+        )
+        hidden = [number == end for number in ids]
+        padded.append(
+            {
+                "input_ids": ids,
+                "labels": [IGNORE if no else label for no, label in zip(hidden, labels, strict=True)],
+                "attention_mask": [int(not no) for no in hidden],
+            }
+        )
+    assert "MSK518" not in found(padded, folder, pad_id=end, eos_id=end)
+    assert {"MSK402"} <= set(found(padded, folder, pad_id=end, eos_id=end))

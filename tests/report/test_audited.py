@@ -94,14 +94,13 @@ def test_words_and_ids_have_blanks_between_them():
 
 
 def test_long_pieces_lose_their_middle_and_long_rows_their_end():
-    long = example([5] + [6] * 99 + [8] + [14] * 40 + [2], counted=(1, 100), length=900)
-    assert marked(long) == f"What[[{' is' * 24} …{' is' * 12}]]?{' a' * 23} …{' a' * 11}<|im_end|>"
+    long = example([5] + [6] * 99 + [8] + [14] * 40 + [2], counted=(1, 100), flagged=(1, 100), length=900)
+    assert marked(long) == f"What[[{{{{{' is' * 16} …{' is' * 8}}}}}]]?{' a' * 7} …{' a' * 5}<|im_end|>"
     many = example([5, 6] * 300, flagged=(3, 4))
-    parts = pieces(many, WORDS.get, False)
-    assert [piece.shown for piece in parts] == [3, 1, 36]
+    assert [piece.shown for piece in pieces(many, WORDS.get, False)] == [3, 1, 14]
     row = example([5, 6] * 300, length=5000)
     alternating = Example(row.row, row.tokens, tuple(at % 2 == 0 for at in range(600)), row.flagged, 0, 5000)
-    assert sum(piece.tokens for piece in pieces(alternating, WORDS.get, False)) == 160
+    assert sum(piece.tokens for piece in pieces(alternating, WORDS.get, False)) == 80
 
 
 def test_blanks_are_those_before_words():

@@ -87,7 +87,7 @@ def _whole_rows_counted(text: Reading) -> Found | Contrary | None:
     return replace(found, of_all=True)
 
 
-@rule("MSK506", "label-border", "warning", needs=TEXT, explained_by=("MSK102", "MSK511"))
+@rule("MSK506", "label-border", "warning", needs=TEXT, explained_by=("MSK102", "MSK509", "MSK511"))
 def label_border(scene: Scene) -> Iterator[Found | Undecided | Contrary]:
     """The supervised answer starts one token late or ends one token early.
 

@@ -78,7 +78,7 @@ def _fix_of_ends(text: Reading, missed: Array) -> str:
     "trained-past-the-end",
     "warning",
     needs=(*TEXT, ("eos_id", "turns")),
-    explained_by=("MSK102", "MSK505", "MSK509", "MSK512"),
+    explained_by=("MSK102", "MSK401", "MSK503", "MSK505", "MSK509", "MSK512"),
 )
 @for_each(texts)
 def trained_past_the_end(text: Reading, scene: Scene) -> Found | None:
@@ -183,7 +183,7 @@ def answer_cut(chat: Chat, scene: Scene) -> Found | None:
     Fix: raise the maximum length, or leave out (not: cut) the conversations that do not fit.
     """
     full = at_maximum(chat.text, scene.declared) & np.any(chat.text.supervised, axis=1)
-    cut = full & stops_within(chat, scene.declared)
+    cut = full & stops_within(chat, scene.declared) & ~_ends_behind(chat, scene.declared)
     if not cut.any() or is_stream(chat, scene.declared):
         return None
     last = chat.split.turn == np.where(cut, chat.last.turn, -2)[:, None]
@@ -198,6 +198,17 @@ def answer_cut(chat: Chat, scene: Scene) -> Found | None:
         full_samples=int(full.sum()),
         length=int(chat.text.no_padding.sum(axis=1)[cut].max()),
     )
+
+
+def _ends_behind(chat: Chat, declared: Declared) -> Array:
+    """Rows [B] behind which stands an end that the padding mask hides, as one by the id of padding does."""
+    text, none = chat.text, np.zeros(len(chat.text.ids), bool)
+    if declared.turns is None or (declared.shown is not None and declared.shown.bare):
+        return none
+    stop = text.ids.shape[1] - text.no_padding[:, ::-1].argmax(axis=1)
+    behind = np.take_along_axis(text.ids, np.minimum(stop, text.ids.shape[1] - 1)[:, None], axis=1)[:, 0]
+    hidden: Array = one_of(behind, declared.turns.end_ids()) & (stop < text.ids.shape[1])
+    return hidden
 
 
 @rule(
