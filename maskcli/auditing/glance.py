@@ -77,14 +77,11 @@ def _sum(parts: Sequence[int | None]) -> int | None:
 
 
 class _Text(NamedTuple):
-    """The ids of one side, which of them are real, bool [B, L], the ids that end texts, and those that a chat
-    template writes behind its last end.
-    """
+    """The ids of one side, which of them are real, bool [B, L], and what tells the ends of texts."""
 
     tokens: Tokens
     real: Real
-    ends: tuple[int, ...]
-    behind: tuple[int, ...]
+    declared: Declared
 
 
 def counts_of(scenes: Sequence[Scene], rows: int, tokens: int) -> Counts:
@@ -109,15 +106,12 @@ def counts_of(scenes: Sequence[Scene], rows: int, tokens: int) -> Counts:
 
 
 def _texts(scene: Scene) -> list[_Text]:
-    texts, declared = list[_Text](), scene.declared
-    turns = declared.turns
-    ends = declared.eos_ids if turns is None else (*declared.eos_ids, *turns.end_ids())
-    behind = () if turns is None else turns.tail
+    texts = list[_Text]()
     for tokens in scene.tokens:
         if tokens.ids is not None:
-            known = tokens.known_real(declared)
+            known = tokens.known_real(scene.declared)
             real = np.ones(tokens.ids.shape, bool) if known is None else known
-            texts.append(_Text(tokens, real, ends, behind))
+            texts.append(_Text(tokens, real, scene.declared))
     return texts
 
 
@@ -160,12 +154,21 @@ def _of_longest(texts: Sequence[_Text]) -> dict[str, Any]:
     longest = int(lengths.max(initial=0))
     rows = np.flatnonzero(lengths == longest)
     found = {"longest": longest, "rows_longest": len(rows)}
-    if text.ends and longest and text.tokens.ids is not None:
-        last = text.real.shape[1] - 1 - text.real[rows, ::-1].argmax(axis=1)
-        final, before = (text.tokens.ids[rows, np.maximum(last - back, 0)] for back in (0, 1))
-        ended = one_of(final, text.ends) | (one_of(final, text.behind) & one_of(before, text.ends))
+    declared, ids = text.declared, text.tokens.ids
+    if (declared.eos_ids or declared.chat is not None) and longest and ids is not None:
+        ended = _ended(ids[rows], text.real[rows], declared)
         found["rows_longest_without_end"] = int((~ended).sum())
     return found
+
+
+def _ended(ids: Array, real: Real, declared: Declared) -> Array:
+    """Rows [B] that stop at an end, or behind that of a turn, where a template may write more."""
+    at, last = np.arange(len(ids)), real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)
+    turns = declared.turns
+    if turns is None:
+        return one_of(ids[at, last], declared.eos_ids)
+    ended: Array = turns.split_real(ids, real).ended[at, last]
+    return ended | one_of(ids[at, last], (*declared.eos_ids, *turns.end_ids()))
 
 
 def _of_turns(scenes: Sequence[Scene]) -> dict[str, Any]:
