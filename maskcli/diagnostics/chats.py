@@ -43,7 +43,8 @@ class Answers(NamedTuple):
 
     `row` is where each stands. `said` counts the tokens of its content and `taught` those that labels ask
     for; `first` and `last` are their places, `begin` that of the first one asked for, `end` that of the
-    token that ends the turn, all in the flattened batch; -1 for none.
+    token that ends the turn, all in the flattened batch; -1 for none. `headed` are those whose header stands
+    in the row: of others it does not tell where they begin.
     """
 
     row: Array
@@ -53,6 +54,7 @@ class Answers(NamedTuple):
     last: Array
     begin: Array
     end: Array
+    headed: Array
 
 
 @once
@@ -122,7 +124,7 @@ def answers_in(chat: Chat) -> Answers:
     length = split.turn.shape[1]
     turn, row = split.turn.ravel()[at], at // length
     starts = np.flatnonzero(np.r_[True, (turn[1:] != turn[:-1]) | (row[1:] != row[:-1])][: len(at)])
-    content, ends = split.contents.ravel()[at], split.ends.ravel()[at]
+    content, ends, header = (each.ravel()[at] for each in (split.contents, split.ends, split.headers))
     asked = content & taught[at]
 
     def first(flags: Array) -> Array:
@@ -137,7 +139,14 @@ def answers_in(chat: Chat) -> Answers:
         return np.add.reduceat(flags.astype(np.int64), starts) if len(at) else at
 
     return Answers(
-        row[starts], count(content), count(asked), first(content), last(content), first(asked), last(ends)
+        row[starts],
+        count(content),
+        count(asked),
+        first(content),
+        last(content),
+        first(asked),
+        last(ends),
+        count(header) > 0,
     )
 
 

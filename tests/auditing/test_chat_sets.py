@@ -194,3 +194,16 @@ def test_an_end_that_a_mask_hides_is_not_cut_off(saved):
         )
     assert "MSK518" not in found(padded, folder, pad_id=end, eos_id=end)
     assert {"MSK402"} <= set(found(padded, folder, pad_id=end, eos_id=end))
+
+
+def test_prompts_and_answers_of_no_template_are_no_late_answers(saved):
+    """An end that only answers have tells whose text it ends, and not where that began."""
+    made, folder = saved(
+        PLAIN.replace("{{ m.content }}<|end|>{% endif %}", "{{ m.content }}<|stop|>{% endif %}")
+    )
+    end = made.convert_tokens_to_ids("<|end|>")
+    rows = []
+    for turns in TALKS:
+        prompt, answer = (made(turns[at][1], add_special_tokens=False)["input_ids"] for at in (0, 1))
+        rows.append(longer({"input_ids": prompt, "labels": [IGNORE] * len(prompt)}, [*answer, end]))
+    assert found(rows, folder, eos_id=end) == {}

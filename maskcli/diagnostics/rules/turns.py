@@ -138,7 +138,7 @@ def answer_not_supervised(scene: Scene) -> Iterator[Found | Undecided]:
             continue
         each = answers_in(chat)
         left, chosen = _left_out(each, chat)
-        late = (each.begin > each.first + 1) & ~behind_thoughts(each, chat, scene)
+        late = each.headed & (each.begin > each.first + 1) & ~behind_thoughts(each, chat, scene)
         for answers, stop, message, fix, severity in (
             (late, each.begin, *_LATE, None),
             (left, each.last + 1, *_LEFT, None),
