@@ -112,9 +112,22 @@ def _split(text: Reading, turns: Turns) -> tuple[Split, Split]:
     real = text.no_padding
     real = np.concatenate([real, known & real[:, -1:]], axis=1)
     split = turns.split_real(np.concatenate([text.ids, beyond], axis=1), real)
+    plain = _plain(split, turns)
+    if plain.any():
+        talks = np.broadcast_to(~plain[:, None], real.shape)
+        split = split.at(talks).spread(talks)
 
     last = real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)
     return split.at(slice(None), slice(length)), split.at(np.arange(len(last)), last)
+
+
+def _plain(split: Split, turns: Turns) -> Array:
+    """Rows [B] of plain text: what begins all texts begins a system's turn too, and there is no other."""
+    if not any(header.role == "system" and header.borrowed for header in turns.headers):
+        return np.zeros(len(split.turn), bool)
+    others: Array = (split.turn >= 0) & ~split.of("system")
+    plain: Array = ~np.any(others, axis=1)
+    return plain
 
 
 def answers_in(chat: Chat) -> Answers:

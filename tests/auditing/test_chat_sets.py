@@ -207,3 +207,20 @@ def test_prompts_and_answers_of_no_template_are_no_late_answers(saved):
         prompt, answer = (made(turns[at][1], add_special_tokens=False)["input_ids"] for at in (0, 1))
         rows.append(longer({"input_ids": prompt, "labels": [IGNORE] * len(prompt)}, [*answer, end]))
     assert found(rows, folder, eos_id=end) == {}
+
+
+def test_a_text_that_begins_as_all_do_is_no_turn_of_a_system(saved):
+    """Where a template writes the system's text right behind the beginning, as DeepSeek's does."""
+    made, folder = saved(
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% else %}"
+        "<|start|>{{ m.role }}\n{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    )
+    begin, end = made.bos_token_id, made.convert_tokens_to_ids("<|end|>")
+    talks = [[("system", "Be brief."), *turns] for turns in TALKS]
+    chats = [made.apply_chat_template(messages(turns), return_dict=True)["input_ids"] for turns in talks]
+    sick = [{"input_ids": ids, "labels": ids} for ids in chats]
+    assert list(found(sick, folder, eos_id=end)) == ["MSK509"]
+    (told,) = maskcli.audit(sick, tokenizer=folder, eos_id=end).findings
+    assert told.evidence["system_turns"] == len(TALKS)
+    texts = [[begin, *made(turns[1][1], add_special_tokens=False)["input_ids"], end] for turns in TALKS]
+    assert found([{"input_ids": ids, "labels": ids} for ids in texts], folder, eos_id=end) == {}
