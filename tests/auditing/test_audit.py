@@ -169,6 +169,44 @@ def test_moved_labels_that_ask_for_padding_behind_a_full_row():
     assert (found.code, found.tokens, found.first) == ("MSK503", 1, (RowOf("rows", 8),))
 
 
+@pytest.mark.parametrize("borders", ["position_ids", "segment_ids", "seq_lengths"])
+def test_packed_texts_without_labels_beside_others(borders):
+    rows = []
+    for n in range(9):
+        texts = [[*range(10 + n, 16 + 2 * n), 2], [*range(40, 46 + n), 2], [*range(60, 70 - n), 2]]
+        told = {
+            "position_ids": [at for text in texts for at in range(len(text))],
+            "segment_ids": [number for number, text in enumerate(texts) for _ in text],
+            "seq_lengths": [len(text) for text in texts],
+        }
+        ids = [word for text in texts for word in text]
+        labels = [label for text in texts for label in (IGNORED, *text[1:])]
+        rows.append({"input_ids": ids, "labels": labels, borders: told[borders]})
+    assert codes(maskcli.audit(rows, pad_id=0, eos_id=2)) == []
+    for n in (2, 6):
+        first, second = 7 + n, 14 + 2 * n
+        rows[n]["labels"][first:second] = [IGNORED] * (second - first)
+    # The last text of a row may be cut before its answer.
+    rows[8]["labels"][-3:] = [IGNORED] * 3
+    (found,) = maskcli.audit(rows, pad_id=0, eos_id=2).findings
+    assert (found.code, found.severity) == ("MSK502", "warning")
+    assert (found.rows, found.tokens, found.first) == (2, 9 + 13, (RowOf("rows", 2), RowOf("rows", 6)))
+
+
+def test_labels_lost_where_ranks_cut_some_rows():
+    rows = []
+    for n in range(9):
+        ids = [*range(10 + n, 41 + n), 2]
+        rows.append({"input_ids": ids, "shift_labels": [*ids[1:], IGNORED]})
+    assert codes(maskcli.audit(rows, eos_id=2)) == []
+    for n in (1, 5):
+        for place in (7, 15, 23):
+            rows[n]["shift_labels"][place] = IGNORED
+    (found,) = maskcli.audit(rows, eos_id=2).findings
+    assert (found.code, found.tokens) == ("MSK506", 6)
+    assert found.first == (RowOf("rows", 1), RowOf("rows", 5))
+
+
 def test_nested_lists_are_refused_by_name(tmp_path):
     path = tmp_path / "choices.jsonl"
     path.write_text('{"input_ids": [[5, 6], [7, 8]], "label": 1}\n' * 3)

@@ -186,8 +186,9 @@ def _lost_in_shards(text: Reading, declared: Declared) -> tuple[Array, int]:
     for parts in powers[(length % powers == 0) & (powers <= length // 2)][::-1].tolist():
         borders = np.arange(1, parts) * (length // parts)
         within = taught[:, borders - 1] & taught[:, borders + 1]
-        if within.sum() > 1 and (gap[:, borders] == within).all():
-            none[:, borders] = gap[:, borders]
+        rows = (within.sum(axis=1) > 1) & (gap[:, borders] == within).all(axis=1)
+        if rows.any():
+            none[:, borders] = gap[:, borders] & rows[:, None]
             return none, parts
     return none, 0
 

@@ -13,6 +13,7 @@ from maskcli.diagnostics.finding import Contrary, Found, Undecided, Where, items
 from maskcli.diagnostics.needs import TEXT
 from maskcli.diagnostics.rule import for_each, rule
 from maskcli.diagnostics.rules.hits import found_at
+from maskcli.diagnostics.rules.packed_texts import texts_without
 from maskcli.diagnostics.supervision import (
     Reading,
     first_dropped,
@@ -38,7 +39,7 @@ MASKED, OF_MASK = 4, 0.6
 
 @rule("MSK502", "nothing-supervised", "error", needs=("labels",))
 def nothing_supervised(scene: Scene) -> Iterator[Found | Contrary]:
-    """A sample has no label that the loss counts; or masked words have some, and those that are seen too.
+    """A sample or packed text has no label that counts; or masked words have some, and those seen too.
 
     Such a sample teaches nothing; when all of a batch are like that the loss is 0 / 0, which is NaN. A
     decoder drops the first label (there is no token before it), so a label at index 0 alone does not count.
@@ -52,8 +53,7 @@ def nothing_supervised(scene: Scene) -> Iterator[Found | Contrary]:
         without = list(_samples_without(reading, scene.declared))
         yield from without
         unmasked = None if any(isinstance(each, Found) for each in without) else _unmasked_supervised(reading)
-        if unmasked is not None:
-            yield unmasked
+        yield from (each for each in (unmasked, texts_without(reading)) if each is not None)
 
 
 def _samples_without(reading: Reading, declared: Declared) -> Iterator[Found | Contrary]:

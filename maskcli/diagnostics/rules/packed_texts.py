@@ -1,6 +1,8 @@
-"""Rules on labels and positions of packed texts: MSK410 and MSK516."""
+"""Labels and positions of packed texts: MSK410, MSK516, and texts without labels, for MSK502."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from maskcli.tensors.tolerances import EXACT
 
 # Fewer tokens at one position may be one decoded token a row, or a chunk of a few.
 STILL = 4
+# Shorter texts are what is left of one that was cut, or padding.
+SHORTEST = 4
 # Borders of queries alone: servers continue texts whose first tokens are in a cache, at any position.
 OF_QUERIES = ("query_start_loc", "qo_indptr")
 
@@ -120,6 +124,39 @@ def label_across_documents(text: Reading, scene: Scene) -> Found | None:
         "before labels are moved, ignore that of each text's first token: labels[position_ids == 0] = -100",
         labels=int(wrong.sum()),
     )
+
+
+def texts_without(reading: Reading) -> Found | None:
+    """Packed texts without a label that counts, beside others of their rows that have some.
+
+    The last text of a row may be cut before its answer.
+    """
+    documents = reading.tokens.documents
+    if documents is None or reading.shift is None or reading.tokens.kind == "encoder":
+        return None
+    real, taught = reading.no_padding, reading.taught
+    begins = np.ones(documents.shape, bool)
+    begins[:, 1:] = np.diff(documents, axis=1) != 0
+    # Texts are numbered over all rows.
+    text: Array = np.cumsum(begins).reshape(begins.shape) - 1
+    count = int(begins.sum())
+    size = np.bincount(text[real], minlength=count)
+    counted = np.bincount(text[taught & ~begins], minlength=count)
+    last = documents.shape[1] - 1 - real[:, ::-1].argmax(axis=1)
+    without = (size >= SHORTEST) & (counted == 0)
+    without[text[np.arange(len(text)), last]] = False
+    some = np.any(reading.in_place.supervised, axis=1)
+    wrong: Array = without[text] & real & some[:, None]
+    if not wrong.any():
+        return None
+    found = found_at(
+        reading.names("labels", "documents"),
+        wrong,
+        "{texts} packed texts have no label that counts, beside others of their rows: {}",
+        "compare ids and labels of one such text: its answer was not found, or packing lost its labels",
+        texts=int((wrong & begins).sum()),
+    )
+    return replace(found, severity="warning")
 
 
 def _is_asked_for(text: Reading) -> Array:
