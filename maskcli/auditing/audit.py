@@ -260,7 +260,7 @@ def _of_other_shape(table: Table) -> dict[str, str]:
 
 def _notes(fold: Fold, parts: Sequence[str], task: Task) -> Iterator[str]:
     for column, count in sorted(fold.left_out.items()):
-        yield f"{count:,} row(s) were left out of all else: {column!r} has another length than the ids"
+        yield f"{count:,} row(s) were left out of all else: {column!r} does not fit the ids in length"
     if task.foreign is not None:
         yield f"id {task.foreign} is no token of the tokenizer, which may be another model's"
     if task.rendering is not None:

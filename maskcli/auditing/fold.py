@@ -20,7 +20,6 @@ from maskcli.diagnostics.catalogue import RULES
 from maskcli.diagnostics.finding import SEVERITIES
 from maskcli.diagnostics.supervision import readings
 from maskcli.diagnostics.words import LISTED, filled, listed_words
-from maskcli.scene.tokens import Tokens
 
 # Rows of a finding that are named.
 FIRST = 5
@@ -225,24 +224,26 @@ def _number(name: str, value: float | int | str) -> int | float | Range:
     return Range(value, value) if name in MEASURES or isinstance(value, str) else value
 
 
+class _Shown(NamedTuple):
+    """Tokens [B, L] that a finding speaks of, which of them are real, and which the loss counts."""
+
+    ids: Array
+    real: Array
+    counted: Array
+
+
 def _samples(verdict: Verdict, items: Array, numbers: Array, part: int) -> Iterator[Sample]:
     """Rows of a batch as they are kept: the ids, what the loss counts of them, what the finding is about."""
-    tokens = _told_of(verdict)
-    if tokens is None or tokens.ids is None:
+    told_of = _labels_alone(verdict) or _ids_of(verdict)
+    if told_of is None:
         return
-    shape, ids = tokens.ids.shape, tokens.ids
-    known = tokens.known_real(verdict.scene.declared)
-    real = np.ones(shape, bool) if known is None else known
-    counted = np.zeros(shape, bool)
-    for reading in readings(verdict.scene):
-        if reading.labels.shape == shape and reading.tokens is tokens:
-            counted = reading.taught
-    flagged = np.zeros(shape, bool)
-    if verdict.tokens is not None and verdict.tokens.shape == shape:
+    ids, real, counted = told_of
+    flagged = np.zeros(ids.shape, bool)
+    if verdict.tokens is not None and verdict.tokens.shape == ids.shape:
         flagged = verdict.tokens
     for item in items:
         told = real[item] | counted[item] | flagged[item]
-        length = shape[1] - int(told[::-1].argmax())
+        length = ids.shape[1] - int(told[::-1].argmax())
         first = max(int(flagged[item].argmax()) - BEFORE, 0)
         shown = slice(first, min(first + SHOWN, length))
         yield Sample(
@@ -255,12 +256,30 @@ def _samples(verdict: Verdict, items: Array, numbers: Array, part: int) -> Itera
         )
 
 
-def _told_of(verdict: Verdict) -> Tokens | None:
-    """The tokens that a finding speaks of: those of its first tensor, else the first with ids."""
+def _labels_alone(verdict: Verdict) -> _Shown | None:
+    """The labels that a finding is about, where no ids stand beside them, as a decoder's have none."""
+    name = next(iter(verdict.found.tensors), "")
+    for reading in readings(verdict.scene):
+        if reading.name == name and reading.tokens.ids is None:
+            counted = reading.supervised
+            return _Shown(np.where(counted, reading.labels, 0), counted, counted)
+    return None
+
+
+def _ids_of(verdict: Verdict) -> _Shown | None:
+    """The ids that a finding is about: those beside its first tensor, else the first."""
     name = next(iter(verdict.found.tensors), "")
     with_ids = [tokens for tokens in verdict.scene.tokens if tokens.ids is not None]
     named = [tokens for tokens in with_ids if name in tokens.names.values()]
-    return next(iter([*named, *with_ids]), None)
+    tokens = next(iter([*named, *with_ids]), None)
+    if tokens is None or tokens.ids is None:
+        return None
+    shape, known = tokens.ids.shape, tokens.known_real(verdict.scene.declared)
+    counted = np.zeros(shape, bool)
+    for reading in readings(verdict.scene):
+        if reading.labels.shape == shape and reading.tokens is tokens:
+            counted = reading.taught
+    return _Shown(tokens.ids, np.ones(shape, bool) if known is None else known, counted)
 
 
 def told(fold: Fold, parts: Sequence[str]) -> tuple[Told, ...]:

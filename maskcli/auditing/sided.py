@@ -81,7 +81,8 @@ def sided(chunk: Chunk, columns: Columns, apart: frozenset[str]) -> Sided:
             other = column.lengths != lengths.get(side_of(role), column.lengths)
             if other.any():
                 unlike[name] = other
-    return Sided(_per_token(held, lengths), lengths, unlike)
+    told = _per_token(held, lengths, unlike)
+    return Sided(told, lengths, unlike)
 
 
 def _placed(role: Role, decoders: frozenset[str]) -> Role:
@@ -131,25 +132,27 @@ def _behind(first: Column, second: Column) -> Column:
 
 
 def _per_token(
-    held: dict[str, tuple[Role, Column]], lengths: dict[Side, Array]
+    held: dict[str, tuple[Role, Column]], lengths: dict[Side, Array], unlike: dict[str, Array]
 ) -> dict[str, tuple[Role, Column]]:
-    """Columns of the borders of texts as the number of each token's text."""
+    """Columns of the borders of texts as the number of each token's text; `unlike` takes rows that these do
+    not fit.
+    """
     told = dict[str, tuple[Role, Column]]()
     for name, (role, column) in held.items():
         if role.role not in BORDERS:
             told[name] = role, column
         elif (length := lengths.get(side_of(role))) is not None:
             offsets = np.concatenate([[0], np.cumsum(length)])
-            told[name] = (
-                role._replace(role="segment_ids"),
-                Column(_texts(role.role, column, offsets), offsets),
-            )
+            texts, fits = _texts(role.role, column, offsets)
+            told[name] = role._replace(role="segment_ids"), Column(texts, offsets)
+            if not fits.all():
+                unlike[name] = ~fits
     return told
 
 
-def _texts(role: str, borders: Column, offsets: Array) -> Array:
-    """The number of each token's text, int64 [N], counted from 0 in each row; rows whose borders do not fit
-    are one text.
+def _texts(role: str, borders: Column, offsets: Array) -> tuple[Array, Array]:
+    """The number of each token's text, int64 [N], counted from 0 in each row, and rows whose borders fit,
+    bool [B]. What stands behind the last text is padding.
     """
     assert borders.offsets is not None
     rows = np.repeat(np.arange(len(offsets) - 1), borders.lengths)
@@ -166,13 +169,16 @@ def _texts(role: str, borders: Column, offsets: Array) -> Array:
         np.maximum.at(whole, rows, values)
     else:
         whole = length
-    inside = (values >= 0) & (places < length[rows]) & (places >= 0) & (whole == length)[rows]
+    fits = whole <= length
+    inside = (values >= 0) & (places < length[rows]) & (places >= 0) & fits[rows]
     begins = np.zeros(int(offsets[-1]) + 1, np.int64)
     np.add.at(begins, (offsets[:-1][rows] + places)[inside], 1)
+    rest = fits & (whole < length) & (whole > 0)
+    begins[(offsets[:-1] + whole)[rest]] += 1
     count = np.cumsum(begins)[:-1]
     first = np.concatenate([[0], count])[offsets[:-1]]
     texts: Array = count - np.repeat(first, length)
-    return texts
+    return texts, fits
 
 
 def real_tokens(ids: Column, declared: Declared) -> Array:

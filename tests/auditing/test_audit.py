@@ -54,7 +54,7 @@ def test_labels_of_another_length_are_a_finding_of_their_rows(tmp_path):
     assert found.where[str(path)].tolist() == [4]
     # What the row's labels are for is not known, so its tokens are in no share.
     assert report.glance.tokens == sum(len(each["input_ids"]) for each in rows) - len(rows[4]["input_ids"])
-    assert report.notes == ("1 row(s) were left out of all else: 'labels' has another length than the ids",)
+    assert report.notes == ("1 row(s) were left out of all else: 'labels' does not fit the ids in length",)
 
 
 def test_a_decoder_that_moves_labels_drops_the_first():
@@ -126,6 +126,9 @@ def test_labels_beside_an_encoder_are_its_decoders(tmp_path):
         each["labels"] = [0 if label == -100 else label for label in each["labels"]]
     (found,) = maskcli.audit(rows, model=str(tmp_path)).findings
     assert (found.code, found.tokens) == ("MSK503", sum(24 - 5 - n for n in range(9)))
+    # What is shown are the labels, not the text of the source.
+    assert found.examples[0].tokens == (40, 41, 42, 43, 1, *[0] * 19)
+    assert found.examples[0].flagged == (*[False] * 5, *[True] * 19)
 
 
 def test_decoder_ids_without_the_start_explain_labels_that_stand_elsewhere(tmp_path):
@@ -191,6 +194,26 @@ def test_packed_texts_without_labels_beside_others(borders):
     (found,) = maskcli.audit(rows, pad_id=0, eos_id=2).findings
     assert (found.code, found.severity) == ("MSK502", "warning")
     assert (found.rows, found.tokens, found.first) == (2, 9 + 13, (RowOf("rows", 2), RowOf("rows", 6)))
+
+
+def test_borders_of_texts_that_do_not_fit_are_told():
+    rows = []
+    for n in range(9):
+        ids = [*range(10 + n, 16 + n), 2, *range(40, 46 + n), 2]
+        labels = [IGNORED, *ids[1:7], IGNORED, *ids[8:]]
+        # Padding behind the last text is in none.
+        rows.append(
+            {"input_ids": [*ids, 0, 0], "labels": [*labels, IGNORED, IGNORED], "cu_seqlens": [0, 7, len(ids)]}
+        )
+    report = maskcli.audit(rows, pad_id=0, eos_id=2)
+    assert (codes(report), report.notes, report.glance.documents) == ([], (), 18)
+    rows[4]["labels"] = rows[4]["input_ids"][:-2] + [IGNORED] * 2
+    rows[5]["cu_seqlens"][-1] += 9
+    report = maskcli.audit(rows, pad_id=0, eos_id=2)
+    assert [(found.code, found.first) for found in report.findings] == [("MSK516", (RowOf("rows", 4),))]
+    assert report.notes == (
+        "1 row(s) were left out of all else: 'cu_seqlens' does not fit the ids in length",
+    )
 
 
 def test_labels_lost_where_ranks_cut_some_rows():
