@@ -31,8 +31,10 @@ def megatron(loss_mask=COUNTED, **more):
 
 
 def preference(chosen_mask=REAL):
-    sides = {"chosen": chosen_mask, "rejected": REAL}
-    tensors = {f"{side}_{name}": array for side in sides for name, array in batch(mask=sides[side]).items()}
+    """Pairs whose answers begin with another word."""
+    other = [with_value(values, 40, (slice(None), 4)) for values in (IDS, LABELS)]
+    sides = {"chosen": batch(mask=chosen_mask), "rejected": batch(other[0], labels=other[1])}
+    tensors = {f"{side}_{name}": array for side, arrays in sides.items() for name, array in arrays.items()}
     return tensors | {"prompt_input_ids": IDS[:, :4], "prompt_attention_mask": REAL[:, :4]}
 
 
