@@ -49,6 +49,18 @@ def test_a_product_with_the_mask_gives_every_forbidden_key_the_same_weight(dtype
 
 
 @dtypes
+@pytest.mark.parametrize("fill", [-5, -6])
+def test_a_constant_fill_is_named_as_one_way_to_equal_weights(dtype, fill):
+    """Scores that were filled, as masked_fill(mask == 0, -5) does, without the mask that says so."""
+    real = padding(BIG, "right")
+    filled = np.where(real[:, None, None], scores(BIG), fill)
+    found = report({"attentions.0": to(softmax(filled), dtype)} | mask_of(real))
+    finding = the(found, "MSK210")
+    assert ("a fill that is too small" in finding.message) or ("the fill was too weak" in finding.message)
+    assert "multiplied by 0" not in finding.message
+
+
+@dtypes
 @sides
 @pytest.mark.parametrize("fill", [-4.0, -6.0])
 def test_a_weak_fill_leaves_every_head_a_little(dtype, side, fill):

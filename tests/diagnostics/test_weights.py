@@ -240,6 +240,39 @@ def test_rows_that_sum_to_another_constant(dtype, factor):
     assert the(found, "MSK207").evidence["lowest_sum"] == pytest.approx(factor, rel=0.02)
 
 
+@dtypes
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_mask_after_the_softmax_where_no_row_sees_every_key(dtype, side):
+    """Its sums are those of a sink or of a sigmoid too, and are told whatever is beside the weights."""
+    shape = (3, 2, 24, 24)
+    real = padding(shape, side)
+    real[-1, 0 if side == "left" else -1] = False
+    keep = real[:, None, None] & real[:, None, :, None]
+    cut = {"attentions.0": torch.from_numpy(softmax(scores(shape)) * keep).to(DTYPES[dtype])}
+    for beside in ({}, mask_of(real), mask_of(real) | {"scores.0": scores(shape)}):
+        assert [
+            finding.code for finding in report(cut | beside).findings if finding.code in ("MSK207", "MSK209")
+        ]
+    (note,) = report(cut | mask_of(real)).findings
+    assert (note.code, note.severity) == ("MSK207", "note")
+    assert 0 < note.evidence["lowest_sum"] < note.evidence["median_sum"] < 1
+    assert "a mask multiplied in after the softmax" in note.message
+    assert "scores" in note.fix
+
+
+@dtypes
+def test_sums_below_one_by_design_are_a_note_and_softmax_and_dropout_are_none(dtype):
+    shape = (2, 2, 24, 24)
+    sink = np.concatenate([scores(shape), np.ones((*shape[:3], 1))], axis=-1)
+    found = report({"attentions.0": torch.from_numpy(softmax(sink)[..., :-1]).to(DTYPES[dtype])})
+    assert [(finding.code, finding.severity) for finding in found.findings] == [("MSK207", "note")]
+    whole = softmax(scores(shape))
+    kept = np.random.default_rng(1).random(shape) < 0.9
+    for healthy in (whole, whole * kept / 0.9):
+        found = report({"attentions.0": torch.from_numpy(healthy).to(DTYPES[dtype])})
+        assert "MSK207" not in [finding.code for finding in found.findings]
+
+
 def test_a_few_rows_that_do_not_sum_to_one():
     array = weights((1, 2, 16, 16), causal((1, 2, 16, 16)))
     array[0, :, 5] *= 0.7

@@ -26,7 +26,8 @@ Extra = TypeVar("Extra")
 SOFTENED = {
     "implied_bias": "log weights minus scores show that {:.3g} was added to forbidden scores",
     "constant_weight": "every forbidden key of a row weighs exactly the same ({:.3g} on average), as "
-    "scores of 0 do: multiplied by 0, or of keys that are all zero (empty slots of a cache)",
+    "one score in place of theirs makes them: a fill that is too small (-5, -10), a product with a mask of 0 "
+    "and 1, or keys that are all zero (empty slots of a cache)",
     "fill": "scores are as large as the fill of {:.6g}, which does not silence a key beside them",
     "ratio": "a forbidden key weighs {:.2g} of what an allowed one does: the fill was too weak",
 }

@@ -37,8 +37,9 @@ def unnormalised_rows(scene: Scene) -> Iterator[Found]:
     """Rows sum to one number other than 1, or only some rows do not sum to 1, or all weights are 0.
 
     A softmax over the keys sums to 1. One other constant points to a scale applied afterwards; a few odd rows
-    point to something done to those rows only; nothing but zeros to a buffer that nobody filled. Dropout,
-    attention sinks and sigmoid attention have sums that vary from row to row, and are left alone.
+    point to something done to those rows only; nothing but zeros to a buffer that nobody filled. Dropout has
+    sums on both sides of 1, and is left alone. Sums below 1 that vary from row to row are those of attention
+    sinks and of sigmoid attention, or of a mask that was multiplied in after the softmax: a note.
 
     In code: weights multiplied or clipped after the softmax, averaged with the wrong divisor, saved after an
     in-place change; `torch.zeros` allocated for weights that the fused kernel never returns.
@@ -46,6 +47,7 @@ def unnormalised_rows(scene: Scene) -> Iterator[Found]:
     Fix: save the weights right behind the softmax, before anything scales them.
     """
     yield from _all_zeros(scene)
+    yield from _short_of_one(scene)
     hits = []
     for attention in scene.attentions:
         rows, constant = _odd_sums(attention)
@@ -76,6 +78,40 @@ def _all_zeros(scene: Scene) -> Iterator[Found]:
             lowest_sum=0.0,
             highest_sum=0.0,
         )
+
+
+def _short_of_one(scene: Scene) -> Iterator[Found]:
+    """Maps of which most rows stay below the sum 1, each by its own."""
+    short = [attention for attention in scene.attentions if _is_short(attention)]
+    hits = ((Hit(attention.name, attention.real), _sums(attention)) for attention in short)
+    for group in fold_by(hits, alike=lambda _: None):
+        low, middle = float(group.extra.min()), float(np.median(group.extra))
+        yield group.found(
+            f"rows of {listed(group.tensors)} sum to less than 1, down to {low:.3g} and half of them to "
+            f"{middle:.3g} at most: an attention sink and sigmoid attention leave such sums, and so does "
+            "a mask multiplied in after the softmax",
+            "nothing, when the model is of that kind; else save the scores beside the weights and say which "
+            "mask was meant (--expect), which settles it",
+            severity="note",
+            lowest_sum=low,
+            median_sum=middle,
+        )
+
+
+def _is_short(attention: Attention) -> bool:
+    """Whether most sums lie below 1, none above, and nothing else is said of them."""
+    sums, tolerance = _sums(attention), attention.tolerance
+    if sums.size < FEW or np.median(sums) >= 1 - tolerance or sums.max() > 1 + tolerance:
+        return False
+    told = _odd_sums(attention)[0].any() or _softmax_axis(attention)
+    return not told and not (attention.measured.low < 0).any()
+
+
+def _sums(attention: Attention) -> Array:
+    """The sums of real rows that hold something."""
+    total = attention.measured.total
+    sums: Array = total[attention.real & np.isfinite(total) & (total != 0)]
+    return sums
 
 
 def _zeros(attention: Attention) -> Rows:
