@@ -127,7 +127,7 @@ def _of_loss(read: Sequence[Reading], declared: Declared) -> dict[str, Any]:
     return {
         "counted": int(counted.sum()),
         "rows_uncounted": int((counted == 0).sum()),
-        "rows_whole": int(np.all(whole, axis=0).sum()) if whole else None,
+        "rows_whole": int(np.all([counted > 0, *whole], axis=0).sum()) if whole else None,
     }
 
 
