@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import stat
 import threading
+import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 from maskcli.errors import MaskcliError
 
@@ -42,13 +44,38 @@ def read_bytes(path: str | os.PathLike[str], limit: int, advice: str = "pass the
     check_file(path, limit, advice)
     named = repr(os.fspath(path))
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise MaskcliError(f"{named} cannot be read ({_reason(error)}); {advice}") from None
-    if len(data) > limit:
+    if len(data or b"") > limit:
         raise MaskcliError(f"{named} grew past {limit // MEBIBYTE} MiB while it was read; try again")
     return data
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting: what was a file when it was looked at may be a pipe by now."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_stream(stream: BinaryIO, limit: int, seconds: float, named: str = "standard input") -> bytes:
+    """All bytes of a stream that ends within so many bytes and seconds; a terminal may take its time."""
+    descriptor, end = stream.fileno(), time.monotonic() + seconds
+    timed = os.name == "posix" and not stream.isatty()
+    blocks, size = list[bytes](), 0
+    while True:
+        left = end - time.monotonic()
+        if timed and (left <= 0 or not select.select([descriptor], [], [], left)[0]):
+            raise MaskcliError(
+                f"{named} did not end within {seconds:.0f} seconds; write it to a file and pass that"
+            )
+        block = os.read(descriptor, MEBIBYTE)
+        if not block:
+            return b"".join(blocks)
+        blocks.append(block)
+        size += len(block)
+        if size > limit:
+            raise MaskcliError(f"{named} has more than the {limit // MEBIBYTE} MiB that are read; pass less")
 
 
 _LIMITED: list[tuple[int, int]] = []
@@ -115,13 +142,23 @@ def clean(text: object) -> str:
     That covers ESC and the C1 controls, bidirectional overrides, zero-width characters, and lone surrogates.
     """
     whole = str(text)
-    if whole.isascii() and whole.isprintable():
+    if whole.isprintable():
         return whole
     return "".join(
-        character
-        if character == " " or unicodedata.category(character)[0] not in "CZ" or character == "\u3000"
-        else _escape(character)
+        character if character.isprintable() or character == "\u3000" else _escape(character)
         for character in whole
+    )
+
+
+def harmless(text: str) -> str:
+    """Text of several lines that steers no terminal: `clean`, but for line feeds, tabs and wide blanks."""
+    if text.replace("\n", "").replace("\t", "").isprintable():
+        return text
+    return "".join(
+        character
+        if character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs"
+        else _escape(character)
+        for character in text
     )
 
 

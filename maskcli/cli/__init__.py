@@ -97,13 +97,14 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    from maskcli.report.terminal import ClosedPipe
+    from maskcli.report.terminal import ClosedPipe, flush
 
+    _open_closed()
     _prepare()
     try:
         # Nothing asked for is a question for help.
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-        sys.stdout.flush()
+        flush()
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted")
         return Exit.INTERRUPTED
@@ -119,6 +120,16 @@ def _run() -> int:
         complain(_told(error))
         return Exit.ERROR
     return code if isinstance(code, int) else Exit.OK
+
+
+def _open_closed() -> None:
+    """Have all standard streams: a file that is written must not become the one that was closed."""
+    missing = os.open(os.devnull, os.O_RDWR)
+    while missing <= 2:
+        missing = os.open(os.devnull, os.O_RDWR)
+    os.close(missing)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it lasts as long as the process)
 
 
 def _prepare() -> None:

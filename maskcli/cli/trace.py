@@ -91,6 +91,7 @@ def trace(
     to -o FILE. With --fail-on, findings make the exit code 1 where the program itself succeeded.
     """
     from maskcli.diagnostics.declare import declare
+    from maskcli.report.terminal import flush, guarded
     from maskcli.report.terminal import output as result
     from maskcli.tracing.program import module, run, script
     from maskcli.tracing.results import Options
@@ -117,8 +118,8 @@ def trace(
 
     # What the report needs is imported now, whatever the program made of the path.
     sys.path += [each for each in path if each not in sys.path]
-    sys.stdout.flush()
-    with result(output) if output is not None else nullcontext(sys.stderr) as stream:
+    flush()
+    with result(output) if output is not None else nullcontext(guarded(sys.stderr)) as stream:
         write(watching.report, stream, verbose)
     return code or _code(watching.report, fail_on, watched.name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,6 +26,7 @@ from maskcli.text import (
     parse_messages,
     parse_tools,
     read_lines,
+    read_standard_input,
     read_text,
     split_lines,
 )
@@ -240,7 +240,7 @@ def _lines(given: Given) -> Lines:
         return read_lines(given.file)
     if list(given.texts) != ["-"]:
         return Lines(tuple(given.texts), ())
-    read = sys.stdin.read()
+    read = read_standard_input()
     return Lines((read,), ()) if given.chat else split_lines(read)
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, TypeGuard
 
 from maskcli.errors import MaskcliError
@@ -18,7 +19,9 @@ MAX_BYTES = 2**24
 # No size or id has that many digits, and mask specs take none that has.
 TOO_LARGE = 10**15
 # Layers beyond this are no model; the number comes from a file that nobody has checked.
-MAX_LAYERS = 100_000
+MAX_LAYERS = 10_000
+# Ids of one kind: models end texts by a handful.
+MAX_IDS = 1000
 # BERT's relatives have causal variants: `is_decoder` says which one this is, whatever its architecture.
 EITHER = frozenset(
     """bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta
@@ -47,6 +50,7 @@ ABSOLUTE = frozenset(
 ROTARY = """rope_theta rope_parameters rope_scaling rotary_dim rotary_pct rotary_emb_base
     partial_rotary_factor""".split()
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
 # Any of these says that some layer may see less than the whole text.
 LOCAL = ("layer_types", "sliding_window", "local_attention", "attention_window")
 # Who says what a config.json says that a user names.
@@ -143,11 +147,16 @@ class Config:
 
         return replace(self, spec=told(self.spec), layers=tuple(map(told, self.layers)))
 
+    @cached_property
+    def _known(self) -> frozenset[str | None]:
+        """The specs of all layers, each once."""
+        return frozenset(self.layers)
+
     def mask(self, layer: int | None, name: str) -> str | None:
         """The spec of one layer; without a number, the one that the name speaks of or that all share."""
         if layer is not None:
             return self.layers[layer] if layer < len(self.layers) else None
-        known = set(self.layers)
+        known = self._known
         if len(known) == 1:
             return next(iter(known))
         local = [spec for spec in known if spec is not None and spec != self.spec]
@@ -211,7 +220,7 @@ def _json(file: str, asked: str) -> dict[str, Any]:
 
 def _ids(value: object) -> tuple[int, ...]:
     values = value if isinstance(value, list) else [value]
-    return tuple(number for number in values if _is_whole(number))
+    return tuple(number for number in values[:MAX_IDS] if _is_whole(number))
 
 
 def _count(value: Any) -> int | None:
@@ -289,10 +298,12 @@ def _blocks(said: dict[str, Any], whole: dict[str, Any], vision: Vision | None) 
 
 def _layers(said: dict[str, Any], spec: str | None) -> tuple[str | None, ...]:
     """The mask of each layer, by `layer_types` or the older ways of saying the same."""
-    counts = (_count(said.get(key)) for key in LAYER_COUNTS)
+    two_sided = said.get("is_encoder_decoder") is True
+    counts = (
+        _count(said.get(key)) for key in ((*DECODER_COUNTS, *LAYER_COUNTS) if two_sided else LAYER_COUNTS)
+    )
     count = min(next(filter(None, counts), 0), MAX_LAYERS)
-    if said.get("is_encoder_decoder") is True:
-        count = _count(said.get("decoder_layers")) or _count(said.get("num_decoder_layers")) or count
+    if two_sided:
         return (spec,) * count
     if spec != "causal":
         local = any(said.get(key) for key in LOCAL)
@@ -360,8 +371,9 @@ def _gpt_neo(said: dict[str, Any]) -> tuple[str | None, ...]:
         if not _is_layer_group(group):
             return ()
         names = [f"sliding:{window}" if name == "local" else "causal" for name in group[0]]
-        layers += names * min(group[1], MAX_LAYERS // max(len(names), 1))
-    return tuple(layers[:MAX_LAYERS])
+        room = MAX_LAYERS - len(layers)
+        layers += (names * min(group[1], -(-room // max(len(names), 1))))[:room]
+    return tuple(layers)
 
 
 def _is_layer_group(group: Any) -> bool:

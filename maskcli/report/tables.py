@@ -102,7 +102,7 @@ def _title(batch: Batch, item: int, name: str) -> str:
 def _print_mask(shown: Shown, console: Console, item: int, whose: str) -> None:
     from rich.text import Text
 
-    console.print(Text(f"{shown.spec}{whose}: queries down, keys across", style="bold"))
+    console.print(Text(f"{clean(shown.spec)}{whose}: queries down, keys across", style="bold"))
     small = max(shown.mask.shape[2:]) <= MOST_TOKENS
     table = _cell_table(shown, console, item) if small else None
     if table is None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from maskcli.errors import MaskcliError
 from maskcli.untrusted import clean as clean
+from maskcli.untrusted import harmless
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
     from rich.text import Text
 
 # A table for a pipe is as wide as its content; this is merely wider than any.
@@ -52,16 +55,25 @@ def width(stream: TextIO) -> int | None:
 def console(stream: TextIO) -> Console:
     """A rich console that writes text as it is: no markup, no emoji; colour and width as above."""
     from rich.console import Console
+    from rich.segment import Segment
 
-    class Raising(Console):
-        """A console that does not turn a closed pipe into exit code 1."""
+    class Careful(Console):
+        """A console that lets no text steer the terminal, nor turns a closed pipe into exit code 1."""
+
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterable[Segment]:
+            for text, style, control in super().render(renderable, options):
+                yield Segment(text if control else harmless(text), style, control)
 
         def on_broken_pipe(self) -> None:
             raise ClosedPipe
 
     painted = colour(stream)
-    return Raising(
-        file=stream if painted else cast(TextIO, _Trimmed(stream)),
+    # Its own escapes pass: what stands between them was looked at.
+    plain = stream.stream if isinstance(stream, _Guarded) else stream
+    return Careful(
+        file=plain if painted else cast(TextIO, _Trimmed(plain)),
         color_system="truecolor"
         if os.environ.get("COLORTERM") in ("truecolor", "24bit")
         else "256"
@@ -88,6 +100,25 @@ def hang(console: Console, label: str, line: str | Text) -> None:
         console.print(Text.assemble((label if at == 0 else " " * len(label), "dim"), part))
 
 
+class _Guarded:
+    """The one door to standard output and to files of text: whoever forgets `clean` steers no terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, with escapes in place of what a terminal would obey."""
+        return self.stream.write(harmless(text))
+
+
+def guarded(stream: TextIO) -> TextIO:
+    """A stream that lets nothing through that would steer a terminal."""
+    return cast(TextIO, _Guarded(stream))
+
+
 class _Trimmed:
     """A stream without the blanks that tables leave at the ends of lines."""
 
@@ -108,6 +139,12 @@ def say(text: str) -> None:
     print(clean(text), file=sys.stderr)
 
 
+def flush() -> None:
+    """Write what waits for standard output, where there is one."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 @contextmanager
 def output(path: str | None) -> Iterator[TextIO]:
     """Where a result goes: standard output (no path, or "-"), or a file that is replaced in the end."""
@@ -115,8 +152,8 @@ def output(path: str | None) -> Iterator[TextIO]:
         if sys.stdout is None:
             raise MaskcliError("standard output is closed; open it, or write to a file with -o FILE")
         try:
-            yield sys.stdout
-            sys.stdout.flush()
+            yield guarded(sys.stdout)
+            flush()
         except BrokenPipeError:
             raise ClosedPipe from None
         return
@@ -124,7 +161,7 @@ def output(path: str | None) -> Iterator[TextIO]:
 
     assert path is not None
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        yield file
+        yield guarded(file)
 
 
 def write(pieces: Iterable[str], stream: TextIO) -> None:
@@ -145,8 +182,20 @@ _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False).encode
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON on one line; NaN and infinities, which JSON has not, are refused."""
-    return _encode(value)
+    """A value as JSON on one line; NaN and infinities, which JSON has not, are the texts "nan" and "inf"."""
+    try:
+        return _encode(value)
+    except ValueError:
+        return _encode(_finite(value))
+
+
+def _finite(value: Any) -> Any:
+    """The same with a text for every number that is none."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(_finite, value))
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def csv_line(values: Iterable[object]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections import Counter
 from typing import BinaryIO, cast
 
 from maskcli.tensors.limits import MAX_DIRECTORY, MAX_MEMBERS
@@ -28,9 +29,9 @@ def archive(handle: Handle) -> zipfile.ZipFile:
     members = opened.infolist()
     if len(members) > MAX_MEMBERS:
         raise handle.error(f"holds {len(members)} members and at most {MAX_MEMBERS} are read; split the file")
-    names = [member.filename for member in members]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    counts = Counter(member.filename for member in members)
+    if len(counts) < len(members):
+        ((twice, _),) = counts.most_common(1)
         raise handle.error(f"holds the member {twice[:80]!r} twice, expected each name once; save it again")
     if any(member.flag_bits & 1 for member in members):
         raise handle.error("is encrypted, expected plain members; unpack it with its password first")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskcli.errors import MaskcliError
 from maskcli.text.numbers import first_of, plural
 from maskcli.text.tokenizer import quoted
-from maskcli.untrusted import MEBIBYTE, json_object, read_bytes
+from maskcli.untrusted import MEBIBYTE, json_object, read_bytes, read_stream
 
 # Far above anything published (vocabularies reach 40 MiB, configurations 5 MiB), far below what would hurt.
 MAX_VOCABULARY_BYTES = 256 * MEBIBYTE
 MAX_CONFIG_BYTES = 32 * MEBIBYTE
-MAX_TEXT_BYTES = 256 * MEBIBYTE
+# A text of a million tokens has 5 MiB.
+MAX_TEXT_BYTES = 16 * MEBIBYTE
+# What is piped in takes its time to be made, but not for ever.
+STREAM_SECONDS = 120.0
 
 
 class Lines(NamedTuple):
@@ -42,14 +46,25 @@ def read_lines(path: str) -> Lines:
 
 def read_text(path: str) -> str:
     """A UTF-8 file."""
-    data = read_bytes(Path(path), MAX_TEXT_BYTES)
+    return _decoded(read_bytes(Path(path), MAX_TEXT_BYTES), quoted(path))
+
+
+def read_standard_input() -> str:
+    """All of standard input as UTF-8."""
+    if sys.stdin is None:
+        raise MaskcliError("standard input is closed; pass texts, or --file FILE")
+    return _decoded(read_stream(sys.stdin.buffer, MAX_TEXT_BYTES, STREAM_SECONDS), "standard input")
+
+
+def _decoded(data: bytes, named: str) -> str:
+    """The text of a file or stream."""
     if b"\0" in data[:8192]:
-        raise MaskcliError(f"{quoted(path)} is a binary file; pass a file of UTF-8 text")
+        raise MaskcliError(f"{named} is binary; pass UTF-8 text")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise MaskcliError(
-            f"{quoted(path)} is not UTF-8 (byte {data[error.start]:#04x} at offset {error.start}); "
+            f"{named} is not UTF-8 (byte {data[error.start]:#04x} at offset {error.start}); "
             "save it as UTF-8 text"
         ) from None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maskcli.errors import MaskcliError
-from maskcli.text.files import MAX_VOCABULARY_BYTES
+from maskcli.text.files import MAX_CONFIG_BYTES, MAX_VOCABULARY_BYTES
 from maskcli.text.library import Library, Lists, Settings, readable, refusals, tokenizer_of
 from maskcli.text.light import from_backend
 from maskcli.text.templates import quiet, template_of
@@ -35,8 +35,11 @@ def load_folder(folder: Path, name: str) -> Tokenizer:
             f"{quoted(str(folder))} holds no tokenizer; pass a folder with a tokenizer.json, or with the "
             "vocabulary that the tokenizer's save_pretrained wrote"
         )
-    for file in files:
-        check_file(file, MAX_VOCABULARY_BYTES)
+    for file in present:
+        if file in files:
+            check_file(file, MAX_VOCABULARY_BYTES)
+        elif file.suffix in (".json", ".jinja", ".txt"):
+            check_file(file, MAX_CONFIG_BYTES)
 
     with quiet():
         try:

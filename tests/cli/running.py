@@ -29,7 +29,8 @@ def run(*arguments, stdin=None, cwd=None, check=None, fresh=False, torch=False, 
     environment = {**plain_environment(), "HF_HUB_OFFLINE": "1", **environment}
     with_torch = torch or writes_for_torch(arguments)
     way = started if fresh else functools.partial(forked, preload="torch" if with_torch else "")
-    done = way([*map(str, arguments)], (stdin or "").encode(), str(cwd or os.getcwd()), environment)
+    text = stdin if isinstance(stdin, bytes) else (stdin or "").encode()
+    done = way([*map(str, arguments)], text, str(cwd or os.getcwd()), environment)
     assert "Traceback" not in done.stderr, done.stderr
     if check is not None:
         assert done.returncode == check, done.stderr or done.stdout

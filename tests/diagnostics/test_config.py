@@ -11,7 +11,7 @@ from maskcli.errors import MaskcliError
 from maskcli.masks.layout import Layout
 from maskcli.masks.spec import build, parse
 from maskcli.meant import facts, metadata
-from maskcli.meant.model_config import read_config
+from maskcli.meant.model_config import MAX_LAYERS, read_config
 
 SIZES = {
     "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 6, "vocab_size": 99, "intermediate_size": 64,
@@ -255,7 +255,7 @@ def test_files_that_cannot_be_a_config(tmp_path):
 def test_a_number_of_layers_that_nobody_has_is_cut(tmp_path):
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 10**12}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert len(read_config(str(tmp_path)).layers) == 100_000
+    assert len(read_config(str(tmp_path)).layers) == MAX_LAYERS
     config = {
         "architectures": ["GPTNeoForCausalLM"],
         "model_type": "gpt_neo",
@@ -264,7 +264,7 @@ def test_a_number_of_layers_that_nobody_has_is_cut(tmp_path):
     }
     for groups in ([[["global", "local"], 10**12]], [[["local"], 10**12]] * 50):
         (tmp_path / "config.json").write_text(json.dumps(config | {"attention_types": groups}))
-        assert len(read_config(str(tmp_path)).layers) <= 100_000
+        assert len(read_config(str(tmp_path)).layers) <= MAX_LAYERS
 
 
 # What a file declares of itself

@@ -53,5 +53,5 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "large.txt"
     with path.open("wb") as file:
         file.truncate(files.MAX_TEXT_BYTES + 1)
-    with pytest.raises(MaskcliError, match="at most 256 MiB"):
+    with pytest.raises(MaskcliError, match="at most 16 MiB"):
         read_lines(str(path))

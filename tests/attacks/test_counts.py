@@ -1,0 +1,34 @@
+"""Counts that a file only claims: what is allocated by them has a ceiling."""
+
+import json
+
+import pytest
+
+from maskcli.meant.model_config import MAX_LAYERS, read_config
+from maskcli.untrusted import memory_limit
+
+BLOCKS = [[["global"], 10**9]]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_hidden_layers": 10**9},
+        {"is_encoder_decoder": True, "decoder_layers": 10**9},
+        {"is_encoder_decoder": True, "num_decoder_layers": 10**9},
+        {"layer_types": ["full_attention"] * 100_000},
+        {"model_type": "llama4_text", "n_layers": 10**9},
+        {"model_type": "gemma2", "sliding_window": 4, "n_layers": 10**9},
+        {"model_type": "gpt_neo", "attention_types": BLOCKS * 1000},
+        {"model_type": "gpt_neo", "attention_types": [[["local"] * 100_000, 10**9]]},
+    ],
+    ids=lambda config: "-".join(config),
+)
+def test_layers_of_a_configuration(config, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"is_decoder": True, "eos_token_id": [2] * 100_000, **config}))
+    with memory_limit(2**25):
+        read = read_config(str(path))
+    assert len(read.layers) == MAX_LAYERS
+    assert set(read.layers) <= {"causal", "sliding:4", "sliding:256"}
+    assert read.eos_ids == (2,)
