@@ -1,10 +1,11 @@
 """maskcli inspects and debugs attention masks.
 
-`mask` builds a mask from a spec and `name` finds the spec of a mask, `compare` tells where two masks differ,
-`convert` writes one for another library, `diagnose` checks arrays, `audit` checks training sets, `trace`
-checks the attention calls of a running program, `probe` measures whom the layers of a model see, and
-`assert_attention_respects` and `assert_reads_only` are for test suites. `Report`, `Finding`, `Mask` and
-`Trace` are what these return, for annotations. All are imported when they are first used.
+`mask` builds a mask from a spec and `name` finds the spec of a mask, `show` shows one over the tokens of
+texts, `compare` tells where two masks differ, `convert` writes one for another library, `diagnose` checks
+arrays, `audit` checks training sets, `trace` checks the attention calls of a running program, `probe`
+measures whom the layers of a model see, and `assert_attention_respects` and `assert_reads_only` are for test
+suites. `Report`, `Finding`, `Mask` and `Trace` are what these return, for annotations. All are imported when
+they are first used.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         mask,
         name,
         probe,
+        show,
         trace,
     )
     from maskcli.errors import MaskcliError
@@ -48,6 +50,7 @@ __all__ = [
     "mask",
     "name",
     "probe",
+    "show",
     "trace",
 ]
 

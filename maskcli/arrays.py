@@ -24,3 +24,15 @@ def pixel_edges(length: int, pixels: int) -> Array:
     """
     count = max(1, min(length, pixels))
     return np.arange(count + 1) * length // count
+
+
+def dense_runs(rows: Array) -> tuple[Array, Array, Array]:
+    """Runs of True in each row of booleans [n, K]: how many a row [n], their starts and their stops."""
+    n, keys = rows.shape
+    padded = np.zeros((n, keys + 2), bool)
+    padded[:, 1:-1] = rows
+    borders = np.flatnonzero(padded[:, 1:] != padded[:, :-1])
+    starts, stops = borders[0::2], borders[1::2]
+    row = starts // (keys + 1)
+    base = row * (keys + 1)
+    return np.bincount(row, minlength=n), (starts - base).astype(np.int32), (stops - base).astype(np.int32)

@@ -28,7 +28,7 @@ ROOMS = [
     {"tables"},
     {"masks", "tensors", "text"},
     {"untrusted", "padding"},
-    {"errors", "arrays"},
+    {"errors", "arrays", "displayed"},
 ]
 HEAVY = {
     "torch",

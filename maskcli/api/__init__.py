@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from maskcli.api.converting import convert
     from maskcli.api.masks import mask, name
     from maskcli.api.probing import assert_reads_only, probe
+    from maskcli.api.showing import show
     from maskcli.auditing.results import Audited
     from maskcli.diagnostics.diagnose import Report
     from maskcli.diagnostics.finding import Finding
     from maskcli.diagnostics.probed import ProbeReport
     from maskcli.errors import MaskcliError
+    from maskcli.inputs.texts import Shown
     from maskcli.masks.arguments import Arguments
     from maskcli.masks.mask import Mask
     from maskcli.masks.naming import Name
@@ -38,6 +40,7 @@ HOMES = {
     "mask": "maskcli.api.masks",
     "name": "maskcli.api.masks",
     "probe": "maskcli.api.probing",
+    "show": "maskcli.api.showing",
     "trace": "maskcli.api.checks",
     "Arguments": "maskcli.masks.arguments",
     "Audited": "maskcli.auditing.results",
@@ -48,6 +51,7 @@ HOMES = {
     "Name": "maskcli.masks.naming",
     "ProbeReport": "maskcli.diagnostics.probed",
     "Report": "maskcli.diagnostics.diagnose",
+    "Shown": "maskcli.inputs.texts",
     "Trace": "maskcli.tracing.trace",
     "TraceReport": "maskcli.tracing.checker",
 }
@@ -62,6 +66,7 @@ __all__ = [  # noqa: RUF022 (the jobs first)
     "mask",
     "name",
     "probe",
+    "show",
     "trace",
     "Arguments",
     "Audited",
@@ -72,6 +77,7 @@ __all__ = [  # noqa: RUF022 (the jobs first)
     "Name",
     "ProbeReport",
     "Report",
+    "Shown",
     "Trace",
     "TraceReport",
 ]

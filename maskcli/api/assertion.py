@@ -18,6 +18,7 @@ from maskcli.masks import conventions
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import build, parse
+from maskcli.masks.views import whole
 from maskcli.meant.facts import Declared
 from maskcli.scene.saved_mask import read_mask
 from maskcli.scene.scene import pad_rows
@@ -56,7 +57,7 @@ def assert_attention_respects(
     batch, heads, queries, keys = values.shape
     real = None if counts is None else _real(counts, batch, keys)
     layout = Layout(batch, queries, keys, heads, max(keys - queries, 0), real)
-    keep = _dense(_mask(given, layout, told, sizes))
+    keep = whole(_mask(given, layout, told, sizes))
     if real is not None:
         keep &= real[:, None, None]
     padded = pad_rows(Mask.from_dense(keep), layout.own)
@@ -118,14 +119,6 @@ def _full_shape(given: tuple[int, ...], layout: Layout, over_keys: bool) -> Shap
             return 1, heads, given[1], given[2]
         return mask_shape(given, heads=heads) if given[0] == batch * heads else None
     return mask_shape(given, over_keys=given == (batch, keys) and (over_keys or batch != queries))
-
-
-def _dense(mask: Mask) -> npt.NDArray[np.bool_]:
-    """bool [B, H, Q, K]."""
-    batch, heads, queries, _ = mask.shape
-    whole = mask.expand(mask.shape[:3])
-    dense = [[whole.dense(item, head, (0, queries)) for head in range(heads)] for item in range(batch)]
-    return np.array(dense, bool).reshape(mask.shape)
 
 
 def _finding(values: Array, keep: npt.NDArray[np.bool_], wrong: npt.NDArray[np.bool_]) -> str:

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from maskcli.diagnostics.plain import plain
+from maskcli.displayed import Displayed
 from maskcli.inputs.operands import Operand, operand
 from maskcli.inputs.pairs import adds_values, biases_of, masks_of
 from maskcli.masks.compare import Region, regions
 from maskcli.masks.conventions import SILENT
 from maskcli.masks.mask import Mask
+from maskcli.masks.words import counted
 from maskcli.meant.facts import from_said
 from maskcli.tensors import Difference, Roled, Tensor, difference, from_array
 
@@ -26,7 +29,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Displayed):
     """Two masks and the `regions` where they differ, or pairs of weights; `a` and `b` name what was given.
 
     `masks` is None where weights were compared. `biases` are how far what two masks add to the scores is
@@ -40,6 +43,13 @@ class Comparison:
     masks: tuple[Mask, Mask] | None = None
     biases: Pair | None = None
     left_out: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """A line for each difference, and one that counts their cells."""
+        apart = [pair for pair in self.tensors if not pair.difference.equal]
+        pairs = [f"{pair.a}: {counted(pair.difference.cells, 'cell')} of {pair.b} differ" for pair in apart]
+        closing = f"A: {self.a}, B: {self.b}: {counted(self.cells, 'cell')} differ" if self.cells else "equal"
+        return plain([*(region.meaning for region in self.regions), *pairs], closing)
 
     @property
     def cells(self) -> int:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import SEVERITIES, Skipped
 from maskcli.diagnostics.plain import counts_in_words, plain
+from maskcli.displayed import Displayed
 from maskcli.masks.words import counted
 
 # Rows of which a finding shows the text.
@@ -96,7 +97,7 @@ class Glance:
 
 
 @dataclass(frozen=True)
-class Audited:
+class Audited(Displayed):
     """The report on one set (or split of it), worst first.
 
     `glance.turns` holds for each role turns, tokens and counted tokens. `unread` are columns that nothing

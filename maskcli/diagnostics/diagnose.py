@@ -17,6 +17,7 @@ from maskcli.diagnostics.rule import Rule
 from maskcli.diagnostics.rules.hits import in_words
 from maskcli.diagnostics.see import see
 from maskcli.diagnostics.unchecked import Unchecked, unchecked, unpaired
+from maskcli.displayed import Displayed
 from maskcli.masks.mask import Runs
 from maskcli.masks.spec import Resolve
 from maskcli.masks.words import counted
@@ -31,7 +32,7 @@ QUOTED = 3
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Displayed):
     """What diagnose found in some files, worst first.
 
     `checked` are the tensors that rules read and `roles` what each of them is, `unfit` those passed over and

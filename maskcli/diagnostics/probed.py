@@ -12,9 +12,12 @@ import numpy as np
 from maskcli.diagnostics.behaviour import Behaviour, Seen
 from maskcli.diagnostics.catalogue import PROBED
 from maskcli.diagnostics.finding import SEVERITIES, Finding, Found
+from maskcli.diagnostics.plain import counts_in_words, plain
 from maskcli.diagnostics.rule import Rule
 from maskcli.diagnostics.verdicts.called import bare
 from maskcli.diagnostics.verdicts.measured import Judged, judged
+from maskcli.displayed import Displayed
+from maskcli.masks.words import counted
 
 # Findings whose cells the mask of a single text shows: not those on padding and rows.
 SHOWN = ("MSK601", "MSK603", "MSK604", "MSK608", "MSK611")
@@ -24,7 +27,7 @@ USUAL_FILE = "measured.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
-class ProbeReport:
+class ProbeReport(Displayed):
     """What a probe measured of a `target`, and its findings, worst first.
 
     `kept` is the file that holds the measured masks, None where none was written.
@@ -35,10 +38,24 @@ class ProbeReport:
     findings: tuple[Finding, ...]
     kept: str | None = None
 
+    def __str__(self) -> str:
+        """A line for each finding, and one that counts them."""
+        return plain(self.findings, self.closing)
+
+    @property
+    def closing(self) -> str:
+        """Counts of findings, and of what was looked at."""
+        seen, compared = self.behaviour.seen, self.behaviour.compared
+        runs = {each.setting for each in seen}
+        modules = {each.module for each in seen}
+        looked = [f"{counted(len(modules), 'module')} in {counted(len(runs), 'run')}"] if modules else []
+        looked += [f"{counted(len(compared), 'comparison')} of whole runs"] if compared else []
+        return f"{counts_in_words(self.counts())}: {', '.join(looked) or 'nothing mixes positions'}"
+
     def counts(self) -> dict[str, int]:
         """How many findings of each severity."""
-        counted = Counter(finding.severity for finding in self.findings)
-        return {severity: counted[severity] for severity in SEVERITIES}
+        found = Counter(finding.severity for finding in self.findings)
+        return {severity: found[severity] for severity in SEVERITIES}
 
     def worst(self) -> str | None:
         """The worst severity found."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from maskcli.arrays import Array
+from maskcli.displayed import Pictured
 from maskcli.errors import MaskcliError
 from maskcli.masks import conventions, spec
 from maskcli.masks.layout import Layout
@@ -102,7 +103,7 @@ class Given:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class Shown(Pictured):
     """A mask with the tokens on its axes.
 
     `queries` are the tokens of the rows, `source` those of the keys when they are another sequence. `past`

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Array, dense_runs
 from maskcli.errors import MaskcliError
 from maskcli.masks import conditions, patterns
 from maskcli.masks.conditions import Condition
 from maskcli.masks.labels import same, same_label, spans
 from maskcli.masks.layout import Layout, at_positions
-from maskcli.masks.mask import MAX_RUNS, Mask, dense_runs
+from maskcli.masks.mask import MAX_RUNS, Mask
 
 if TYPE_CHECKING:
     from maskcli.masks.edges import Edges

@@ -9,10 +9,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from maskcli.arrays import Array, Shape
+from maskcli.arrays import Array, Shape, dense_runs
+from maskcli.displayed import Pictured
 from maskcli.errors import MaskcliError
 
 Stored = tuple[int, int, int]
@@ -28,7 +30,7 @@ CHUNK_CELLS = 2**22
 
 
 @dataclass(frozen=True, eq=False)
-class Mask:
+class Mask(Pictured):
     """A boolean mask [B, H, Q, K], True = attend, as runs of keys.
 
     `stored` is (b, h, q): the size of each axis that is held, 1 where the axis broadcasts. `pointer` int64
@@ -132,6 +134,12 @@ class Mask:
         return all(np.array_equal(mine, theirs) for mine, theirs in runs)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """The mask as bool [B, H, Q, K], True = attend, for what takes arrays."""
+        from maskcli.masks.views import whole
+
+        return whole(self).astype(dtype or bool, copy=False)
 
     # Rows
 
@@ -327,18 +335,6 @@ class Mask:
                 f"masks of shape {list(self.shape)} and {list(other.shape)} cannot be combined: "
                 "both must have the same [B, H, Q, K]; pass lengths that agree"
             )
-
-
-def dense_runs(rows: Array) -> tuple[Array, Array, Array]:
-    """Runs of True in each row of booleans [n, K]: how many a row [n], their starts and their stops."""
-    n, keys = rows.shape
-    padded = np.zeros((n, keys + 2), bool)
-    padded[:, 1:-1] = rows
-    borders = np.flatnonzero(padded[:, 1:] != padded[:, :-1])
-    starts, stops = borders[0::2], borders[1::2]
-    row = starts // (keys + 1)
-    base = row * (keys + 1)
-    return np.bincount(row, minlength=n), (starts - base).astype(np.int32), (stops - base).astype(np.int32)
 
 
 def runs_of(flags: Array) -> Runs:

@@ -8,8 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array, pixel_edges
+from maskcli.errors import MaskcliError
 from maskcli.masks.mask import Mask, pointer_of
 
+# An array of so many cells takes 2 GiB.
+MAX_CELLS = 2**31
 # Past this many spans, one dense look is cheaper than a slice for each.
 MAX_SPANS = 32
 # Rows, or runs, of the whole mask that are looked at in one go: some MiB of temporary arrays.
@@ -51,6 +54,18 @@ def blocks(mask: Mask, query_block: int = 128, key_block: int = 128) -> Blocks:
         copies *= down
     total = batch * heads * across * down
     return Blocks(full * copies, (touched - full) * copies, total - touched * copies)
+
+
+def whole(mask: Mask) -> Array:
+    """The mask as an array, bool [B, H, Q, K]."""
+    if mask.cells > MAX_CELLS:
+        raise MaskcliError(
+            f"a mask {list(mask.shape)} has {mask.cells:,} cells, and an array is made of at most "
+            f"{MAX_CELLS:,}; take a part of it with select()"
+        )
+    batch, heads, _, _ = mask.shape
+    planes = [[mask.dense(item, head) for head in range(heads)] for item in range(batch)]
+    return np.array(planes, bool).reshape(mask.shape)
 
 
 def rows_at(mask: Mask, batch: Array, head: Array, query: Array) -> Array:

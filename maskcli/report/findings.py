@@ -36,7 +36,7 @@ def print_findings(findings: Iterable[Finding], console: Console) -> None:
         console.print(head)
         lines = [
             ("", sentence(finding.message)),
-            ("where: ", _where(finding)),
+            ("where: ", place_in_words(finding)),
             ("in:    ", _origin(finding.traced)),
             ("known: ", clean("; ".join(finding.known))),
             ("why:   ", why(finding.code)),
@@ -139,7 +139,7 @@ def undecided(
 def concise(findings: Iterable[Finding]) -> Iterator[str]:
     """One line a finding: `file: CODE name severity: message (place)`."""
     for finding in findings:
-        place = _where(finding)
+        place = place_in_words(finding)
         source = finding.traced.source if finding.traced else None
         at = f"{clean(source[0])}:{source[1]}" if source else clean(finding.file)
         yield f"{at}: {finding.code} {finding.name} {finding.severity}: {clean(finding.message)}"
@@ -267,7 +267,7 @@ def _place(where: Where) -> dict[str, Any]:
     }
 
 
-def _where(finding: Finding) -> str:
+def place_in_words(finding: Finding) -> str:
     """The place in words: tensors, samples, heads, queries, keys, and the tokens that stand there."""
     where = finding.where
     parts = [_named(finding.tensors)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from typing import Any
@@ -28,42 +29,62 @@ ATTEND_COLOUR, IGNORE_COLOUR = "#1f5fa8", "#f2e6c9"
 
 
 def save_heatmap(shown: Shown, path: str) -> None:
-    """Write the picture of a mask: one panel for each sequence, or one for all that are equal."""
-    # The figure is drawn without pyplot: no window system is asked for, and no state stays behind.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Write the picture of a mask."""
+    drawn = figure(shown)
+    with replacing(path) as temporary, warnings.catch_warnings():
+        # A font without a token's glyph draws a box; that is no news for someone who asked for a picture.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        drawn.savefig(temporary, format=os.path.splitext(path)[1][1:].lower())
+
+
+def figure(shown: Shown) -> Any:
+    """The picture of a mask: one panel for each sequence, or one for all that are equal."""
     from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     items = shown.mask.shape[0]
     panels = 1 if shown.mask.stored[0] == 1 else min(items, MOST_PANELS)
     side = _side(max(shown.mask.shape[2:]), panels)
-    figure = Figure(figsize=(side * panels + 1.2, side + 1.2), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
+    drawn = blank((side * panels + 1.2, side + 1.2))
     colours = LinearSegmentedColormap.from_list("attend", [IGNORE_COLOUR, ATTEND_COLOUR])
     queries, keys = shown.mask.shape[2:]
     pixels = PIXELS if panels == 1 else PIXELS // 2
     most = 0
-    for item, axes in enumerate(np.atleast_1d(figure.subplots(1, panels, squeeze=False)[0])):
+    for item, axes in enumerate(np.atleast_1d(drawn.subplots(1, panels, squeeze=False)[0])):
         share, cells = picture(shown.mask, pixels, pixels, item)
-        drawn = {"cmap": colours, "vmin": 0, "vmax": 1, "interpolation": "nearest", "aspect": "auto"}
-        axes.imshow(share, extent=(0, keys, queries, 0), **drawn)
+        look = {"cmap": colours, "vmin": 0, "vmax": 1, "interpolation": "nearest", "aspect": "auto"}
+        axes.imshow(share, extent=(0, keys, queries, 0), **look)
         most = max(most, int(cells.max(initial=0)))
         _label(axes, shown, item)
         if panels > 1:
             axes.set_title(f"sequence {item}")
 
-    figure.suptitle(_plain(shown.spec, 100) + _whose(panels, items))
+    drawn.suptitle(_plain(shown.spec, 100) + _whose(panels, items))
     note = f"each pixel: share of {most:,} cells attended" if most > 1 else None
     handles = [
         Patch(facecolor=ATTEND_COLOUR, edgecolor="grey", label="attend"),
         Patch(facecolor=IGNORE_COLOUR, edgecolor="grey", label="ignored"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, title=note, frameon=False)
-    with replacing(path) as temporary, warnings.catch_warnings():
-        # A font without a token's glyph draws a box; that is no news for someone who asked for a picture.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(temporary, format=os.path.splitext(path)[1][1:].lower())
+    drawn.legend(handles=handles, loc="outside lower center", ncols=3, title=note, frameon=False)
+    return drawn
+
+
+def blank(inches: tuple[float, float]) -> Any:
+    """An empty figure, without pyplot: no window system is asked for, and no state stays behind."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    class Drawn(Figure):
+        """A figure that a notebook shows; those of others it shows once pyplot is imported."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    drawn = Drawn(figsize=inches, layout="constrained", dpi=120)
+    FigureCanvasAgg(drawn)
+    return drawn
 
 
 def _side(longest: int, panels: int) -> float:

@@ -24,7 +24,7 @@ def _text(report: ProbeReport, console: Console) -> None:
     print_behaviour(report, console)
     console.print()
     print_findings(report.findings, console)
-    print_lines([_closing(report), *_hints(report)], console)
+    print_lines([report.closing, *_hints(report)], console)
 
 
 def print_behaviour(report: ProbeReport, console: Console) -> None:
@@ -44,22 +44,7 @@ def _concise(report: ProbeReport) -> Iterator[str]:
     from maskcli.report.findings import concise
 
     yield from concise(report.findings)
-    yield f"{_closing(report)}\n"
-
-
-def _closing(report: ProbeReport) -> str:
-    """Counts of findings, and of what was looked at."""
-    from maskcli.masks.words import counted
-
-    counts = [counted(count, name) for name, count in report.counts().items() if count]
-    behaviour = report.behaviour
-    runs = {each.setting for each in behaviour.seen}
-    modules = {each.module for each in behaviour.seen}
-    looked = [f"{counted(len(modules), 'module')} in {counted(len(runs), 'run')}"] if modules else []
-    looked += (
-        [f"{counted(len(behaviour.compared), 'comparison')} of whole runs"] if behaviour.compared else []
-    )
-    return f"{', '.join(counts) or 'nothing found'}: {', '.join(looked) or 'nothing mixes positions'}"
+    yield f"{report.closing}\n"
 
 
 def _hints(report: ProbeReport) -> Iterator[str]:

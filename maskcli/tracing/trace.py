@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from maskcli.diagnostics.finding import Finding
+from maskcli.displayed import Displayed
 from maskcli.tracing.checker import Checker
 from maskcli.tracing.children import Children, children_of
 from maskcli.tracing.imports import after_import
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from maskcli.diagnostics.probed import ProbeReport
 
 
-class Trace:
+class Trace(Displayed):
     """Attention calls made while this is entered are checked; what is found can be read at any time."""
 
     def __init__(

@@ -1,0 +1,25 @@
+"""Results that a notebook shows; how they look, the room of reports says."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+# The one door that leads up the house: results know of no report before somebody looks at them.
+LOOKS = "maskcli.report.notebook"
+
+
+class Displayed:
+    """A result that a notebook shows as HTML."""
+
+    def _repr_html_(self) -> str:
+        html: str = import_module(LOOKS).html(self)
+        return html
+
+
+class Pictured(Displayed):
+    """A mask, which is a picture as well."""
+
+    def plot(self) -> Any:
+        """A matplotlib Figure of the mask, which a notebook shows; `savefig` writes it."""
+        return import_module(LOOKS).plot(self)
