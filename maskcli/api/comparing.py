@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from maskcli.diagnostics.plain import plain
 from maskcli.displayed import Displayed
+from maskcli.errors import MaskcliError
 from maskcli.inputs.operands import Operand, operand
 from maskcli.inputs.pairs import adds_values, biases_of, masks_of
 from maskcli.masks.compare import Region, regions
@@ -96,6 +97,7 @@ def compare(
     pair = (operand(a, "A"), operand(b, "B"))
     weights = None if convention else _weights(*pair, tolerance)
     if weights is not None:
+        _check_idle_of_weights(padding=padding, past=past, positions=positions, key_positions=key_positions)
         return Comparison(pair[0].text, pair[1].text, tensors=weights)
 
     said = {"convention": convention, "past": past, "positions": positions, "key_positions": key_positions}
@@ -103,6 +105,8 @@ def compare(
     real = None if padding is None else from_array("padding", padding).read() != 0
     first, second, layout = masks_of(pair, declared, real, padding_side)
     added = biases_of(pair)
+    if added is None and tolerance is not None:
+        raise MaskcliError("masks are compared cell by cell, without a tolerance; leave --tolerance out")
     return Comparison(
         pair[0].text,
         pair[1].text,
@@ -111,6 +115,15 @@ def compare(
         biases=None if added is None else _biases(*added, tolerance),
         left_out=tuple(each.text for each in pair if added is None and adds_values(each)),
     )
+
+
+def _check_idle_of_weights(**said: Any) -> None:
+    """Refuse what speaks of masks where weights are compared."""
+    idle = next((name for name, value in said.items() if value is not None), None)
+    if idle is not None:
+        raise MaskcliError(
+            f"{idle.replace('_', ' ')} changes nothing where weights are compared; leave it out"
+        )
 
 
 def _biases(first: Tensor, second: Tensor, tolerance: float | None) -> Pair:

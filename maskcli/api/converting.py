@@ -120,6 +120,7 @@ def conversion(
         raise MaskcliError(f"--to {to} gives arguments and no tensor; leave --dtype, --fill and --heads out")
 
     given = operand(mask)
+    _check_idle(given, to, convention, fill, heads)
     declared = known(convention) if convention else None
     if given.path is None:
         if to in TARGETS:
@@ -134,6 +135,22 @@ def conversion(
     if to in TARGETS:
         return arguments(name_of(saved.keep, past), to)
     return _written(given.text, saved, to, dtype, fill, heads)
+
+
+def _check_idle(given: Operand, to: str, convention: str | None, fill: str, heads: int | None) -> None:
+    """Refuse what would change nothing: a fill that is not written, heads that are not folded, ..."""
+    names = (name for name in (to, convention) if name is not None)
+    rows = [conventions.CONVENTIONS[name] for name in names if name in conventions.CONVENTIONS]
+    if fill != "-inf" and not rows[0].added:
+        raise MaskcliError(f"--fill {fill} is for additive masks, and --to {to} writes none; leave it out")
+    if heads is not None and not any(row.folds_heads for row in rows):
+        raise MaskcliError(
+            f"--heads {heads} tells the heads of an mha mask, and none is read or written; leave it out"
+        )
+    if convention is not None and given.path is None and not names_files(parse(given.text)):
+        raise MaskcliError(
+            f"--from tells how a saved mask is written, and {given.text!r} is none; leave it out"
+        )
 
 
 def check_target(to: str) -> None:

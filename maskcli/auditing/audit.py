@@ -229,6 +229,7 @@ def _ready(declared: Declared, rendering: Rendering | None) -> Declared:
 def _rendering(table: Table, declared: Declared, asked: Asked) -> Rendering | None:
     """How rows become tokens where no column holds any."""
     if any(is_known(name) or name in asked.columns for name in table.numbers) or not table.others:
+        _check_idle(table, asked)
         return None
     if asked.tokenizer is None:
         listed = ", ".join(map(repr, table.others))
@@ -240,6 +241,17 @@ def _rendering(table: Table, declared: Declared, asked: Asked) -> Rendering | No
     return rendering_of(
         table.others, asked.tokenizer, tools=asked.tools, template=template, max_length=asked.max_length
     )
+
+
+def _check_idle(table: Table, asked: Asked) -> None:
+    """Refuse what is said of rows that are rendered where a table holds ids."""
+    is_stream = any(part.raw is not None for part in table.parts)
+    idle = {"--tools": asked.tools, "--max-length": None if is_stream else asked.max_length}
+    said = next((option for option, value in idle.items() if value is not None), None)
+    if said is not None:
+        raise MaskcliError(
+            f"{said} is for rows that a tokenizer renders, and {table.name!r} holds rows of ids; leave it out"
+        )
 
 
 def _unread(table: Table, fold: Fold, task: Task) -> dict[str, str]:

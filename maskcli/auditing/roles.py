@@ -126,6 +126,24 @@ def parse_column(text: str) -> tuple[str, str]:
     return name, role.strip()
 
 
+def columns_said(texts: Sequence[str]) -> dict[str, str]:
+    """`ROLE=NAME` of several columns, as the role of each by its name.
+
+    >>> columns_said(["labels=y"])
+    {'y': 'labels'}
+    """
+    said = dict(map(parse_column, texts))
+    for role in said.values():
+        names = [name for name, its in said.items() if its == role]
+        if len(names) > 1:
+            raise MaskcliError(
+                f"the columns {' and '.join(map(repr, names))} are both said to be {role}; name one"
+            )
+    if len(said) < len(texts):
+        raise MaskcliError(f"a column is given two roles by --column {', '.join(texts)}; give each one")
+    return said
+
+
 def _choices() -> str:
     return ", ".join("attention_mask" if role == "padding_mask" else role for role in ROLES_OF_SETS)
 

@@ -12,9 +12,9 @@ from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand
 
 from maskcli import __version__
+from maskcli.cli.usage import Grouped
 from maskcli.errors import is_internal, sentence
 
 
@@ -42,31 +42,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog='Start with:  maskcli show "The cat sat" "Hello"   ·   maskcli diagnose dump.safetensors',
 )
-
-
-class Grouped(TyperCommand):
-    """A command whose --help lists options under the headings that they name, in plain text."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments, then the options of each heading, those without one last."""
-        headings: dict[str, list[tuple[str, str]]] = {"Arguments": []}
-        others = []
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            heading = getattr(parameter, "rich_help_panel", None)
-            if record is None:
-                continue
-            if parameter.param_type_name == "argument":
-                headings["Arguments"].append(record)
-            elif heading is None:
-                others.append(record)
-            else:
-                headings.setdefault(heading, []).append(record)
-
-        for heading, records in {**headings, "Options": others}.items():
-            if records:
-                with formatter.section(heading):
-                    formatter.write_dl(records)
 
 
 def command(

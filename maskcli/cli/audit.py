@@ -132,7 +132,7 @@ def audit(
     """
     from maskcli.api.auditing import raw_as
     from maskcli.auditing.audit import Asked
-    from maskcli.auditing.roles import parse_column
+    from maskcli.auditing.roles import columns_said
     from maskcli.diagnostics.catalogue import matching
     from maskcli.diagnostics.declare import declare
     from maskcli.report.audited import Audits
@@ -144,12 +144,14 @@ def audit(
     check_workers(jobs, dask)
     if rows is not None and (show or form is not None):
         raise MaskcliError("--rows writes numbers alone; leave --format and --show out, or --rows")
+    if full and not show:
+        raise MaskcliError("--full is for rows that are shown; pass --show ROW too, or leave it out")
     write = choose(FORMS, form, None if rows or show else output).write
     meaning = declare(**said)
     if rows is not None:
         meaning = meaning._replace(codes=frozenset(matching([rows], "--rows")))
     keep = None if rows is not None else frozenset[str]()
-    roles = dict(map(parse_column, column or ()))
+    roles = columns_said(column or ())
     asked = Asked(roles, said.get("tokenizer"), tools, max_length, keep)
     tables = open_tables(files, raw_as(dtype, meaning, max_length))
     if show:

@@ -37,7 +37,7 @@ def show(
     texts: Annotated[
         Texts, typer.Argument(metavar="TEXT...", help="Texts, one sequence each; - reads standard input.")
     ] = None,
-    mask: Annotated[str, option("--mask", "-m", help=KINDS, panel=MEANT, metavar="SPEC")] = "",
+    mask: Annotated[str | None, option("--mask", "-m", help=KINDS, panel=MEANT, metavar="SPEC")] = None,
     file: Annotated[
         str | None, option(help="Texts from a file, one sequence a line.", panel=TOKENS, metavar="FILE")
     ] = None,

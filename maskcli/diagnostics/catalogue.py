@@ -182,7 +182,10 @@ def chosen_codes(select: Sequence[str], ignore: Sequence[str]) -> frozenset[str]
     if not select and not ignore:
         return None
     wanted = matching(select, "--select") if select else {rule.code for rule in RULES}
-    return frozenset(wanted - matching(ignore, "--ignore"))
+    left = frozenset(wanted - matching(ignore, "--ignore"))
+    if not left:
+        raise MaskcliError("--select and --ignore leave no rule to check; name others")
+    return left
 
 
 def matching(texts: Sequence[str], option: str) -> set[str]:

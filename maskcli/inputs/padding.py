@@ -17,13 +17,16 @@ def real_tokens(
 
     if ids is not None and lengths is not None:
         raise MaskcliError("--ids and --lengths both tell the padding; pass one of them")
+    if side is not None and ids is None and lengths is None:
+        raise MaskcliError("--padding-side says where lengths leave the padding; pass --lengths 5,3 too")
     if lengths is not None:
         return batch_from_lengths(lengths, padding_side=side).attention_mask
     if ids is None:
         return None
+    if pad_id is None:
+        raise MaskcliError("--ids tell the padding by the id that pads them; pass --pad-id too, or --lengths")
     batch = batch_from_ids(ids, pad_id, padding_side=side)
-    if pad_id is None or batch.ids is None:
-        return batch.attention_mask
+    assert batch.ids is not None
     return edge_padding(batch.ids, pad_id, ends=eos_ids)
 
 

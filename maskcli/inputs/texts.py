@@ -151,7 +151,7 @@ class Shown(Pictured):
 
 def show(
     given: Given,
-    text: str = "",
+    text: str | None = None,
     *,
     past: int = 0,
     cache_length: int | None = None,
@@ -173,7 +173,8 @@ def show(
         raise MaskcliError(f"--to {to!r} is not a convention; choose one of {choices}")
     kind = conventions.dtype_of(to, dtype)
 
-    parsed = spec.parse(text or _usual(batch, source))
+    parsed = spec.parse(_usual(batch, source) if text is None else text)
+    _check_of_files(parsed, heads, convention)
     if "cross" in spec.kinds_in(parsed) and source is None:
         raise MaskcliError(
             "a cross mask needs its source sequence; pass it with --source TEXT, once for each text"
@@ -194,6 +195,16 @@ def show(
         dtype=kind,
         block=block,
     )
+
+
+def _check_of_files(parsed: spec.Spec, heads: int, convention: str | None) -> None:
+    """Refuse what is said of saved masks and functions where the spec names none."""
+    idle = {"--heads": heads > 1, "--from": convention is not None}
+    said = next((option for option, is_said in idle.items() if is_said), None)
+    if said is not None and not spec.names_files(parsed):
+        raise MaskcliError(
+            f"{said} is for a saved mask or a function, and {spec.write(parsed)!r} names none; leave it out"
+        )
 
 
 def _batch(given: Given) -> Batch:
@@ -240,9 +251,25 @@ def _lines(given: Given) -> Lines:
     if given.file is not None:
         return read_lines(given.file)
     if list(given.texts) != ["-"]:
-        return Lines(tuple(given.texts), ())
+        _check_standard_input(given.texts)
+        return Lines(tuple(given.texts), () if given.chat else _doubts(given.texts))
     read = read_standard_input()
     return Lines((read,), ()) if given.chat else split_lines(read)
+
+
+def _check_standard_input(texts: Sequence[str]) -> None:
+    """Refuse standard input beside texts."""
+    if "-" in texts:
+        raise MaskcliError(
+            f"- reads standard input, and stands here beside other texts; pass - alone, or texts"
+        )
+
+
+def _doubts(texts: Sequence[str]) -> tuple[str, ...]:
+    """What texts were meant to be; only calls with texts pay for the rooms behind it."""
+    from maskcli.inputs.mistaken import doubts
+
+    return doubts(texts)
 
 
 def _source(given: Given, batch: Batch) -> Batch:

@@ -138,7 +138,14 @@ def convention(name: str, origin: Origin = FROM) -> str:
 
 def _expectations(texts: str | Sequence[str], origin: Origin) -> tuple[Expectation, ...]:
     several = [texts] if isinstance(texts, str) else texts
-    return tuple(expectation(text, origin) for text in several)
+    expected = tuple(expectation(text, origin) for text in several)
+    plain = [text for text, each in zip(several, expected, strict=True) if each.pattern is None]
+    if len(plain) > 1:
+        raise MaskcliError(
+            f"{origin.name} names {len(plain)} masks for the same tensors, {' and '.join(map(repr, plain))}; "
+            "join them by & in one, or say PATTERN=SPEC"
+        )
+    return expected
 
 
 def _config(path: str, _: Origin) -> Config:

@@ -39,7 +39,13 @@ def open_tables(targets: Sequence[str], raw: Raw | None = None) -> list[Table]:
     not exist, is of several forms at once, or holds no rows.
     """
     addressed = (Address(each) if is_remote(each) else each for each in targets)
-    return [_table(each, raw) for each in _sets(list(addressed))]
+    tables = [_table(each, raw) for each in _sets(list(addressed))]
+    if raw is not None and not any(part.raw for table in tables for part in table.parts):
+        raise MaskcliError(
+            f"{raw.dtype} is a type for files of bare token ids, and {tables[0].name!r} tells its own; "
+            "leave --dtype out"
+        )
+    return tables
 
 
 def _sets(targets: Sequence[str]) -> Iterator[_Set]:

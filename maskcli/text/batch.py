@@ -19,6 +19,7 @@ from maskcli.text.warnings import (
     label_warnings,
     length_warnings,
     padding_warnings,
+    repeated_edges,
     start_warnings,
     unknown_ids,
 )
@@ -197,10 +198,10 @@ def batch_from_ids(
     ids = filled(given, np.asarray(list(chain(*parsed)), dtype=np.int64), pad_id or 0)
     mask = given if pad_id is None else _real(ids, given, pad_id, tokenizer)
 
-    special, warnings = ~mask, list[str]()
+    special, warnings = ~mask, repeated_edges(ids) if pad_id is None else []
     if tokenizer is not None:
         special |= np.isin(ids, np.fromiter(tokenizer.special_ids, dtype=np.int64))
-        warnings = unknown_ids(ids, tokenizer)
+        warnings += unknown_ids(ids, tokenizer)
         warnings += label_warnings(ids, mask, tokenizer) if labels else []
     return Batch(
         texts=(None,) * len(parsed),

@@ -105,6 +105,21 @@ def label_warnings(ids: Array, mask: Real, tokenizer: Tokenizer) -> list[str]:
     ]
 
 
+def repeated_edges(ids: Array) -> list[str]:
+    """A run of one id at the end of a row [B, L], else at its beginning, where nothing tells the padding."""
+    for end, rows in (("ends", ids[:, ::-1]), ("begins", ids)):
+        alike = rows == rows[:, :1]
+        runs = np.where(alike.all(axis=1), ids.shape[1], alike.argmin(axis=1))
+        row = int(runs.argmax())
+        if runs[row] > 1:
+            edge = rows[row, 0]
+            return [
+                f"sample {row} {end} with the id {edge} {runs[row]} times; "
+                f"pass --pad-id {edge} if that is padding"
+            ]
+    return []
+
+
 def unknown_ids(ids: Array, tokenizer: Tokenizer) -> list[str]:
     """Ids that the vocabulary does not hold; the built-in tokenizer has no vocabulary of its own."""
     largest = int(ids.max())
