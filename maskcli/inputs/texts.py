@@ -261,7 +261,7 @@ def _check_standard_input(texts: Sequence[str]) -> None:
     """Refuse standard input beside texts."""
     if "-" in texts:
         raise MaskcliError(
-            f"- reads standard input, and stands here beside other texts; pass - alone, or texts"
+            "- reads standard input, and stands here beside other texts; pass - alone, or texts"
         )
 
 
