@@ -15,7 +15,7 @@ from tests.cli.running import DATA, ROOT, plain_environment, run
 PACKAGE = ROOT / "maskcli"
 # Rooms from the front door down; an arrow may skip rooms but never turn back.
 ROOMS = [
-    {"cli"},
+    {"cli", "pytest_plugin"},
     {"report"},
     {"api"},
     {"tracing"},

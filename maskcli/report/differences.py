@@ -81,7 +81,8 @@ def _print_weights(compared: Comparison, console: Console) -> None:
     )
 
 
-def _print(compared: Comparison, console: Console) -> None:
+def print_difference(compared: Comparison, console: Console) -> None:
+    """Where masks differ, or how far weights are apart."""
     if compared.masks is not None:
         _print_masks(compared, compared.masks, console)
     else:
@@ -149,4 +150,4 @@ def _print_map(masks: tuple[Mask, Mask], differs: Region, console: Console) -> N
     print_map(console, firsts, glyphs, note, GUTTER, style="")
 
 
-FORMS = (Form("text", (".txt",), on_screen(_print)), Form("json", (".json",), in_pieces(_json)))
+FORMS = (Form("text", (".txt",), on_screen(print_difference)), Form("json", (".json",), in_pieces(_json)))
