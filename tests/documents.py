@@ -75,6 +75,14 @@ ASKED = (
     ("What does HTTP 404 mean?", "The server did not find what was asked for."),
 )
 
+# What a student writes.
+MASKS = """import numpy as np
+
+
+def create_causal_mask(length):
+    return np.tril(np.ones((length, length), bool))
+"""
+
 # A decoder by hand, whose window holds one key more than it says.
 DECODER = """import torch
 from torch import nn
@@ -149,6 +157,7 @@ def _furnish(folder):
     shutil.copy(DATA / "minilm_attn.safetensors", folder / "dumps" / "step1.safetensors")
     (folder / "train.py").write_text(TRAIN)
     (folder / "decoder.py").write_text(DECODER)
+    (folder / "masks.py").write_text(MASKS)
     (folder / "mods.py").write_text("def even(b, h, q_idx, kv_idx):\n    return (q_idx - kv_idx) % 2 == 0\n")
     (folder / "model").mkdir()
     config = {"model_type": "llama", "pad_token_id": 0, "eos_token_id": 2, "num_hidden_layers": 2}
@@ -253,6 +262,8 @@ def run_python(text, folder, monkeypatch):
         if HUB_NAME in code:
             save_encoder(folder / "encoder")
             code = code.replace(HUB_NAME, '"encoder"')
+        if "trainer." in code:
+            space["trainer"] = trainer_of(folder)
         exec(compile(code, "a python block", "exec"), space)
     return len(blocks)
 
@@ -287,6 +298,38 @@ def save_encoder(folder):
     )
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
+
+
+def trainer_of(folder, **changed):
+    """A Trainer of a tiny decoder, which pads texts on the right; `changed` is what a batch has instead."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+    texts = [[5, 6, 7, 8, 2], [9, 10, 2], [11, 12, 13, 2], [14, 2]]
+
+    def padded(rows):
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        batch = {
+            "input_ids": ids,
+            "attention_mask": (ids != 0).long(),
+            "labels": ids.masked_fill(ids == 0, -100),
+        }
+        return batch | {name: make(ids) for name, make in changed.items()}
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, pad_token_id=0, eos_token_id=2, **sizes))
+    quiet = {
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+        "use_cpu": True,
+    }
+    arguments = TrainingArguments(
+        folder / "trained", per_device_train_batch_size=2, max_steps=2, remove_unused_columns=False,
+        dataloader_pin_memory=False, **quiet,
+    )  # fmt: skip
+    return Trainer(model, arguments, train_dataset=texts, data_collator=padded)
 
 
 def rules_page():
