@@ -52,7 +52,8 @@ class Kind(NamedTuple):
     `needs` is a fact about the input. `fit` finds it in a mask; one that `grows` is also sought inside of
     masks, with the largest number. `reads` says what is behind the colon but numbers: "sizes", one for each
     sample, listed or in a tensor; "labels", a tensor, which comes before the numbers; "ranges", START:STOP,
-    whose numbers are the borders.
+    whose numbers are the borders. `forbids` is the word of masks/reasons.py for the cells that it forbids; a
+    kind that is others joined by & names these as `joins`.
     """
 
     build: Callable[..., Mask]
@@ -66,6 +67,8 @@ class Kind(NamedTuple):
     optional: int = 0
     lowest_optional: int = 0
     reads: str = ""
+    forbids: str = "other"
+    joins: tuple[str, ...] = ()
 
 
 @at_positions
@@ -231,17 +234,20 @@ def _reach(edges: Edges) -> int:
 # Every kind of the spec language, in the order in which it is listed.
 KINDS: dict[str, Kind] = {
     "full": Kind(full, (), "", "kv_idx >= 0"),
-    "causal": Kind(causal, (), "q", "kv_idx <= {p}", Fit(1, lambda _: [()], _looks_back, usual=True)),
+    "causal": Kind(
+        causal, (), "q", "kv_idx <= {p}", Fit(1, lambda _: [()], _looks_back, usual=True), forbids="future"
+    ),
     "causal-top-left": Kind(
         causal_top_left,
         (),
         "q",
         "kv_idx <= q_idx",
         Fit(3, lambda _: [()], lambda edges: edges.layout.past > 0 and edges.top_left <= 0, usual=True),
+        forbids="future",
     ),
-    "padding": Kind(padding, (), "b", conditions.real, needs="padding"),
-    "combined": Kind(combined, (), "bq", conditions.combined, needs="padding"),
-    "cross": Kind(padding, (), "b", conditions.real, needs="source"),
+    "padding": Kind(padding, (), "b", conditions.real, needs="padding", forbids="padding"),
+    "combined": Kind(combined, (), "bq", conditions.combined, needs="padding", joins=("causal", "padding")),
+    "cross": Kind(padding, (), "b", conditions.real, needs="source", forbids="padding"),
     "prefix": Kind(
         prefix,
         ("N",),
@@ -258,6 +264,7 @@ KINDS: dict[str, Kind] = {
         conditions.prefix_lm,
         Fit(5, lambda edges: edges.prefix_lm(), _looks_ahead),
         reads="sizes",
+        forbids="future",
     ),
     "window": Kind(
         window,
@@ -268,6 +275,7 @@ KINDS: dict[str, Kind] = {
         lowest=-1,
         optional=1,
         lowest_optional=-1,
+        forbids="window",
     ),
     "sliding": Kind(
         sliding,
@@ -276,6 +284,7 @@ KINDS: dict[str, Kind] = {
         "(kv_idx <= {p}) & ({p} - kv_idx < {W})",
         Fit(2, lambda edges: [(max(edges.behind + 1, 1),)], _looks_back, usual=True),
         lowest=1,
+        forbids="window",
     ),
     "blocks": Kind(
         blocks,
@@ -284,6 +293,7 @@ KINDS: dict[str, Kind] = {
         "{p} // {B} == kv_idx // {B}",
         Fit(7, lambda edges: edges.blocks(), under_causal=True),
         lowest=1,
+        forbids="window",
     ),
     "chunked": Kind(
         chunked,
@@ -293,6 +303,7 @@ KINDS: dict[str, Kind] = {
         Fit(8, lambda edges: edges.whole_chunks() if _looks_ahead(edges) else edges.chunks()),
         lowest=1,
         optional=1,
+        forbids="window",
     ),
     "documents": Kind(
         documents,
@@ -301,6 +312,7 @@ KINDS: dict[str, Kind] = {
         conditions.documents,
         Fit(9, lambda edges: edges.documents(), under_causal=True),
         needs="documents",
+        forbids="document",
     ),
     "dilated": Kind(
         dilated,
@@ -309,8 +321,9 @@ KINDS: dict[str, Kind] = {
         "(({p} - kv_idx).abs() <= {R}) & (({p} - kv_idx) % {D} == 0)",
         Fit(10, lambda edges: [(_reach(edges), edges.step)], lambda edges: edges.step > 1),
         lowest=1,
+        forbids="window",
     ),
-    "global": Kind(global_, ("N",), "q", conditions.global_, grows=True, reads="sizes"),
+    "global": Kind(global_, ("N",), "q", conditions.global_, grows=True, reads="sizes", forbids="window"),
     "same": Kind(same, ("...",), "bq", conditions.same, reads="labels"),
     "spans": Kind(spans, ("...",), "bq", conditions.spans, reads="labels"),
     "keys": Kind(patterns.keys, ("...",), "", conditions.keys, reads="ranges"),

@@ -94,17 +94,20 @@ def build(spec: Spec, layout: Layout, resolve: Resolve | None = None) -> Mask:
     if isinstance(spec, Not):
         return ~build(spec.operand, layout, resolve)
     if isinstance(spec, PerDocument):
-        return _build_per_document(spec, layout, resolve)
+        return in_each_document(spec, layout, lambda part: build(spec.operand, part, resolve))
     masks = (build(operand, layout, resolve) for operand in spec.operands)
     return functools.reduce(operator.and_ if spec.sign == "&" else operator.or_, masks)
 
 
-def _build_per_document(spec: PerDocument, layout: Layout, resolve: Resolve | None) -> Mask:
-    """Every document by itself; only what reads tokens has to be built anew for documents of one length."""
+def in_each_document(spec: PerDocument, layout: Layout, build_part: Callable[[Layout], Mask]) -> Mask:
+    """A mask of each document by itself, of what its operand is; nothing across documents.
+
+    Only what reads tokens has to be built anew for documents of one length.
+    """
     require(Named("documents", spec.lengths), layout)
     # What varies between samples, or reads tensors or files, differs between documents as well.
     alike = "b" not in axes(spec.operand) and not tensors_in(spec.operand)
-    return by_document(layout, spec.lengths, lambda part: build(spec.operand, part, resolve), alike)
+    return by_document(layout, spec.lengths, build_part, alike)
 
 
 def write(spec: Spec) -> str:

@@ -1,0 +1,30 @@
+"""The one table of colours: of who attends, and of the reasons of masks/reasons.py."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Paint(NamedTuple):
+    """A colour: `style` in a terminal, readable on dark and on light; `fill` in pictures and pages.
+
+    `glyph` stands for it where there is no colour, and `label` in legends.
+    """
+
+    style: str
+    fill: str
+    glyph: str
+    label: str
+
+
+ATTENDS = "attends"
+PAINTS = {
+    ATTENDS: Paint("#3b7dd8", "#1f5fa8", "■", "attends"),
+    "padding": Paint("#b08d3c", "#f2e6c9", "p", "padding"),
+    "document": Paint("#e07020", "#e9a15b", "d", "another document"),
+    "future": Paint("#8a8a8a", "#d0d0d0", "·", "future"),
+    "window": Paint("#9d6ad6", "#b79ad6", "w", "outside the window"),
+    "other": Paint("#2f9e8f", "#8fc1b9", "x", "forbidden otherwise"),
+}
+# What a finding is about, and nothing else.
+FOUND = "bold red"
