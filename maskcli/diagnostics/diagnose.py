@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from maskcli.diagnostics import catalogue
 from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Skipped, Undecided, Where
-from maskcli.diagnostics.needs import met_by, unmet
+from maskcli.diagnostics.needs import met_by, settled_by, unmet
 from maskcli.diagnostics.over_steps import Told, over_steps
 from maskcli.diagnostics.plain import counts_in_words, plain
 from maskcli.diagnostics.rule import Rule
@@ -26,6 +26,8 @@ from maskcli.meant.metadata import from_metadata
 from maskcli.scene.assemble import build_scenes
 from maskcli.scene.scene import Scene
 from maskcli.tensors import Roled, TensorFile, role_by_name, roles_of
+
+Key = TypeVar("Key")
 
 # Token texts quoted with a finding.
 QUOTED = 3
@@ -74,7 +76,9 @@ class Report(Displayed):
         files = sum(map(bool, self.files))
         whole = Summary(self.counts(), files, Counter(self.roles), self.unfit, self.decided)
         for skip in self.skipped:
-            whole.undecided[skip.needs] = whole.undecided.get(skip.needs, frozenset()) | {skip.code}
+            _add(whole.undecided, skip.needs, {skip.code})
+            for option in skip.options:
+                _add(whole.options, option, {skip.code})
         return whole
 
 
@@ -83,7 +87,8 @@ class Summary:
     """What reports come to without their findings: all that is kept of files by the thousand.
 
     `counts` are findings by severity, `roles` checked tensors by role, `unfit` the tensors passed over and
-    why, `decided` the codes that could decide, `undecided` for each set of needs the codes that could not.
+    why, `decided` the codes that could decide, `undecided` for each set of needs the codes that could not,
+    `options` for each option the codes that it alone would let decide.
     """
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SEVERITIES, 0))
@@ -92,6 +97,12 @@ class Summary:
     unfit: dict[str, str] = field(default_factory=dict)
     decided: frozenset[str] = frozenset()
     undecided: dict[tuple[str, ...], frozenset[str]] = field(default_factory=dict)
+    options: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The codes of all rules that were asked, whether or not they could decide."""
+        return self.decided.union(*self.undecided.values())
 
     def worst(self) -> str | None:
         """The worst severity found."""
@@ -107,9 +118,11 @@ class Summary:
         return f"{counts_in_words(self.counts)} in {looked}"
 
     def __add__(self, other: Summary) -> Summary:
-        undecided = dict(self.undecided)
+        undecided, options = dict(self.undecided), dict(self.options)
         for needs, codes in other.undecided.items():
-            undecided[needs] = undecided.get(needs, frozenset()) | codes
+            _add(undecided, needs, codes)
+        for option, codes in other.options.items():
+            _add(options, option, codes)
         return Summary(
             counts={severity: count + other.counts[severity] for severity, count in self.counts.items()},
             files=self.files + other.files,
@@ -117,7 +130,13 @@ class Summary:
             unfit=self.unfit | other.unfit,
             decided=self.decided | other.decided,
             undecided=undecided,
+            options=options,
         )
+
+
+def _add(codes: dict[Key, frozenset[str]], key: Key, more: Collection[str]) -> None:
+    """More codes to those of a key."""
+    codes[key] = codes.get(key, frozenset()).union(more)
 
 
 def diagnose(
@@ -259,7 +278,15 @@ def _skipped(outcomes: list[_Outcome], chosen: list[Rule[Scene]], file: str) -> 
         needs |= outcome.needs
     open_codes = needs.keys() - _decided(outcomes)
     rules = sorted((rule for rule in chosen if rule.code in open_codes), key=lambda rule: rule.code)
-    return tuple(Skipped(rule.code, rule.name, file, needs[rule.code]) for rule in rules)
+    return tuple(
+        Skipped(rule.code, rule.name, file, needs[rule.code], _options(rule, outcomes)) for rule in rules
+    )
+
+
+def _options(rule: Rule[Scene], outcomes: list[_Outcome]) -> tuple[str, ...]:
+    """The options of which each alone would let a rule decide in some scene."""
+    settled = (option for outcome in outcomes for option in settled_by(rule.needs, outcome.met))
+    return tuple(dict.fromkeys(settled))
 
 
 def weighs(cause: Found, answer: Found, rule: Rule[Scene]) -> bool:

@@ -118,12 +118,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A rule that could not decide, and the tensors or facts that would let it."""
+    """A rule that could not decide, the tensors or facts that would let it, and options of which one would."""
 
     code: str
     name: str
     file: str
     needs: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
 
 def items_of(flags: Array) -> tuple[int, ...] | None:

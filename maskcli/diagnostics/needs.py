@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 from maskcli.masks.spec import kinds_in
@@ -41,6 +41,17 @@ def unmet(groups: tuple[tuple[str, ...], ...], met: frozenset[str], scene: Scene
     """What to ask a user for, of each group of alternatives of which none is met."""
     missing = [group for group in groups if met.isdisjoint(group)]
     return tuple(" or ".join(dict.fromkeys(_asked(word, scene) for word in group)) for group in missing)
+
+
+@cache
+def settled_by(groups: tuple[tuple[str, ...], ...], met: frozenset[str]) -> tuple[str, ...]:
+    """The options of HINTS of which each alone would meet all that is not met."""
+    missing = [group for group in groups if met.isdisjoint(group)]
+    return tuple(
+        option
+        for option, gives in HINTS.items()
+        if missing and all(any(gives.get(word) in (ALWAYS, *met) for word in group) for group in missing)
+    )
 
 
 def _asked(word: str, scene: Scene) -> str:
@@ -161,6 +172,31 @@ NEEDS: dict[str, Need] = {
     ),
     "prompt_length": Need("--prompt-length", lambda scene: scene.declared.prompt_length is not None),
     "purpose": Need("--for", lambda scene: scene.declared.purpose is not None),
+}
+
+# What options give: the words of NEEDS that they meet, each where another word is met. What depends on what a
+# tokenizer or a config holds is left out, but for the ids that nearly all of them have.
+ALWAYS = ""
+HINTS: dict[str, dict[str, str]] = {
+    "--expect causal": {
+        "expectation": "weights",
+        "causal expectation": "weights",
+        "mask expectation": "mask",
+    },
+    "--expect full": {"expectation": "weights", "full expectation": "weights", "mask expectation": "mask"},
+    "--expect sliding:W": {
+        "expectation": "weights",
+        "window": "weights",
+        "mask window": "mask",
+        "mask expectation": "mask",
+    },
+    "-t TOKENIZER": {"pad_id": ALWAYS, "bos_id": ALWAYS, "eos_id": ALWAYS, "padding": "input_ids"},
+    "--pad-id N": {"pad_id": ALWAYS, "padding": "input_ids"},
+    "--eos-id N": {"eos_id": ALWAYS},
+    "--for train": {"purpose": ALWAYS},
+    "--prompt-length N": {"prompt_length": ALWAYS},
+    "--past N": {"past": "weights"},
+    "--from CONVENTION": {"convention": ALWAYS},
 }
 
 # Needs that several rules share: ids and labels; what shows which tokens are padding.

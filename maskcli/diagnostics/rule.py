@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import wraps
@@ -20,6 +21,8 @@ Answer = Found | Undecided | Contrary
 Check = Callable[[Scene], Iterable[Answer]]
 Probe = Callable[[Judged], Iterable[Found]]
 
+# Up to the first stop that ends a sentence.
+_SENTENCE = re.compile(r".+?[.](?= [-A-Z`]|$)")
 # Rules whose findings say that the numbers are no weights of a softmax over keys: they say nothing about a
 # mask.
 NOT_WEIGHTS = ("MSK216", "MSK208", "MSK106")
@@ -54,6 +57,12 @@ class Rule(Generic[Evidence]):
     def summary(self) -> str:
         """The first line of the documentation."""
         return self.text.partition("\n")[0]
+
+    @property
+    def why(self) -> str:
+        """What comes of it: the first sentence of the second paragraph."""
+        paragraph = " ".join(self.text.split("\n\n")[1].split())
+        return _SENTENCE.match(paragraph)[0]  # type: ignore[index]
 
 
 def rule(

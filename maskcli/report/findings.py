@@ -308,10 +308,10 @@ def _origin(traced: Traced | None) -> str:
 
 
 def why(code: str) -> str:
-    """What a rule's findings mean, in a line."""
+    """What comes of what a rule finds, in a sentence."""
     from maskcli.diagnostics.catalogue import named
 
-    return named(code).summary
+    return named(code).why
 
 
 def sentence(text: str) -> str:

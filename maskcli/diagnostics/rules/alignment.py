@@ -115,8 +115,8 @@ def _heads_outermost(scene: Scene, saved: Saved, sizes: tuple[int, int, int]) ->
 def mask_length(scene: Scene) -> Iterator[Found]:
     """The mask covers another number of keys than the weights have, and agrees with them on neither end.
 
-    With a cache or virtual prompt tokens in front there are more keys than tokens. A mask that does not count
-    them, or counts them twice, hides the wrong keys; libraries cut or broadcast it without a word.
+    Wrong keys are hidden, and libraries cut or broadcast such a mask without a word. With a cache or virtual
+    prompt tokens in front there are more keys than tokens: a mask has to count them, once.
 
     In code: `attention_mask` of the new tokens only beside `past_key_values`, prefix tuning without a longer
     mask.

@@ -104,8 +104,8 @@ def _begins(tokens: Tokens, real: Array | None) -> Array:
 def first_position(tokens: Tokens, scene: Scene) -> Found | None:
     """Positions begin elsewhere than those that the model was trained with.
 
-    RoBERTa and its kin count from their padding id on: a text begins at 2. From 0 on, every token gets the
-    embedding of a place two before its own, and the first those of padding, which are zeros.
+    Every token then gets the embedding of another place, and the first ones those of padding, which are
+    zeros: RoBERTa and its kin count from their padding id on, and a text begins at 2.
 
     In code: `position_ids = torch.arange(length)` for RoBERTa, or its positions for BERT.
 
@@ -140,9 +140,9 @@ def first_position(tokens: Tokens, scene: Scene) -> Found | None:
 def decoder_start(scene: Scene) -> Iterator[Found]:
     """What a decoder reads does not begin with the model's start token, or its labels hold that too.
 
-    A decoder reads its labels moved by one place, with the start in front. Without it each token is asked for
-    itself, or the first is never asked for; with a second one in the labels it learns to write the start
-    again.
+    Without the start in front each token is asked for itself, or the first is never asked for; with a second
+    one in the labels the model learns to write the start again. A decoder reads its labels moved by one
+    place.
 
     In code: `decoder_input_ids = labels`; labels of Whisper that keep `<|startoftranscript|>`.
 

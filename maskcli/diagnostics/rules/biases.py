@@ -55,8 +55,8 @@ class Line(NamedTuple):
 def bias_not_applied(scene: Scene) -> Iterator[Found | Undecided]:
     """The weights do not follow the positional bias that the model has: it is missing, or has the wrong sign.
 
-    A model with ALiBi or a relative bias knows the order of its tokens by nothing else. Without the bias it
-    runs on, on a bag of words; with the wrong sign it looks at what is farthest away.
+    Without the bias the model runs on, on a bag of words; with the wrong sign it looks at what is farthest
+    away. A model with ALiBi or a relative bias knows the order of its tokens by nothing else.
 
     In code: a fused kernel called without `alibi_slopes` or `attn_mask=bias`, a bias of 0 in a converted
     model, `slope * (q - k)` where `slope * (k - q)` is right.

@@ -33,9 +33,9 @@ IN_TURNS = 2
 def mask_not_expected(scene: Scene) -> Iterator[Found]:
     """The saved mask is not the one that was meant: it shows cells that it should hide, or hides others.
 
-    The mask is compared with what was declared and with the padding of the input, in the rows of real tokens.
     A mask that forgets the padding, the documents or the causal triangle is obeyed to the letter, and what it
-    shows is read; one that hides too much takes context away, and nothing fails.
+    shows is read; one that hides too much takes context away, and nothing fails. The mask is compared with
+    what was declared and with the padding of the input, in the rows of real tokens.
 
     In code: a custom 4-D mask, which Hugging Face models take as it is; a mask of ones; a mask function with
     another window, chunk or prefix; `attention_mask` of the tokenizer dropped on the way.

@@ -173,8 +173,8 @@ def padding_supervised(reading: Reading, scene: Scene) -> Found | Undecided | No
 def shifted_labels(reading: Reading, scene: Scene) -> Found | Undecided | None:
     """The labels are moved against the ids by another number of places than the loss expects.
 
-    Hugging Face models move the labels themselves: labels that the data has moved already then ask for the
-    token after the next. Where nobody moves them, each token is asked for itself and the model learns to
+    Labels that the data has moved already then ask for the token after the next, as Hugging Face models move
+    the labels themselves. Where nobody moves them, each token is asked for itself and the model learns to
     copy.
 
     In code: `labels = input_ids[:, 1:]` given to a model that computes `loss(logits[:, :-1], labels[:, 1:])`.

@@ -43,9 +43,9 @@ SOFTENED = {
 def inverted_polarity(scene: Scene) -> Iterator[Found]:
     """The weights obey the opposite of the mask: real tokens attend to what they should ignore.
 
-    True means "attend" for torch's SDPA and "ignore" for nn.MultiheadAttention; handing one the other's mask
-    turns it around. Every real token then reads only padding (or only the future), and the loss still falls a
-    little. Samples without padding lose every key: their rows are NaN, zero, or the same for all keys.
+    Every real token then reads only padding (or only the future), and the loss still falls a little. True
+    means "attend" for torch's SDPA and "ignore" for nn.MultiheadAttention; handing one the other's mask turns
+    it around. Samples without padding lose every key: their rows are NaN, zero, or the same for all keys.
 
     In code: `F.scaled_dot_product_attention(q, k, v, attn_mask=key_padding_mask)` with True on the padding,
     or a mask built as `ids == pad_id` where `ids != pad_id` was meant.
@@ -132,8 +132,8 @@ def future_attended(scene: Scene) -> Iterator[Found]:
 def mask_not_applied(scene: Scene) -> Iterator[Found]:
     """The weights are not 0 where the mask forbids them: another mask was used, or none.
 
-    The mask in the file is not the one the softmax saw. What the weights do obey is named when a common mask
-    explains it.
+    What was to be hidden is read: the mask in the file is not the one the softmax saw. What the weights do
+    obey is named when a common mask explains it.
 
     In code: a mask argument that the attention implementation ignores, a mask built for another layer, a 4-D
     mask of a type that the library drops without a word.
@@ -169,9 +169,9 @@ def mask_not_applied(scene: Scene) -> Iterator[Found]:
 def soft_masking(scene: Scene) -> Iterator[Found]:
     """The mask only softens: forbidden keys keep a small, constant or evenly shifted part of their weight.
 
-    A mask has to take a key's weight away whole. Added 0s and 1s only favour the allowed keys by a factor of
-    e, a product with the scores gives every forbidden key the score 0, and a small fill leaves what exp(fill)
-    leaves. The model reads padding or the future all the same, a little less.
+    The model reads padding or the future all the same, a little less: a mask has to take a key's weight away
+    whole. Added 0s and 1s only favour the allowed keys by a factor of e, a product with the scores gives
+    every forbidden key the score 0, and a small fill leaves what exp(fill) leaves.
 
     In code: `scores + mask` with a 0/1 mask, `scores * mask` before the softmax, `masked_fill(mask == 0,
     -10)`.
@@ -193,8 +193,8 @@ def soft_masking(scene: Scene) -> Iterator[Found]:
 def another_samples_mask(scene: Scene) -> Iterator[Found]:
     """Samples were masked with the padding of other samples of the batch.
 
-    The mask and the scores are laid out in different orders, so that a text loses words where another one is
-    short, and reads its own padding instead. With one length in the batch nothing shows.
+    A text loses words where another one is short, and reads its own padding instead, as the mask and the
+    scores are laid out in different orders. With one length in the batch nothing shows.
 
     In code: `mask.repeat(heads, 1, 1)` where scores are `[B*H, Q, K]` with the batch outermost
     (`repeat_interleave` is meant), a `view` that swaps batch and heads, a mask that was not reordered with
@@ -222,8 +222,8 @@ def another_samples_mask(scene: Scene) -> Iterator[Found]:
 def document_leak(scene: Scene) -> Iterator[Found]:
     """Attention crosses the border between packed documents.
 
-    Texts that were packed into one row read each other. Some train like that on purpose; where documents are
-    meant to be apart, every text but the first begins with strangers in its context.
+    Where documents are meant to be apart, every text but the first begins with strangers in its context. Some
+    pack texts into one row and let them read each other on purpose.
 
     In code: packing without position ids or cu_seqlens, an all-ones attention_mask beside restarting position
     ids, an attention implementation that knows no block-diagonal mask.
@@ -255,8 +255,8 @@ def document_leak(scene: Scene) -> Iterator[Found]:
 def empty_cache_slots(scene: Scene) -> Iterator[Found]:
     """Queries attend to the empty slots of a key/value cache.
 
-    A cache of fixed size holds zeros behind the current length. A zero key has the score 0, not minus
-    infinity, so that every empty slot takes a share, and each answer depends on how large the cache is.
+    Every empty slot takes a share, and each answer depends on how large the cache is: a cache of fixed size
+    holds zeros behind the current length, and a zero key has the score 0, not minus infinity.
 
     In code: a static cache with `is_causal=True` or without a mask, a mask as long as the text instead of the
     cache.
@@ -283,8 +283,8 @@ def empty_cache_slots(scene: Scene) -> Iterator[Found]:
 def cross_mask_swapped(scene: Scene) -> Iterator[Found]:
     """Cross-attention does not use the padding of the source.
 
-    Its keys are the source's tokens, so the source's padding belongs on them. With the target's mask, or
-    none, the decoder reads padding, and loses real words where the target is shorter.
+    The decoder reads padding, and loses real words where the target is shorter: its keys are the source's
+    tokens, so the source's padding belongs on them, not the target's or none.
 
     In code: `decoder(..., memory_key_padding_mask=tgt_key_padding_mask)`, or memory_key_padding_mask left
     out.

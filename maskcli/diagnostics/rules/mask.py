@@ -91,8 +91,8 @@ def _empty_padding(saved: Saved, empty: Array) -> Array:
 def inverted_mask(scene: Scene) -> Iterator[Found | Contrary]:
     """The mask says the opposite of what it should: it keeps the padding, or only the future.
 
-    Half of all libraries read True as "attend", the other half as "ignore". A mask for one, handed to the
-    other, hides every real token.
+    Every real token is hidden, and padding (or the future) is read: half of all libraries read True as
+    "attend", the other half as "ignore", and a mask for one was handed to the other.
 
     In code: `mask = ids == pad_id` where attention_mask wants `ids != pad_id`; `torch.triu(ones, 1)` given to
     scaled_dot_product_attention.
@@ -162,8 +162,8 @@ def _inverted_convention(saved: Saved) -> Iterator[Found]:
 def query_axis_mask(saved: Saved, scene: Scene) -> Found | None:
     """Padding is masked along queries, not keys: whole rows are hidden, and real tokens see the padding.
 
-    A padding mask belongs on the key axis: [B, 1, 1, K]. On the query axis it empties the rows of padding
-    tokens, which nobody reads, and hides no key from anybody.
+    It hides no key from anybody: a padding mask belongs on the key axis, [B, 1, 1, K]. On the query axis it
+    only empties the rows of padding tokens, which nobody reads.
 
     In code: `mask[:, None, :, None]` or `mask.unsqueeze(-1)` where `mask[:, None, None, :]` was meant.
 

@@ -31,9 +31,8 @@ LOOKS_BACK = (CAUSAL, Named("combined"))
 def misaligned_causal(scene: Scene) -> Iterator[Found]:
     """A causal mask over a cache begins at its first key: query q sees keys 0 to q instead of 0 to past + q.
 
-    With keys of earlier steps in front, the first new query stands at position `past`, not at 0. A mask that
-    is aligned at the top left hides most of the cache, and the query itself; a decode step of one query sees
-    the first key alone.
+    Most of the cache is hidden, and the query itself: with keys of earlier steps in front, the first new
+    query stands at position `past`, not at 0. A decode step of one query sees the first key alone.
 
     In code: `scaled_dot_product_attention(q, k, v, is_causal=True)` or `tril(ones(Q, K))` with fewer queries
     than keys.
@@ -161,9 +160,9 @@ def _without_padding(saved: Saved, mask: Mask) -> Mask:
 def wrong_window(scene: Scene) -> Iterator[Found | Undecided]:
     """The mask's sliding window is not the one that the layer was trained with.
 
-    Libraries count windows differently: "4" is four keys with the query itself, four keys before it, or four
-    on both sides. One key more is a small error at every token; no window at all, as a custom 4-D mask makes
-    it, is a large one on long texts.
+    One key more is a small error at every token; no window at all, as a custom 4-D mask makes it, is a large
+    one on long texts. Libraries count windows differently: "4" is four keys with the query itself, four keys
+    before it, or four on both sides.
 
     In code: `q - k <= window` where `q - k < window` was meant, `abs(q - k) < window`, flash-attn's
     `window_size=(W, 0)`.

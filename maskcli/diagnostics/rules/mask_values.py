@@ -29,9 +29,9 @@ TEN_THOUSAND = (-1.05e4, -9e3)
 def binary_float_mask(saved: Saved, scene: Scene) -> Found | None:
     """A float mask holds only 0 and 1: added to the scores it masks nothing.
 
-    With `masked_fill(mask == 0, -inf)` such a mask is right. Attention that adds its float mask (torch's
-    SDPA, Hugging Face's eager path) raises the kept keys by 1 instead, and the model reads padding and future
-    all the same.
+    The model reads padding and future all the same where a float mask is added (torch's SDPA, Hugging Face's
+    eager path): it raises the kept keys by 1, and that is all. With `masked_fill(mask == 0, -inf)` such a
+    mask is right.
 
     In code: `mask.float()` or `mask.to(dtype)` given to `scaled_dot_product_attention` or as a 4-D
     attention_mask.
@@ -195,7 +195,8 @@ def _values(scene: Scene) -> Iterator[_Values]:
 def negated_integer_mask(mask: _Values, scene: Scene) -> Found | None:
     """An integer mask was negated with ~, which gives -1 and -2 (or 255 and 254), all of them true.
 
-    `~` on integers flips bits: 1 becomes -2, 0 becomes -1. Both count as True, so the mask keeps everything.
+    The mask keeps everything: `~` on integers flips bits, 1 becomes -2 and 0 becomes -1, and both count as
+    True.
 
     In code: `~attention_mask` on an int64 tensor.
 

@@ -36,8 +36,8 @@ TILE = 256
 def nan_from_empty_row(scene: Scene) -> Iterator[Found]:
     """Whole rows of the weights are NaN, and the mask left those rows no key.
 
-    A softmax over nothing but -inf is 0/0. The NaN starts in rows nobody may ever read (padding), but the
-    next layer reads them as keys, and 0 * NaN is NaN: soon the whole sample is.
+    Soon the whole sample is NaN: a softmax over nothing but -inf is 0/0, and though that starts in rows
+    nobody may ever read (padding), the next layer reads them as keys, and 0 * NaN is NaN.
 
     In code: left padding with a causal mask filled with -inf, a sample of padding only, bool masks with an
     eager softmax.
@@ -132,7 +132,7 @@ def _lacks_keys(nan: _Nan) -> bool:
 def nan_from_input(scene: Scene) -> Iterator[Found]:
     """NaN came in from an earlier tensor: scores, query or key already hold NaN or infinity.
 
-    The softmax only passes it on. Look at what made that tensor; the mask is not to blame.
+    The softmax only passes it on: look at what made that tensor; the mask is not to blame.
 
     In code: a NaN in the embeddings or the weights after a diverged step, a layer norm over zeros, an
     infinity in fp16.
@@ -171,7 +171,7 @@ def _bad_inputs(scene: Scene) -> Iterator[tuple[Roled, str, tuple[int, ...]]]:
 def score_overflow(scene: Scene) -> Iterator[Found]:
     """Scores overflowed to +inf: the row becomes NaN. This is not a mask bug.
 
-    float16 ends at 65504. A dot product of large queries and keys passes it, and exp(inf - inf) is NaN.
+    A dot product of large queries and keys passes 65504, where float16 ends, and exp(inf - inf) is NaN.
 
     In code: `q @ k.transpose(-1, -2)` in float16 before the division by sqrt(d).
 
@@ -210,8 +210,8 @@ def score_overflow(scene: Scene) -> Iterator[Found]:
 def nan_through_value(scene: Scene) -> Iterator[Found]:
     """Values or keys hold NaN at ignored positions, and 0 * NaN is NaN.
 
-    A weight of exactly 0 does not protect: the weighted sum multiplies it with the value. Uninitialised cache
-    slots and padding that an earlier layer turned to NaN reach every output this way.
+    Uninitialised cache slots and padding that an earlier layer turned to NaN reach every output this way: a
+    weight of exactly 0 does not protect, as the weighted sum multiplies it with the value.
 
     In code: `torch.empty` for a key/value cache, NaN in padded positions.
 
@@ -244,8 +244,9 @@ def nan_through_value(scene: Scene) -> Iterator[Found]:
 def unexplained_nan(scene: Scene) -> Iterator[Found]:
     """The weights hold NaN that nothing in the file explains.
 
-    The first place and the pattern (whole rows, whole columns, a block, single cells) narrow the search:
-    whole rows point to the mask or an overflow, columns to a key, single cells to memory.
+    From here it spreads through all that follows. The first place and the pattern (whole rows, whole columns,
+    a block, single cells) narrow the search: whole rows point to the mask or an overflow, columns to a key,
+    single cells to memory.
 
     In code: it cannot be said from this file alone.
 

@@ -34,10 +34,10 @@ CROSSES = 1e-3
 def packed_without_block_mask(scene: Scene) -> Iterator[Found]:
     """Texts are packed into one row, and the mask lets them see each other.
 
-    Positions that begin again, segment ids, lengths or an attention_mask that numbers texts say that a row
-    holds several. A mask over keys alone cannot keep them apart, and Hugging Face models look for packed
-    texts only when no attention_mask is given: one of all ones turns that off. Some recipes pack like this on
-    purpose; then nothing is wrong.
+    Each text is then read as a part of the next one's context. Positions that begin again, segment ids,
+    lengths or an attention_mask that numbers texts say that a row holds several. A mask over keys alone
+    cannot keep them apart, and Hugging Face models look for packed texts only when no attention_mask is
+    given: one of all ones turns that off. Some recipes pack like this on purpose; then nothing is wrong.
 
     In code: `model(input_ids, position_ids=position_ids, attention_mask=torch.ones_like(input_ids))`.
 

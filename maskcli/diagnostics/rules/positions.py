@@ -96,9 +96,9 @@ def _counts_padding(positions: Array, real: Array) -> Array | None:
 def imprecise_positions(tokens: Tokens, scene: Scene) -> Found | Undecided | None:
     """Positions went through bfloat16 or float16, which cannot hold every whole number past 256 or 2048.
 
-    From there on neighbours share a position, and later ones jump by 2, 4, 8; a sum of ones stops growing
-    altogether, and small integers begin again. The order of the tokens is lost, and nothing shows on short
-    texts.
+    The order of the tokens is lost, and nothing shows on short texts: from there on neighbours share a
+    position, and later ones jump by 2, 4, 8; a sum of ones stops growing altogether, and small integers begin
+    again.
 
     In code: `torch.arange(length, dtype=torch.bfloat16)`, `mask.cumsum(-1)` of a mask in bfloat16, or
     `model.to(torch.bfloat16)` on a buffer of positions.

@@ -34,9 +34,9 @@ MOST = 0.5
 def grouped_heads_order(scene: Scene) -> Iterator[Found]:
     """Query heads share key heads in the wrong order: head h uses key head h % G instead of h // (H / G).
 
-    With grouped-query attention, H / G neighbouring query heads share one key head. `repeat` instead of
-    `repeat_interleave` deals them out in turn: shapes agree, nothing fails, and nearly every head looks
-    through another's keys.
+    Nearly every head looks through another's keys, while shapes agree and nothing fails. With grouped-query
+    attention, H / G neighbouring query heads share one key head, and `repeat` instead of `repeat_interleave`
+    deals them out in turn.
 
     In code: `key.repeat(1, groups, 1, 1)`, or `key.expand(...)` and a reshape with the axes the wrong way
     round.
@@ -63,9 +63,8 @@ def grouped_heads_order(scene: Scene) -> Iterator[Found]:
 def weights_not_used(scene: Scene) -> Iterator[Found | Undecided]:
     """The saved weights times the saved values do not give the saved output.
 
-    The weights are not those that made the output: asking for weights often takes another code path than the
-    fused kernel, with another mask, another type, or dropout on one side only. What is read off them says
-    nothing about the model.
+    What is read off these weights says nothing about the model: asking for weights often takes another code
+    path than the fused kernel, with another mask, another type, or dropout on one side only.
 
     In code: `need_weights=True`, `output_attentions=True` with a fallback to eager, weights computed again in
     a hook.

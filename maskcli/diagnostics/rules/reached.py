@@ -87,7 +87,8 @@ def source_padding_reached(judged: Judged) -> Iterator[Found]:
 def empty_slot_reached(judged: Judged) -> Iterator[Found]:
     """Queries see slots of a static cache that hold no token yet.
 
-    Empty slots hold zeros or what an earlier text left there; softmax gives them a share like any key.
+    Answers then depend on how large the cache is, and on what stood in it before: empty slots hold zeros or
+    what an earlier text left there, and softmax gives them a share like any key.
 
     In code: a mask over `cache_position` that is not applied by a local layer; attention over the whole
     cache tensor with `is_causal=False` and no mask.
@@ -103,8 +104,8 @@ def empty_slot_reached(judged: Judged) -> Iterator[Found]:
 def padding_reached(judged: Judged) -> Iterator[Found]:
     """Real tokens see padding: what the padding holds, or how much there is of it, changes the results.
 
-    Moving the content of a padding position changed the output of a real token in the named module. Texts
-    then give other results in another batch.
+    Texts then give other results in another batch. Moving the content of a padding position changed the
+    output of a real token in the named module.
 
     In code: an attention mask that a layer never uses, inverts, or takes from another sample
     (`repeat` for `repeat_interleave`); a mean, norm or convolution over the sequence without the mask.
@@ -181,8 +182,8 @@ def document_reached(judged: Judged) -> Iterator[Found]:
 def window_measured(judged: Judged) -> Iterator[Found]:
     """The window or chunk that a layer really has is not the one that was declared.
 
-    One key too many is the usual mistake between "W keys with my own" and "W keys before me". Results
-    differ from those of every other implementation, and a cache of W slots loses a key.
+    Results differ from those of every other implementation, and a cache of W slots loses a key. One key too
+    many is the usual mistake between "W keys with my own" and "W keys before me".
 
     In code: `q - k <= window` for `q - k < window`; flash-attn's `window_size=(W, 0)` for `(W - 1, 0)`; a
     backend that drops the window; layer types that are counted from 1.

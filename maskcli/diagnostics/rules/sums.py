@@ -36,10 +36,11 @@ FADING = 0.1
 def unnormalised_rows(scene: Scene) -> Iterator[Found]:
     """Rows sum to one number other than 1, or only some rows do not sum to 1, or all weights are 0.
 
-    A softmax over the keys sums to 1. One other constant points to a scale applied afterwards; a few odd rows
-    point to something done to those rows only; nothing but zeros to a buffer that nobody filled. Dropout has
-    sums on both sides of 1, and is left alone. Sums below 1 that vary from row to row are those of attention
-    sinks and of sigmoid attention, or of a mask that was multiplied in after the softmax: a note.
+    Outputs are scaled by what a row sums to, where a softmax over the keys sums to 1. One other constant
+    points to a scale applied afterwards; a few odd rows point to something done to those rows only; nothing
+    but zeros to a buffer that nobody filled. Dropout has sums on both sides of 1, and is left alone. Sums
+    below 1 that vary from row to row are those of attention sinks and of sigmoid attention, or of a mask that
+    was multiplied in after the softmax: a note.
 
     In code: weights multiplied or clipped after the softmax, averaged with the wrong divisor, saved after an
     in-place change; `torch.zeros` allocated for weights that the fused kernel never returns.
@@ -171,11 +172,11 @@ def softmax_axis(scene: Scene) -> Iterator[Found]:
 def invalid_weights(scene: Scene) -> Iterator[Found]:
     """Weights are negative, infinite or greater than 1: these are not attention weights.
 
-    A softmax yields numbers from 0 to 1. Values outside mean that scores, log-probabilities or an
-    uninitialised buffer were saved in their place, and every other check of this tensor would be about the
-    wrong thing. Where the numbers look like those of a model that means them so, this is a warning: heads
-    mixed after the softmax (talking heads), the difference of two softmaxes (differential transformer),
-    weights with a sign, or the correlations of Autoformer.
+    Every other check of this tensor would be about the wrong thing: values outside of 0 to 1 mean that
+    scores, log-probabilities or an uninitialised buffer were saved in place of what a softmax yields. Where
+    the numbers look like those of a model that means them so, this is a warning: heads mixed after the
+    softmax (talking heads), the difference of two softmaxes (differential transformer), weights with a sign,
+    or the correlations of Autoformer.
 
     In code: returning the scores before the softmax, or a debug output of a fused kernel.
 

@@ -96,8 +96,8 @@ def _unlike(scene: Scene) -> Iterator[_Unlike]:
 def label_length(unlike: _Unlike, scene: Scene) -> Found | None:
     """Labels or a loss mask are of another length than the ids that they belong to.
 
-    What is shorter is cut or moved somewhere on the way to the loss, and where decides which token each label
-    is for. A padded batch hides it: a collator fills up on one side.
+    A label may then be asked of another token than its own: what is shorter is cut or moved somewhere on the
+    way to the loss. A padded batch hides it: a collator fills up on one side.
 
     In code: `labels = input_ids[:, 1:]` beside the whole ids, ids cut at `max_length` and labels not.
 

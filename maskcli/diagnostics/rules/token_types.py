@@ -18,8 +18,8 @@ from maskcli.scene.tokens import Tokens
 def swapped_token_types(tokens: Tokens, scene: Scene) -> Found | Undecided | None:
     """The attention mask and the token types are swapped: the mask is 0 on the whole first sentence.
 
-    Both are 0 and 1 in the same shape, so nothing complains. The model then reads the second sentence alone,
-    and of a single sentence nothing.
+    The model then reads the second sentence alone, and of a single sentence nothing. Both are 0 and 1 in the
+    same shape, so nothing complains.
 
     In code: `model(input_ids, token_type_ids, attention_mask)` where the attention mask comes first.
 

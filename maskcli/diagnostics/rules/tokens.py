@@ -273,9 +273,8 @@ def _matters(tokens: Tokens, declared: Declared) -> Array:
 def right_padding_for_generation(tokens: Tokens, scene: Scene) -> Found | None:
     """A batch that is to be continued is padded on the right.
 
-    Generation appends its tokens behind the last column. With padding there, the model continues the padding
-    and not the text: short prompts get worse answers than long ones, and the same prompt another answer alone
-    than in a batch.
+    The model continues the padding and not the text: short prompts get worse answers than long ones, and the
+    same prompt another answer alone than in a batch. Generation appends its tokens behind the last column.
 
     In code: `tokenizer(prompts, padding=True)` with the default `padding_side="right"`, before
     `model.generate`.

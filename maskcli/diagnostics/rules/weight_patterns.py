@@ -46,9 +46,9 @@ class Narrow(NamedTuple):
 def window_mismatch(scene: Scene) -> Iterator[Found | Undecided]:
     """The weights reach further back than the layer's window, or never as far.
 
-    Libraries count a window differently: Hugging Face's W keys include the query itself, flash-attn's `(W,
-    0)` are W + 1, older masks hold 2W + 1. A model that was trained with one and runs with the other sees
-    positions it does not know; a window that was dropped shows only behind W tokens.
+    A model that was trained with one window and runs with another sees positions it does not know; a window
+    that was dropped shows only behind W tokens. Libraries count a window differently: Hugging Face's W keys
+    include the query itself, flash-attn's `(W, 0)` are W + 1, older masks hold 2W + 1.
 
     In code: a custom 4-D mask for a model with `sliding_window`, `window_size=(W, 0)` where `(W - 1, 0)` was
     meant, the layer pattern shifted by one.
@@ -116,8 +116,8 @@ def shifted_causal(scene: Scene) -> Iterator[Found]:
 def misaligned_causal_weights(scene: Scene) -> Iterator[Found]:
     """With a KV cache, row q sees keys 0 to q instead of everything up to its own position.
 
-    A causal mask over fewer queries than keys belongs to the bottom right corner. Aligned to the top left,
-    the first query of a decode step sees one key, the oldest, and generation forgets what it has just read.
+    Generation forgets what it has just read: aligned to the top left, the first query of a decode step sees
+    one key, the oldest. A causal mask over fewer queries than keys belongs to the bottom right corner.
 
     In code: `scaled_dot_product_attention(..., is_causal=True)` with a cache (it is aligned to the top left),
     flash-attn before 2.1, `torch.tril(ones(Q, K))`.

@@ -34,9 +34,9 @@ CUT_ROWS, CUT = 0.9, 0.02
 def uniform_masked_row(scene: Scene) -> Iterator[Found]:
     """A row weighs every key exactly the same, forbidden ones too: it was fully masked with a finite fill.
 
-    When every key of a row gets the same large negative number, softmax cancels it and returns 1/K
-    everywhere. The token then averages the whole row, padding and future included, without any NaN to warn of
-    it. For padding tokens that is harmless (a note); for a real token the mask left it nothing.
+    The token averages the whole row, padding and future included, without any NaN to warn of it: when every
+    key of a row gets the same large negative number, softmax cancels it and returns 1/K everywhere. For
+    padding tokens that is harmless (a note); for a real token the mask left it nothing.
 
     In code: left padding combined with a causal mask, or a sliding window that lies inside the padding, with
     `torch.finfo(dtype).min` as the fill.
@@ -142,8 +142,8 @@ def mask_after_softmax(scene: Scene) -> Iterator[Found | Undecided]:
 def double_softmax(scene: Scene) -> Iterator[Found]:
     """The weights are the softmax of a softmax.
 
-    A softmax of numbers between 0 and 1 is nearly flat: no key can weigh more than e times another. Attention
-    is blurred in every layer, and the model trains, badly.
+    Attention is blurred in every layer, and the model trains, badly: a softmax of numbers between 0 and 1 is
+    nearly flat, and no key can weigh more than e times another.
 
     In code: `softmax` on what already is `attn_weights`, a library that returns probabilities where scores
     were expected.

@@ -17,7 +17,8 @@ MASKS = ("MSK601", "MSK602", "MSK604", "MSK605", "MSK608", "MSK609", "MSK610", "
 def cache_changes_output(judged: Judged) -> Iterator[Found]:
     """With a cache, token by token or in chunks, the model says something else than in one pass.
 
-    All masks are as they should be, so that it is positions, or what the cache holds, that differ.
+    What is generated is then not what the model was trained to say. All masks are as they should be, so that
+    it is positions, or what the cache holds, that differ.
 
     In code: positions that restart at 0 for each new token; keys that are cached before they are rotated; a
     cache that is written at the wrong slots, or shared by layers.
@@ -38,8 +39,9 @@ def cache_changes_output(judged: Judged) -> Iterator[Found]:
 def padding_changes_output(judged: Judged) -> Iterator[Found]:
     """A text in a padded batch gives other results than alone, though nobody sees the padding.
 
-    What is left are positions that count the padding. When only left padding without position_ids does it,
-    that is so in every model with absolute positions, and a note.
+    Answers then depend on how long the longest text of the batch is. What is left are positions that count
+    the padding. When only left padding without position_ids does it, that is so in every model with absolute
+    positions, and a note.
 
     In code: `torch.arange(S)` as positions under left padding; positions from a mask that is off by one
     (`cumsum` without `- 1`); a table of positions with an offset that depends on the mask.
