@@ -320,7 +320,7 @@ def test_a_report_is_printed_as_text():
     assert lines[1:] == ["1 error in 1 checked of 1 attention call (1 module, 0 steps)"]
     with maskcli.trace() as idle:
         pass
-    assert str(idle) == "nothing found: no attention call was seen"
+    assert str(idle) == "nothing was checked: no attention call was seen"
 
 
 def test_what_a_message_quotes_reaches_no_terminal_raw():

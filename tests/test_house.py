@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,10 @@ def test_importing_the_package_is_light():
 def test_every_rule_is_documented_and_tested(rule):
     assert rule.summary.endswith(".")
     assert len(rule.summary) < 120
+    assert rule.why.endswith(".")
+    assert len(rule.why) < 240
+    told, consequence = (set(re.findall("[a-z]{4,}", text.lower())) for text in (rule.summary, rule.why))
+    assert len(told & consequence) <= min(len(told), len(consequence)) / 2, "it says the same once more"
     assert "In code:" in rule.text
     assert "Fix:" in rule.text
     assert rule.severity in ("error", "warning", "note")

@@ -15,6 +15,7 @@ from maskcli.cli.options import (
     Jobs,
     Output,
     Severity,
+    Verbose,
     check_workers,
     declares,
     fails,
@@ -58,6 +59,7 @@ def diagnose(
     exit_zero: ExitZero = False,
     form: Annotated[str | None, findings_form(names(FORMS), ", jsonl for a line of JSON per file")] = None,
     output: Output = None,
+    verbose: Verbose = False,
     **said: Unpack[Said],
 ) -> int:
     """Check saved attention weights and masks, and say what is wrong, where, why, and how to fix it.
@@ -88,7 +90,7 @@ def diagnose(
         progress("checking", sum(task.size for task in tasks), len(tasks)) as bar,
         closing(check_files(tasks, workers, said, meaning, bar.advance)) as checked,
     ):
-        outcome = write_files(bar.while_waiting(checked), writer, stream)
+        outcome = write_files(bar.while_waiting(checked), writer, stream, verbose)
         sentences = [_sentence(file, error, len(tasks)) for file, error in outcome.errors + outcome.blind]
         if not outcome.written:
             # What stands at -o FILE stays.

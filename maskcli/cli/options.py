@@ -164,6 +164,12 @@ Output = Annotated[
 ]
 
 
+Verbose = Annotated[
+    bool,
+    option("--verbose", "-v", help="Say of every rule that could not decide what it lacks.", panel=RESULT),
+]
+
+
 def declares(command: Command) -> Command:
     """A command whose **said takes facts, a tokenizer, turns, and the choice of rules: an option each."""
     return declaring(*FACTS)(command)

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskcli.cli import command
-from maskcli.cli.options import CALLS, RESULT, FailOn, Severity, declares, fails, findings_form, option
+from maskcli.cli.options import (
+    CALLS,
+    RESULT,
+    FailOn,
+    Severity,
+    Verbose,
+    declares,
+    fails,
+    findings_form,
+    option,
+)
 from maskcli.errors import MaskcliError
 from maskcli.report.forms import choose, names
 from maskcli.report.traced import FORMS
@@ -68,9 +78,7 @@ def trace(
             panel=CALLS,
         ),
     ] = False,
-    verbose: Annotated[
-        bool, option("--verbose", help="Say of every rule that could not decide what it lacks.", panel=RESULT)
-    ] = False,
+    verbose: Verbose = False,
     fail_on: FailOn = Severity.never,
     form: Annotated[str | None, findings_form(names(FORMS))] = None,
     output: Annotated[

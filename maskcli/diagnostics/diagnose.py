@@ -55,6 +55,11 @@ class Report(Displayed):
         """Evidence that is there and of which nothing could be checked: all weights, or all masks."""
         return tuple(each for each in self.unchecked if each.every)
 
+    @property
+    def maps(self) -> list[str]:
+        """The attention weights that rules read."""
+        return [name for name, role in zip(self.checked, self.roles, strict=True) if role == "weights"]
+
     def __str__(self) -> str:
         """A line for each finding, and one that counts them."""
         closing = self.summary().closing

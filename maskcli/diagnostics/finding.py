@@ -118,7 +118,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A rule that could not decide, the tensors or facts that would let it, and options of which one would."""
+    """A rule that could not decide, what would let it, and the options of which each alone would."""
 
     code: str
     name: str

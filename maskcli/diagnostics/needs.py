@@ -184,18 +184,11 @@ HINTS: dict[str, dict[str, str]] = {
         "mask expectation": "mask",
     },
     "--expect full": {"expectation": "weights", "full expectation": "weights", "mask expectation": "mask"},
-    "--expect sliding:W": {
-        "expectation": "weights",
-        "window": "weights",
-        "mask window": "mask",
-        "mask expectation": "mask",
-    },
     "-t TOKENIZER": {"pad_id": ALWAYS, "bos_id": ALWAYS, "eos_id": ALWAYS, "padding": "input_ids"},
     "--pad-id N": {"pad_id": ALWAYS, "padding": "input_ids"},
     "--eos-id N": {"eos_id": ALWAYS},
     "--for train": {"purpose": ALWAYS},
     "--prompt-length N": {"prompt_length": ALWAYS},
-    "--past N": {"past": "weights"},
     "--from CONVENTION": {"convention": ALWAYS},
 }
 

@@ -51,7 +51,8 @@ class Audits(NamedTuple):
 
 def _text(audits: Audits, console: Console) -> None:
     """Each set at a glance, with what nothing looked at, then its findings; counts are the last line."""
-    from maskcli.report.findings import print_lines, undecided
+    from maskcli.report.closing import undecided
+    from maskcli.report.findings import print_lines
     from maskcli.report.glance import print_glance
     from maskcli.report.terminal import hang
 

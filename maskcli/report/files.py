@@ -11,9 +11,10 @@ from maskcli.report.forms import Form
 # The command line asks for the names of the forms: what they write is imported when they do.
 if TYPE_CHECKING:
     from maskcli.diagnostics.diagnose import Report, Summary
+    from maskcli.diagnostics.finding import Finding
     from maskcli.inputs.many_files import Checked
 
-    Writer = Callable[[Iterable[Checked], "Outcome", TextIO], None]
+    Writer = Callable[[Iterable[Checked], "Outcome", TextIO, bool], None]
 
 
 @dataclass
@@ -29,8 +30,8 @@ class Outcome:
     written: bool = False
 
 
-def write_files(files: Iterable[Checked], writer: Writer, stream: TextIO) -> Outcome:
-    """Write what becomes of each file when it is known; only `json`, one object, waits for all of them.
+def write_files(files: Iterable[Checked], writer: Writer, stream: TextIO, verbose: bool = False) -> Outcome:
+    """Write what becomes of files: each when it is known, or all when all are.
 
     Files that could not be checked have lines of their own in `jsonl` and a list in `json`; to the others
     they are left.
@@ -38,7 +39,7 @@ def write_files(files: Iterable[Checked], writer: Writer, stream: TextIO) -> Out
     from maskcli.diagnostics.diagnose import Summary
 
     outcome = Outcome(Summary())
-    writer(_counted(files, outcome), outcome, stream)
+    writer(_counted(files, outcome), outcome, stream, verbose)
     return outcome
 
 
@@ -58,21 +59,26 @@ def _reports(files: Iterable[Checked]) -> Iterator[Report]:
     return (checked.report for checked in files if checked.report is not None)
 
 
-def _text(files: Iterable[Checked], outcome: Outcome, stream: TextIO) -> None:
-    from maskcli.report.findings import closing, not_checked, print_findings, print_lines
+def _text(files: Iterable[Checked], outcome: Outcome, stream: TextIO, verbose: bool) -> None:
+    """What was found, equal findings of all files together."""
+    from maskcli.report.closing import print_closing
+    from maskcli.report.findings import not_checked, print_findings, print_lines
     from maskcli.report.terminal import console
 
     screen = console(stream)
+    findings: list[Finding] = []
+    maps: dict[str, list[str]] = {}
     for report in _reports(files):
         print_lines(not_checked(report), screen)
-        print_findings(report.findings, screen)
-        stream.flush()
+        findings += report.findings
+        maps |= {finding.file: report.maps for finding in report.findings}
+    print_findings(findings, screen, maps)
     if outcome.written:
-        print_lines(closing(outcome.total), screen)
+        print_closing(outcome.total.closing, outcome.total, screen, verbose)
 
 
-def _concise(files: Iterable[Checked], outcome: Outcome, stream: TextIO) -> None:
-    from maskcli.report.findings import closing, concise, not_checked
+def _concise(files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool) -> None:
+    from maskcli.report.findings import concise, not_checked
     from maskcli.report.terminal import write
 
     for report in _reports(files):
@@ -80,12 +86,12 @@ def _concise(files: Iterable[Checked], outcome: Outcome, stream: TextIO) -> None
         write(concise(report.findings), stream)
         stream.flush()
     if outcome.written:
-        stream.write(closing(outcome.total)[0] + "\n")
+        stream.write(outcome.total.closing + "\n")
 
 
-def _json(files: Iterable[Checked], outcome: Outcome, stream: TextIO) -> None:
+def _json(files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool) -> None:
     from maskcli.diagnostics.diagnose import together
-    from maskcli.report.findings import as_json
+    from maskcli.report.objects import as_json
     from maskcli.report.terminal import write
 
     reports = list(_reports(files))
@@ -93,8 +99,8 @@ def _json(files: Iterable[Checked], outcome: Outcome, stream: TextIO) -> None:
         write(as_json(together(reports), outcome.errors), stream)
 
 
-def _jsonl(files: Iterable[Checked], outcome: Outcome, stream: TextIO) -> None:
-    from maskcli.report.findings import file_line
+def _jsonl(files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool) -> None:
+    from maskcli.report.objects import file_line
 
     for checked in files:
         stream.write(file_line(*checked))

@@ -59,7 +59,7 @@ def _hints(report: ProbeReport) -> Iterator[str]:
 def as_json(report: ProbeReport) -> Iterator[str]:
     """The JSON of a probe, one object."""
     from maskcli import __version__
-    from maskcli.report.findings import finding_entry
+    from maskcli.report.objects import finding_entry
     from maskcli.report.terminal import json_text
 
     whole = {

@@ -76,7 +76,7 @@ class TraceReport(Report):
         """Counts of findings, and of the calls that were looked at."""
         found = counts_in_words(self.counts())
         if not self.calls:
-            return f"{found}: no attention call was seen"
+            return f"{found if self.findings else 'nothing was checked'}: no attention call was seen"
         return (
             f"{found} in {self.looked:,} checked of {counted(self.calls, 'attention call')} "
             f"({counted(len(self.checked), 'module')}, {counted(self.steps, 'step')})"

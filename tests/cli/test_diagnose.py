@@ -34,6 +34,7 @@ def test_the_sick_capture_is_exit_1_and_says_why():
         "name": "future-attended",
         "file": str(SICK),
         "needs": ["--expect causal (or a causal mask)"],
+        "options": ["--expect causal"],
     } in found["skipped"]
     text = run("diagnose", SICK, COLUMNS="60", check=1).stdout
     assert text.startswith("MSK202 padding-attended  error")

@@ -236,7 +236,7 @@ def test_a_forked_child_that_ends_like_its_parent_reports_nothing(folder):
     )
     out, err, code = traced(name, cwd=folder)
     assert (out, code) == ("end\nend\n", 0)
-    assert err == "nothing found: no attention call was seen\n"
+    assert err == "nothing was checked: no attention call was seen\n"
 
 
 def test_compiled_models_run_eagerly_and_the_report_says_so(folder):

@@ -300,7 +300,7 @@ def traced(tmp_path, program, *options):
 def test_a_program_may_clear_its_path(tmp_path):
     done = traced(tmp_path, "import torch, sys; sys.path.clear(); print('done')")
     assert (done.returncode, done.stdout) == (0, "done\n")
-    assert done.stderr == "nothing found: no attention call was seen\n"
+    assert done.stderr == "nothing was checked: no attention call was seen\n"
 
 
 def test_what_was_not_followed_and_not_seen_is_said_first(tmp_path):
@@ -333,7 +333,7 @@ def test_what_was_not_followed_and_not_seen_is_said_first(tmp_path):
     assert done.stderr.splitlines()[:3] == [
         "not followed to values: 1 softmax over [12, 12] (mix)",
         "no attention was seen in modules that look like it: linear (LinearAttention)",
-        "nothing found: no attention call was seen",
+        "nothing was checked: no attention call was seen",
     ]
     assert traced(tmp_path, program, "--fail-on", "error").returncode == 2
 
