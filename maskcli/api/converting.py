@@ -21,7 +21,6 @@ from maskcli.masks.spec import build, kinds_in, names_files, needs, parse, write
 from maskcli.meant.facts import convention as known
 from maskcli.measure.survey import survey
 from maskcli.scene.saved_mask import MANY_VALUES, Given
-from maskcli.tensors import role_of
 
 ToTensor = Literal["sdpa", "mha", "megatron", "hf", "additive", "binary"]
 ToArguments = Literal["flash-attn", "flex", "xformers", "jax"]
@@ -120,7 +119,7 @@ def conversion(
         raise MaskcliError(f"--to {to} gives arguments and no tensor; leave --dtype, --fill and --heads out")
 
     given = operand(mask)
-    _check_idle(given, to, convention, fill, heads)
+    _check_idle(given, to, convention or given.told.convention, fill, heads)
     declared = known(convention) if convention else None
     if given.path is None:
         if to in TARGETS:
@@ -131,7 +130,8 @@ def conversion(
     if padding is not None or keys is not None:
         raise MaskcliError(f"{given.text!r} has a size of its own; leave --lengths (padding, keys) out")
     added = to not in TARGETS and conventions.CONVENTIONS[to].added
-    saved = _saved(given, declared, heads, past, added)
+    past = given.told.past if past is None else past
+    saved = _saved(given, declared or given.told.convention, heads, past, added)
     if to in TARGETS:
         return arguments(name_of(saved.keep, past), to)
     return _written(given.text, saved, to, dtype, fill, heads)
@@ -171,7 +171,7 @@ def without_tensor(converted: Written, past: int | None) -> str | None:
 def _saved(given: Operand, convention: str | None, heads: int | None, past: int | None, added: bool) -> Given:
     saved = mask_of(given)
     assert saved is not None
-    return read_certain(given.text, role_of(saved.tensor), convention, heads, past, added)
+    return read_certain(given.text, saved, convention, heads, past, added)
 
 
 def _written(source: str, saved: Given, to: str, dtype: str | None, fill: str, heads: int | None) -> Written:

@@ -75,7 +75,8 @@ def name(mask: Any, *, convention: str | None = None, past: int | None = None) -
     saved = mask_of(given)
     if saved is None:
         raise MaskcliError(f"{given.text!r} is a spec, which is its own name; pass an array or FILE[:TENSOR]")
-    called = describe(saved, known(convention) if convention else None, past).name
+    told = known(convention) if convention else given.told.convention
+    called = describe(saved, told, given.told.past if past is None else past).name
     if called is None:
         raise MaskcliError(
             f"{given.text!r} of shape {list(saved.tensor.shape)} is no mask; pass [.., Q, K] or [B, K]"

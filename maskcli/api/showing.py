@@ -15,9 +15,8 @@ from maskcli.inputs.texts import Given, Shown
 from maskcli.masks.mask import Mask
 from maskcli.masks.naming import name_of
 from maskcli.meant.facts import convention as known
-from maskcli.scene.describe import shape_of
 from maskcli.scene.saved_mask import Given as Saved
-from maskcli.scene.saved_mask import read_named
+from maskcli.scene.saved_mask import read_named, shape_of
 from maskcli.text import Batch
 
 
@@ -100,7 +99,7 @@ def saved(given: Operand, convention: str | None = None) -> tuple[Saved, Mask]:
     shape = None if roled is None else shape_of(roled)
     if roled is None or shape is None:
         raise MaskcliError(f"{given.text!r} is no mask; pass an array [.., Q, K] or [B, K], or FILE[:TENSOR]")
-    read = read_named(roled, shape, known(convention) if convention else None)
+    read = read_named(roled, shape, known(convention) if convention else given.told.convention)
     over_keys = roled.role == "padding_mask" and shape[2] == 1
     rows = shape[3] if over_keys else shape[2]
     keep = read.keep.broadcast_to((shape[0], shape[1], rows, shape[3]))

@@ -43,10 +43,13 @@ class Written(NamedTuple):
 
     def save(self, path: str) -> None:
         """Write it to a file (.safetensors, .npy, .npz or .pt), some rows at a time."""
-        from maskcli.tensors import Source, write_tensors
+        from maskcli.tensors import Source, told_of_mask, write_tensors
 
         source = Source(self.dtype, self.target.shape, self._values())
-        write_tensors(path, {self.name: source}, {"maskcli.from": self.convention})
+        told = {"maskcli.from": self.convention}
+        if self.bias is None:
+            told |= told_of_mask(self.name, self.target.axes, self.target.heads)
+        write_tensors(path, {self.name: source}, told)
 
 
 def convention_of(name: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from maskcli.arrays import Shape
 from maskcli.errors import MaskcliError
 from maskcli.masks.conventions import CONVENTIONS, Convention
-from maskcli.scene.saved_mask import Given, read_named
-from maskcli.tensors import Roled
+from maskcli.scene.saved_mask import Given, read_named, shape_of
+from maskcli.tensors import TOLD, Roled
 from maskcli.tensors.axes import mask_shape
 
 # Values that an error lists.
@@ -37,6 +37,9 @@ def is_bias(given: Given) -> bool:
 def _shape(source: str, saved: Roled, convention: str | None, heads: int | None) -> Shape:
     """[b, h, q, K] of one to four axes, [B, K] and [B*H, Q, K] by the convention and the name."""
     sizes = saved.tensor.shape
+    told = shape_of(saved) if saved.why == TOLD and heads in (None, saved.heads) else None
+    if told is not None:
+        return told
     row = CONVENTIONS[convention] if convention else None
     over_keys = len(sizes) == 2 and _is_over_keys(source, saved, row)
     if len(sizes) == 3 and sizes[1] > 1 and row is None:

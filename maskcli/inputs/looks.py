@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from maskcli.errors import MaskcliError
+from maskcli.meant.facts import Declared
+from maskcli.meant.metadata import from_metadata
 from maskcli.scene.describe import Described, describe
 from maskcli.scene.named import labels_among
-from maskcli.tensors import Zoom, named_tensor, open_tensors, place, role_of, split_target
+from maskcli.tensors import TOLD, Roled, Zoom, named_tensor, open_tensors, place, role_in, split_target
 
 
 class Inspected(NamedTuple):
@@ -40,8 +42,18 @@ def inspected(
             raise MaskcliError(
                 f"{file.path!r} has {len(chosen)} tensors; say which to look into: {file.path}:TENSOR"
             )
-        roled = [role_of(tensor) for tensor in chosen]
+        roled = [role_in(file, tensor) for tensor in chosen]
         masks = any(one.role == "mask" for one in roled)
-        labels = labels_among([role_of(tensor) for tensor in file.tensors]) if masks else {}
-        files.append((file.path, [describe(one, convention, past, labels) for one in roled]))
+        labels = labels_among([role_in(file, tensor) for tensor in file.tensors]) if masks else {}
+        told = from_metadata(file.metadata, file.path)
+        described = [
+            describe(one, convention or _told(one, told), told.past if past is None else past, labels)
+            for one in roled
+        ]
+        files.append((file.path, described))
     return Inspected(files, zoom)
+
+
+def _told(roled: Roled, told: Declared) -> str | None:
+    """The convention that a file tells of its masks over queries, and of the one that was written."""
+    return told.convention if roled.role == "mask" or roled.why == TOLD else None

@@ -10,8 +10,20 @@ from maskcli.inputs.mask_mods import mask_in_file
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import File, Resolve, parse
-from maskcli.scene.saved_mask import read_mask
-from maskcli.tensors import Roled, find_tensor, from_array, open_tensors, role_of, roles_of, split_target
+from maskcli.meant.facts import Declared
+from maskcli.meant.metadata import from_metadata
+from maskcli.scene.saved_mask import read_mask, shape_of
+from maskcli.tensors import (
+    TOLD,
+    Roled,
+    find_tensor,
+    from_array,
+    is_written_mask,
+    open_tensors,
+    role_of,
+    roles_of,
+    split_target,
+)
 from maskcli.tensors.axes import mask_shape
 
 # Tensors that are named where a file has several masks.
@@ -22,13 +34,15 @@ SHAPES = "[Q, K], [B, Q, K] or [B, H, Q, K]"
 class Operand(NamedTuple):
     """A mask or weights as given: `text` names it; a spec has no `path`.
 
-    Of a file there are all `tensors`, and the one that was named or is the only one.
+    Of a file there are all `tensors`, the one that was named, was written as a mask or is the only one, and
+    what the file `told` of it.
     """
 
     text: str
     path: str | None = None
     tensors: tuple[Roled, ...] = ()
     tensor: Roled | None = None
+    told: Declared = Declared()
 
 
 def operand(given: Any, name: str = "the mask") -> Operand:
@@ -46,11 +60,13 @@ def from_file(target: str) -> Operand:
     """`FILE[:TENSOR]`."""
     path, name = split_target(target)
     file = open_tensors(path)
-    tensors = roles_of(file)
+    tensors, told = roles_of(file), from_metadata(file.metadata, path)
     if name is None:
-        return Operand(target, path, tensors, tensors[0] if len(tensors) == 1 else None)
+        written = [roled for roled in tensors if is_written_mask(file.metadata, roled.tensor.name)]
+        only = written or tensors
+        return Operand(target, path, tensors, only[0] if len(only) == 1 else None, told)
     named = next((roled for roled in tensors if roled.tensor.name == name), None)
-    return Operand(target, path, tensors, named or role_of(find_tensor(file, name)))
+    return Operand(target, path, tensors, named or role_of(find_tensor(file, name)), told)
 
 
 def mask_of(given: Operand) -> Roled | None:
@@ -97,12 +113,14 @@ def _is_python(target: str) -> bool:
 
 def _saved_mask(target: str, layout: Layout, convention: str | None) -> Mask:
     """A saved mask over the layout; its leading axes may broadcast."""
-    saved = mask_of(from_file(target))
+    given = from_file(target)
+    saved = mask_of(given)
     assert saved is not None
     tensor = saved.tensor
     sizes = tensor.shape
     over_keys = len(sizes) == 2 and sizes[0] == layout.batch != layout.queries
-    shape = mask_shape(sizes, over_keys=over_keys)
+    shape = shape_of(saved) if saved.why == TOLD else mask_shape(sizes, over_keys=over_keys)
+    convention = convention or given.told.convention
     if shape is None:
         raise MaskcliError(f"{target!r}: {tensor.name!r} has the shape {list(sizes)}, expected {SHAPES}")
     mask = read_mask(tensor, shape, convention, layout.real, layout.past).keep.broadcast_to(layout.shape)

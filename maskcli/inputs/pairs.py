@@ -20,9 +20,8 @@ from maskcli.meant.facts import Declared
 from maskcli.meant.places import Places, whole
 from maskcli.measure.survey import survey
 from maskcli.scene.assemble import layout_of
-from maskcli.scene.describe import shape_of
 from maskcli.scene.named import named_rows
-from maskcli.scene.saved_mask import MANY_VALUES, read_named
+from maskcli.scene.saved_mask import MANY_VALUES, read_named, shape_of
 from maskcli.tensors import Roled, Tensor
 
 
@@ -34,9 +33,12 @@ def masks_of(
     Where it has fewer keys than the masks, the rest is padding, on the `side` that is said. Padding and
     documents come from tensors beside the masks, never from a mask that is compared.
     """
+    said = declared.convention
+    for given in pair:
+        declared = declared.over(given.told)
     shape = _common_shape(pair, declared, real)
     layout = _layout(pair, shape, declared, None if real is None else _filled(real, shape[3], side))
-    a, b = (_mask(given, layout, declared.convention) for given in pair)
+    a, b = (_mask(given, layout, said or given.told.convention) for given in pair)
     return a, b, layout
 
 
@@ -100,7 +102,8 @@ def _common_shape(pair: Sequence[Operand], declared: Declared, real: Real | None
         shapes = [(len(real), 1, real.shape[1], real.shape[1])]
 
     batch, heads, queries, keys = (max(sizes) for sizes in zip(*shapes, strict=True))
-    batch = max(batch, 1 if real is None else len(real))
+    if batch == 1:
+        batch = len(real) if real is not None else _samples(pair, keys)
     saved = [mask for mask in map(mask_of, pair) if mask is not None]
     over_keys = all(mask.role == "padding_mask" for mask in saved)
     if queries == 1 and over_keys and declared.past is None:
@@ -108,19 +111,30 @@ def _common_shape(pair: Sequence[Operand], declared: Declared, real: Real | None
     return batch, heads, queries, keys
 
 
+def _samples(pair: Sequence[Operand], keys: int) -> int:
+    """How many samples the padding masks [B, K] beside a mask have, which says the same for all."""
+    shapes = [roled.tensor.shape for roled in _witnesses(pair) if roled.role == "padding_mask"]
+    return max((shape[0] for shape in shapes if len(shape) == 2 and shape[1] == keys), default=1)
+
+
+def _witnesses(pair: Sequence[Operand]) -> list[Roled]:
+    """The tensors beside the masks in their files."""
+    under_test = [mask.tensor for mask in map(mask_of, pair) if mask is not None]
+    beside = (roled for given in pair for roled in given.tensors)
+    return [roled for roled in beside if all(roled.tensor is not mask for mask in under_test)]
+
+
 def _layout(pair: Sequence[Operand], shape: Shape, declared: Declared, real: Real | None) -> Layout:
     """The padding and documents that are declared, else told by the files, the first of them that tells."""
     declared = _with_positions(pair, declared)
-    layout = layout_of((), declared, shape)
-    beside: list[Roled] = []
-    under_test = [mask.tensor for mask in map(mask_of, pair) if mask is not None]
+    cross = any(mask.kind == "cross" for mask in map(mask_of, pair) if mask is not None)
+    kind = "cross" if cross else "self"
+    layout = layout_of((), declared, shape, kind)
+    beside = _witnesses(pair)
     for given in pair:
         if given.path is not None:
-            witnesses = tuple(
-                roled for roled in given.tensors if all(roled.tensor is not mask for mask in under_test)
-            )
-            beside += witnesses
-            told = layout_of(witnesses, declared, shape)
+            witnesses = tuple(roled for roled in given.tensors if roled in beside)
+            told = layout_of(witnesses, declared, shape, kind)
             layout = dataclasses.replace(
                 told,
                 real=_either(layout.real, told.real),

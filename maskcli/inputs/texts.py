@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Array, Real
 from maskcli.displayed import Pictured
 from maskcli.errors import MaskcliError
 from maskcli.masks import conventions, spec
@@ -330,10 +330,23 @@ def _layout(batch: Batch, source: Batch | None, past: int, cache_length: int | N
             f"--cache-length {keys} has no room for {past} past keys and {queries} new ones; "
             f"pass at least {filled}"
         )
-    real = np.zeros((items, keys), bool)
-    real[:, :past] = True
-    real[:, past:filled] = batch.attention_mask
-    documents = None
-    if batch.documents is not None and batch.segments is not None:
-        documents = np.pad(batch.segments, [(0, 0), (past, keys - filled)], mode="edge")
+    real, documents = real_keys(batch, past, keys), documents_of_keys(batch, past, keys)
     return Layout(items, queries, keys, heads, past, real, documents)
+
+
+def real_keys(batch: Batch, past: int, keys: int) -> Real:
+    """Real keys, bool [B, K]: those of the past are, empty slots behind the tokens are not."""
+    around = _around(batch, past, keys)
+    return np.pad(batch.attention_mask, around, constant_values=((False, False), (True, False)))
+
+
+def documents_of_keys(batch: Batch, past: int, keys: int) -> Array | None:
+    """The packed document of each key, int [B, K]: past and empty slots belong to those beside them."""
+    if batch.documents is None or batch.segments is None:
+        return None
+    return np.pad(batch.segments, _around(batch, past, keys), mode="edge")
+
+
+def _around(batch: Batch, past: int, keys: int) -> list[tuple[int, int]]:
+    """How many keys stand before and behind the tokens."""
+    return [(0, 0), (past, keys - past - batch.shape[1])]

@@ -72,6 +72,18 @@ class Target(NamedTuple):
     planes: list[tuple[int, int]]
     rows: int
 
+    @property
+    def axes(self) -> str:
+        """What the axes are, such as "B,K"."""
+        if len(self.shape) == 2:
+            return "B,K" if self.rows == 1 else "Q,K"
+        return "B*H,Q,K" if len(self.shape) == 3 else "B,H,Q,K"
+
+    @property
+    def heads(self) -> int:
+        """How many heads are written."""
+        return 1 + max(head for _, head in self.planes)
+
 
 def _over_keys(stored: Stored, shape: Shape, flat: bool) -> Target:
     """[B, K]."""

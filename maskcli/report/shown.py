@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from maskcli.report.forms import PICTURES, SCHEMA_VERSION, Form, in_pieces, on_screen
-from maskcli.report.terminal import clean, csv_line, json_text
+from maskcli.report.terminal import clean, csv_line, json_text, say
 
 # The command line asks for the names of the forms: nothing else is imported then.
 if TYPE_CHECKING:
@@ -154,15 +154,19 @@ def _picture(shown: Shown, path: str | None) -> None:
 
 
 def _tensor(shown: Shown, path: str | None) -> None:
-    """The mask as a file another library reads, in the shape that broadcasts for it."""
-    from maskcli.masks.conventions import CONVENTIONS, chunks
-    from maskcli.tensors import Source, write_tensors
+    """The mask as a file another library reads, with its tokens beside it where the format holds them."""
+    from maskcli.inputs.saved import NAME, lost_alone, tensors_of
+    from maskcli.tensors import holds_one, write_tensors
 
-    mask = shown.mask
-    target = CONVENTIONS[shown.convention].target(mask.stored, mask.shape, shown.axes == "q")
-    values = chunks(mask, target, shown.convention, shown.dtype)
-    told = {"maskcli.spec": shown.spec, "maskcli.from": shown.convention}
-    write_tensors(path or "", {"mask": Source(shown.dtype, target.shape, values)}, told)
+    assert path is not None
+    tensors, told = tensors_of(shown)
+    if not holds_one(path):
+        write_tensors(path, tensors, told)
+        return
+    write_tensors(path, {NAME: tensors[NAME]}, told)
+    lost = lost_alone(shown)
+    if lost:
+        say(f"maskcli: note: {path!r} holds the mask without {' and '.join(lost)}, which -o FILE.npz keeps")
 
 
 FORMS: tuple[Form[Writer], ...] = (

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskcli.arrays import Array, Shape
+from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.masks.naming import Name, name_of
 from maskcli.masks.views import picture
 from maskcli.measure.questions import row_chunks
 from maskcli.measure.survey import Survey, survey
-from maskcli.scene.saved_mask import Given, read_named
+from maskcli.scene.saved_mask import Given, read_named, shape_of
 from maskcli.tensors import Roled, Tensor, View, Zoom, place
-from maskcli.tensors.axes import mask_shape
 
 # Distinct values are listed up to this many.
 LISTED_VALUES = 4
@@ -77,13 +76,6 @@ def shares(each: Described, zoom: Zoom, tall: int, wide: int) -> View | None:
     batch, head = (*leading, 0, 0)[:2]
     part = keep.select(slice(batch, batch + 1), slice(head, head + 1), slice(*rows), slice(*keys))
     return View(picture(part, tall, wide)[0], rows, keys, leading)
-
-
-def shape_of(roled: Roled) -> Shape | None:
-    """[b, h, q, K] of a saved mask by its role: one of two axes is [B, K] as a padding mask, else [Q, K]."""
-    over_keys = roled.role == "padding_mask"
-    shape = roled.tensor.shape
-    return mask_shape(shape, over_keys=over_keys) if over_keys or len(shape) > 1 else None
 
 
 def summarise(tensor: Tensor, role: str | None) -> str:

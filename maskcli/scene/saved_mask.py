@@ -26,7 +26,7 @@ from maskcli.masks.mask import Mask
 from maskcli.measure.questions import first_bad, row_chunks
 from maskcli.measure.survey import Survey, survey
 from maskcli.tensors import Roled, Tensor
-from maskcli.tensors.axes import token_rows
+from maskcli.tensors.axes import mask_shape, token_rows
 
 # A mask tensor with more distinct values than this is a bias, not a mask.
 MANY_VALUES = 16
@@ -82,6 +82,13 @@ class Given:
         if self.minus_inf:
             return -np.inf
         return self.values[0] if self.values and self.values[0] < 0 else None
+
+
+def shape_of(roled: Roled) -> Shape | None:
+    """[b, h, q, K] of a saved mask by its role: one of two axes is [B, K] as a padding mask, else [Q, K]."""
+    over_keys = roled.role == "padding_mask"
+    shape = roled.tensor.shape
+    return mask_shape(shape, over_keys=over_keys, heads=roled.heads) if over_keys or len(shape) > 1 else None
 
 
 def read_mask(

@@ -23,9 +23,11 @@ from maskcli.tensors.stacks import arranged, named_tensor, roles_of
 from maskcli.tensors.storage import Computed, on_a_page
 from maskcli.tensors.tensor import Tensor, TensorFile, find_tensor, split_target
 from maskcli.tensors.views import View, Zoom, parse_range, place, view
-from maskcli.tensors.write import write_tensors
+from maskcli.tensors.write import holds_one, write_tensors
+from maskcli.tensors.written import TOLD, is_written_mask, role_in, told_of_mask
 
 __all__ = [
+    "TOLD",
     "Address",
     "Computed",
     "Difference",
@@ -54,6 +56,6 @@ __all__ += [
 ]
 __all__ += ["from_array", "from_arrays", "on_a_page"]
 __all__ += ["ROLES", "group_by_name", "layer_by_name", "parse_role", "role_by_name", "role_of", "roles_of"]
-__all__ += ["shown"]
+__all__ += ["holds_one", "is_written_mask", "role_in", "shown", "told_of_mask"]
 __all__ += ["difference", "parse_range", "place", "view"]
 __all__ += ["replacing", "source_from", "source_of", "writable", "write_tensors"]

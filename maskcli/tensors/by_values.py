@@ -53,12 +53,13 @@ def by_shape(tensor: Tensor) -> tuple[str | None, str]:
         over_queries = axes > 2 or shape[-1] == shape[-2] or is_staircase(tensor)
         return "mask" if over_queries else "padding_mask", "shape"
 
-    fewest = 3 if floating else 2
-    if not fewest <= axes <= 6 or tensor.row_length < 2:
+    if not 2 <= axes <= 6 or tensor.row_length < 2:
         return None, UNTOLD
     sample = _sample(tensor)
     if sample is None:
         return None, UNTOLD
+    if floating and axes == 2:
+        return _flat_additive(tensor, sample)
     role = _by_float_values(sample) if floating else _by_integer_values(sample, axes)
     return role, "values" if role else "neither its name, its shape nor its values tell"
 
@@ -86,6 +87,15 @@ def _sample(tensor: Tensor) -> Array | None:
 
 def _is_binary(rows: Array) -> bool:
     return bool(((rows == 0) | (rows == 1)).all())
+
+
+def _flat_additive(tensor: Tensor, rows: Array) -> tuple[str | None, str]:
+    """A mask [Q, K] or [B, K] of 0 and one fill; other floats of two axes may be anything."""
+    fills = np.unique(rows[rows != 0])
+    if not (rows == 0).any() or fills.size != 1 or fills[0] > FILL:
+        return None, UNTOLD
+    square = tensor.shape[0] == tensor.shape[1]
+    return "mask" if square or is_staircase(tensor) else "padding_mask", "values"
 
 
 def _by_integer_values(rows: Array, axes: int) -> str | None:

@@ -17,6 +17,8 @@ MAX_ELEMENTS = 2**48
 # Bytes of a safetensors header: an entry takes about 120, so this is MAX_TENSORS; parsed in some tenths of a
 # second.
 MAX_HEADER = 16 * 1024 * 1024
+# Bytes of the metadata of an archive of arrays, and how many texts those of one by torch.save are.
+MAX_METADATA, MAX_TOLD = 2**20, 1000
 # Characters of an array header, numpy's own limit: it is parsed as Python literals.
 MAX_NPY_HEADER = 10_000
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from tokenize import TokenError
+from types import MappingProxyType
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
@@ -16,11 +18,12 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.tensors.dtypes import numpy_dtype, unreadable
-from maskcli.tensors.limits import MAX_INFLATED, MAX_NPY_HEADER, POSSIBLE, is_possible
-from maskcli.tensors.sources import Source, Writer, pour
+from maskcli.tensors.limits import MAX_INFLATED, MAX_METADATA, MAX_NPY_HEADER, POSSIBLE, is_possible
+from maskcli.tensors.sources import METADATA, Source, Writer, pour
 from maskcli.tensors.storage import Handle, InMemory, Refused, Storage, in_file
 from maskcli.tensors.tensor import Tensor, TensorFile
 from maskcli.tensors.zipped import DAMAGES, archive, data_offset, names_in_zip
+from maskcli.untrusted import json_object
 
 # Bytes in which a header ends: its magic, its length, its text.
 HEAD = MAX_NPY_HEADER + 64
@@ -72,7 +75,28 @@ def read_npz(handle: Handle) -> TensorFile:
                 f"would expand to {inflated} bytes and at most {MAX_INFLATED} are expanded; "
                 "save it with np.savez (not compressed) or as .safetensors"
             )
-        return TensorFile(handle.path, tuple(_member(handle, opened, member) for member in members))
+        told = next((member for member in members if member.filename == f"{METADATA}.npy"), None)
+        metadata = {} if told is None else _metadata(opened, told)
+        arrays = (member for member in members if not (metadata and member is told))
+        tensors = tuple(_member(handle, opened, member) for member in arrays)
+    return TensorFile(handle.path, tensors, MappingProxyType(metadata))
+
+
+def _metadata(opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> dict[str, str]:
+    """The metadata, a JSON object of texts in an array of one text; none where it holds anything else."""
+    if member.file_size > MAX_METADATA:
+        return {}
+    try:
+        held = opened.read(member)
+        stream = io.BytesIO(held)
+        read_header = HEADERS[np.lib.format.read_magic(stream)]
+        shape, _, dtype = read_header(stream, max_header_size=MAX_NPY_HEADER)
+        if shape != () or dtype.kind != "U":
+            return {}
+        metadata = json_object(str(np.frombuffer(held, dtype, 1, stream.tell())[0]), once=True)
+    except (*NO_HEADER, *DAMAGES, KeyError):
+        return {}
+    return metadata if all(isinstance(value, str) for value in metadata.values()) else {}
 
 
 def _member(handle: Handle, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
@@ -210,6 +234,10 @@ def _write_npz(path: str, tensors: Mapping[str, Source], metadata: Mapping[str, 
             member = zipfile.ZipInfo(f"{name}.npy")
             with opened.open(member, "w", force_zip64=True) as file:
                 _write_array(cast(BinaryIO, file), name, source)
+        if metadata:
+            text = io.BytesIO()
+            np.save(text, np.array(json.dumps(dict(metadata))))
+            opened.writestr(zipfile.ZipInfo(f"{METADATA}.npy"), text.getvalue())
 
 
 def _write_array(file: BinaryIO, name: str, source: Source) -> None:
@@ -219,5 +247,5 @@ def _write_array(file: BinaryIO, name: str, source: Source) -> None:
     pour(name, source, file)
 
 
-NPY = Writer(_write_npy, _not_one)
+NPY = Writer(_write_npy, _not_one, one=True)
 NPZ = Writer(_write_npz, _no_bfloat16)

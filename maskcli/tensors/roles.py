@@ -151,7 +151,8 @@ class Roled:
     `role` is one of ROLES or None; `why` says in a few words how that is known. `group` is a prefix such as
     `left` or `step3` that sets tensors of one run apart, "" for none; `layer` the layer number in the name.
     `step` is where a step of generate stands, None elsewhere; `unfit` says why the tensor cannot be read as
-    what it is; `origin` is the FILE[:TENSOR] it lies in, where that is not told by its name.
+    what it is; `origin` is the FILE[:TENSOR] it lies in, where that is not told by its name. `heads` is how
+    many of them the first of a mask's three axes holds.
     """
 
     tensor: Tensor
@@ -163,6 +164,7 @@ class Roled:
     step: Step | None = None
     unfit: str | None = None
     origin: str | None = None
+    heads: int = 1
 
 
 def role_of(tensor: Tensor) -> Roled:

@@ -18,13 +18,12 @@ import numpy as np
 from maskcli.errors import MaskcliError
 from maskcli.tensors.dtypes import DTYPES, DType, unreadable
 from maskcli.tensors.limits import MAX_HEADER, MAX_NAME, MAX_TENSORS, POSSIBLE, is_possible
-from maskcli.tensors.sources import Source, Writer, pour
+from maskcli.tensors.sources import METADATA, Source, Writer, pour
 from maskcli.tensors.storage import Handle, InFile, Refused
 from maskcli.tensors.tensor import Tensor, TensorFile
 from maskcli.untrusted import json_object
 
 CODES = {dtype.safetensors: dtype for dtype in DTYPES.values() if dtype.safetensors}
-METADATA = "__metadata__"
 
 
 class _Entry(NamedTuple):

@@ -13,6 +13,8 @@ from maskcli.arrays import Array
 from maskcli.tensors.dtypes import DTYPES
 from maskcli.tensors.tensor import Tensor
 
+# The name under which a file keeps its metadata.
+METADATA = "__metadata__"
 # Bytes of a tensor that is copied from one file to another at a time.
 CHUNK = 8 * 1024 * 1024
 
@@ -35,10 +37,14 @@ class Source:
 
 
 class Writer(NamedTuple):
-    """How a format is written: `refusal` says what it cannot hold, `write` takes path, tensors, metadata."""
+    """How a format is written: `refusal` says what it cannot hold, `write` takes path, tensors, metadata.
+
+    One that holds `one` tensor has no place for metadata.
+    """
 
     write: Callable[[str, Mapping[str, Source], Mapping[str, str]], None]
     refusal: Callable[[Mapping[str, Source]], str | None]
+    one: bool = False
 
 
 def source_of(tensor: Tensor) -> Source:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.tensors.part import Held, first_columns, part
-from maskcli.tensors.roles import Roled, Step, role_of
+from maskcli.tensors.roles import Roled, Step
 from maskcli.tensors.tensor import Tensor, TensorFile, find_tensor
+from maskcli.tensors.written import role_in
 
 # Roles of tensors that have a map's or a state's four axes in every layer.
 LAYERED = ("weights", "scores", "mask", "query", "key", "value", "output")
@@ -37,7 +38,7 @@ class _Axes(NamedTuple):
 
 def roles_of(file: TensorFile) -> tuple[Roled, ...]:
     """Every tensor of a file with its role, in its order; a stack is as many tensors as it has layers."""
-    return arranged(tuple(role_of(tensor) for tensor in file.tensors))
+    return arranged(tuple(role_in(file, tensor) for tensor in file.tensors))
 
 
 def arranged(roled: tuple[Roled, ...]) -> tuple[Roled, ...]:

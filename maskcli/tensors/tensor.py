@@ -117,7 +117,7 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class TensorFile:
-    """The tensors of one file in its order; `metadata` is that of safetensors, empty for other formats."""
+    """The tensors of one file in its order; `metadata` is empty where a format or file has none."""
 
     path: str
     tensors: tuple[Tensor, ...]

@@ -9,7 +9,8 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,12 +26,13 @@ from maskcli.tensors.limits import (
     MAX_PICKLE,
     MAX_RANK,
     MAX_TENSORS,
+    MAX_TOLD,
     MAX_VISITED,
 )
 from maskcli.tensors.memory import from_array
 from maskcli.tensors.pickled_classes import SavedArray, UnfamiliarError, contents, finished
 from maskcli.tensors.remote import Remote
-from maskcli.tensors.sources import Source, Writer, blocks
+from maskcli.tensors.sources import METADATA, Source, Writer, blocks
 from maskcli.tensors.storage import Handle, InMemory, Refused, in_file
 from maskcli.tensors.tensor import Tensor, TensorFile
 from maskcli.tensors.torch_pickle import SavedTensor, described, is_known
@@ -63,7 +65,8 @@ def read_torch(handle: Handle) -> TensorFile:
     Files of nothing but plain tensors in containers are read without torch, whose import takes longer than
     most files.
     """
-    return TensorFile(handle.path, _contents(handle, partial(_named, handle.path)))
+    tensors, metadata = _contents(handle, partial(_read, handle.path))
+    return TensorFile(handle.path, tensors, MappingProxyType(metadata))
 
 
 def read_items(handle: Handle) -> list[Any]:
@@ -231,6 +234,17 @@ def _refused(path: str, zipped: bool) -> str:
     return f"holds {what}, expected tensors in dicts and lists; where it was made, as obj, save {PLAIN}"
 
 
+def _read(
+    path: str, loaded: Any, kind: Any, tensor: Callable[[str, Any], Tensor]
+) -> tuple[tuple[Tensor, ...], dict[str, str]]:
+    """The tensors and the metadata; what is no map of a few texts is no metadata."""
+    whole = finished(loaded)
+    told = dict(_parts(whole)).get(METADATA) if isinstance(whole, Mapping) else None
+    metadata = dict(islice(_parts(finished(told)), MAX_TOLD))
+    texts = {name: text for name, text in metadata.items() if isinstance(text, str)}
+    return _named(path, whole, kind, tensor), texts
+
+
 def _named(path: str, loaded: Any, kind: Any, tensor: Callable[[str, Any], Tensor]) -> tuple[Tensor, ...]:
     """Every leaf in a nest of containers as a tensor with its dotted name; a lone one has the file's."""
     stem = os.path.splitext(os.path.basename(path))[0]
@@ -348,7 +362,7 @@ def _too_large(tensors: Mapping[str, Source]) -> str | None:
 def _write(path: str, tensors: Mapping[str, Source], metadata: Mapping[str, str]) -> None:
     import torch
 
-    loaded = {}
+    loaded: dict[str, Any] = {}
     for name, source in tensors.items():
         raw = np.empty(source.nbytes, np.uint8)
         at = 0
@@ -358,6 +372,8 @@ def _write(path: str, tensors: Mapping[str, Source], metadata: Mapping[str, str]
         dtype = getattr(torch, source.dtype)
         flat = torch.from_numpy(raw).view(dtype) if raw.size else torch.empty(0, dtype=dtype)
         loaded[name] = flat.reshape(source.shape)
+    if metadata:
+        loaded[METADATA] = dict(metadata)
     with open(path, "wb") as file:
         torch.save(loaded, file)
 

@@ -16,7 +16,7 @@ from maskcli.tensors.sources import Source
 def write_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Source], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a file in the format that its suffix names; `metadata` is kept by .safetensors alone.
+    """Write a file in the format that its suffix names; `metadata` is kept by all but .npy.
 
     An existing file is replaced only when the new one is whole. Raises MaskcliError when the format cannot
     hold the tensors or the place cannot be written.
@@ -38,6 +38,12 @@ def write_tensors(
     _check_room(path, sum(source.nbytes for source in tensors.values()))
     with replacing(path) as temporary:
         writer.write(temporary, tensors, metadata or {})
+
+
+def holds_one(path: str) -> bool:
+    """Whether the format that a suffix names holds one tensor and nothing else."""
+    writer = writable().get(suffix_of(path))
+    return writer is not None and writer.one
 
 
 def _check_room(path: str, needed: int) -> None:

@@ -52,7 +52,7 @@ def test_inspect_lists_roles_values_and_names(tmp_path):
     path = saved(
         tmp_path / "m.safetensors", "causal & sliding:4 & padding", padding_side="left", to="additive"
     )
-    (tensor,) = read("inspect", path)["files"][0]["tensors"]
+    (tensor,) = read("inspect", f"{path}:mask")["files"][0]["tensors"]
     assert (tensor["mask"]["spec"], tensor["mask"]["fill"], tensor["mask"]["empty_rows"]) == (
         "sliding:4 & padding",
         "-inf",
