@@ -16,7 +16,7 @@ from maskcli.tables.columns import Chunk, Column
 from maskcli.text.chat import template_of
 from maskcli.text.learning import Chat, learnt
 from maskcli.text.load import load_tokenizer
-from maskcli.text.templates import TooSlowError
+from maskcli.text.templates import TooCostlyError
 
 # Rows that are encoded together.
 ROWS = 512
@@ -196,7 +196,7 @@ def _coded(rows: Sequence[Row], first: int, rendering: Rendering, odd: list[Odd]
     form = FORMS[rendering.form]
     try:
         coded = form.encode(rows, form.columns, tools_in(rows, rendering.tools), rendering.encoder)
-    except TooSlowError:
+    except TooCostlyError:
         raise
     except MaskcliError as error:
         if len(rows) == 1:

@@ -10,11 +10,12 @@ from typing import Any
 
 from maskcli.errors import MaskcliError
 from maskcli.text.files import MAX_CONFIG_BYTES, MAX_VOCABULARY_BYTES
+from maskcli.text.growth import check_added
 from maskcli.text.library import Library, Lists, Settings, readable, refusals, tokenizer_of
 from maskcli.text.light import from_backend
 from maskcli.text.templates import quiet, template_of
 from maskcli.text.tokenizer import ROLES, Template, Tokenizer, quoted
-from maskcli.untrusted import check_file
+from maskcli.untrusted import check_file, read_bytes
 
 _VOCABULARIES = {
     *("vocab.json", "vocab.txt", "merges.txt", "vocab.bpe", "encoder.json", "tekken.json", "tokenizer.json")
@@ -36,7 +37,9 @@ def load_folder(folder: Path, name: str) -> Tokenizer:
             "vocabulary that the tokenizer's save_pretrained wrote"
         )
     for file in present:
-        if file in files:
+        if file.name == "tokenizer.json":
+            check_added(read_bytes(file, MAX_VOCABULARY_BYTES), name)
+        elif file in files:
             check_file(file, MAX_VOCABULARY_BYTES)
         elif file.suffix in (".json", ".jinja", ".txt"):
             check_file(file, MAX_CONFIG_BYTES)

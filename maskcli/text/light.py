@@ -9,9 +9,10 @@ from typing import Any
 from maskcli.errors import MaskcliError
 from maskcli.text import agreement
 from maskcli.text.files import MAX_VOCABULARY_BYTES, read_json_object
+from maskcli.text.growth import check_added, check_growth
 from maskcli.text.library import Library, Lists, Settings, readable, reason, refusals, tokenizer_of
 from maskcli.text.tokenizer import ROLES, Tokenizer, quoted
-from maskcli.untrusted import check_file
+from maskcli.untrusted import read_bytes
 
 
 def load_light(file: Path, name: str, *, alone: bool) -> Tokenizer | None:
@@ -41,10 +42,11 @@ def read_backend(file: Path) -> Any:
     """The `tokenizers.Tokenizer` of a file."""
     from tokenizers import Tokenizer as Backend
 
-    check_file(file, MAX_VOCABULARY_BYTES)
+    data = read_bytes(file, MAX_VOCABULARY_BYTES)
+    check_added(data, str(file))
     try:
         with refusals(str(file)):
-            return Backend.from_file(str(file))
+            return Backend.from_buffer(data)
     except MaskcliError as error:
         raise MaskcliError(
             f"{quoted(str(file))} is not a tokenizer.json ({reason(error.__cause__ or error)}); "
@@ -54,6 +56,7 @@ def read_backend(file: Path) -> Any:
 
 def from_backend(name: str, backend: Any, settings: Settings) -> Tokenizer:
     """A `tokenizers.Tokenizer` as a Tokenizer; padding and truncation baked into it are switched off."""
+    check_growth(backend, name)
     backend.no_padding()
     backend.no_truncation()
     added = backend.get_added_tokens_decoder()

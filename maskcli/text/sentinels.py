@@ -11,7 +11,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.text.templates import TooSlowError
+from maskcli.text.templates import TooCostlyError
 from maskcli.text.tokenizer import Messages, Template, Tokenizer
 
 Ids = tuple[int, ...]
@@ -171,7 +171,7 @@ class Prober:
     def _text(self, kinds: Sequence[str], words: list[str], generation_prompt: bool) -> str | None:
         try:
             return self.template.render(self._messages(kinds, words), generation_prompt)
-        except TooSlowError:
+        except TooCostlyError:
             raise
         except MaskcliError:
             return None

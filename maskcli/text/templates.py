@@ -8,22 +8,30 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from types import FrameType
 from typing import Any
 
 from maskcli.errors import MaskcliError
+from maskcli.text.files import MAX_TEXT_BYTES
 from maskcli.text.library import reason
 from maskcli.text.tokenizer import Messages, Rows, Template, Tools, quoted
+from maskcli.untrusted import MEBIBYTE, memory_limit
 
-# Real templates need milliseconds; ranges within ranges need for ever.
-_SECONDS, _SECONDS_OF_EACH = 5.0, 0.05
-# What asks for ids instead of text.
-_AS_IDS = {"tokenize": True, "return_dict": True}
+# Real templates need milliseconds; ranges within ranges need for ever. The second is for each conversation.
+_SECONDS, _SECONDS_OF_EACH = 2.0, 0.05
+# What a rendering may take beyond what it is given, and letters of one text that comes out.
+_MEMORY, _LETTERS = 512 * MEBIBYTE, MAX_TEXT_BYTES
+# Filters of Jinja that go over their text again and again, and are in no real template; nor is "**".
+_ENDLESS = ("wordwrap", "urlize", "lipsum")
+# What asks for ids, and for the tokens that `{% generation %}` marks.
+_MARKED = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+_ANOTHER = "pass another with --template FILE"
 
 
-class TooSlowError(MaskcliError):
-    """A template that does not come to an end."""
+class TooCostlyError(MaskcliError):
+    """A template that takes more time, memory or letters than any real one."""
 
 
 def template_of(tokenizer: Any, name: str, source: str | None = None) -> Template | None:
@@ -31,42 +39,67 @@ def template_of(tokenizer: Any, name: str, source: str | None = None) -> Templat
     text = _source(tokenizer) if source is None else source
     if not text:
         return None
+    endless = _endless(text)
+    if endless:
+        raise TooCostlyError(f"the chat template of {quoted(name)} uses {endless[0]}; {_ANOTHER}")
 
     marks = _GENERATION.search(text) is not None
+    allowance = _Allowance()
 
     def applied(
-        messages: Messages | Sequence[Messages],
-        generation_prompt: bool,
-        tools: Tools | None,
-        count: int = 1,
-        **more: Any,
+        conversations: Sequence[Messages], generation_prompt: bool, tools: Tools | None, **more: Any
     ) -> Any:
-        with quiet(), _refused(name), _bounded(_SECONDS + count * _SECONDS_OF_EACH):
+        with quiet(), _refused(name), allowance.of(len(conversations)):
             return tokenizer.apply_chat_template(
-                messages, tools=tools, add_generation_prompt=generation_prompt, chat_template=source, **more
+                list(conversations),
+                tools=tools,
+                add_generation_prompt=generation_prompt,
+                chat_template=source,
+                **more,
             )
 
+    def rendered(
+        conversations: Sequence[Messages], generation_prompt: bool, tools: Tools | None
+    ) -> list[str]:
+        with memory_limit(_MEMORY):
+            texts: list[str] = applied(conversations, generation_prompt, tools, tokenize=False)
+        if max(map(len, texts), default=0) > _LETTERS:
+            what = f"the chat template made a text of more than {_LETTERS:,} letters"
+            raise TooCostlyError(f"{what}; {_ANOTHER}")
+        return texts
+
     def render(messages: Messages, generation_prompt: bool = False, tools: Tools | None = None) -> str:
-        return str(applied(messages, generation_prompt, tools, tokenize=False))
+        return rendered([messages], generation_prompt, tools)[0]
 
     def many(
         conversations: Sequence[Messages], generation_prompt: bool = False, tools: Tools | None = None
     ) -> Rows:
-        told = applied(
-            list(conversations), generation_prompt, tools, len(conversations), **_AS_IDS, **_with(marks)
-        )
-        return Rows(list(told["input_ids"]), list(told["assistant_masks"]) if marks else None)
+        # Ids only of texts that have come out within bounds: the library that makes them keeps none.
+        texts = rendered(conversations, generation_prompt, tools)
+        if marks:
+            told = applied(conversations, generation_prompt, tools, **_MARKED)
+            return Rows(list(told["input_ids"]), list(told["assistant_masks"]))
+        with quiet(), _refused(name):
+            return Rows(list(tokenizer(texts, add_special_tokens=False)["input_ids"]))
 
     def marked(messages: Messages, generation_prompt: bool = False, tools: Tools | None = None) -> list[int]:
-        told = applied(messages, generation_prompt, tools, **_AS_IDS, **_with(marks))
-        return [int(counted) for counted in told["assistant_masks"]]
+        rows = many([messages], generation_prompt, tools)
+        return [int(counted) for counted in (rows.marks or [[]])[0]]
 
     return Template(text, render, many, marked if marks else None)
 
 
-def _with(marks: bool) -> dict[str, bool]:
-    """What asks for the tokens that `{% generation %}` marks; templates without have none, and a warning."""
-    return {"return_assistant_tokens_mask": True} if marks else {}
+def _endless(text: str) -> list[str]:
+    """What a template uses of which one call may take for ever, and nothing could stop it."""
+    from jinja2 import Environment, TemplateSyntaxError
+
+    try:
+        words = [word for _, kind, word in Environment().lex(text) if kind in ("operator", "name", "integer")]
+    except TemplateSyntaxError:
+        # transformers says what is wrong with it.
+        return []
+    powers = [word for before, word in pairwise(words) if word == "**" and before not in ("(", ",")]
+    return powers + [word for word in words if word in _ENDLESS]
 
 
 def _source(tokenizer: Any) -> str:
@@ -100,6 +133,10 @@ def _refused(name: str) -> Iterator[None]:
         yield
     except MaskcliError:
         raise
+    except MemoryError:
+        raise TooCostlyError(
+            f"the chat template took more than {_MEMORY // MEBIBYTE} MiB of memory; {_ANOTHER}"
+        ) from None
     except Exception as error:
         raise MaskcliError(
             f"the chat template of {quoted(name)} refused the messages ({reason(error)}); "
@@ -107,27 +144,43 @@ def _refused(name: str) -> Iterator[None]:
         ) from None
 
 
+class _Allowance:
+    """The time that a template has in all: some to begin with, and a little for each text."""
+
+    def __init__(self) -> None:
+        self.seconds = _SECONDS
+
+    @contextmanager
+    def of(self, count: int) -> Iterator[None]:
+        """Time for so many conversations."""
+        self.seconds += count * _SECONDS_OF_EACH
+        start = time.thread_time()
+        try:
+            with _bounded(self.seconds):
+                yield
+        finally:
+            self.seconds -= time.thread_time() - start
+
+
 @contextmanager
 def _bounded(seconds: float) -> Iterator[None]:
-    """Stop a template that runs for longer than any real one.
+    """Stop what works for longer; a machine that is busy with other things takes nothing from it.
 
-    The sandbox bounds each range, not ranges within ranges. Only lines of the template are looked at; under
-    a debugger, which has the only hook for it, nothing is bounded.
+    The sandbox bounds each range, not ranges within ranges. Lines of the template are looked at, and calls of
+    whatever it calls; under a debugger, which has the only hook for it, nothing is bounded.
     """
     if sys.gettrace() is not None:
         yield
         return
-    end = time.monotonic() + seconds
+    end = time.thread_time() + seconds
 
     def line(frame: FrameType, event: str, argument: object) -> Any:
-        if time.monotonic() > end:
-            raise TooSlowError(
-                f"the chat template ran for more than {seconds:.0f} seconds; pass another with "
-                "--template FILE"
-            )
+        if time.thread_time() > end:
+            raise TooCostlyError(f"the chat template ran for more than {_SECONDS:.0f} seconds; {_ANOTHER}")
         return line
 
     def call(frame: FrameType, event: str, argument: object) -> Any:
+        line(frame, event, argument)
         return line if frame.f_code.co_filename == "<template>" else None
 
     sys.settrace(call)
