@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 from maskcli.errors import MaskcliError
+from maskcli.extras import needing
 from maskcli.inputs.spread import AHEAD, in_order, work_on
 from maskcli.measure.passes import THREADS, threads
 
@@ -41,10 +42,9 @@ def over_dask(
     workers as the scheduler allows (`distributed.scheduler.allowed-failures`). Raises MaskcliError where
     nothing answers at the address, workers differ in their versions, or none is left.
     """
-    try:
+    with needing("distributed", "a Dask cluster"):
         from distributed import KilledWorker
-    except ImportError:
-        raise MaskcliError("a Dask cluster needs dask: pip install 'maskcli[dask]'") from None
+
     with _connected(address) as client:
         slots = sum(_checked(client, address).values())
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from maskcli.errors import MaskcliError
+from maskcli.extras import EXTRAS, missing
 
 
 def load_function(path: str, name: str) -> tuple[Callable[..., Any], ModuleType]:
@@ -24,6 +25,8 @@ def load_function(path: str, name: str) -> tuple[Callable[..., Any], ModuleType]
     try:
         specification.loader.exec_module(module)
     except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+            raise missing(error.name, repr(path), str(error)) from error
         raise MaskcliError(f"{path!r} fails when it is loaded: {in_words(error)}") from error
     finally:
         sys.path.pop(0)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
+from maskcli.extras import require
 from maskcli.inputs.user_code import in_words, load_function
 from maskcli.meant.model_config import Config, config_of
 
@@ -203,11 +204,13 @@ def load(target: str, how: Loading) -> Subject:
     """
     if how.dtype is not None and how.dtype not in DTYPES:
         raise MaskcliError(f"dtype {how.dtype!r} is not one of {', '.join(DTYPES)}")
+    require("torch", "probe")
     path, _, function = target.rpartition(":")
     if path.endswith(".py"):
         return _made(target, path, function, how)
     if target.endswith(".py"):
         raise MaskcliError(f"{target!r}: name the function that makes the model, {target}:make_model")
+    require("transformers", repr(target))
     with _loading(target):
         model = _pretrained(target, how)
     return subject_of(_moved(model.eval(), how), name=target)

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from maskcli.errors import MaskcliError
+from maskcli.extras import needing
 from maskcli.tables.columns import NOTHING, NUMBERS, Chunk, Column, Wanted
 from maskcli.tables.limits import MAX_COLUMNS, MAX_DECODED
 from maskcli.untrusted import MEBIBYTE
-
-EXTRA = "pip install 'maskcli[tables]'"
 
 
 def word_of_type(kind: Any) -> str:
@@ -74,10 +73,8 @@ def checked(schema: Any, path: str) -> dict[str, str]:
 @contextmanager
 def sentences(path: str, kind: str) -> Iterator[Any]:
     """pyarrow, and a MaskcliError for whatever it cannot read in a file of this kind."""
-    try:
+    with needing("pyarrow", repr(path)):
         import pyarrow
-    except ImportError:
-        raise MaskcliError(f"{path!r} needs pyarrow to be read; {EXTRA}") from None
     try:
         yield pyarrow
     except MemoryError:

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from maskcli.errors import MaskcliError
+from maskcli.extras import needing
 from maskcli.tensors.addresses import Address, scheme_of, shown
 from maskcli.tensors.storage import Handle
 
@@ -122,14 +123,10 @@ def _bounded() -> type[Any]:
 def _sentences(path: str) -> Iterator[None]:
     """What goes wrong elsewhere, in one sentence without anything that a server or a library says."""
     try:
-        yield
+        with needing("fsspec", repr(path), "download it"):
+            yield
     except MaskcliError:
         raise
-    except ImportError as error:
-        raise MaskcliError(
-            f"{path!r} needs packages that are not there ({error}); pip install 'maskcli[remote]', or "
-            "download it"
-        ) from None
     except Exception as error:
         raise MaskcliError(f"{path!r} {_why(error)}") from None
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from maskcli.errors import MaskcliError
+from maskcli.extras import needing
 from maskcli.tensors.dtypes import DTYPES, unreadable
 from maskcli.tensors.limits import (
     MAX_ARRAYS,
@@ -201,11 +202,8 @@ def _load(path: str, zipped: bool) -> Any:
     """The objects in the file, by torch's restricted unpickler and nothing else."""
     import warnings
 
-    try:
+    with needing("torch", repr(path), "save it as .safetensors"):
         import torch
-    except ImportError as error:
-        how = "pip install torch, or save it as .safetensors"
-        raise MaskcliError(f"{path!r} needs torch to be read; {how}") from error
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_TORCH:
         raise MaskcliError(
             f"torch {torch.__version__} cannot read {path!r} safely (CVE-2025-32434); upgrade it to 2.6"
@@ -360,7 +358,8 @@ def _too_large(tensors: Mapping[str, Source]) -> str | None:
 
 
 def _write(path: str, tensors: Mapping[str, Source], metadata: Mapping[str, str]) -> None:
-    import torch
+    with needing("torch", "writing .pt", "write .safetensors"):
+        import torch
 
     loaded: dict[str, Any] = {}
     for name, source in tensors.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maskcli.errors import MaskcliError
+from maskcli.extras import needing
 from maskcli.text.files import MAX_CONFIG_BYTES, MAX_VOCABULARY_BYTES
 from maskcli.text.growth import check_added
 from maskcli.text.library import Library, Lists, Settings, readable, refusals, tokenizer_of
@@ -45,13 +46,8 @@ def load_folder(folder: Path, name: str) -> Tokenizer:
             check_file(file, MAX_CONFIG_BYTES)
 
     with quiet():
-        try:
+        with needing("transformers", quoted(name)):
             from transformers import AutoTokenizer
-        except ImportError as error:
-            raise MaskcliError(
-                f"{quoted(name)} needs transformers, which does not import ({error}); pip install "
-                "transformers"
-            ) from None
         return from_transformers(_load(AutoTokenizer, folder, name), name)
 
 

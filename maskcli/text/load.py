@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from maskcli.errors import MaskcliError
+from maskcli.extras import MissingError
 from maskcli.text.builtin import builtin_tokenizer
 from maskcli.text.files import read_json_object
 from maskcli.text.tokenizer import Tokenizer, quoted, with_pad_token, with_template
@@ -90,6 +91,8 @@ def _from_file(path: Path, name: str, chat: bool) -> Tokenizer:
 
     try:
         return load_folder(path.parent, name)
+    except MissingError:
+        raise
     except MaskcliError:
         # What transformers refuses (a class with code of its own) the file still describes in full.
         alone = load_light(path, name, alone=True)

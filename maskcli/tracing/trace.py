@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from maskcli.diagnostics.finding import Finding
 from maskcli.displayed import Displayed
+from maskcli.extras import require
 from maskcli.tracing.checker import Checker
 from maskcli.tracing.children import Children, children_of
 from maskcli.tracing.imports import after_import
@@ -25,6 +26,7 @@ class Trace(Displayed):
     def __init__(
         self, options: Options, program: str | None = None, children: Children | None = None
     ) -> None:
+        require("torch", "trace")
         self._checker = Checker(program if program is not None else sys.argv[0] or "python", options)
         self._watch = Watch(self._checker)
         self._children = children
