@@ -81,6 +81,10 @@ MASKS = """import numpy as np
 
 def create_causal_mask(length):
     return np.tril(np.ones((length, length), bool))
+
+
+def off_by_one(length):
+    return np.tril(np.ones((length, length), bool), 1)
 """
 
 # A decoder by hand, whose window holds one key more than it says.
@@ -150,6 +154,7 @@ def _furnish(folder):
     mine_ = {"attn_mask": torch.from_numpy(rank), "mine": torch.from_numpy(mine)}
     save_file({**layers((1, 2, 4, 16), rank), **mine_}, folder / "rank.safetensors")
     save_file(layers((1, 2, 1, 8), ring), folder / "ring.safetensors")
+    save_file(_without_keys(), folder / "nan.safetensors")
     np.save(folder / "mask.npy", np.tril(np.ones((8, 8), bool)))
     shutil.copy(DATA / "minilm_attn.safetensors", folder / "before.safetensors")
     shutil.copy(DATA / "minilm_attn_nomask.safetensors", folder / "after.safetensors")
@@ -165,6 +170,14 @@ def _furnish(folder):
     _chat_model(folder / "my-model")
     _training_sets(folder)
     return folder
+
+
+def _without_keys():
+    """Attention of a text with padding on the left, whose first queries see nothing."""
+    keep = torch.tril(torch.ones(6, 6)).bool() & (torch.arange(6) >= 2)
+    scores = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
+    weights = scores.masked_fill(~keep, -torch.inf).softmax(-1)
+    return {"attentions.0": weights[None], "attn_mask": keep}
 
 
 def _chat_model(folder):
