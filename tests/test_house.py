@@ -129,7 +129,7 @@ LATE = {
     "maskcli.cli.trace",
     "maskcli.tracing.watch",
     "maskcli.masks.arguments",
-    "maskcli.report.heatmap",
+    "maskcli.report.pictures",
 }
 LATE |= {
     "maskcli.text.agreement",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import enum
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from maskcli.errors import MaskcliError
 from maskcli.meant.facts import FACTS
+
+if TYPE_CHECKING:
+    from maskcli.report.forms import Look
 
 # Headings of --help, in which commands group their options.
 MEANT, TOKENS, PART, CALLS = "What was meant", "Tokens", "The part", "Calls"
@@ -33,6 +36,13 @@ class Side(str, enum.Enum):
 
     left = "left"
     right = "right"
+
+
+class Theme(str, enum.Enum):
+    """What --theme takes."""
+
+    light = "light"
+    dark = "dark"
 
 
 class Padding(str, enum.Enum):
@@ -168,6 +178,20 @@ Verbose = Annotated[
     bool,
     option("--verbose", "-v", help="Say of every rule that could not decide what it lacks.", panel=RESULT),
 ]
+Title = Annotated[
+    str | None, option(help="Of a picture: its title. Default: what it shows.", panel=RESULT, metavar="TEXT")
+]
+Dpi = Annotated[
+    int | None, option(help="Of a picture: dots per inch.", panel=RESULT, min=30, max=400, metavar="N")
+]
+Ground = Annotated[Theme | None, option("--theme", help="Of a picture: its ground.", panel=RESULT)]
+
+
+def look(title: str | None, dpi: int | None, theme: Theme | None) -> Look:
+    """How a picture is to look."""
+    from maskcli.report.forms import Look
+
+    return Look(title, dpi, theme.value) if theme else Look(title, dpi)
 
 
 def declares(command: Command) -> Command:

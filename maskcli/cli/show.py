@@ -11,14 +11,18 @@ from maskcli.cli.options import (
     MEANT,
     RESULT,
     TOKENS,
+    Dpi,
     From,
+    Ground,
     Output,
     Padding,
     PadId,
     Past,
     Side,
+    Title,
     Tokenizer,
     form_option,
+    look,
     option,
 )
 from maskcli.report.forms import names
@@ -95,10 +99,13 @@ def show(
         str | None, form_option(names(FORMS), "table for people; text is one line a query.")
     ] = None,
     output: Output = None,
+    title: Title = None,
+    dpi: Dpi = None,
+    theme: Ground = None,
 ) -> int:
     """Show the attention mask of a text: a table of its tokens, and of which token may attend to which."""
     from maskcli.inputs import texts as inputs
-    from maskcli.report.forms import choose
+    from maskcli.report.forms import choose, write_as
     from maskcli.report.shown import forms_for
     from maskcli.report.terminal import say
 
@@ -136,5 +143,5 @@ def show(
     )
     for warning in shown.warnings:
         say(f"maskcli: warning: {warning}")
-    choose(forms_for(output), form, output).write(shown, output)
+    write_as(choose(forms_for(output), form, output), shown, output, look(title, dpi, theme))
     return Exit.OK

@@ -23,6 +23,15 @@ PICTURES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
+class Look:
+    """How a picture looks: its title (None: what it shows), dots per inch (None: the usual), theme."""
+
+    title: str | None = None
+    dpi: int | None = None
+    theme: str = "light"
+
+
+@dataclass(frozen=True)
 class Form(Generic[Writer]):
     """A form: its --format (None where only a suffix chooses it), its suffixes, and what writes it."""
 
@@ -56,6 +65,19 @@ def choose(forms: Sequence[Form[Writer]], name: str | None, path: str | None) ->
             f"{path!r} ends in {suffix!r}, which names no form; end it in one of {known}, or pass --format"
         )
     return by_suffix
+
+
+def write_as(form: Form[Callable[..., None]], result: object, path: str | None, look: Look) -> None:
+    """Write a result in a form; only pictures have a look."""
+    if form.suffixes == PICTURES:
+        form.write(result, path, look)
+        return
+    if look != Look():
+        raise MaskcliError(
+            "--title, --dpi and --theme are for pictures; end -o FILE in .png, .svg or .pdf, "
+            "or leave them out"
+        )
+    form.write(result, path)
 
 
 def names(forms: Iterable[Form[Writer]]) -> list[str]:

@@ -34,9 +34,9 @@ CELL = "text-align:left;vertical-align:top;padding:2px 12px 2px 0"
 
 def plot(mask: Mask | Shown) -> Any:
     """The Figure of a mask."""
-    from maskcli.report.heatmap import figure
+    from maskcli.report.pictures.masks import figure_of_mask
 
-    return figure(_shown(mask))
+    return figure_of_mask(_shown(mask))
 
 
 @singledispatch

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from maskcli.report.forms import PICTURES, SCHEMA_VERSION, Form, in_pieces, on_screen
+from maskcli.report.forms import PICTURES, SCHEMA_VERSION, Form, Look, in_pieces, on_screen
 from maskcli.report.terminal import clean, csv_line, json_text, say
 
 # The command line asks for the names of the forms: nothing else is imported then.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from maskcli.inputs.texts import Shown
     from maskcli.text import Batch
 
-    Writer = Callable[[Shown, str | None], None]
+    Writer = Callable[..., None]
 
 # Tokens that are written as text at once.
 TOGETHER = 4096
@@ -147,10 +147,10 @@ def _table(shown: Shown, console: Console) -> None:
     print_shown(shown, console)
 
 
-def _picture(shown: Shown, path: str | None) -> None:
-    from maskcli.report.heatmap import save_heatmap
+def _picture(shown: Shown, path: str | None, look: Look) -> None:
+    from maskcli.report.pictures.masks import save_mask
 
-    save_heatmap(shown, path or "")
+    save_mask(shown, path or "", look)
 
 
 def _tensor(shown: Shown, path: str | None) -> None:

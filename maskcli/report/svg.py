@@ -10,7 +10,7 @@ import numpy as np
 from maskcli.arrays import Array, dense_runs
 from maskcli.inputs.texts import Shown
 from maskcli.masks.views import picture
-from maskcli.report.heatmap import ATTEND_COLOUR
+from maskcli.report.pictures.themes import LIGHT
 from maskcli.report.terminal import clean
 
 # Pixels of a map on a side, whatever the length, and how wide the whole is.
@@ -19,6 +19,7 @@ PIXELS, WIDTH = 64, 256
 NAMED, CELL = 24, 16
 # Letters of a token that fit beside a row, and how wide one is.
 LETTERS, LETTER = 12, 7
+BLUE = LIGHT.cells["attends"]
 # Half transparent grey is apart from black and from white.
 IGNORED = "#80808040"
 # A pixel of several cells is as blue as the share of them that attends, in so many steps.
@@ -55,7 +56,7 @@ def _paths(share: Array) -> Iterator[str]:
         runs = zip(rows.tolist(), starts.tolist(), stops.tolist(), strict=True)
         d = "".join(f"M{start} {row}h{stop - start}v1h{start - stop}z" for row, start, stop in runs)
         if d:
-            yield f'<path fill="{ATTEND_COLOUR}" fill-opacity="{step / STEPS:g}" d="{d}"/>'
+            yield f'<path fill="{BLUE}" fill-opacity="{step / STEPS:g}" d="{d}"/>'
 
 
 def _grid(tall: int, wide: int) -> str:
