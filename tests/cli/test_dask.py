@@ -144,7 +144,7 @@ def test_a_wrong_address_is_one_sentence(address, monkeypatch):
 
 def test_a_machine_without_dask_is_told_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(MaskcliError, match=r'pip install "maskcli\[dask\]"' ):
+    with pytest.raises(MaskcliError, match=r'pip install "maskcli\[dask\]"'):
         next(spread(partial(deadly, 0), [1], Workers(dask="tcp://127.0.0.1:1"), str))
 
 
