@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from maskcli.diagnostics.catalogue import in_code_order
+from maskcli.masks.layout import Layout
+from maskcli.masks.spec import build, parse
 from maskcli.meant.facts import FACTS
 from tests.cli.running import DATA, ROOT, run
 from tests.diagnostics.attention import causal, layers, padding
@@ -381,6 +383,38 @@ def facts_table():
     return "\n".join(["| metadata key | option | says |", "|---|---|---|", *rows]) + "\n"
 
 
+# A map of each kind of mask in the page of masks: eight tokens, of which the last is padding, in two documents.
+MAPPED = (
+    "full", "causal", "causal-top-left", "padding", "combined", "cross", "prefix:3", "prefix-lm:3", "window:1", "window:3,0",
+    "sliding:3", "blocks:3", "chunked:3", "chunked:3,2", "documents", "dilated:4,2", "global:2", "same:labels", "spans:labels=1",
+    "keys:0:2,5:6", "rows:0:3", "tree:-1,0,0,1,1", "block-diffusion:2", "block-diffusion:2,4", "per-document(prefix:2)",
+)  # fmt: skip
+MAPS_BLOCK = re.compile(r"(?<=<!-- a map of each kind -->\n```text\n).*?(?=```\n)", re.DOTALL)
+BESIDE, WIDE = 3, 20
+
+
+def maps():
+    """Small maps of all kinds, some beside each other: within sixty columns."""
+    drawn = [small_map(text) for text in MAPPED]
+    bands = [drawn[at : at + BESIDE] for at in range(0, len(drawn), BESIDE)]
+    rows = [
+        "\n".join("".join(f"{line:<{WIDE}}" for line in lines).rstrip() for lines in zip(*band, strict=True))
+        for band in bands
+    ]
+    return "\n\n".join(rows) + "\n"
+
+
+def small_map(text):
+    """The lines of a map: its spec, then a row for each query."""
+    real, documents = np.arange(8)[None] < 7, np.array([[0, 0, 0, 0, 1, 1, 1, 1]])
+    labels = np.array([[-1, 1, 1, -1, -1, 1, 1, -1]])
+    layout = Layout(
+        1, 8, 8, real=real, documents=documents, cross=text == "cross", tensors=lambda name: labels
+    )
+    keep = build(parse(text), layout).dense(0, 0, (0, 8))
+    return [text, *("".join("■" if attends else "·" for attends in row) for row in keep)]
+
+
 def counted():
     """How many bugs README says are known: every rule is one."""
     return f"{len(in_code_order())} such bugs"
@@ -392,6 +426,8 @@ def update():
     (FOLDER / "rules.md").write_text(rules_page())
     diagnose = FOLDER / "diagnose.md"
     diagnose.write_text(FACTS_TABLE.sub(lambda _: facts_table(), diagnose.read_text()))
+    masks = FOLDER / "masks.md"
+    masks.write_text(MAPS_BLOCK.sub(lambda _: maps(), masks.read_text()))
     with furnished() as folder:
         for path in (README, *PAGES):
 

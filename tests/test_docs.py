@@ -12,6 +12,7 @@ from tests.cli.running import ROOT, refused, run
 from tests.documents import (
     CONSOLE,
     FOLDER,
+    MAPPED,
     PAGES,
     README,
     SHELL,
@@ -20,6 +21,7 @@ from tests.documents import (
     example,
     facts_table,
     furnished,
+    maps,
     pretty,
     printed,
     rules_page,
@@ -194,3 +196,9 @@ def test_the_recipes_name_files_that_are_there():
 def test_an_addition_costs_few_files(what, files):
     (recipe,) = re.findall(rf"\*\*{what}\*\*: (.*?\.)\s", EVERY["house"], re.DOTALL)
     assert len(set(re.findall(r"`((?:\w+/)+[\w.]*)`", recipe))) == files
+
+
+def test_every_kind_has_a_map():
+    assert maps() in EVERY["masks"]
+    assert {text.partition(":")[0].partition("(")[0] for text in MAPPED} == {*KINDS, "per-document"}
+    assert max(map(len, maps().splitlines())) <= 60

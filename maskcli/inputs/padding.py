@@ -31,6 +31,6 @@ def real_tokens(
 
 
 def real_keys(lengths: str | None, side: str | None, past: int) -> Real | None:
-    """Real keys, bool [B, K], of sequences of these lengths behind `past` keys, which are real."""
+    """Real keys, bool [B, K], of samples of these lengths behind `past` keys, which are real."""
     real = real_tokens(None, lengths, side, None)
     return None if real is None else np.pad(real, [(0, 0), (past, 0)], constant_values=True)

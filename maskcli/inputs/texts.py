@@ -176,9 +176,7 @@ def show(
     parsed = spec.parse(_usual(batch, source) if text is None else text)
     _check_of_files(parsed, heads, convention)
     if "cross" in spec.kinds_in(parsed) and source is None:
-        raise MaskcliError(
-            "a cross mask needs its source sequence; pass it with --source TEXT, once for each text"
-        )
+        raise MaskcliError("a cross mask needs its source; pass it with --source TEXT, once for each text")
     layout = _layout(batch, source, past, cache_length, heads)
     if spec.tensors_in(parsed):
         layout = replace(layout, tensors=_of_files)
@@ -276,7 +274,7 @@ def _source(given: Given, batch: Batch) -> Batch:
     """The tokens of the keys of a cross mask."""
     if len(given.source) != batch.shape[0]:
         raise MaskcliError(
-            f"there are {batch.shape[0]} sequences and {len(given.source)} source texts; "
+            f"there are {batch.shape[0]} samples and {len(given.source)} source texts; "
             "pass --source once for each"
         )
     loaded = load_tokenizer(given.tokenizer, pad_token=given.pad_token)

@@ -28,7 +28,7 @@ _TOKEN = re.compile(r"\s*(?:(&&?|\|\|?|[~!()])|([^\s&|~!()]+))")
 # What is to be known, and how to say it.
 _HINTS = {
     "padding": "which keys are padding; pass a padding mask, or ids with --pad-id",
-    "source": "the source sequence; pass its text with --source",
+    "source": "the source; pass its text with --source",
     "documents": "where documents begin; pass --packed, or write their lengths (documents:5,3,7)",
 }
 

@@ -134,7 +134,7 @@ def _region(region: Region) -> dict[str, Any]:
 
 
 def _print_map(masks: tuple[Mask, Mask], differs: Region, console: Console) -> None:
-    """Where the first differing item differs: A or B alone, both, or neither of a pixel's cells."""
+    """Where the first differing sample differs: A or B alone, both, or neither of a pixel's cells."""
     a, b = masks
     item = differs.batch[0] if differs.batch else 0
     head = differs.heads[0] if differs.heads else 0
@@ -144,7 +144,7 @@ def _print_map(masks: tuple[Mask, Mask], differs: Region, console: Console) -> N
     )
     glyphs = np.select([only_a & only_b, only_a, only_b, both], ["X", "A", "B", "■"], "·")
     firsts = [line * a.shape[2] // len(glyphs) for line in range(len(glyphs))]
-    place = f"item {item}, head {head}: " if a.shape[0] * a.shape[1] > 1 else ""
+    place = f"sample {item}, head {head}: " if a.shape[0] * a.shape[1] > 1 else ""
     note = f"{place}A only A attends, B only B, ■ both, · neither, X both kinds in one character"
     console.print()
     print_map(console, firsts, glyphs, note, GUTTER, style="")

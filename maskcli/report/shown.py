@@ -39,7 +39,7 @@ def as_json(shown: Shown) -> Iterator[str]:
 
 
 def as_json_lines(shown: Shown) -> Iterator[str]:
-    """One JSON object a sequence: its facts, its runs (of the first head) and its tokens."""
+    """One JSON object a sample: its facts, its runs (of the first head) and its tokens."""
     for item in range(shown.mask.shape[0]):
         spec = json_text(shown.spec)
         yield f'{{"schema_version": {SCHEMA_VERSION}, "sequence": {item}, "spec": {spec}, "runs": '
@@ -50,7 +50,7 @@ def as_json_lines(shown: Shown) -> Iterator[str]:
 
 
 def as_text(shown: Shown) -> Iterator[str]:
-    """A tab-separated line a query: sequence, query, token, keys attended, their runs as start:stop."""
+    """A tab-separated line a query: sample, query, token, keys attended, their runs as start:stop."""
     for item in range(shown.mask.shape[0]):
         for query, runs in enumerate(shown.mask.runs(item)):
             yield "\t".join(_row(shown, item, query, runs)) + "\n"
@@ -172,7 +172,7 @@ def _tensor(shown: Shown, path: str | None) -> None:
 FORMS: tuple[Form[Writer], ...] = (
     Form("table", (), on_screen(_table)),
     Form("json", (".json",), in_pieces(as_json)),
-    Form("json-lines", (".jsonl",), in_pieces(as_json_lines)),
+    Form("jsonl", (".jsonl",), in_pieces(as_json_lines)),
     Form("csv", (".csv",), in_pieces(as_csv)),
     Form("text", (".txt",), in_pieces(as_text)),
     Form(None, PICTURES, _picture),

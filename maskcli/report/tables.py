@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Longer token tables show their head and tail: a screen is no place for a thousand rows.
 MOST_TOKENS, HEAD, TAIL = 64, 40, 8
-# Most sequences printed one by one.
+# Most samples printed one by one.
 MOST_SEQUENCES = 8
 # How wide a token may be on either axis before it is cut with an ellipsis, and a key where that does not fit.
 LABEL = 14
@@ -32,25 +32,25 @@ ATTEND, IGNORE = "■", "·"
 
 
 def print_shown(shown: Shown, console: Console) -> None:
-    """Token tables, then the mask (once for all sequences where they are equal), then the numbers."""
+    """Token tables, then the mask (once for all samples where they are equal), then the numbers."""
     items, queries = shown.mask.shape[0], shown.queries
     printed = range(min(items, MOST_SEQUENCES))
     # Bare lengths have no tokens to tell of; a long table of numbers in order would only push the mask away.
     if queries.ids is not None or queries.shape[1] <= MOST_TOKENS:
-        _print_tokens(console, queries, printed, "sequence" if items > 1 else None)
+        _print_tokens(console, queries, printed, "sample" if items > 1 else None)
     if shown.source is not None:
         console.print()
         _print_tokens(console, shown.source, printed, "source")
     if items > MOST_SEQUENCES:
         more = items - MOST_SEQUENCES
-        console.print(f"… {more} more sequences; --format json or text writes them all", style="dim")
+        console.print(f"… {more} more samples; --format json or text writes them all", style="dim")
 
     console.print()
     if items > 1 and shown.mask.stored[0] == 1:
-        _print_mask(shown, console, 0, " (the same for every sequence)")
+        _print_mask(shown, console, 0, " (the same for every sample)")
     else:
         for item in printed:
-            _print_mask(shown, console, item, f" of sequence {item}" if items > 1 else "")
+            _print_mask(shown, console, item, f" of sample {item}" if items > 1 else "")
     _print_numbers(shown, console)
 
 

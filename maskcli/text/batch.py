@@ -258,7 +258,7 @@ def batch_from_lengths(
         limit = max(parsed) if max_length is None else max_length
         rows = [min(length, limit) for length in parsed]
         warnings = [
-            f"row {number} lost {length - limit} of its {length} tokens to the maximum length {limit}"
+            f"sample {number} lost {length - limit} of its {length} tokens to the maximum length {limit}"
             for number, length in enumerate(parsed)
             if length > limit
         ]

@@ -40,7 +40,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: str) -> Lines:
-    """One sequence per line of a UTF-8 file."""
+    """One text per line of a UTF-8 file."""
     return split_lines(read_text(path), path)
 
 
@@ -70,7 +70,7 @@ def _decoded(data: bytes, named: str) -> str:
 
 
 def split_lines(text: str, source: str = "standard input") -> Lines:
-    """One sequence per line; blank lines are skipped, and those inside the text with a warning.
+    """One text per line; blank lines are skipped, and those inside the text with a warning.
 
     Only line feeds (with or without a carriage return) end a line; form feeds belong to the text.
     """
@@ -79,7 +79,7 @@ def split_lines(text: str, source: str = "standard input") -> Lines:
         lines.pop()
     texts = tuple(line for line in lines if line.strip())
     if not texts:
-        raise MaskcliError(f"{quoted(source)} holds no text; write one sequence per line")
+        raise MaskcliError(f"{quoted(source)} holds no text; write one text per line")
     blank = [number for number, line in enumerate(lines, 1) if not line.strip()]
     if not blank:
         return Lines(texts, ())

@@ -101,7 +101,7 @@ def label_warnings(ids: Array, mask: Real, tokenizer: Tokenizer) -> list[str]:
     return [
         f"the pad token is the eos token ({tokenizer.pad_token}, id {tokenizer.pad_id}): labels masked "
         f"where ids == pad would have lost {total} real eos {plural('token', total)} "
-        f"({first_of('row', rows)}); these labels follow the attention mask"
+        f"({first_of('sample', rows)}); these labels follow the attention mask"
     ]
 
 

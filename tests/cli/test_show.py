@@ -94,7 +94,7 @@ def test_every_form_says_the_same():
     csv = run("show", *BOOK, "--format", "csv").stdout.splitlines()
     assert csv[0] == "sequence,query,token,attended,keys"
     assert len(csv) == 11
-    objects = [json.loads(line) for line in run("show", *BOOK, "--format", "json-lines").stdout.splitlines()]
+    objects = [json.loads(line) for line in run("show", *BOOK, "--format", "jsonl").stdout.splitlines()]
     assert [each["runs"] for each in objects] == [whole["runs"][0][0], whole["runs"][1][0]]
 
 

@@ -111,7 +111,7 @@ def test_labels_follow_the_attention_mask_where_pad_is_eos() -> None:
     assert batch.labels.tolist() == [[3, 2, -100], [4, -100, -100], [5, 6, 2]]
     borrowed, lost = batch.warnings
     assert "padding is the eos token <eos> (id 2)" in borrowed
-    assert "would have lost 2 real eos tokens (rows 0, 2)" in lost
+    assert "would have lost 2 real eos tokens (samples 0, 2)" in lost
 
 
 def test_borrowed_padding_that_pads_nothing_is_not_mentioned() -> None:
