@@ -182,7 +182,7 @@ def test_padding_that_is_the_end_of_text_loses_the_labels_of_ends(folder):
     batch = maskcli.show("causal", *texts, tokenizer=str(folder / "my-model"), labels=True)
     (warning,) = batch.warnings
     assert f"the pad token is the eos token ({end}, id 1)" in warning
-    assert "would have lost 2 real eos tokens (rows 0, 1)" in warning
+    assert "would have lost 2 real eos tokens (samples 0, 1)" in warning
     assert done.stderr == f"maskcli: warning: {warning}\n"
 
     ids, mask = torch.from_numpy(batch.queries.ids), torch.from_numpy(batch.queries.attention_mask)
