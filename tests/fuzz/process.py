@@ -1,0 +1,152 @@
+"""Command lines run in this process, one after the other, and what no run of them may do."""
+
+import contextlib
+import faulthandler
+import io
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+import unicodedata
+import warnings
+from dataclasses import dataclass
+
+# A case may take no longer, in seconds, and no more memory, in MiB.
+SECONDS, MEBIBYTES = 5.0, 500
+# Where nothing comes back, the process ends here and says where it was.
+LOST = 60
+STATUS = re.compile(r"VmHWM:\s+(\d+) kB")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left: its exit code, both its streams, and its cost."""
+
+    code: int
+    out: bytes
+    err: bytes
+    seconds: float = 0.0
+    mebibytes: float = 0.0
+
+
+class Streams:
+    """Descriptors 1 and 2, kept in memory while something runs; libraries write to them as well as Python."""
+
+    def __init__(self):
+        self.kept = [os.memfd_create(name) for name in ("out", "err")]
+        self.own = [os.dup(number) for number in (1, 2)]
+        self.case = os.open(os.path.join(tempfile.gettempdir(), f"fuzz-{os.getpid()}.case"), os.O_CREAT | os.O_RDWR)
+        self.console = open(self.own[1], "w", buffering=1, closefd=False)
+        faulthandler.enable(self.console)
+
+    @contextlib.contextmanager
+    def taken(self):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        before = sys.stdout, sys.stderr, sys.stdin
+        for number, kept in enumerate(self.kept, start=1):
+            os.ftruncate(kept, 0)
+            os.lseek(kept, 0, os.SEEK_SET)
+            os.dup2(kept, number)
+        sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(ValueError):
+                    stream.flush()
+            for number, own in enumerate(self.own, start=1):
+                os.dup2(own, number)
+            sys.stdout, sys.stderr, sys.stdin = before
+
+    def remember(self, number):
+        """The case that runs now, for whoever finds the process dead."""
+        os.pwrite(self.case, b"%20d" % number, 0)
+
+    def read(self):
+        return [os.pread(kept, os.fstat(kept).st_size, 0) for kept in self.kept]
+
+
+STREAMS = Streams()
+
+
+def run(arguments, stdin=b""):
+    """What `maskcli ARGUMENTS` does, in this process."""
+    from maskcli.cli import main
+
+    def called():
+        sys.stdin = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
+        sys.argv = ["maskcli", *arguments]
+        try:
+            main()
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 0
+
+    return measured(called)
+
+
+def measured(called):
+    """The outcome of a function that returns an exit code; what it raises counts as a traceback."""
+    _forget_peak()
+    before, began = _peak(), time.perf_counter()
+    faulthandler.dump_traceback_later(LOST, exit=True, file=STREAMS.console)
+    code = -1
+    with STREAMS.taken(), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        # As Python has it: those of other people's modules are not for users.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            code = called()
+        except Exception:
+            import traceback
+
+            traceback.print_exc()
+    faulthandler.cancel_dump_traceback_later()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    out, err = STREAMS.read()
+    return Outcome(code, out, err, time.perf_counter() - began, _peak() - before)
+
+
+def faults(outcome):
+    """What a run did that none may do, a sentence each."""
+    err = outcome.err.decode(errors="replace")
+    lines = err.splitlines()
+    told = [line for line in lines if not line.startswith("maskcli: warning:")]
+    checks = [
+        (outcome.code in (0, 1, 2), f"exit code {outcome.code}"),
+        ("Traceback" not in err, "traceback: " + " | ".join(lines[-3:])),
+        ("internal error" not in err, "internal error: " + " | ".join(told)),
+        (all(line.startswith("maskcli: ") for line in lines), "on standard error: " + " | ".join(lines)[:400]),
+        (outcome.code != 2 or len(told) == 1, f"exit code 2 with {len(told)} sentences"),
+        (outcome.seconds <= SECONDS, f"took {outcome.seconds:.1f} s"),
+        (outcome.mebibytes <= MEBIBYTES, f"took {outcome.mebibytes:.0f} MiB"),
+        (not (raw := _raw(outcome.out)), f"raw {raw!r} on standard output"),
+        (not (raw := _raw(outcome.err)), f"raw {raw!r} on standard error"),
+        (len(err) < 4000, f"{len(err)} characters on standard error"),
+    ]
+    return [sentence for fine, sentence in checks if not fine]
+
+
+def _raw(block):
+    """The first character that a terminal takes for something else; what is no UTF-8 counts as one."""
+    try:
+        text = block.decode()
+    except UnicodeDecodeError as error:
+        return str(error)
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return ""
+    odd = (letter for letter in text if letter != "\n" and unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp"))
+    return next(odd, "")
+
+
+def _forget_peak():
+    """From here on the peak of memory is that of what runs next."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def _peak():
+    with open("/proc/self/status") as file:
+        return int(STATUS.search(file.read())[1]) / 1024
