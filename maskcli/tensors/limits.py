@@ -26,6 +26,8 @@ MAX_NPY_HEADER = 10_000
 MAX_MEMBERS = 100_000
 # Bytes of its directory: MAX_MEMBERS entries with names of common length.
 MAX_DIRECTORY = 32 * 1024 * 1024
+# Bytes of a stored member whose checksum is looked at: larger ones are read in place, as a .npy file is.
+MAX_SUMMED = 64 * 1024**2
 # Bytes that all compressed members may expand to together: they are expanded in memory when read.
 MAX_INFLATED = 2 * 1024**3
 

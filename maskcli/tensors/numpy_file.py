@@ -22,7 +22,7 @@ from maskcli.tensors.limits import MAX_INFLATED, MAX_METADATA, MAX_NPY_HEADER, P
 from maskcli.tensors.sources import METADATA, Source, Writer, pour
 from maskcli.tensors.storage import Handle, InMemory, Refused, Storage, in_file
 from maskcli.tensors.tensor import Tensor, TensorFile
-from maskcli.tensors.zipped import DAMAGES, archive, data_offset, names_in_zip
+from maskcli.tensors.zipped import DAMAGES, archive, data_offset, is_sound, names_in_zip
 from maskcli.untrusted import json_object
 
 # Bytes in which a header ends: its magic, its length, its text.
@@ -103,6 +103,8 @@ def _member(handle: Handle, opened: zipfile.ZipFile, member: zipfile.ZipInfo) ->
     name = member.filename.removesuffix(".npy")
     start = data_offset(handle, member)
     if member.compress_type == zipfile.ZIP_STORED:
+        if not is_sound(handle, member, start):
+            raise _torn(handle, name)
         return _stored(handle, name, start, min(member.file_size, handle.size - start))
     if member.compress_type != zipfile.ZIP_DEFLATED:
         raise handle.error(f"packs {name[:80]!r} in a way numpy never does; save it with np.savez")

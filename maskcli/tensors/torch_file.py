@@ -154,10 +154,13 @@ def _described(
     saved = described(handle.bytes(*members[f"{folder}data.pkl"]))
 
     encoded: dict[int, bytes] = {}
+    storages: dict[str, tuple[str | None, int]] = {}
 
     def tensor(name: str, leaf: SavedTensor | SavedArray) -> Tensor:
         if isinstance(leaf, SavedArray):
             return _in_pickle(name, leaf, encoded)
+        if storages.setdefault(leaf.storage, leaf.kept) != leaf.kept:
+            raise handle.error(f"has one storage under two types for {name[:80]!r}; save it again with torch.save")
         return _in_storage(handle, name, leaf, *members.get(f"{folder}data/{leaf.storage}", (0, 0)))
 
     return saved, (SavedTensor, SavedArray), tensor
@@ -184,6 +187,13 @@ def _in_storage(handle: Handle, name: str, leaf: SavedTensor, begin: int, size: 
     why = _why_not(name, leaf.dtype, leaf.shape)
     if why is not None:
         return Tensor(name, leaf.dtype, leaf.shape, Refused(why))
+
+    stored_as, elements = leaf.kept
+    told = elements * (DTYPES[stored_as].bits // 8 if stored_as else 1)
+    if size != told:
+        raise handle.error(
+            f"holds {size} bytes for {name[:80]!r} where its pickle says {told}; save or copy it again"
+        )
 
     raw = np.dtype(DTYPES[leaf.dtype].raw)
     count = size // raw.itemsize

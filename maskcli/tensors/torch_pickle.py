@@ -23,9 +23,14 @@ STORAGES = {f"{dtype.storage}Storage": dtype.name for dtype in DTYPES.values() i
 
 
 class SavedTensor(NamedTuple):
-    """A tensor as the pickle describes it: its storage, and from where; sizes and strides in elements."""
+    """A tensor as the pickle describes it: its storage, and from where; sizes and strides in elements.
+
+    `kept` tells how large the whole storage is and what else reads it: its type, if it has one, and its
+    elements, of one byte where it has none.
+    """
 
     storage: str
+    kept: tuple[str | None, int]
     dtype: str
     offset: int
     shape: tuple[int, ...]
@@ -35,6 +40,7 @@ class SavedTensor(NamedTuple):
 class _Storage(NamedTuple):
     key: str
     dtype: str | None
+    count: int
 
 
 @dataclass
@@ -199,9 +205,9 @@ OPCODES: dict[str, tuple[int, Callable[[_State, list[Any], Any], Any]]] = {
 
 def _storage(kind: str, dtype: Any, key: str, device: str, count: int) -> _Storage:
     """A storage; an untyped one is given as the function that would make it."""
-    if kind != "storage" or not isinstance(key, str):
+    if kind != "storage" or not isinstance(key, str) or type(count) is not int:
         raise UnfamiliarError
-    return _Storage(key, dtype if isinstance(dtype, str) else None)
+    return _Storage(key, dtype if isinstance(dtype, str) else None, count)
 
 
 def _tensor(
@@ -218,7 +224,8 @@ def _tensor(
     are_sizes = all(type(size) is int and size >= 0 for size in (offset, *shape, *strides))
     if not are_sizes or len(shape) != len(strides) or any(more):
         raise UnfamiliarError
-    return SavedTensor(storage.key, DTYPES[dtype].name, offset, tuple(shape), tuple(strides))
+    kept = (storage.dtype, storage.count)
+    return SavedTensor(storage.key, kept, DTYPES[dtype].name, offset, tuple(shape), tuple(strides))
 
 
 def _parameter(tensor: Any, grad: bool, hooks: Any) -> SavedTensor:

@@ -7,12 +7,15 @@ import zlib
 from collections import Counter
 from typing import BinaryIO, cast
 
-from maskcli.tensors.limits import MAX_DIRECTORY, MAX_MEMBERS
+from maskcli.tensors.limits import MAX_DIRECTORY, MAX_MEMBERS, MAX_SUMMED
+from maskcli.tensors.remote import Remote
 from maskcli.tensors.storage import Handle
 from maskcli.tensors.streams import Window
 
 # Bytes at the end of the file that hold the record of the directory, with the longest comment behind it.
 TAIL = 65_557
+# Bytes of a member's own header before its name, and the flag of names in UTF-8.
+HEADER, UTF8 = 30, 0x800
 # What zipfile raises for a directory or a member that is damaged.
 DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
@@ -54,15 +57,24 @@ def _check_directory(handle: Handle) -> None:
 
 def data_offset(handle: Handle, member: zipfile.ZipInfo) -> int:
     """Where the bytes of a stored member begin."""
-    header = handle.bytes(member.header_offset, 30)
     name = member.filename[:80]
-    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+    encoded = member.orig_filename.encode("utf-8" if member.flag_bits & UTF8 else "cp437")
+    header = handle.bytes(member.header_offset, HEADER + len(encoded))
+    lengths = [int.from_bytes(header[at : at + 2], "little") for at in (26, 28)]
+    named = lengths[0] == len(encoded) and header[HEADER:] == encoded
+    if not named or not header.startswith(b"PK\x03\x04"):
         raise handle.error(f"has no member {name!r} where its directory says; get the file again")
-    lengths = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-    start = member.header_offset + 30 + sum(lengths)
+    start = member.header_offset + HEADER + sum(lengths)
     if start + member.compress_size > handle.size:
         raise handle.error(f"ends inside the member {name!r}; get the file again")
     return start
+
+
+def is_sound(handle: Handle, member: zipfile.ZipInfo, start: int) -> bool:
+    """Whether a stored member that begins at `start` is what its checksum says, as far as that is looked at."""
+    if isinstance(handle, Remote) or member.file_size > MAX_SUMMED:
+        return True
+    return zlib.crc32(handle.bytes(start, member.file_size)) == member.CRC
 
 
 def names_in_zip(handle: Handle, head: bytes) -> list[str]:

@@ -1,5 +1,6 @@
 """Command lines: every option of every command, with values that fit, that nearly fit, and that nobody expects."""
 
+import enum
 import functools
 import itertools
 import json
@@ -46,10 +47,11 @@ def _written(source, option, folder):
     word = source.choice([*option.opts, *option.secondary_opts])
     if getattr(option, "is_flag", False):
         return [word]
-    choices = getattr(option.type, "choices", None)
-    if choices and source.below(8):
-        return [word, str(getattr(source.choice(list(choices)), "value", source.choice(list(choices))))]
-    return [word, _value(source, option.opts[-1], str(option.metavar or option.type.name).upper(), folder)]
+    kind = option.type_descriptor.annotation
+    if isinstance(kind, type) and issubclass(kind, enum.Enum) and source.below(8):
+        return [word, source.choice(list(kind)).value]
+    metavar = option.metavar or ("N" if kind in (int, list[int]) else "TEXT")
+    return [word, _value(source, option.opts[-1], metavar, folder)]
 
 
 def _value(source, option, metavar, folder):
@@ -62,7 +64,6 @@ def _value(source, option, metavar, folder):
     makers = {
         "SPEC": lambda: spec(source),
         "N": lambda: str(source.number()),
-        "INTEGER": lambda: str(source.number()),
         "N,N": lambda: ",".join(str(source.number()) for _ in range(source.between(1, 3))),
         "A:B": lambda: f"{source.number()}:{source.number()}",
         "IDS": lambda: source.choice(["5 3 2 0 0; 7 4 8 6 0", "1 2", f"{source.number()} {source.number()}; 5", ";;", "[[1,2],[3]]"]),
@@ -74,13 +75,14 @@ def _value(source, option, metavar, folder):
         "FILL": lambda: source.choice(["-inf", "-1e9", "min", "0", "nan", "1e400", source.text()]),
         "RULES": lambda: source.choice(["MSK202", "MSK1", "padding", "MSK999", source.text()]),
         "DIR": lambda: _model(source, folder),
-        "FORMAT": lambda: source.choice(["json", "jsonl", "csv", "text", "table", "concise", "github", "sarif", "markdown", "junit", "x"]),
     }  # fmt: skip
     if metavar in makers:
         return makers[metavar]()
     if "FILE" in metavar:
         return _file(source, folder)
-    return makers["FORMAT"]() if option == "--format" else source.choice(["0", "x", "input_ids=batch", str(source.number()), source.text()])
+    if metavar.startswith("<"):
+        return source.choice(metavar.strip("<>").split("|"))
+    return source.choice(["0", "x", "input_ids=batch", str(source.number()), source.text()])
 
 
 def _arguments(source, name, folder):

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 SECONDS, MEBIBYTES = 5.0, 500
 # Where nothing comes back, the process ends here and says where it was.
 LOST = 60
+# Ends of lines, and what stands between columns.
+PLAIN = str.maketrans("", "", "\n\t")
 STATUS = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
@@ -119,7 +121,7 @@ def faults(outcome):
         ("Traceback" not in err, "traceback: " + " | ".join(lines[-3:])),
         ("internal error" not in err, "internal error: " + " | ".join(told)),
         (all(line.startswith("maskcli: ") for line in lines), "on standard error: " + " | ".join(lines)[:400]),
-        (outcome.code != 2 or len(told) == 1, f"exit code 2 with {len(told)} sentences"),
+        (outcome.code != 2 or told, "exit code 2 without a sentence"),
         (outcome.seconds <= SECONDS, f"took {outcome.seconds:.1f} s"),
         (outcome.mebibytes <= MEBIBYTES, f"took {outcome.mebibytes:.0f} MiB"),
         (not (raw := _raw(outcome.out)), f"raw {raw!r} on standard output"),
@@ -135,9 +137,9 @@ def _raw(block):
         text = block.decode()
     except UnicodeDecodeError as error:
         return str(error)
-    if text.isascii() and text.replace("\n", "").isprintable():
+    if text.isascii() and text.translate(PLAIN).isprintable():
         return ""
-    odd = (letter for letter in text if letter != "\n" and unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp"))
+    odd = (letter for letter in text if letter not in "\n\t" and unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp"))
     return next(odd, "")
 
 

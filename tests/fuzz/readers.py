@@ -31,18 +31,28 @@ def reader(source, folder):
         return 0
 
     outcome = measured(read)
-    told = [fault for fault in faults(outcome) if not fault.startswith("exit code 2 with")]
-    return told + _differences(found, by_library(path), originals()[name]) if outcome.code == 0 else told
+    told = [fault for fault in faults(outcome) if not fault.startswith("exit code 2 without")]
+    if outcome.code != 0:
+        return told
+    theirs = by_library(path)
+    wrong = _changed(found, originals()[name], block) if theirs is None else _different(found, theirs)
+    return told + wrong
 
 
-def _differences(ours, theirs, original):
-    """Tensors that are not what the library reads; where it reads nothing, not what they were before the damage."""
-    beside, whose = (original, "changed") if theirs is None else (theirs, "is not what its library reads")
-    return [
-        f"{name!r} {whose}"
-        for name, array in ours.items()
-        if (name in beside or theirs is None) and not (name in beside and same(array, beside[name]))
-    ]
+def _different(ours, theirs):
+    """Tensors that are not what the library reads."""
+    named = [name for name in ours if name in theirs]
+    return [f"{name!r} is not what its library reads" for name in named if not same(ours[name], theirs[name])]
+
+
+def _changed(ours, originals, block):
+    """Tensors that are no longer what they were, although their bytes are still in the file."""
+    changed = [name for name in ours if not (name in originals and same(ours[name], originals[name]))]
+    return [f"{name!r} changed" for name in changed if name not in originals or _lies_in(block, originals[name])]
+
+
+def _lies_in(block, array):
+    return any(each.tobytes() in block for each in (array, array.T))
 
 
 @functools.cache
@@ -72,11 +82,15 @@ def _whole(tensor):
 
 def by_library(path):
     """The same by numpy, safetensors or torch; None where they refuse."""
+    import warnings
+
     reader = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors, ".pt": _torch}[path.suffix]
-    try:
-        return reader(path)
-    except Exception:
-        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return reader(path)
+        except Exception:
+            return None
 
 
 def _npy(path):

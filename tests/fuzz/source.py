@@ -46,7 +46,7 @@ class Source:
 
     def some(self, items, most):
         """Up to so many of some, in any order."""
-        return [self.choice(items) for _ in range(self.below(most + 1))]
+        return [self.choice(items) for _ in range(self.below(most + 1) if items else 0)]
 
     def number(self):
         """A small number, or one at which something changes."""
