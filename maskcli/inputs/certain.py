@@ -59,7 +59,8 @@ def _is_over_keys(source: str, saved: Roled, row: Convention | None) -> bool:
     if row is not None and not row.folds_heads:
         return row.over_keys
     role = saved.role if saved.why != "shape" else None
-    if row is not None and role is None:
+    guessed = role is None or "shape" in saved.why
+    if row is not None and guessed:
         raise MaskcliError(
             f"{source!r} has two axes {list(saved.tensor.shape)}, [B, K] (a key_padding_mask) or [Q, K] "
             "(an attn_mask); call the tensor by one of these names, or give it four axes"

@@ -31,8 +31,8 @@ def cell(kind, numbers, p, q, k, keys, real, documents, b=0, labels=None, querie
     if kind == "blocks":
         return p // numbers[0] == k // numbers[0]
     if kind == "chunked" and len(numbers) == 2:
-        chunk = list(range(p // numbers[0] * numbers[0], p // numbers[0] * numbers[0] + numbers[0]))
-        return k in chunk or k in range(chunk[0] - numbers[1], chunk[0])
+        first = p // numbers[0] * numbers[0]
+        return k in range(first, first + numbers[0]) or k in range(first - numbers[1], first)
     if kind == "chunked":
         return k <= p and (p - left) // numbers[0] == (k - left) // numbers[0]
     if kind == "dilated":
