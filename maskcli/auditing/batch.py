@@ -55,6 +55,8 @@ def batches(rows: Sided, plan: Plan, declared: Declared, cells: int = CELLS) -> 
     Rows of a set of one length are passed as they are. Others are padded, one place further than the longest
     of them: what is cut off at a row's end shows in no batch then, and so in none by chance.
     """
+    if not rows.lengths:
+        return
     usual = rows.fits
     for side, lengths in rows.lengths.items():
         usual = usual & (lengths == plan.fixed.get(side, -1))

@@ -8,10 +8,15 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.auditing.roles import BORDERS, OF_ROWS, Columns, Joined, Role
+from maskcli.errors import MaskcliError
 from maskcli.meant.facts import Declared
 from maskcli.scene.sides import OF_LOSS, TOKEN_ROLES
 from maskcli.tables.columns import Chunk, Column
 
+# Roles whose numbers are whole: ids, and numbers of texts. Positions may have become floats, which is a finding.
+WHOLE = ("input_ids", "labels", "segment_ids", "token_type_ids")
+# What an int64 holds, as a float.
+LARGEST = 2.0**63
 # Tokens that columns speak of: a group (chosen, rejected) and a kind (encoder, decoder).
 Side = tuple[str, str]
 
@@ -58,7 +63,7 @@ def sided(chunk: Chunk, columns: Columns, apart: frozenset[str]) -> Sided:
     `apart` are the groups whose labels are another text than their ids.
     """
     held = {
-        name: (role, chunk.columns[name])
+        name: (role, _numbers(chunk, name, role))
         for name, role in columns.roles.items()
         if name in chunk.columns and (chunk.columns[name].offsets is None) == (role.role in OF_ROWS)
     }
@@ -83,6 +88,22 @@ def sided(chunk: Chunk, columns: Columns, apart: frozenset[str]) -> Sided:
                 unlike[name] = other
     told = _per_token(held, lengths, unlike)
     return Sided(told, lengths, unlike)
+
+
+def _numbers(chunk: Chunk, name: str, role: Role) -> Column:
+    """A column of whole numbers where its role asks for such, as JSON and nulls may have made floats of them."""
+    values, offsets = chunk.columns[name]
+    if values.dtype.kind != "f" or role.role not in WHOLE:
+        return chunk.columns[name]
+    odd = ~(np.abs(values) < LARGEST) | (values != np.floor(values))
+    if odd.any():
+        place = int(odd.argmax())
+        row = place if offsets is None else int(np.searchsorted(offsets, place, side="right")) - 1
+        raise MaskcliError(
+            f"the column {name!r} holds {values[place]} in row {chunk.first + row} where {role.role} are whole "
+            "numbers; mend that row, or leave the column out"
+        )
+    return Column(values.astype(np.int64), offsets)
 
 
 def _placed(role: Role, decoders: frozenset[str]) -> Role:

@@ -40,6 +40,7 @@ def main():
     os.environ["HF_HUB_OFFLINE"] = "1"
     names = [options.target] if options.target else list(TARGETS)
     seconds = options.minutes * 60 / len(names) if options.minutes else None
+    importlib.import_module("tests.fuzz.process").prepare()
     if options.guided:
         _guided(names[0], seconds)
 

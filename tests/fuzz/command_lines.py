@@ -112,11 +112,11 @@ def _file(source, folder, *homes):
         return f"{path}{behind}"
     name = f"{_number()}{source.text()[:40] if source.once_in(3) else ''}{path.suffix}".replace("/", "_").replace("\0", "")
     copy = folder / name
-    copy.write_bytes(_changed(source, path))
+    copy.write_bytes(changed(source, path))
     return str(copy)
 
 
-def _changed(source, path):
+def changed(source, path):
     """The bytes of a file, damaged as bytes or, where it is JSON, in one of its values."""
     block = path.read_bytes()
     if path.suffix == ".json" and source.below(4):
@@ -132,7 +132,7 @@ def _model(source, folder):
     """A folder with a config.json."""
     model = folder / f"model{_number()}"
     model.mkdir()
-    (model / "config.json").write_bytes(_changed(source, source.choice(_corpus((TEXTS,), "config."))))
+    (model / "config.json").write_bytes(changed(source, source.choice(_corpus((TEXTS,), "config."))))
     return str(model)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import importlib
 import io
 import os
 import re
@@ -72,6 +73,12 @@ class Streams:
 
 
 STREAMS = Streams()
+
+
+def prepare():
+    """Import what takes seconds to be imported: no input is to answer for that."""
+    for name in ("torch", "pyarrow.parquet", "matplotlib.figure", "transformers.models.auto.tokenization_auto"):
+        importlib.import_module(name)
 
 
 def run(arguments, stdin=b""):
