@@ -13,7 +13,7 @@ from maskcli.meant.facts import Declared
 from maskcli.scene.sides import OF_LOSS, TOKEN_ROLES
 from maskcli.tables.columns import Chunk, Column
 
-# Roles whose numbers are whole: ids, and numbers of texts. Positions may have become floats, which is a finding.
+# Roles whose numbers are whole: ids, and numbers of texts. Positions that became floats are a finding.
 WHOLE = ("input_ids", "labels", "segment_ids", "token_type_ids")
 # What an int64 holds, as a float.
 LARGEST = 2.0**63
@@ -91,7 +91,7 @@ def sided(chunk: Chunk, columns: Columns, apart: frozenset[str]) -> Sided:
 
 
 def _numbers(chunk: Chunk, name: str, role: Role) -> Column:
-    """A column of whole numbers where its role asks for such, as JSON and nulls may have made floats of them."""
+    """A column, of whole numbers where its role asks for them: nulls in JSON make floats of all others."""
     values, offsets = chunk.columns[name]
     if values.dtype.kind != "f" or role.role not in WHOLE:
         return chunk.columns[name]
@@ -100,8 +100,8 @@ def _numbers(chunk: Chunk, name: str, role: Role) -> Column:
         place = int(odd.argmax())
         row = place if offsets is None else int(np.searchsorted(offsets, place, side="right")) - 1
         raise MaskcliError(
-            f"the column {name!r} holds {values[place]} in row {chunk.first + row} where {role.role} are whole "
-            "numbers; mend that row, or leave the column out"
+            f"the column {name!r} holds {values[place]} in row {chunk.first + row} where {role.role} are "
+            "whole numbers; mend that row, or leave the column out"
         )
     return Column(values.astype(np.int64), offsets)
 

@@ -160,7 +160,9 @@ def _described(
         if isinstance(leaf, SavedArray):
             return _in_pickle(name, leaf, encoded)
         if storages.setdefault(leaf.storage, leaf.kept) != leaf.kept:
-            raise handle.error(f"has one storage under two types for {name[:80]!r}; save it again with torch.save")
+            raise handle.error(
+                f"has one storage under two types for {name[:80]!r}; save it again with torch.save"
+            )
         return _in_storage(handle, name, leaf, *members.get(f"{folder}data/{leaf.storage}", (0, 0)))
 
     return saved, (SavedTensor, SavedArray), tensor

@@ -40,7 +40,7 @@ class SavedTensor(NamedTuple):
 class _Storage(NamedTuple):
     key: str
     dtype: str | None
-    count: int
+    elements: int
 
 
 @dataclass
@@ -224,7 +224,7 @@ def _tensor(
     are_sizes = all(type(size) is int and size >= 0 for size in (offset, *shape, *strides))
     if not are_sizes or len(shape) != len(strides) or any(more):
         raise UnfamiliarError
-    kept = (storage.dtype, storage.count)
+    kept = (storage.dtype, storage.elements)
     return SavedTensor(storage.key, kept, DTYPES[dtype].name, offset, tuple(shape), tuple(strides))
 
 

@@ -12,7 +12,6 @@ import argparse
 import collections
 import importlib
 import itertools
-import json
 import os
 import sys
 import tempfile
@@ -22,15 +21,7 @@ from pathlib import Path
 from tests.fuzz.source import BYTES, Source, seeded
 
 # Each target: the file it is in. It takes choices and an empty folder, and returns what went wrong, a sentence each.
-TARGETS = {
-    "reader": "readers",
-    "cli": "command_lines",
-    "masks": "masks",
-    "audit": "sets",
-    "turns": "sets",
-    "page": "pages",
-    "probe": "probes",
-}
+TARGETS = {"reader": "readers", "cli": "command_lines", "masks": "masks", "audit": "sets", "turns": "sets"}
 # Failures of one kind that are printed.
 MOST = 3
 
@@ -51,7 +42,9 @@ def main():
 
 
 def _options():
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, help="for all targets together")
     parser.add_argument("--cases", type=int, help="of each target")
     parser.add_argument("--target", choices=TARGETS)
@@ -124,11 +117,14 @@ class Tally:
             self.kinds[kind] += 1
             if self.kinds[kind] <= MOST:
                 again = f"python -m tests.fuzz --target {self.name} --seed {self.seed} --only {number}"
-                print(f"{ascii(fault)}\n  {again}", flush=True)
+                print(f"{fault!a}\n  {again}", flush=True)
 
     def close(self):
         seconds = time.monotonic() - self.began
-        print(f"{self.name}: {self.cases:,} cases, failures: {self.failed:,} ({seconds:.0f} s, seed {self.seed})", flush=True)
+        print(
+            f"{self.name}: {self.cases:,} cases, failures: {self.failed:,} ({seconds:.0f} s, seed {self.seed})",
+            flush=True,
+        )
 
 
 def _guided(name, seconds):

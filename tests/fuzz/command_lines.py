@@ -10,10 +10,37 @@ from tests.fuzz.process import faults, run
 from tests.fuzz.seeds import SETS, TENSORS, TEXTS
 from tests.fuzz.specs import spec
 
-COMMANDS = ("show", "diagnose", "inspect", "diff", "convert", "audit", "rule", "docs", "show", "diagnose", "inspect")
+COMMANDS = (
+    "show",
+    "diagnose",
+    "inspect",
+    "diff",
+    "convert",
+    "audit",
+    "rule",
+    "docs",
+    "show",
+    "diagnose",
+    "inspect",
+)
 # They start processes or clusters, or wait for the network.
 LEFT_OUT = {"--jobs", "--dask", "--help", "--install-completion", "--show-completion"}
-SUFFIXES = (".png", ".svg", ".html", ".json", ".csv", ".txt", ".safetensors", ".npy", ".npz", ".md", ".xml", ".sarif", ".xyz", "")
+SUFFIXES = (
+    ".png",
+    ".svg",
+    ".html",
+    ".json",
+    ".csv",
+    ".txt",
+    ".safetensors",
+    ".npy",
+    ".npz",
+    ".md",
+    ".xml",
+    ".sarif",
+    ".xyz",
+    "",
+)
 
 
 def cli(source, folder):
@@ -58,7 +85,11 @@ def _value(source, option, metavar, folder):
     if source.once_in(12):
         return source.text()
     if option in ("--output", "-o"):
-        return str(folder / f"out{source.choice(SUFFIXES)}") if source.below(6) else source.choice(["-", "/dev/full", "none/x.png", "."])
+        return (
+            str(folder / f"out{source.choice(SUFFIXES)}")
+            if source.below(6)
+            else source.choice(["-", "/dev/full", "none/x.png", "."])
+        )
     if option in ("--tokenizer", "-t"):
         return source.choice([str(TEXTS), "builtin", _file(source, folder, TEXTS)])
     makers = {
@@ -88,7 +119,13 @@ def _value(source, option, metavar, folder):
 def _arguments(source, name, folder):
     """What a command is about."""
     if name == "show":
-        ways = [lambda: [source.text() or "a"], lambda: ["--lengths", f"{source.number()},{source.between(1, 6)}"], lambda: ["--ids", "5 3 2 0 0; 7 4 8 6 0"], lambda: ["--file", _file(source, folder, TEXTS)], lambda: ["-"]]
+        ways = [
+            lambda: [source.text() or "a"],
+            lambda: ["--lengths", f"{source.number()},{source.between(1, 6)}"],
+            lambda: ["--ids", "5 3 2 0 0; 7 4 8 6 0"],
+            lambda: ["--file", _file(source, folder, TEXTS)],
+            lambda: ["-"],
+        ]
         return source.choice(ways)()
     if name in ("diagnose", "inspect", "audit"):
         homes = [SETS] if name == "audit" else [TENSORS]
@@ -106,11 +143,17 @@ def _file(source, folder, *homes):
     path = source.choice(_corpus(homes or (TENSORS, SETS, TEXTS)))
     way = source.below(8)
     if way == 0:
-        return source.choice(["none.npy", "/dev/zero", "/dev/null", str(TENSORS), "/proc/self/environ", "", source.text()])
+        return source.choice(
+            ["none.npy", "/dev/zero", "/dev/null", str(TENSORS), "/proc/self/environ", "", source.text()]
+        )
     if way > 3:
-        behind = source.choice(["", "", "", ":causal_mask", ":attentions.0", ":input_ids", f":{source.text()}", "/0"])
+        behind = source.choice(
+            ["", "", "", ":causal_mask", ":attentions.0", ":input_ids", f":{source.text()}", "/0"]
+        )
         return f"{path}{behind}"
-    name = f"{_number()}{source.text()[:40] if source.once_in(3) else ''}{path.suffix}".replace("/", "_").replace("\0", "")
+    name = f"{_number()}{source.text()[:40] if source.once_in(3) else ''}{path.suffix}".replace(
+        "/", "_"
+    ).replace("\0", "")
     copy = folder / name
     copy.write_bytes(changed(source, path))
     return str(copy)

@@ -113,13 +113,17 @@ def _name(source):
     from maskcli.masks.spec import build, parse
 
     layout = _layout(source)
-    spec, cells = _drawn(source, layout)
+    _, cells = _drawn(source, layout)
     if source.once_in(3):
         cells = cells.copy()
         cells[tuple(source.below(size) for size in cells.shape)] ^= True
     name = name_of(Mask.from_dense(cells))
     off = int((_cells(build(parse(name.spec), name.layout)) != cells).sum())
-    return [] if off == name.wrong and name.exact == (off == 0) else [f"{name.spec} is off by {off}, not {name.wrong}"]
+    return (
+        []
+        if off == name.wrong and name.exact == (off == 0)
+        else [f"{name.spec} is off by {off}, not {name.wrong}"]
+    )
 
 
 def _conversion(source):
@@ -162,7 +166,9 @@ def _counts(source):
     real = np.ones((batch, length), int)
     for row in real:
         row[source.between(2, length) :] = 0
-    weights = np.array([[[1 + source.below(9) for _ in range(length)] for _ in range(length)] for _ in range(batch)], float)
+    weights = np.array(
+        [[[1 + source.below(9) for _ in range(length)] for _ in range(length)] for _ in range(batch)], float
+    )
     weights = (weights / weights.sum(-1, keepdims=True))[:, None].astype(np.float32)
     report = maskcli.diagnose({"attentions.0": weights, "attention_mask": real}, select=["MSK202"])
     padded = real.sum(-1) < length

@@ -7,7 +7,23 @@ from tests.fuzz.source import NUMBERS
 
 DIGITS = re.compile(rb"-?\d+")
 # Values that a field of JSON may hold where another belongs.
-VALUES = [None, True, False, "", "x", [], {}, [[]], 0.5, 1e308, float("inf"), float("nan"), -0.0, "\x1b[31m\u202e", "\ud800"]
+VALUES = [
+    None,
+    True,
+    False,
+    "",
+    "x",
+    [],
+    {},
+    [[]],
+    0.5,
+    1e308,
+    float("inf"),
+    float("nan"),
+    -0.0,
+    "\x1b[31m\u202e",
+    "\ud800",
+]
 
 
 def damaged(source, block, other=b""):
@@ -76,7 +92,9 @@ def _place(source, block):
     if not block:
         return 0
     near = min(len(block), 256)
-    return source.choice([source.below(near), len(block) - 1 - source.below(near), *[source.below(len(block))] * 2])
+    return source.choice(
+        [source.below(near), len(block) - 1 - source.below(near), *[source.below(len(block))] * 2]
+    )
 
 
 def damaged_json(source, value):

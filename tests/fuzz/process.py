@@ -40,8 +40,10 @@ class Streams:
     def __init__(self):
         self.kept = [os.memfd_create(name) for name in ("out", "err")]
         self.own = [os.dup(number) for number in (1, 2)]
-        self.case = os.open(os.path.join(tempfile.gettempdir(), f"fuzz-{os.getpid()}.case"), os.O_CREAT | os.O_RDWR)
-        self.console = open(self.own[1], "w", buffering=1, closefd=False)
+        self.case = os.open(
+            os.path.join(tempfile.gettempdir(), f"fuzz-{os.getpid()}.case"), os.O_CREAT | os.O_RDWR
+        )
+        self.console = os.fdopen(self.own[1], "w", buffering=1, closefd=False)
         faulthandler.enable(self.console)
 
     @contextlib.contextmanager
@@ -53,7 +55,9 @@ class Streams:
             os.ftruncate(kept, 0)
             os.lseek(kept, 0, os.SEEK_SET)
             os.dup2(kept, number)
-        sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
+        sys.stdout, sys.stderr = (
+            os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2)
+        )
         try:
             yield
         finally:
@@ -77,7 +81,12 @@ STREAMS = Streams()
 
 def prepare():
     """Import what takes seconds to be imported: no input is to answer for that."""
-    for name in ("torch", "pyarrow.parquet", "matplotlib.figure", "transformers.models.auto.tokenization_auto"):
+    for name in (
+        "torch",
+        "pyarrow.parquet",
+        "matplotlib.figure",
+        "transformers.models.auto.tokenization_auto",
+    ):
         importlib.import_module(name)
 
 
@@ -127,7 +136,10 @@ def faults(outcome):
         (outcome.code in (0, 1, 2), f"exit code {outcome.code}"),
         ("Traceback" not in err, "traceback: " + " | ".join(lines[-3:])),
         ("internal error" not in err, "internal error: " + " | ".join(told)),
-        (all(line.startswith("maskcli: ") for line in lines), "on standard error: " + " | ".join(lines)[:400]),
+        (
+            all(line.startswith("maskcli: ") for line in lines),
+            "on standard error: " + " | ".join(lines)[:400],
+        ),
         (outcome.code != 2 or told, "exit code 2 without a sentence"),
         (outcome.seconds <= SECONDS, f"took {outcome.seconds:.1f} s"),
         (outcome.mebibytes <= MEBIBYTES, f"took {outcome.mebibytes:.0f} MiB"),
@@ -146,7 +158,11 @@ def _raw(block):
         return str(error)
     if text.isascii() and text.translate(PLAIN).isprintable():
         return ""
-    odd = (letter for letter in text if letter not in "\n\t" and unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp"))
+    odd = (
+        letter
+        for letter in text
+        if letter not in "\n\t" and unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    )
     return next(odd, "")
 
 

@@ -48,7 +48,9 @@ def _different(ours, theirs):
 def _changed(ours, originals, block):
     """Tensors that are no longer what they were, although their bytes are still in the file."""
     changed = [name for name in ours if not (name in originals and same(ours[name], originals[name]))]
-    return [f"{name!r} changed" for name in changed if name not in originals or _lies_in(block, originals[name])]
+    return [
+        f"{name!r} changed" for name in changed if name not in originals or _lies_in(block, originals[name])
+    ]
 
 
 def _lies_in(block, array):
@@ -106,7 +108,11 @@ def _safetensors(path):
     import torch
     from safetensors.torch import load
 
-    return {name: _numbers(tensor) for name, tensor in load(path.read_bytes()).items() if isinstance(tensor, torch.Tensor)}
+    return {
+        name: _numbers(tensor)
+        for name, tensor in load(path.read_bytes()).items()
+        if isinstance(tensor, torch.Tensor)
+    }
 
 
 def _torch(path):

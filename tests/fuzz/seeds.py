@@ -73,7 +73,13 @@ def write_tensors():
     torch.save(tensors, TENSORS / "batch.pt")
     torch.save(tensors, TENSORS / "legacy.pt", _use_new_zipfile_serialization=False)
     shared = torch.arange(36.0).reshape(6, 6)
-    strided = {"t": shared.t(), "rows": shared[1:4], "all": shared, "wide": shared[0].expand(6, 6), "half": shared.half()}
+    strided = {
+        "t": shared.t(),
+        "rows": shared[1:4],
+        "all": shared,
+        "wide": shared[0].expand(6, 6),
+        "half": shared.half(),
+    }
     torch.save({"steps": [strided, (shared,)], "n": 3}, TENSORS / "strided.pt")
 
 
@@ -83,7 +89,9 @@ def write_texts():
     words = ["<pad>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>"]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=words, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=words, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
     tokenizer.train_from_iterator([turn["content"] for chat in CHATS for turn in chat], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     settings = {
@@ -105,7 +113,8 @@ def write_sets():
 
     whole = arrays()
     rows = [
-        {name: whole[name][row].tolist() for name in ("input_ids", "attention_mask", "labels")} for row in (0, 1, 0, 1)
+        {name: whole[name][row].tolist() for name in ("input_ids", "attention_mask", "labels")}
+        for row in (0, 1, 0, 1)
     ]
     ragged = [{name: row[name][:size] for name in row} for row, size in zip(rows, (6, 3, 5, 2), strict=True)]
     (SETS / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ragged))

@@ -32,7 +32,13 @@ def _counted(source, folder):
         labels = [token if source.below(2) else IGNORED for token in ids]
         real = [1] * len(ids)
         pads = source.below(3)
-        rows.append({"input_ids": ids + [0] * pads, "attention_mask": real + [0] * pads, "labels": labels + [IGNORED] * pads})
+        rows.append(
+            {
+                "input_ids": ids + [0] * pads,
+                "attention_mask": real + [0] * pads,
+                "labels": labels + [IGNORED] * pads,
+            }
+        )
     path = folder / "whole.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     outcome = run(["audit", str(path), "--format", "json"])
@@ -48,14 +54,17 @@ def _counted(source, folder):
         "padding": sum(row["attention_mask"].count(0) for row in rows),
         "counted": counted,
     }
-    return [f"{name} is {glance[name]}, not {value}" for name, value in expected.items() if glance[name] != value]
+    return [
+        f"{name} is {glance[name]}, not {value}" for name, value in expected.items() if glance[name] != value
+    ]
 
 
 def turns(source, folder):
     """Turns that are read from ids are those of the messages that the chat template wrote."""
     tokenizer, learnt = _chat()
     messages = [
-        {"role": source.choice(["system", "user", "assistant"]), "content": source.text()} for _ in range(source.between(1, 5))
+        {"role": source.choice(["system", "user", "assistant"]), "content": source.text()}
+        for _ in range(source.between(1, 5))
     ]
     found = []
 

@@ -175,7 +175,9 @@ def pickled(value):
 def test_a_pickle_by_any_protocol_is_followed(tmp_path):
     for protocol in (2, 3, 4, 5):
         torch.save({"x": torch.ones(2)}, tmp_path / "x.pt", pickle_protocol=protocol)
-        assert described(pickled(tmp_path / "x.pt")) == {"x": SavedTensor("0", ("float32", 2), "float32", 0, (2,), (1,))}
+        assert described(pickled(tmp_path / "x.pt")) == {
+            "x": SavedTensor("0", ("float32", 2), "float32", 0, (2,), (1,))
+        }
 
 
 @given(st.binary(max_size=60), st.integers(0, 400), st.integers(0, 255))

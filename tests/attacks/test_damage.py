@@ -1,0 +1,86 @@
+"""Damage that leaves a file readable: it is refused, or what is read is what was written."""
+
+import json
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+import maskcli
+from maskcli.errors import MaskcliError
+from maskcli.tensors import open_tensors
+
+
+def opened(path, block):
+    path.write_bytes(block)
+    return open_tensors(path)
+
+
+def test_a_member_of_another_checksum_is_no_array(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, weights=np.arange(8.0))
+    block = bytearray(path.read_bytes())
+    block[block.index(struct.pack("<d", 5.0))] ^= 1
+    with pytest.raises(MaskcliError, match="no sound array 'weights'"):
+        opened(path, block)
+
+
+def test_a_member_that_calls_itself_otherwise_is_not_read(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, weights=np.arange(8.0))
+    block = path.read_bytes()
+    with pytest.raises(MaskcliError, match=r"has no member 'wEights\.npy'"):
+        opened(path, b"wEights".join(block.rsplit(b"weights", 1)))
+
+
+def retold(path, tensors, *changes):
+    """The bytes of a file by torch.save whose pickle says something else."""
+    torch.save(tensors, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename: archive.read(member) for member in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            for before, after in changes if name.endswith("data.pkl") else ():
+                assert before in content
+                content = content.replace(before, after, 1)
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_storage_of_another_size_than_its_tensors_say_is_refused(tmp_path):
+    path = retold(tmp_path / "x.pt", {"w": torch.ones(4, 4)}, (b"FloatStorage", b"DoubleStorage"))
+    with pytest.raises(MaskcliError, match="holds 64 bytes for 'w' where its pickle says 128"):
+        open_tensors(path)
+
+
+def test_one_storage_under_two_types_is_refused(tmp_path):
+    both = {"a": torch.ones(4), "b": torch.ones(4, dtype=torch.int32)}
+    path = retold(tmp_path / "x.pt", both, (b"X\x01\x00\x00\x001", b"X\x01\x00\x00\x000"))
+    with pytest.raises(MaskcliError, match="one storage under two types"):
+        open_tensors(path)
+
+
+@pytest.mark.parametrize("odd", ["null", "1.5", "1e300", "Infinity", "NaN"])
+@pytest.mark.parametrize("name", ["input_ids", "labels"])
+def test_ids_and_labels_that_are_no_whole_numbers_are_refused(tmp_path, name, odd):
+    rows = [{"input_ids": [3, 4, 5], "labels": [3, 4, 5]} for _ in range(3)]
+    lines = [json.dumps(row) for row in rows]
+    lines[1] = lines[1].replace(f'"{name}": [3, 4', f'"{name}": [3, {odd}')
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    with pytest.raises(MaskcliError):
+        maskcli.audit(str(tmp_path / "x.jsonl"))
+
+
+def test_a_set_whose_rows_hold_single_numbers_is_refused(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"input_ids": 5, "prompt_lengths": 1}\n' * 2)
+    with pytest.raises(MaskcliError):
+        maskcli.audit(str(tmp_path / "x.jsonl"))
+
+
+def test_two_axes_for_mha_are_read_by_their_name_alone():
+    keep = np.array([[True, False, False], [True, True, False]])
+    as_mha = maskcli.convert(keep, "mha", convention="sdpa")
+    with pytest.raises(MaskcliError, match="key_padding_mask"):
+        maskcli.convert(as_mha, "additive", convention="mha")
