@@ -71,7 +71,7 @@ def data_offset(handle: Handle, member: zipfile.ZipInfo) -> int:
 
 
 def is_sound(handle: Handle, member: zipfile.ZipInfo, start: int) -> bool:
-    """Whether a stored member, which begins at `start`, is what its checksum says; a large one is believed."""
+    """Whether a stored member, which begins at `start`, has its checksum; a large one is believed."""
     if isinstance(handle, Remote) or member.file_size > MAX_SUMMED:
         return True
     return zlib.crc32(handle.bytes(start, member.file_size)) == member.CRC
