@@ -24,26 +24,27 @@ class Alike(NamedTuple):
         """In how many files it was found."""
         return len(self.same) + len(self.near)
 
+    def with_(self, other: Finding) -> Alike:
+        """The same with the file of another finding."""
+        if _place(other) == _place(self.finding):
+            return self._replace(same=(*self.same, other.file))
+        return self._replace(near=(*self.near, other.file))
+
 
 def alike(findings: Iterable[Finding]) -> list[Alike]:
     """Findings, those of several files that differ in nothing but numbers as one; worst first."""
-    groups: dict[object, list[Finding]] = {}
+    groups: dict[object, Alike] = {}
+    kinds: dict[object, object] = {}
     seen: Counter[object] = Counter()
     for finding in findings:
         kind = _kind(finding)
+        kind = kinds.setdefault(kind, kind)
         # Two of one file are two: what differs between them is where they are.
-        times = seen[kind, finding.file]
+        key = kind, seen[kind, finding.file]
         seen[kind, finding.file] += 1
-        groups.setdefault((kind, times), []).append(finding)
-    told = map(_together, groups.values())
-    return sorted(told, key=lambda each: SEVERITIES.index(each.finding.severity))
-
-
-def _together(group: list[Finding]) -> Alike:
-    first = group[0]
-    same = tuple(each.file for each in group if _place(each) == _place(first))
-    near = tuple(each.file for each in group if _place(each) != _place(first))
-    return Alike(first, same, near)
+        # Of those that are alike only the first is kept: there may be thousands of files.
+        groups[key] = groups[key].with_(finding) if key in groups else Alike(finding, (finding.file,))
+    return sorted(groups.values(), key=lambda each: SEVERITIES.index(each.finding.severity))
 
 
 def _kind(finding: Finding) -> object:

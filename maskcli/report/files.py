@@ -66,13 +66,15 @@ def _text(files: Iterable[Checked], outcome: Outcome, stream: TextIO, verbose: b
     from maskcli.report.terminal import console
 
     screen = console(stream)
-    findings: list[Finding] = []
     maps: dict[str, list[str]] = {}
-    for report in _reports(files):
-        print_lines(not_checked(report), screen)
-        findings += report.findings
-        maps |= {finding.file: report.maps for finding in report.findings}
-    print_findings(findings, screen, maps)
+
+    def findings() -> Iterator[Finding]:
+        for report in _reports(files):
+            print_lines(not_checked(report), screen)
+            maps.update({finding.file: report.maps for finding in report.findings})
+            yield from report.findings
+
+    print_findings(findings(), screen, maps)
     if outcome.written:
         print_closing(outcome.total.closing, outcome.total, screen, verbose)
 

@@ -264,12 +264,10 @@ def test_what_is_written_is_let_go(form, flat):
     report = diagnose(open_tensors(SICK))
 
     def copies(count):
-        for _ in range(count):
+        for at in range(count):
             (finding,) = report.findings
-            yield Checked(
-                "x",
-                dataclasses.replace(report, findings=(dataclasses.replace(finding, message="x" * 10**5),)),
-            )
+            long = dataclasses.replace(finding, file=f"x{at}", message="x" * 10**5)
+            yield Checked(f"x{at}", dataclasses.replace(report, findings=(long,)))
 
     class Nowhere(io.StringIO):
         def write(self, text):
