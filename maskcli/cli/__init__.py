@@ -78,7 +78,8 @@ def _run() -> int:
     _prepare()
     try:
         # Nothing asked for is a question for help.
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        arguments = sys.argv[1:] or ["--help"]
+        code = app(arguments, standalone_mode=False, default_map=_configured(_asked()))
         flush()
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted")
@@ -109,7 +110,7 @@ def _open_closed() -> None:
 
 def _prepare() -> None:
     """Import the command that is asked for (nobody need wait for the others) and make the process ready."""
-    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    asked = _asked()
     if asked != "trace":
         # It runs a program that is not ours, as it always runs.
         gc.set_threshold(SELDOM)
@@ -118,6 +119,21 @@ def _prepare() -> None:
     _let_text_pass()
     # A polite end still removes what is half-written.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def _asked() -> str | None:
+    """The command that is asked for."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+
+
+def _configured(asked: str | None) -> dict[str, dict[str, Any]]:
+    """The defaults that pyproject.toml gives for the options of a command."""
+    from maskcli.cli.configured import defaults
+
+    if asked not in COMMANDS:
+        return {}
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    return {asked: defaults(known[asked], COMMANDS)}
 
 
 def _is_bug(error: Exception) -> bool:

@@ -14,7 +14,9 @@ from maskcli.cli.options import (
     FailOn,
     Jobs,
     Output,
+    Quiet,
     Severity,
+    check_quiet,
     check_workers,
     declaring,
     fails,
@@ -114,6 +116,7 @@ def audit(
         str | None, findings_form(names(FORMS), ", jsonl for a line of JSON per finding, csv for tables")
     ] = None,
     output: Output = None,
+    quiet: Quiet = False,
     **said: Unpack[Said],
 ) -> int:
     """Tell which tokens of a training set the loss counts, and find what is wrong with them.
@@ -139,8 +142,9 @@ def audit(
     from maskcli.report.picked import write_rows
     from maskcli.tables import open_tables
 
+    check_quiet(quiet, form, output, rows, show)
     if not files:
-        return _check_template(said, form, output, fail_on, exit_zero)
+        return _check_template(said, form, output, fail_on, exit_zero, quiet)
     check_workers(jobs, dask)
     if rows is not None and (show or form is not None):
         raise MaskcliError("--rows writes numbers alone; leave --format and --show out, or --rows")
@@ -158,9 +162,9 @@ def audit(
         return _show(tables, show, full, meaning, asked, form, output)
     sets, errors = _audited(tables, meaning, asked, jobs, dask)
 
-    if sets and rows is None:
+    if sets and rows is None and not quiet:
         write(Audits(tuple(sets), meaning.token, tuple(errors)), output)
-    elif sets:
+    elif sets and rows is not None:
         several = len({part.path for table in tables for part in table.parts}) > 1
         write_rows(sets, several, output)
     for _, sentence in errors:
@@ -172,7 +176,7 @@ def audit(
 
 
 def _check_template(
-    said: Said, form: str | None, output: str | None, fail_on: Severity, exit_zero: bool
+    said: Said, form: str | None, output: str | None, fail_on: Severity, exit_zero: bool, quiet: bool
 ) -> int:
     """Check the chat template of a tokenizer, or one of a file for it."""
     import os
@@ -192,7 +196,8 @@ def _check_template(
     write = choose(FORMS, form, output).write
     tokenizer = load_tokenizer(name, chat=True, template=None if template is None else read_text(template))
     checked = CheckedTemplate(template or name, check(tokenizer), tokenizer.token)
-    write(checked, output)
+    if not quiet:
+        write(checked, output)
     return Exit.FOUND if not exit_zero and fails(checked.worst(), fail_on) else Exit.OK
 
 

@@ -14,8 +14,10 @@ from maskcli.cli.options import (
     FailOn,
     Jobs,
     Output,
+    Quiet,
     Severity,
     Verbose,
+    check_quiet,
     check_workers,
     declares,
     fails,
@@ -60,6 +62,7 @@ def diagnose(
     form: Annotated[str | None, findings_form(names(FORMS), ", jsonl for a line of JSON per file")] = None,
     output: Output = None,
     verbose: Verbose = False,
+    quiet: Quiet = False,
     **said: Unpack[Said],
 ) -> int:
     """Check saved attention weights and masks, and say what is wrong, where, why, and how to fix it.
@@ -75,12 +78,13 @@ def diagnose(
     from maskcli.inputs.many_files import check_files, processes
     from maskcli.inputs.spread import Workers
     from maskcli.inputs.tasks import check_patterns, tasks_of
-    from maskcli.report.files import write_files
+    from maskcli.report.files import nothing, write_files
     from maskcli.report.progress import progress
     from maskcli.report.terminal import output as result
 
     check_workers(jobs, dask)
-    writer = choose(FORMS, form, output).write
+    check_quiet(quiet, form, output, verbose)
+    writer = nothing if quiet else choose(FORMS, form, output).write
     meaning = declare(**said)
     tasks = tasks_of(files, role or [])
     check_patterns(meaning.declared.expect, tasks)

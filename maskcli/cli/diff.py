@@ -10,7 +10,6 @@ from maskcli.cli import Exit, command
 from maskcli.cli.options import (
     TOKENS,
     EosIds,
-    Form,
     From,
     KeyPositions,
     Lengths,
@@ -19,6 +18,9 @@ from maskcli.cli.options import (
     PadId,
     Past,
     Positions,
+    Quiet,
+    check_quiet,
+    form_option,
     option,
 )
 
@@ -51,8 +53,15 @@ def diff(
     tolerance: Annotated[
         float | None, option(help="How far weights may be apart. Default: by their type.", min=0.0)
     ] = None,
-    form: Form = None,
+    form: Annotated[
+        str | None,
+        form_option(
+            ("text", "json", "github", "markdown"),
+            "text for people, json for scripts; github, markdown for CI.",
+        ),
+    ] = None,
     output: Output = None,
+    quiet: Quiet = False,
 ) -> int:
     """Compare two masks (or sets of weights) and say what differences mean; exit code 1 when they differ.
 
@@ -64,6 +73,7 @@ def diff(
     from maskcli.report.differences import FORMS
     from maskcli.report.forms import choose
 
+    check_quiet(quiet, form, output)
     side = padding_side.value if padding_side else None
     compared = compare(
         a,
@@ -78,5 +88,6 @@ def diff(
         eos_id=eos_id,
         tolerance=tolerance,
     )
-    choose(FORMS, form, output).write(compared, output)
+    if not quiet:
+        choose(FORMS, form, output).write(compared, output)
     return Exit.OK if compared.equal else Exit.FOUND

@@ -81,7 +81,8 @@ def form_option(names: Sequence[str], told: str) -> Any:
 
 def findings_form(names: Sequence[str], more: str = "") -> Any:
     """--format of a command that reports findings; `more` tells of forms of its own."""
-    return form_option(names, f"text for people, concise for one line each, json for scripts{more}.")
+    told = "text for people, concise for one line each, json for scripts"
+    return form_option(names, f"{told}{more}; github, junit, sarif, markdown for CI.")
 
 
 From = Annotated[str | None, fact_option("convention")]
@@ -174,6 +175,9 @@ Output = Annotated[
 ]
 
 
+Quiet = Annotated[
+    bool, option("--quiet", "-q", help="No report: the exit code tells, and errors.", panel=RESULT)
+]
 Verbose = Annotated[
     bool,
     option("--verbose", "-v", help="Say of every rule that could not decide what it lacks.", panel=RESULT),
@@ -233,6 +237,12 @@ def _said_options(facts: Sequence[str]) -> dict[str, Any]:
         "select": Select,
         "ignore": Ignore,
     }
+
+
+def check_quiet(quiet: bool, *written: object) -> None:
+    """Refuse to be quiet where something else is to be written."""
+    if quiet and any(written):
+        raise MaskcliError("--quiet writes no report; leave it out, or what asks for one (--format, -o)")
 
 
 def check_workers(jobs: int | None, dask: str | None) -> None:

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskcli.cli import Exit, command
-from maskcli.cli.options import RESULT, TOKENS, ExitZero, FailOn, Severity, fails, findings_form, option
+from maskcli.cli.options import (
+    RESULT,
+    TOKENS,
+    ExitZero,
+    FailOn,
+    Quiet,
+    Severity,
+    check_quiet,
+    fails,
+    findings_form,
+    option,
+)
 from maskcli.errors import MaskcliError
 from maskcli.report.forms import choose, names
 from maskcli.report.probed import FORMS
@@ -128,6 +139,7 @@ def probe(
             metavar="FILE",
         ),
     ] = None,
+    quiet: Quiet = False,
 ) -> int:
     """Move the input of a model's layers key by key, see which outputs change, and name the mask it shows.
 
@@ -139,6 +151,7 @@ def probe(
 
     to_masks = output is not None and os.path.splitext(output)[1].lower() in MASKS
     report_to = None if to_masks else output
+    check_quiet(quiet, form, report_to)
     write = choose(FORMS, form, report_to).write
     planned: Planned = {
         "expect": expect,
@@ -178,7 +191,8 @@ def probe(
         report = _probed(target, planned, Loading(impl, dtype, device, random_weights, evaluate))
     if to_masks and output is not None:
         report = report.kept_in(output)
-    write(report, report_to)
+    if not quiet:
+        write(report, report_to)
     return Exit.FOUND if not exit_zero and fails(report.worst(), fail_on) else Exit.OK
 
 

@@ -14,8 +14,10 @@ from maskcli.cli.options import (
     CALLS,
     RESULT,
     FailOn,
+    Quiet,
     Severity,
     Verbose,
+    check_quiet,
     declares,
     fails,
     findings_form,
@@ -79,6 +81,7 @@ def trace(
         ),
     ] = False,
     verbose: Verbose = False,
+    quiet: Quiet = False,
     fail_on: FailOn = Severity.never,
     form: Annotated[str | None, findings_form(names(FORMS))] = None,
     output: Annotated[
@@ -111,6 +114,7 @@ def trace(
         raise MaskcliError(
             "-o - is standard output, which is the program's; leave -o out for standard error, or name a file"
         )
+    check_quiet(quiet, form, output, verbose)
     write = choose(FORMS, form, output).write
     # The program may change its folder.
     output, save = (path if path is None else os.path.abspath(path) for path in (output, save))
@@ -124,6 +128,8 @@ def trace(
         # A forked child came to its end: the program is its parent.
         return code
 
+    if quiet:
+        return code or _code(watching.report, fail_on, watched.name)
     # What the report needs is imported now, whatever the program made of the path.
     sys.path += [each for each in path if each not in sys.path]
     flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from maskcli.report.ci import Tell, ci_forms
 from maskcli.report.forms import SCHEMA_VERSION, Form, in_pieces, on_screen
 
 # The command line asks for the names of the forms: what they write is imported when they do.
@@ -304,10 +305,22 @@ def _csv(audits: Audits) -> Iterator[str]:
 
 
 Writer = Callable[[Audits, "str | None"], None]
+
+
+def _for_ci(tell: Tell) -> Writer:
+    def tell_audits(audits: Audits) -> Iterator[str]:
+        from maskcli.report.entries import of_audits
+
+        return tell(of_audits(audits, _closing(audits)))
+
+    return in_pieces(tell_audits)
+
+
 FORMS: tuple[Form[Writer], ...] = (
     Form("text", (".txt",), on_screen(_text)),
     Form("concise", (), in_pieces(_concise)),
     Form("json", (".json",), in_pieces(_json)),
     Form("jsonl", (".jsonl",), in_pieces(_jsonl)),
     Form("csv", (".csv",), in_pieces(_csv)),
+    *ci_forms(_for_ci),
 )

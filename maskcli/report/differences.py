@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from maskcli.masks.compare import Region
 from maskcli.masks.mask import Mask
 from maskcli.masks.views import picture
 from maskcli.report.characters import columns, print_map
+from maskcli.report.ci import Tell, ci_forms
 from maskcli.report.forms import SCHEMA_VERSION, Form, in_pieces, on_screen
 from maskcli.report.terminal import clean, hang, json_text
 
@@ -150,4 +151,21 @@ def _print_map(masks: tuple[Mask, Mask], differs: Region, console: Console) -> N
     print_map(console, firsts, glyphs, note, GUTTER, style="")
 
 
-FORMS = (Form("text", (".txt",), on_screen(print_difference)), Form("json", (".json",), in_pieces(_json)))
+Writer = Callable[[Comparison, "str | None"], None]
+
+
+def _for_ci(tell: Tell) -> Writer:
+    def tell_comparison(compared: Comparison) -> Iterator[str]:
+        from maskcli.report.entries import of_comparison
+
+        return tell(of_comparison(compared))
+
+    return in_pieces(tell_comparison)
+
+
+FORMS: tuple[Form[Writer], ...] = (
+    Form("text", (".txt",), on_screen(print_difference)),
+    Form("json", (".json",), in_pieces(_json)),
+    # The others tell of rules, and none of them finds this.
+    *ci_forms(_for_ci, ("github", "markdown")),
+)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
+from maskcli.report.ci import Tell, ci_forms
 from maskcli.report.forms import Form
 
 # The command line asks for the names of the forms: what they write is imported when they do.
@@ -110,9 +111,30 @@ def _jsonl(files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool) 
         outcome.written = True
 
 
+def _for_ci(tell: Tell) -> Writer:
+    """A writer of a form for CI, which waits for all files."""
+
+    def write_all(files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool) -> None:
+        from maskcli.report.entries import Results, of_files
+        from maskcli.report.terminal import write
+
+        parts = of_files(files)
+        if outcome.written:
+            write(tell(Results(parts, outcome.total.closing)), stream)
+
+    return write_all
+
+
+def nothing(files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool) -> None:
+    """Check the files and write nothing."""
+    for _checked in files:
+        pass
+
+
 FORMS: tuple[Form[Writer], ...] = (
     Form("text", (".txt",), _text),
     Form("concise", (), _concise),
     Form("json", (".json",), _json),
     Form("jsonl", (".jsonl",), _jsonl),
+    *ci_forms(_for_ci),
 )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from maskcli.report.ci import Tell, ci_forms
 from maskcli.report.forms import SCHEMA_VERSION, Form, in_pieces, on_screen
 
 # The command line asks for the names of the forms: what they write is imported when they do.
@@ -130,8 +131,18 @@ def _comparison(each: Compared) -> dict[str, Any]:
     }
 
 
+def _for_ci(tell: Tell) -> Writer:
+    def tell_report(report: ProbeReport) -> Iterator[str]:
+        from maskcli.report.entries import of_probe
+
+        return tell(of_probe(report))
+
+    return in_pieces(tell_report)
+
+
 FORMS: tuple[Form[Writer], ...] = (
     Form("text", (".txt",), on_screen(_text)),
     Form("concise", (), in_pieces(_concise)),
     Form("json", (".json",), in_pieces(as_json)),
+    *ci_forms(_for_ci),
 )

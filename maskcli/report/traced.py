@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from maskcli.report.ci import Tell, ci_forms
 from maskcli.report.forms import Form
 from maskcli.report.terminal import console, write
 
@@ -84,8 +85,18 @@ def _beside(report: TraceReport) -> list[str]:
     return changed + [f"not checked: {clean(name)}: {clean(why)}" for name, why in report.unfit.items()]
 
 
+def _for_ci(tell: Tell) -> Writer:
+    def write_whole(report: TraceReport, stream: TextIO, _: bool) -> None:
+        from maskcli.report.entries import of_trace
+
+        write(tell(of_trace(report)), stream)
+
+    return write_whole
+
+
 FORMS: tuple[Form[Writer], ...] = (
     Form("text", (".txt",), _text),
     Form("concise", (), _concise),
     Form("json", (".json",), _json),
+    *ci_forms(_for_ci),
 )
