@@ -13,6 +13,7 @@ from maskcli.diagnostics.declare import Meaning, declare
 from maskcli.diagnostics.diagnose import Report, diagnose
 from maskcli.diagnostics.unchecked import FILE
 from maskcli.errors import MaskcliError, is_internal, sentence
+from maskcli.inputs.nans import nans_in_words
 from maskcli.inputs.operands import resolver
 from maskcli.inputs.spread import Workers, spread
 from maskcli.inputs.tasks import Task, open_roled
@@ -91,8 +92,8 @@ def report_of(task: Task, meaning: Meaning) -> Report:
             raise MaskcliError(unread[0] + (f" ({len(unread)} files are so)" if len(unread) > 1 else ""))
         raise MaskcliError(
             f"nothing to check in {shown(task.target)!r}: no tensor is attention weights, a mask or "
-            f"ids{first_unfit(report)}; name them (attentions.0, attention_mask) or say what they are with "
-            "--role weights=FILE:TENSOR"
+            f"ids{first_unfit(report)}{nans_in_words(roled)}; name them (attentions.0, attention_mask) or "
+            "say what they are with --role weights=FILE:TENSOR"
         )
     return report
 

@@ -177,3 +177,15 @@ def test_rules_are_explained():
     assert run("rule", "MSK", check=0).stdout == run("rule", "--all", check=0).stdout
     assert "there is no rule 'MSK9'" in refused("rule", "MSK9")
     refused("rule")
+
+
+def test_nan_of_an_unknown_tensor_is_said(tmp_path):
+    values = np.random.default_rng(0).normal(size=(12, 12))
+    np.save(tmp_path / "fine.npy", values)
+    values[3:5] = values[9, 2] = np.nan
+    np.save(tmp_path / "a.npy", values)
+    told = refused("diagnose", tmp_path / "a.npy")
+    assert "a holds NaN in rows 3..5, 9 of 12, whose cause rules name" in told
+    assert "--role weights=FILE:TENSOR" in told
+    assert "NaN" not in refused("diagnose", tmp_path / "fine.npy")
+    run("diagnose", tmp_path / "a.npy", "--role", f"weights={tmp_path}/a.npy", check=1)
