@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,20 @@ Real = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.bool_]
 # [B, H, Q, K]: batch items, heads, queries, keys.
 Shape = tuple[int, int, int, int]
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+
+def for_any_numbers(work: Callable[Given, Made]) -> Callable[Given, Made]:
+    """Work on numbers of files: what comes of infinities and NaN among them is meant, and no warning."""
+
+    @wraps(work)
+    def quiet(*given: Given.args, **named: Given.kwargs) -> Made:
+        with np.errstate(all="ignore"):
+            return work(*given, **named)
+
+    return quiet
 
 
 def pixel_edges(length: int, pixels: int) -> Array:

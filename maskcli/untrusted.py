@@ -113,6 +113,38 @@ def memory_limit(most: int) -> Iterator[None]:
                 resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+_SILENCED: list[int] = []
+
+
+@contextmanager
+def nothing_said() -> Iterator[None]:
+    """What libraries write past Python to standard error, as Rust does of what it raises too, is not seen.
+
+    Threads that are inside at once share the silence of the first.
+    """
+    with _LIMITING:
+        if not _SILENCED:
+            _SILENCED.append(_replaced(2))
+        _SILENCED.append(2)
+    try:
+        yield
+    finally:
+        with _LIMITING:
+            _SILENCED.pop()
+            if len(_SILENCED) == 1:
+                before = _SILENCED.pop()
+                os.dup2(before, 2)
+                os.close(before)
+
+
+def _replaced(descriptor: int) -> int:
+    """Make a descriptor lead nowhere; another one that leads where it led."""
+    before = os.dup(descriptor)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), descriptor)
+    return before
+
+
 def json_object(text: str | bytes, *, once: bool = False) -> dict[str, Any]:
     """A JSON object, with each name `once` where that matters; ValueError with the reason when it is none."""
     try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from maskcli.arrays import for_any_numbers
 from maskcli.diagnostics.plain import plain
 from maskcli.displayed import Displayed
 from maskcli.errors import MaskcliError
@@ -65,6 +66,7 @@ class Comparison(Displayed):
         return self.cells == 0
 
 
+@for_any_numbers
 def compare(
     a: Any,
     b: Any,

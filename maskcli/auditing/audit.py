@@ -12,6 +12,7 @@ from operator import add
 
 import numpy as np
 
+from maskcli.arrays import for_any_numbers
 from maskcli.auditing.batch import CELLS, Plan, batches
 from maskcli.auditing.fold import Fold, folded, odd_rows, told
 from maskcli.auditing.judging import RULES_OF_SETS, judge
@@ -140,6 +141,7 @@ def audit_chunks(chunks: Iterable[Chunk], part: int, task: Task) -> Fold:
     return reduce(add, (audit_chunk(chunk, part, task) for chunk in chunks), Fold())
 
 
+@for_any_numbers
 def audit_chunk(chunk: Chunk, part: int, task: Task) -> Fold:
     """What the rules say of the rows of a chunk, which is one of a part's."""
     odd = Fold(unasked=chunk.unasked)

@@ -25,6 +25,7 @@ from maskcli.cli.options import (
     look,
     option,
 )
+from maskcli.meant.facts import MOST_KEYS
 from maskcli.report.forms import names
 from maskcli.report.shown import FORMS
 
@@ -85,7 +86,7 @@ def show(
     ] = None,
     pad_id: PadId = None,
     past: Past = None,
-    cache_length: Annotated[int | None, option(help=SLOTS, min=1, max=2**30, metavar="N")] = None,
+    cache_length: Annotated[int | None, option(help=SLOTS, min=1, max=MOST_KEYS, metavar="N")] = None,
     heads: Annotated[int, option(help=HEADS, min=1, max=4096, metavar="N")] = 1,
     to: Annotated[str, option(help=VALUES, panel=RESULT, metavar="CONVENTION")] = "sdpa",
     dtype: Annotated[

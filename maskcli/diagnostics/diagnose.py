@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
+from maskcli.arrays import for_any_numbers
 from maskcli.diagnostics import catalogue
 from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Skipped, Undecided, Where
 from maskcli.diagnostics.needs import met_by, settled_by, unmet
@@ -144,6 +145,7 @@ def _add(codes: dict[Key, frozenset[str]], key: Key, more: Collection[str]) -> N
     codes[key] = codes.get(key, frozenset()).union(more)
 
 
+@for_any_numbers
 def diagnose(
     file: TensorFile,
     declared: Declared | None = None,

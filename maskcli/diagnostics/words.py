@@ -47,12 +47,17 @@ def listed(names: Sequence[str]) -> str:
 
 def few(values: Array | Sequence[int]) -> str:
     """Different whole numbers: the first few."""
-    return first((str(int(value)) for value in np.unique(values)), LISTED, rest=", …")
+    return first((str(whole(value)) for value in np.unique(values)), LISTED, rest=", …")
 
 
 def lowest(values: Array) -> tuple[int, ...]:
     """As many different whole numbers as `few` needs to know, the lowest of them."""
-    return tuple(int(value) for value in np.unique(values)[: LISTED + 1])
+    return tuple(whole(value) for value in np.unique(values)[: LISTED + 1])
+
+
+def whole(value: np.number | int) -> int:
+    """A whole number; where a file holds an infinity or NaN instead, that."""
+    return int(value) if np.isfinite(value) else float(value)  # type: ignore[return-value]
 
 
 def listed_words(values: Mapping[str, tuple[int, ...]]) -> dict[str, object]:

@@ -13,6 +13,7 @@ from maskcli.errors import MaskcliError
 from maskcli.masks import conventions, spec
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
+from maskcli.meant.facts import MOST_KEYS
 from maskcli.text import (
     Batch,
     Lines,
@@ -327,6 +328,11 @@ def _layout(batch: Batch, source: Batch | None, past: int, cache_length: int | N
         raise MaskcliError(
             f"--cache-length {keys} has no room for {past} past keys and {queries} new ones; "
             f"pass at least {filled}"
+        )
+    if items * keys > MOST_KEYS:
+        raise MaskcliError(
+            f"{items} x {keys:,} keys are more than the {MOST_KEYS:,} that a batch may have; "
+            "pass a smaller --past or --cache-length"
         )
     real, documents = real_keys(batch, past, keys), documents_of_keys(batch, past, keys)
     return Layout(items, queries, keys, heads, past, real, documents)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # The mask that hides nothing.
 FULL = "full"
+# Keys of a cache, more than any has: they are laid out one by one.
+MOST_KEYS = 2**25
 
 
 class Purpose(str, enum.Enum):
@@ -239,7 +241,7 @@ class Declared:
         settle=convention,
     )
     past: int | None = _fact(
-        int, "Keys that come before the first query (a KV cache).", metavar="N", lowest=0, highest=2**30
+        int, "Keys that come before the first query (a KV cache).", metavar="N", lowest=0, highest=MOST_KEYS
     )
     positions: Places | None = _fact(
         str,

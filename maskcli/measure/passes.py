@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maskcli.arrays import Array, Shape
+from maskcli.arrays import Array, Shape, for_any_numbers
 from maskcli.masks.mask import Mask
 from maskcli.measure.row_sums import row_sums
 from maskcli.measure.spans import Span, spans
@@ -103,6 +103,7 @@ def each_chunk(tensor: Tensor, shape: Shape, work: Callable[[Chunk], None], raw:
     left = deque(chunks(shape))
     progress = watcher.get()
 
+    @for_any_numbers
     def work_on_some() -> None:
         # Every thread takes its next chunk itself: one that handed them out would want the interpreter as
         # often as they do.
@@ -187,11 +188,10 @@ def measure(tensor: Tensor, shape: Shape, probes: Mapping[str, Mask]) -> Measure
         groups = [(head, head + 1) for head in range(first, last)] if by_head else [(first, last)]
         for heads in groups:
             part = chunk._replace(heads=heads, values=values[heads[0] - first : heads[1] - first])
-            with np.errstate(invalid="ignore", over="ignore"):
-                sums = row_sums(part.values, dtype, plan(part.batch, heads[0] if by_head else 0, part.rows))
-                total[part.place], high[part.place], low[part.place] = sums[:3]
-                for name, masked in mass.items():
-                    masked[part.place] = sums.outside.get(name, 0.0)
+            sums = row_sums(part.values, dtype, plan(part.batch, heads[0] if by_head else 0, part.rows))
+            total[part.place], high[part.place], low[part.place] = sums[:3]
+            for name, masked in mass.items():
+                masked[part.place] = sums.outside.get(name, 0.0)
 
     each_chunk(tensor, shape, work, raw=as_stored)
     sums, highs, lows = (_once(each.reshape(rows)) for each in (total, high, low))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -25,6 +26,7 @@ from maskcli.scene.standing import check_declared
 from maskcli.scene.witnesses import Padding, Witnesses
 from maskcli.tensors import Roled, Tensor
 from maskcli.tensors.axes import map_shape, mask_shape
+from maskcli.tensors.roles import Kind
 
 # Tensors of one layer that belong to its map.
 PARTS = ("scores", "bias", "query", "key", "value", "output")
@@ -102,7 +104,8 @@ class _Room:
         """The attention maps among tensors of weights; the others are in `unfit`, each with a reason."""
         found = [self.attention(roled) for roled in weights]
         maps = [attention for attention in found if attention]
-        return tuple(attention for attention in maps if not self.is_other_layout(attention, maps))
+        sizes = Counter((each.roled.kind, each.shape[2:]) for each in maps)
+        return tuple(attention for attention in maps if not self.is_other_layout(attention, sizes))
 
     def attention(self, roled: Roled) -> Attention | None:
         """The attention map of one weights tensor, or None (with a reason in `unfit`) when it is none."""
@@ -168,14 +171,14 @@ class _Room:
         found = {role: self.witnesses.find(role, (roled.kind,), roled.layer) for role in PARTS}
         return {role: part.tensor for role, part in found.items() if part}
 
-    def is_other_layout(self, attention: Attention, maps: list[Attention]) -> bool:
-        """Whether negative values in a size that no other map has show a linear layer's state, and no map."""
-        size = attention.shape[2:]
-        peers = [
-            other for other in maps if other is not attention and other.roled.kind == attention.roled.kind
-        ]
-        others = [other.shape[2:] for other in peers]
-        if not others or size in others or not (attention.measured.low < 0).any():
+    def is_other_layout(self, attention: Attention, sizes: Counter[tuple[Kind, tuple[int, int]]]) -> bool:
+        """Whether negative values in a size that no other map has show a linear layer's state, and no map.
+
+        `sizes` counts the maps of each kind and size.
+        """
+        kind, size = attention.roled.kind, attention.shape[2:]
+        alone = all(other != kind or (other, one) == (kind, size) for other, one in sizes)
+        if alone or sizes[kind, size] > 1 or not (attention.measured.low < 0).any():
             return False
         self.unfit[attention.name] = (
             f"it has negative values and its size {list(size)} is not that of the other maps"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskcli.arrays import Array
+from maskcli.arrays import Array, for_any_numbers
 from maskcli.errors import MaskcliError
 from maskcli.masks.naming import Name, name_of
 from maskcli.masks.views import picture
@@ -38,6 +38,7 @@ class Described:
         return self.name.padding if self.name is not None else ()
 
 
+@for_any_numbers
 def describe(
     roled: Roled,
     convention: str | None = None,

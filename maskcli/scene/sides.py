@@ -19,6 +19,8 @@ from maskcli.tensors.axes import token_rows
 TOKEN_ROLES = ("input_ids", "labels", "padding_mask", "position_ids", "token_type_ids", "loss_mask")
 # What the loss needs of each token: of another length than the ids, it belongs to nothing.
 OF_LOSS = ("labels", "loss_mask")
+# No number of a token is as large, nor does it fit int64.
+FAR = 2.0**63
 # The argument of Hugging Face's losses for labels that the data has moved.
 MOVED = "shift_labels"
 
@@ -114,7 +116,7 @@ def _whole(rows: Array | None) -> Array | None:
     """Labels as integers; None for floats that are no whole numbers."""
     if rows is None or rows.dtype.kind in "iu":
         return rows
-    whole = np.isfinite(rows).all() and (rows == np.floor(rows)).all()
+    whole = (np.abs(rows) < FAR).all() and (rows == np.floor(rows)).all()
     return rows.astype(np.int64) if whole else None
 
 

@@ -68,6 +68,9 @@ class Witnesses:
 
     def __init__(self, tensors: tuple[Roled, ...], group: str, declared: Declared) -> None:
         self.tensors, self.group, self.declared = tensors, group, declared
+        self._placed: dict[tuple[str | None, str, int | None], list[Roled]] = {}
+        for each in tensors:
+            self._placed.setdefault((each.role, each.kind, each.layer), []).append(each)
         self._paddings: dict[tuple[str, ...], Padding | None] = {}
         self._turned: set[tuple[str, ...]] = set()
         steps = (each.step for each in tensors if each.group == group)
@@ -90,9 +93,9 @@ class Witnesses:
         def distance(roled: Roled) -> tuple[bool, bool, bool]:
             return roled.group != self.group, roled.layer is None, are_slots(roled)
 
-        known = [roled for roled in self.tensors if roled.role == role and roled.layer in (None, layer)]
+        layers = dict.fromkeys((layer, None))
         for kind in kinds:
-            near = [roled for roled in known if roled.kind == kind]
+            near = [each for number in layers for each in self._placed.get((role, kind, number), ())]
             if near:
                 return sorted(near, key=distance)
         return []

@@ -76,7 +76,7 @@ def state_shape(shape: tuple[int, ...]) -> Shape | None:
 def token_rows(tensor: Tensor) -> Array | None:
     """What is said of tokens as [B, L]: a vector is one row, middle axes of size 1 vanish; else None."""
     shape = tensor.shape
-    if not shape or any(size != 1 for size in shape[1:-1]) or math.prod(shape) > MAX_TOKEN_CELLS:
+    if any(size != 1 for size in shape[1:-1]) or not shape or not 0 < math.prod(shape) <= MAX_TOKEN_CELLS:
         return None
     rows = 1 if len(shape) == 1 else shape[0]
     values = tensor.read().reshape(rows, shape[-1])

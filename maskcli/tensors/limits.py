@@ -29,10 +29,13 @@ MAX_DIRECTORY = 32 * 1024 * 1024
 # Bytes of a stored member whose checksum is looked at: larger ones are read in place, as a .npy file is.
 MAX_SUMMED = 64 * 1024**2
 # Bytes that all compressed members may expand to together: they are expanded in memory when read.
-MAX_INFLATED = 2 * 1024**3
+MAX_INFLATED = 512 * 1024**2
 
 # Bytes of a file in torch's format from before 1.6: it cannot be mapped, so all of it is read into memory.
 MAX_LEGACY = 1024**3
+# Bytes that tensors of a .pt claim beyond what the file holds: one element may stand for a whole axis, and
+# tensors may share their elements, but all of them are read.
+MAX_CLAIMED = 4 * 1024**3
 # Bytes of the pickle that describes tensors: some 100 for each, unpickled in Python.
 MAX_PICKLE = 16 * 1024**2
 # Bytes of one that holds numpy arrays, which is followed here and by nothing else; they stay in memory.

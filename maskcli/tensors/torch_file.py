@@ -8,6 +8,7 @@ import pickle
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from maskcli.extras import needing
 from maskcli.tensors.dtypes import DTYPES, unreadable
 from maskcli.tensors.limits import (
     MAX_ARRAYS,
+    MAX_CLAIMED,
     MAX_DEPTH,
     MAX_ELEMENTS,
     MAX_LEGACY,
@@ -78,8 +80,10 @@ def read_items(handle: Handle) -> list[Any]:
     return _contents(handle, _items)
 
 
-# What is done with a loaded nest of containers, the kind of its leaves, and what makes a tensor of one.
-Use = Callable[[Any, Any, Callable[[str, Any], Tensor]], Read]
+# What makes a tensor of a leaf, and what is done with a loaded nest of containers, the kind of its leaves and
+# that.
+Make = Callable[[str, Any], Tensor]
+Use = Callable[[Any, Any, Make], Read]
 
 
 def _contents(handle: Handle, use: Use[Read]) -> Read:
@@ -88,7 +92,8 @@ def _contents(handle: Handle, use: Use[Read]) -> Read:
     if zipped:
         members = _checked(handle)
         try:
-            return use(*_described(handle, members))
+            saved, kind, make = _described(handle, members)
+            return use(saved, kind, _affordable(handle, make))
         except UnfamiliarError:
             _check_pickle(handle, members, MAX_PICKLE)
     elif handle.bytes(0, 1) != b"\x80":
@@ -105,7 +110,26 @@ def _contents(handle: Handle, use: Use[Read]) -> Read:
     loaded = _load(handle.path, zipped)
     import torch
 
-    return use(loaded, torch.Tensor, from_torch)
+    return use(loaded, torch.Tensor, _affordable(handle, from_torch))
+
+
+def _affordable(handle: Handle, make: Make) -> Make:
+    """The same, which refuses tensors that claim far more bytes, all together, than the file holds."""
+    room = handle.size + MAX_CLAIMED
+
+    def made(name: str, leaf: Any) -> Tensor:
+        nonlocal room
+        tensor = make(name, leaf)
+        if tensor.nbytes > room:
+            why = (
+                f"tensor {name!r} stands for {tensor.nbytes:,} bytes, far more than its file holds; save it "
+                "as it was before it was expanded"
+            )
+            return replace(tensor, storage=Refused(why))
+        room -= tensor.nbytes
+        return tensor
+
+    return made
 
 
 def _checked(handle: Handle) -> dict[str, tuple[int, int]]:
@@ -138,9 +162,7 @@ def _check_pickle(handle: Handle, members: dict[str, tuple[int, int]], most: int
             )
 
 
-def _described(
-    handle: Handle, members: dict[str, tuple[int, int]]
-) -> tuple[Any, Any, Callable[[str, Any], Tensor]]:
+def _described(handle: Handle, members: dict[str, tuple[int, int]]) -> tuple[Any, Any, Make]:
     """The objects as the pickle alone tells of them; UnfamiliarError when it tells more, or nothing sound."""
     folders = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
     if len(folders) != 1:
@@ -244,9 +266,7 @@ def _refused(path: str, zipped: bool) -> str:
     return f"holds {what}, expected tensors in dicts and lists; where it was made, as obj, save {PLAIN}"
 
 
-def _read(
-    path: str, loaded: Any, kind: Any, tensor: Callable[[str, Any], Tensor]
-) -> tuple[tuple[Tensor, ...], dict[str, str]]:
+def _read(path: str, loaded: Any, kind: Any, tensor: Make) -> tuple[tuple[Tensor, ...], dict[str, str]]:
     """The tensors and the metadata; what is no map of a few texts is no metadata."""
     whole = finished(loaded)
     told = dict(_parts(whole)).get(METADATA) if isinstance(whole, Mapping) else None
@@ -255,7 +275,7 @@ def _read(
     return _named(path, whole, kind, tensor), texts
 
 
-def _named(path: str, loaded: Any, kind: Any, tensor: Callable[[str, Any], Tensor]) -> tuple[Tensor, ...]:
+def _named(path: str, loaded: Any, kind: Any, tensor: Make) -> tuple[Tensor, ...]:
     """Every leaf in a nest of containers as a tensor with its dotted name; a lone one has the file's."""
     stem = os.path.splitext(os.path.basename(path))[0]
     waiting: list[tuple[str, Any, int]] = [("", loaded, 0)]
@@ -281,7 +301,7 @@ def _named(path: str, loaded: Any, kind: Any, tensor: Callable[[str, Any], Tenso
     return tuple(tensors.values())
 
 
-def _items(loaded: Any, kind: Any, tensor: Callable[[str, Any], Tensor]) -> list[Any]:
+def _items(loaded: Any, kind: Any, tensor: Make) -> list[Any]:
     """Items with a Tensor for every leaf in them, and in their lists; nothing further in is looked at."""
 
     def plain(name: str, value: Any) -> Any:

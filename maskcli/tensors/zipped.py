@@ -36,6 +36,8 @@ def archive(handle: Handle) -> zipfile.ZipFile:
     if len(counts) < len(members):
         ((twice, _),) = counts.most_common(1)
         raise handle.error(f"holds the member {twice[:80]!r} twice, expected each name once; save it again")
+    if sum(member.compress_size for member in members) > handle.size:
+        raise handle.error("holds members that share their bytes, as no writer lays them; save it again")
     if any(member.flag_bits & 1 for member in members):
         raise handle.error("is encrypted, expected plain members; unpack it with its password first")
     return opened

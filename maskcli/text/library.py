@@ -11,6 +11,7 @@ import numpy as np
 
 from maskcli.errors import MaskcliError
 from maskcli.text.tokenizer import ROLES, Encode, EncodeMany, Encoding, Tokenizer, no_room, quoted
+from maskcli.untrusted import nothing_said
 
 # transformers writes 1e30 for "no limit".
 _NO_LIMIT = 10**9
@@ -126,7 +127,8 @@ def _sane_length(value: object) -> int | None:
 def refusals(name: str) -> Iterator[None]:
     """Turn whatever a tokenizer library throws, a panic of its Rust code included, into one sentence."""
     try:
-        yield
+        with nothing_said():
+            yield
     except MaskcliError:
         raise
     except BaseException as error:

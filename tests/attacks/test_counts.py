@@ -6,6 +6,7 @@ import pytest
 
 from maskcli.meant.model_config import MAX_LAYERS, read_config
 from maskcli.untrusted import memory_limit
+from tests.cli.running import refused, run
 
 BLOCKS = [[["global"], 10**9]]
 
@@ -32,3 +33,10 @@ def test_layers_of_a_configuration(config, tmp_path):
     assert len(read.layers) == MAX_LAYERS
     assert set(read.layers) <= {"causal", "sliding:4", "sliding:256"}
     assert read.eos_ids == (2,)
+
+
+@pytest.mark.parametrize("option", ["--past", "--cache-length"])
+def test_keys_of_a_cache(option):
+    assert "33554432" in refused("show", "a", option, 2**30)
+    assert "more than the 33,554,432" in refused("show", "--lengths", "1,1", option, 2**24 + 2**20)
+    run("show", "--lengths", "1", option, 2**20, check=0)

@@ -22,6 +22,7 @@ from maskcli.diagnostics.supervision import (
     later,
     readings,
 )
+from maskcli.diagnostics.words import whole
 from maskcli.meant.facts import Declared
 from maskcli.padding import edge_runs, lone_edges, one_of
 from maskcli.scene.scene import Scene, named
@@ -285,7 +286,7 @@ def _as_floats(column: _Column, dtype: str) -> Found:
 
 
 def _of_no_token(column: _Column, declared: Declared) -> Found | None:
-    size, wrong = declared.vocab_size, column.values < 0
+    size, wrong = declared.vocab_size, (column.values < 0) | ~np.isfinite(column.values)
     if size is not None:
         wrong = wrong | (column.values >= size)
     if column.labels:
@@ -308,8 +309,8 @@ def _of_no_token(column: _Column, declared: Declared) -> Found | None:
         fix,
         which=bad,
         values=bad.size,
-        lowest=int(bad.min()),
-        highest=int(bad.max()),
+        lowest=whole(bad.min()),
+        highest=whole(bad.max()),
     )
 
 

@@ -230,9 +230,8 @@ def _cut_softmax(attention: Attention, cut: _Cut) -> bool | None:
     sample = attention.sample
     if cut.only_padding:
         scores = np.where(sample.allowed(attention.causal), scores, -np.inf)
-    with np.errstate(all="ignore"):
-        powers = np.exp(scores - scores.max(axis=3, keepdims=True))
-        made = powers / powers.sum(axis=3, keepdims=True) * sample.allowed(cut.mask)
+    powers = np.exp(scores - scores.max(axis=3, keepdims=True))
+    made = powers / powers.sum(axis=3, keepdims=True) * sample.allowed(cut.mask)
     apart = np.abs(made - sample.values)[sample.of(attention.real_rows)]
     return bool(apart.max(initial=0.0) <= tolerance)
 
