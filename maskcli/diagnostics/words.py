@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -57,7 +58,7 @@ def lowest(values: Array) -> tuple[int, ...]:
 
 def whole(value: np.number | int) -> int:
     """A whole number; where a file holds an infinity or NaN instead, that."""
-    return int(value) if np.isfinite(value) else float(value)  # type: ignore[return-value]
+    return int(value) if math.isfinite(value) else float(value)  # type: ignore[return-value]
 
 
 def listed_words(values: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
