@@ -7,12 +7,12 @@ from maskcli import convert
 from maskcli.masks.layout import Layout
 from maskcli.masks.spec import build, parse
 
-jax = pytest.importorskip("jax")
 LENGTH = 24
 
 
 def seen(arguments):
     """The keys that weigh anything: values are one-hot, so that the output is the weights."""
+    jax = pytest.importorskip("jax")
     ones = jax.numpy.ones((1, LENGTH, 1, LENGTH))
     values = jax.numpy.eye(LENGTH)[None, :, None, :]
     if "local_window_size" in arguments:

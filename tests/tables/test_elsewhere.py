@@ -8,7 +8,6 @@ from tests.tables.whole import as_rows, gathered, read_back, write_jsonl
 
 fsspec = pytest.importorskip("fsspec")
 pa = pytest.importorskip("pyarrow")
-datasets = pytest.importorskip("datasets")
 COLUMNS = {"input_ids": [[at, at + 1] for at in range(100)], "labels": [[at] for at in range(100)]}
 
 
@@ -30,6 +29,7 @@ def test_arrow_files(tmp_path, stream):
 
 
 def test_folders_by_save_to_disk(tmp_path):
+    datasets = pytest.importorskip("datasets")
     splits = datasets.DatasetDict({"train": datasets.Dataset.from_dict(COLUMNS)})
     splits.save_to_disk(str(tmp_path / "set"))
     (table,) = open_tables([put("saved", tmp_path / "set")])

@@ -103,7 +103,7 @@ OTHERS = [
 
 
 @given(NESTS, st.lists(st.sampled_from(OTHERS), max_size=4), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_tensor_is_what_torch_loads(tmp_path_factory, nest, others, data):
     path = tmp_path_factory.mktemp("saved") / "x.pt"
     torch.save({"nest": nest, "others": others}, path)
@@ -181,7 +181,7 @@ def test_a_pickle_by_any_protocol_is_followed(tmp_path):
 
 
 @given(st.binary(max_size=60), st.integers(0, 400), st.integers(0, 255))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_damage_is_unfamiliar_or_harmless(noise, at, byte):
     whole = bytearray(SAVED)
     whole[at % len(whole)] = byte
@@ -210,16 +210,16 @@ def test_nothing_is_called_and_nothing_grows(tmp_path):
         pickle.dumps(Call(OrderedDict, [(pair, 1)]), 2),
         b"\x80\x02}" + pickle.dumps(pair, 2)[2:-1] + b"K\x01s.",
         pickle.dumps(Call(torch.Size, [1] * 100), 2),
-        b"\x80\x02" + b"}" * 3_000_000 + b".",
+        b"\x80\x02" + b"}" * 30_000 + b".",
         b"\x80\x02]q\x00h\x00h\x00a.",
-        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + b"(" + b"N" * 1_000_000 + b"tR.",
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + b"(" + b"N" * 100_000 + b"tR.",
         b"\x80\x05\x96" + (1 << 60).to_bytes(8, "little"),
         b"\x80\x02\x8b" + (1 << 30).to_bytes(4, "little"),
         b"\x80\x02)r\xff\xff\xff\xff.",
         b"",
         # Objects of known classes that share what they hold, and arrays that share their bytes.
-        b"\x80\x02]q\x00(" + b"N" * 500_000 + b"e0](" + b"cbuiltins\nset\nh\x00\x85R" * 300_000 + b"e.",
-        b"\x80\x02}q\x00](" + b"ctypes\nSimpleNamespace\n)\x81h\x00b" * 300_000 + b"e.",
+        b"\x80\x02]q\x00(" + b"N" * 50_000 + b"e0](" + b"cbuiltins\nset\nh\x00\x85R" * 30_000 + b"e.",
+        b"\x80\x02}q\x00](" + b"ctypes\nSimpleNamespace\n)\x81h\x00b" * 30_000 + b"e.",
         b"\x80\x02X\x00\x00\x10\x00"
         + b"a" * (1 << 20)
         + b"q\x000]("
