@@ -245,7 +245,9 @@ def test_files_are_checked_by_no_rule_of_behaviour():
 def test_every_command_teaches_with_an_example(command):
     for flag in ("--help", "-h"):
         text = run(command, flag, check=0).stdout
-        assert f"Example:  maskcli {command}" in text
+        assert text.count(f"\n  maskcli {command}") >= 3
+        assert "\n\nExit codes: " in text
+        assert not any(raw in text for raw in ("int range", "list[", "<=x", "[.0]", "\\n'\n"))
     assert command in run("--help", check=0).stdout
 
 

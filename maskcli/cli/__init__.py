@@ -14,7 +14,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from maskcli import __version__
-from maskcli.cli.usage import Grouped
+from maskcli.cli.completion import words_asked
+from maskcli.cli.usage import FINE, Grouped, width
 from maskcli.errors import is_internal, sentence
 
 
@@ -39,16 +40,17 @@ app = typer.Typer(
     help="Inspect and debug attention masks.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": width()},
     epilog='Start with:  maskcli show "The cat sat" "Hello"   ·   maskcli diagnose dump.safetensors',
 )
 
 
 def command(
-    short_help: str, example: str, **settings: Any
+    short_help: str, *examples: str, codes: str = FINE, **settings: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a function a command: its line in the list of commands, and the example that ends its --help."""
-    return app.command(cls=Grouped, short_help=short_help, epilog=f"Example:  {example}", **settings)
+    """Make a function a command: its line in the list of commands, and what ends its --help."""
+    kind = type("Command", (Grouped,), {"examples": examples, "codes": codes})
+    return app.command(cls=kind, short_help=short_help, **settings)
 
 
 def _version(asked: bool) -> None:
@@ -79,7 +81,7 @@ def _run() -> int:
     try:
         # Nothing asked for is a question for help.
         arguments = sys.argv[1:] or ["--help"]
-        code = app(arguments, standalone_mode=False, default_map=_configured(_asked()))
+        code = app(arguments, prog_name="maskcli", standalone_mode=False, default_map=_configured(_asked()))
         flush()
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted")
@@ -123,7 +125,7 @@ def _prepare() -> None:
 
 def _asked() -> str | None:
     """The command that is asked for."""
-    return next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    return next((word for word in sys.argv[1:] or words_asked() if not word.startswith("-")), None)
 
 
 def _configured(asked: str | None) -> dict[str, dict[str, Any]]:
@@ -146,8 +148,11 @@ def _told(error: Exception) -> str:
     if usage is None:
         return sentence(error)
     context = getattr(error, "ctx", None)
-    hint = f"; see {context.command_path} --help" if context is not None else ""
-    return str(usage()).rstrip(".") + hint
+    hint = f"{context.command_path} --help" if context is not None else ""
+    said = str(usage()).replace("Value error, ", "").rstrip(".")
+    if not hint:
+        return said
+    return f"{said} See {hint}" if said.endswith("?") else f"{said}; see {hint}"
 
 
 def complain(text: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskcli.cli import Exit, command, complain
+from maskcli.cli.completion import rules
 from maskcli.cli.options import (
     MEANT,
     Dask,
@@ -23,6 +24,7 @@ from maskcli.cli.options import (
     findings_form,
     option,
 )
+from maskcli.cli.usage import FOUND
 from maskcli.errors import MaskcliError
 from maskcli.report.audited import FORMS
 from maskcli.report.forms import choose, names
@@ -52,14 +54,19 @@ FACTS_OF_SETS = (
 
 
 @command(
-    "Find what the loss counts in a training set.", "maskcli audit train.jsonl -t my-model --rows MSK509"
+    "Find what the loss counts in a training set.",
+    "maskcli audit train.jsonl -t my-model --for train",
+    "maskcli audit 'shards/*.parquet' --pad-id 0 --eos-id 2 --jobs 4",
+    "maskcli audit train.jsonl -t my-model --show 17",
+    "maskcli audit --template my-model",
+    codes=FOUND,
 )
 @declaring(*FACTS_OF_SETS)
 def audit(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILES]...",
+            metavar="FILE...",
             help="Training sets: .jsonl, .json, .parquet, .arrow (also .gz and .zst), tensors; folders of "
             "them or by save_to_disk; quoted patterns. None: the chat template alone is checked.",
         ),
@@ -97,6 +104,7 @@ def audit(
             help="Write the numbers of all rows with a finding of a rule, one a line, and no report.",
             panel=ROWS,
             metavar="RULE",
+            autocompletion=rules,
         ),
     ] = None,
     show: Annotated[
@@ -123,15 +131,6 @@ def audit(
 
     Rows of ids and labels (or a loss mask) are read as they are; rows of messages, prompts or texts are
     rendered by the tokenizer and its chat template, which also tells whose turn a token is in.
-
-    \b
-    maskcli audit train.jsonl -t my-model --for train      who is trained on what
-    maskcli audit 'shards/*.parquet' --pad-id 0 --eos-id 2 --jobs 4
-    maskcli audit train.jsonl --column loss_mask=my_mask   say what a column is
-    maskcli audit train.jsonl -t my-model --show 17        a row, token by token
-    maskcli audit --template my-model                      the chat template alone
-
-    Exit code 0: nothing found. 1: findings. 2: something could not be read or checked.
     """
     from maskcli.api.auditing import raw_as
     from maskcli.auditing.audit import Asked

@@ -7,17 +7,23 @@ from typing import Annotated
 import typer
 
 from maskcli.cli import Exit, command
-from maskcli.cli.options import RESULT, Form, From, Lengths, Output, PaddingSide, Past, option
+from maskcli.cli.completion import masks, targets
+from maskcli.cli.options import OUTPUT, Form, From, Lengths, Output, PaddingSide, Past, option
 from maskcli.errors import MaskcliError
 
 
 @command(
     "Write a mask as another library reads it.",
     "maskcli convert mask.npy --from mha --to additive --dtype bfloat16 -o mask.safetensors",
+    'maskcli convert "causal & padding" --lengths 9,6 --to mha --heads 2 -o mask.npz',
+    'maskcli convert "causal & sliding:4" --to flash-attn',
 )
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="FILE[:TENSOR]|SPEC", help="A saved mask, or a mask spec.")
+        str,
+        typer.Argument(
+            metavar="FILE[:TENSOR]|SPEC", help="A saved mask, or a mask spec.", autocompletion=masks
+        ),
     ],
     to: Annotated[
         str,
@@ -25,8 +31,9 @@ def convert(
             "--to",
             help="sdpa, mha, megatron, hf, additive, binary; "
             "or flash-attn, flex, xformers, jax for arguments.",
-            panel=RESULT,
+            panel=OUTPUT,
             metavar="CONVENTION",
+            autocompletion=targets,
         ),
     ],
     convention: From = None,
@@ -37,7 +44,7 @@ def convert(
         str | None,
         option(
             help="The type to write, such as bfloat16. Default: the convention's.",
-            panel=RESULT,
+            panel=OUTPUT,
             metavar="DTYPE",
         ),
     ] = None,
@@ -45,14 +52,14 @@ def convert(
         str,
         option(
             help="What an additive mask puts on ignored cells: min, -inf or a number.",
-            panel=RESULT,
+            panel=OUTPUT,
             metavar="FILL",
         ),
     ] = "-inf",
     heads: Annotated[
         int | None,
         option(
-            help="Heads of an mha mask [B*H, Q, K], to read or to write.", panel=RESULT, min=1, metavar="N"
+            help="Heads of an mha mask [B*H, Q, K], to read or to write.", panel=OUTPUT, min=1, metavar="N"
         ),
     ] = None,
     form: Form = None,

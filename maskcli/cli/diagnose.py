@@ -24,6 +24,7 @@ from maskcli.cli.options import (
     findings_form,
     option,
 )
+from maskcli.cli.usage import FOUND
 from maskcli.errors import MaskcliError
 from maskcli.report.files import FORMS
 from maskcli.report.forms import choose, names
@@ -35,7 +36,11 @@ if TYPE_CHECKING:
 
 
 @command(
-    "Find what is wrong in saved attention.", "maskcli diagnose dump.safetensors --expect causal --pad-id 0"
+    "Find what is wrong in saved attention.",
+    "maskcli diagnose dump.safetensors --expect causal --pad-id 0",
+    "maskcli diagnose dumps/ --model my-model --format jsonl",
+    "maskcli diagnose a.npy --role mask=m.npy --select MSK2",
+    codes=FOUND,
 )
 @declares
 def diagnose(
@@ -69,8 +74,7 @@ def diagnose(
 
     Tensors are known by their names (attentions.0, attention_mask, input_ids, …), else by shape and values.
     Files are reported in the order given, those of a folder or pattern sorted; one that cannot be checked
-    stops none of the others. Exit code 0: nothing found. 1: findings. 2: something could not be read or
-    checked.
+    stops none of the others.
     """
     from contextlib import closing
 

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from maskcli.cli import Exit, command
+from maskcli.cli.completion import masks
 from maskcli.cli.options import (
-    TOKENS,
+    INPUT,
     EosIds,
     From,
     KeyPositions,
@@ -28,11 +29,21 @@ from maskcli.cli.options import (
 @command(
     "Say where two masks differ, and what it means.",
     'maskcli diff dump.safetensors:attn_mask "causal & padding"',
+    'maskcli diff causal "sliding:2 & padding" --lengths 4,2',
+    "maskcli diff before.safetensors after.safetensors",
+    codes="0 equal, 1 different, 2 an error in one sentence",
 )
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="FILE[:TENSOR] or a mask spec.")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="FILE[:TENSOR] or a mask spec.", autocompletion=masks)
+    ],
     b: Annotated[
-        str, typer.Argument(metavar="B", help="FILE[:TENSOR] or a mask spec, which takes its shape from A.")
+        str,
+        typer.Argument(
+            metavar="B",
+            help="FILE[:TENSOR] or a mask spec, which takes its shape from A.",
+            autocompletion=masks,
+        ),
     ],
     convention: From = None,
     pad_id: PadId = None,
@@ -44,14 +55,17 @@ def diff(
         str | None,
         option(
             help='Token ids that tell the padding (with --pad-id): "5 3 0; 7 4 8".',
-            panel=TOKENS,
+            panel=INPUT,
             metavar="IDS",
         ),
     ] = None,
     lengths: Lengths = None,
     padding_side: PaddingSide = None,
     tolerance: Annotated[
-        float | None, option(help="How far weights may be apart. Default: by their type.", min=0.0)
+        float | None,
+        option(
+            help="How far weights may be apart. Default: by their type.", panel=INPUT, metavar="X", min=0.0
+        ),
     ] = None,
     form: Annotated[
         str | None,
@@ -63,7 +77,7 @@ def diff(
     output: Output = None,
     quiet: Quiet = False,
 ) -> int:
-    """Compare two masks (or sets of weights) and say what differences mean; exit code 1 when they differ.
+    """Compare two masks (or sets of weights) and say what the differences mean.
 
     Padding and documents come from the file's own attention_mask, ids, cu_seqlens or position ids, or from
     options; never from the mask that is compared.

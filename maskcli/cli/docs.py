@@ -7,12 +7,18 @@ from typing import Annotated
 import typer
 
 from maskcli.cli import command
+from maskcli.cli.completion import pages
 
 
-@command("Read the documentation, offline.", "maskcli docs masks")
+@command(
+    "Read the documentation, offline.", "maskcli docs", "maskcli docs masks", "maskcli docs rules | less"
+)
 def docs(
     page: Annotated[
-        str | None, typer.Argument(metavar="PAGE", help="A page, such as masks. Default: list them.")
+        str | None,
+        typer.Argument(
+            metavar="PAGE", help="A page, such as masks. Default: list them.", autocompletion=pages
+        ),
     ] = None,
 ) -> None:
     """List the pages of the documentation, or print one: set for the terminal, and as Markdown in a pipe."""

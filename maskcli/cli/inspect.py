@@ -7,19 +7,27 @@ from typing import Annotated
 import typer
 
 from maskcli.cli import Exit, command
+from maskcli.cli.completion import tensors
 from maskcli.cli.options import PART, Form, From, Output, Past, option
 
 
 @command(
-    "List the tensors of files, or look into one.", "maskcli inspect dump.safetensors:attn_mask --rows 0:16"
+    "List the tensors of files, or look into one.",
+    "maskcli inspect dump.safetensors",
+    "maskcli inspect dump.safetensors:attn_mask --rows 0:16",
+    "maskcli inspect dump.safetensors:attentions.0 --head 2 -o weights.png",
 )
 def inspect(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE[:TENSOR]...", help="Saved tensors, or one of them to look into."),
+        typer.Argument(
+            metavar="FILE[:TENSOR]...",
+            help="Saved tensors, or one of them to look into.",
+            autocompletion=tensors,
+        ),
     ],
     batch: Annotated[
-        int | None, option(help="Look into this batch item.", panel=PART, min=0, metavar="N")
+        int | None, option(help="Look into this sample.", panel=PART, min=0, metavar="N")
     ] = None,
     head: Annotated[int | None, option(help="Look into this head.", panel=PART, min=0, metavar="N")] = None,
     rows: Annotated[str | None, option(help="Look at queries A up to B.", panel=PART, metavar="A:B")] = None,

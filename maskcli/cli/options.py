@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from maskcli.cli.completion import conventions, kinds, rules
 from maskcli.errors import MaskcliError
 from maskcli.meant.facts import FACTS
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from maskcli.report.forms import Look
 
 # Headings of --help, in which commands group their options.
-MEANT, TOKENS, PART, CALLS = "What was meant", "Tokens", "The part", "Calls"
-REPORTED, RESULT, WORK = "What is reported", "Result", "The work"
+MEANT, INPUT, TOKENIZER, MASK = "What was meant", "Input", "Tokenizer", "Mask"
+PART, CALLS = "The part", "Calls"
+REPORTED, OUTPUT, WORK = "What is reported", "Output", "The work"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,6 +55,10 @@ class Padding(str, enum.Enum):
     max_length_ = "max_length"
 
 
+# What shells offer for facts.
+COMPLETERS = {"convention": conventions, "expect": kinds}
+
+
 def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:  # noqa: A002 (typer's word)
     """An option; `panel` is the heading under which --help lists it."""
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
@@ -62,7 +68,10 @@ def fact_option(field: str, panel: str = MEANT) -> Any:
     """The option of a declared fact."""
     fact = FACTS[field]
     limits = {"min": fact.lowest, "max": fact.highest}
-    return option(fact.option, help=fact.help, panel=panel, metavar=fact.metavar, **limits)
+    offered = COMPLETERS.get(field)
+    return option(
+        fact.option, help=fact.help, panel=panel, metavar=fact.metavar, autocompletion=offered, **limits
+    )
 
 
 def form_option(names: Sequence[str], told: str) -> Any:
@@ -75,7 +84,7 @@ def form_option(names: Sequence[str], told: str) -> Any:
 
     shown = f"<{'|'.join(names)}>"
     return option(
-        "--format", help=told, panel=RESULT, metavar=shown, callback=check, autocompletion=lambda: list(names)
+        "--format", help=told, panel=OUTPUT, metavar=shown, callback=check, autocompletion=lambda: list(names)
     )
 
 
@@ -85,19 +94,19 @@ def findings_form(names: Sequence[str], more: str = "") -> Any:
     return form_option(names, f"{told}{more}; github, junit, sarif, markdown for CI.")
 
 
-From = Annotated[str | None, fact_option("convention")]
-Past = Annotated[int | None, fact_option("past")]
-Positions = Annotated[str | None, fact_option("positions")]
-KeyPositions = Annotated[str | None, fact_option("key_positions")]
-PadId = Annotated[int | None, fact_option("pad_id")]
-EosIds = Annotated[list[int] | None, fact_option("eos_ids")]
+From = Annotated[str | None, fact_option("convention", MASK)]
+Past = Annotated[int | None, fact_option("past", MASK)]
+Positions = Annotated[str | None, fact_option("positions", INPUT)]
+KeyPositions = Annotated[str | None, fact_option("key_positions", INPUT)]
+PadId = Annotated[int | None, fact_option("pad_id", TOKENIZER)]
+EosIds = Annotated[list[int] | None, fact_option("eos_ids", TOKENIZER)]
 Tokenizer = Annotated[
     str | None,
     option(
         "--tokenizer",
         "-t",
         help="A tokenizer.json, a folder, or a hub name. Default: built in, words as tokens.",
-        panel=MEANT,
+        panel=TOKENIZER,
         metavar="NAME",
     ),
 ]
@@ -107,20 +116,20 @@ ChatTokenizer = Annotated[
         "--tokenizer",
         "-t",
         help="A tokenizer.json, a folder, or a hub name: special ids, the text of tokens, the chat template.",
-        panel=MEANT,
+        panel=TOKENIZER,
         metavar="NAME",
     ),
 ]
 Template = Annotated[
     str | None,
-    option(help="A file with a chat template, in place of the tokenizer's.", panel=MEANT, metavar="FILE"),
+    option(help="A file with a chat template, in place of the tokenizer's.", panel=TOKENIZER, metavar="FILE"),
 ]
 Turn = Annotated[
     list[str] | None,
     option(
         help="What begins a role's turn, or end=what ends one: text such as 'user=<|im_start|>user\\n', or "
         "ids. Default: by the chat template. Repeatable.",
-        panel=MEANT,
+        panel=TOKENIZER,
         metavar="ROLE=MARKER",
     ),
 ]
@@ -130,11 +139,17 @@ Select = Annotated[
         help="Report these rules only: codes, names or prefixes such as MSK5. Repeatable, or commas.",
         panel=REPORTED,
         metavar="RULES",
+        autocompletion=rules,
     ),
 ]
 Ignore = Annotated[
     list[str] | None,
-    option(help="Do not report these rules. Wins over --select.", panel=REPORTED, metavar="RULES"),
+    option(
+        help="Do not report these rules. Wins over --select.",
+        panel=REPORTED,
+        metavar="RULES",
+        autocompletion=rules,
+    ),
 ]
 Jobs = Annotated[
     int | None,
@@ -159,9 +174,9 @@ Dask = Annotated[
 ExitZero = Annotated[bool, option("--exit-zero", help="Exit with 0 whatever was found.", panel=REPORTED)]
 FailOn = Annotated[Severity, option(help="The mildest severity that makes the exit code 1.", panel=REPORTED)]
 Lengths = Annotated[
-    str | None, option(help="Real lengths of the sequences: 5,3,7.", panel=TOKENS, metavar="N,N")
+    str | None, option(help="Real lengths of the samples: 5,3,7.", panel=INPUT, metavar="N,N")
 ]
-PaddingSide = Annotated[Side | None, option(help="Where --lengths leave the padding.", panel=TOKENS)]
+PaddingSide = Annotated[Side | None, option(help="Where --lengths leave the padding.", panel=INPUT)]
 Form = Annotated[str | None, form_option(("text", "json"), "text for people, json for scripts.")]
 Output = Annotated[
     str | None,
@@ -169,26 +184,26 @@ Output = Annotated[
         "--output",
         "-o",
         help="Write to FILE, whose suffix chooses the form; - is standard output.",
-        panel=RESULT,
+        panel=OUTPUT,
         metavar="FILE",
     ),
 ]
 
 
 Quiet = Annotated[
-    bool, option("--quiet", "-q", help="No report: the exit code tells, and errors.", panel=RESULT)
+    bool, option("--quiet", "-q", help="No report: the exit code tells, and errors.", panel=OUTPUT)
 ]
 Verbose = Annotated[
     bool,
-    option("--verbose", "-v", help="Say of every rule that could not decide what it lacks.", panel=RESULT),
+    option("--verbose", "-v", help="Say of every rule that could not decide what it lacks.", panel=OUTPUT),
 ]
 Title = Annotated[
-    str | None, option(help="Of a picture: its title. Default: what it shows.", panel=RESULT, metavar="TEXT")
+    str | None, option(help="Of a picture: its title. Default: what it shows.", panel=OUTPUT, metavar="TEXT")
 ]
 Dpi = Annotated[
-    int | None, option(help="Of a picture: dots per inch.", panel=RESULT, min=30, max=400, metavar="N")
+    int | None, option(help="Of a picture: dots per inch.", panel=OUTPUT, min=30, max=400, metavar="N")
 ]
-Ground = Annotated[Theme | None, option("--theme", help="Of a picture: its ground.", panel=RESULT)]
+Ground = Annotated[Theme | None, option("--theme", help="Of a picture: its ground.", panel=OUTPUT)]
 
 
 def look(title: str | None, dpi: int | None, theme: Theme | None) -> Look:

@@ -10,8 +10,8 @@ import typer
 
 from maskcli.cli import Exit, command
 from maskcli.cli.options import (
-    RESULT,
-    TOKENS,
+    INPUT,
+    OUTPUT,
     ExitZero,
     FailOn,
     Quiet,
@@ -37,7 +37,13 @@ SERVER = "A server (its API key, if any, is read from MASKCLI_API_KEY)"
 MASKS = (".safetensors", ".npz", ".pt")
 
 
-@command("Measure whom the layers of a model see.", "maskcli probe my.py:make_model --expect causal")
+@command(
+    "Measure whom the layers of a model see.",
+    "maskcli probe my.py:make_model --expect causal",
+    "maskcli probe my-model --random-weights -o masks.safetensors",
+    "maskcli probe http://localhost:8000/v1 --model my-model",
+    codes="0 nothing found, 1 findings, 2 nothing could be decided",
+)
 def probe(
     target: Annotated[
         str,
@@ -58,15 +64,15 @@ def probe(
         ),
     ] = None,
     length: Annotated[
-        int | None, option(help="Tokens of a text. Default: 24.", panel=TOKENS, min=1, metavar="N")
+        int | None, option(help="Tokens of a text. Default: 24.", panel=INPUT, min=1, metavar="N")
     ] = None,
     pad: Annotated[
         str | None,
-        option(help="Padding: right, left, both, none. Default: both.", panel=TOKENS, metavar="SIDE"),
+        option(help="Padding: right, left, both, none. Default: both.", panel=INPUT, metavar="SIDE"),
     ] = None,
     documents: Annotated[
         str | None,
-        option(help="Lengths of texts to pack into one row, such as 7,9,8.", panel=TOKENS, metavar="N,N"),
+        option(help="Lengths of texts to pack into one row, such as 7,9,8.", panel=INPUT, metavar="N,N"),
     ] = None,
     cache: Annotated[
         str | None,
@@ -135,7 +141,7 @@ def probe(
             "--output",
             "-o",
             help="Write the report to FILE, or the measured masks to FILE.safetensors.",
-            panel=RESULT,
+            panel=OUTPUT,
             metavar="FILE",
         ),
     ] = None,
@@ -145,7 +151,7 @@ def probe(
 
     Any kernel will do, since nothing is asked for but outputs. Masks are compared with what was meant, in
     padded and packed texts and with caches, and whole runs that should agree with each other. Weights may be
-    random. Exit code 0: nothing found. 1: findings. 2: nothing could be decided.
+    random.
     """
     from maskcli.probing.subject import Loading
 

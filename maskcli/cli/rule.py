@@ -7,17 +7,21 @@ from typing import Annotated
 import typer
 
 from maskcli.cli import command
+from maskcli.cli.completion import rules
 from maskcli.cli.options import Form
 from maskcli.errors import MaskcliError
 
 
-@command("Explain a rule, or list them all.", "maskcli rule MSK201")
+@command(
+    "Explain a rule, or list them all.", "maskcli rule MSK201", "maskcli rule MSK2", "maskcli rule --all"
+)
 def rule(
     code: Annotated[
         str | None,
         typer.Argument(
             metavar="CODE",
             help="A code such as MSK201, a name such as inverted-polarity, or MSK2 for a list of those.",
+            autocompletion=rules,
         ),
     ] = None,
     every: Annotated[

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from maskcli.cli import Exit, command
+from maskcli.cli.completion import conventions, kinds
 from maskcli.cli.options import (
-    MEANT,
-    RESULT,
-    TOKENS,
+    INPUT,
+    MASK,
+    OUTPUT,
+    TOKENIZER,
     Dpi,
     From,
     Ground,
@@ -37,64 +39,101 @@ HEADS = "Heads, for a FILE.py:NAME that tells them apart."
 VALUES = "Show the values another library would see: sdpa, mha, megatron, hf, additive, binary."
 
 
-@command("Show the mask of a text.", 'maskcli show "The cat sat" "Hello" -m "causal & padding"')
+@command(
+    "Show the mask of a text.",
+    'maskcli show "The cat sat" "Hello" -m "causal & padding"',
+    "maskcli show --lengths 100000 -m sliding:4096 -o mask.png",
+    'maskcli show --ids "5 3 0; 7 4 8" --pad-id 0 --to additive -o mask.safetensors',
+)
 def show(
     texts: Annotated[
-        Texts, typer.Argument(metavar="TEXT...", help="Texts, one sequence each; - reads standard input.")
+        Texts, typer.Argument(metavar="TEXT...", help="Texts, one sample each; - reads standard input.")
     ] = None,
-    mask: Annotated[str | None, option("--mask", "-m", help=KINDS, panel=MEANT, metavar="SPEC")] = None,
+    mask: Annotated[
+        str | None, option("--mask", "-m", help=KINDS, panel=MASK, metavar="SPEC", autocompletion=kinds)
+    ] = None,
     file: Annotated[
-        str | None, option(help="Texts from a file, one sequence a line.", panel=TOKENS, metavar="FILE")
+        str | None, option(help="Texts from a file, one sample a line.", panel=INPUT, metavar="FILE")
     ] = None,
     ids: Annotated[
-        str | None, option(help='Token ids: "5 3 2 0 0; 7 4 8 6 0".', panel=TOKENS, metavar="IDS")
+        str | None, option(help='Token ids: "5 3 2 0 0; 7 4 8 6 0".', panel=INPUT, metavar="IDS")
     ] = None,
-    lengths: Annotated[str | None, option(help="Lengths alone: 5,3,7.", panel=TOKENS, metavar="N,N")] = None,
+    lengths: Annotated[str | None, option(help="Lengths alone: 5,3,7.", panel=INPUT, metavar="N,N")] = None,
     source: Annotated[
-        Texts, option(help="The source side of a cross mask, one for each text. Repeatable.", metavar="TEXT")
+        Texts,
+        option(
+            help="The source side of a cross mask, one for each text. Repeatable.",
+            panel=INPUT,
+            metavar="TEXT",
+        ),
     ] = None,
     pair: Annotated[
-        Texts, option(help="The second text of each sequence. Repeatable.", metavar="TEXT")
+        Texts, option(help="The second text of each sample. Repeatable.", panel=INPUT, metavar="TEXT")
     ] = None,
-    packed: Annotated[bool, option("--packed", help="Pack the texts into one row (for documents).")] = False,
+    packed: Annotated[
+        bool, option("--packed", help="Pack the texts into one sample (for documents).", panel=INPUT)
+    ] = False,
     chat: Annotated[
-        bool, option("--chat", help="Texts are messages as JSON, for the tokenizer's chat template.")
+        bool,
+        option("--chat", help="Texts are messages as JSON, for the tokenizer's chat template.", panel=INPUT),
     ] = False,
     tools: Annotated[
-        str | None, option(help="With --chat: tools for the template, a JSON list in a file.", metavar="FILE")
+        str | None,
+        option(
+            help="With --chat: tools for the template, a JSON list in a file.",
+            panel=TOKENIZER,
+            metavar="FILE",
+        ),
     ] = None,
     template: Annotated[
-        str | None, option(help="With --chat: another chat template, from a file.", metavar="FILE")
+        str | None,
+        option(help="With --chat: another chat template, from a file.", panel=TOKENIZER, metavar="FILE"),
     ] = None,
     generation_prompt: Annotated[
-        bool, option("--generation-prompt", help="With --chat: end with what an answer begins with.")
+        bool,
+        option(
+            "--generation-prompt", help="With --chat: end with what an answer begins with.", panel=TOKENIZER
+        ),
     ] = False,
     labels: Annotated[
-        bool, option("--labels", help="Add the labels, -100 on padding; of a chat, the answers.")
+        bool, option("--labels", help="Add the labels, -100 on padding; of a chat, the answers.", panel=INPUT)
     ] = False,
     tokenizer: Tokenizer = None,
     special_tokens: Annotated[
-        bool | None, option("--special-tokens/--no-special-tokens", help=SPECIAL)
+        bool | None, option("--special-tokens/--no-special-tokens", help=SPECIAL, panel=TOKENIZER)
     ] = None,
-    padding: Annotated[Padding, option(help="Pad to the longest text or to --max-length.")] = Padding.longest,
+    padding: Annotated[
+        Padding,
+        option(
+            help="Pad to the longest text or to --max-length.",
+            panel=TOKENIZER,
+            metavar="<longest|max-length>",
+        ),
+    ] = Padding.longest,
     max_length: Annotated[
-        int | None, option(help="Cut longer texts to N tokens.", min=1, metavar="N")
+        int | None, option(help="Cut longer texts to N tokens.", panel=TOKENIZER, min=1, metavar="N")
     ] = None,
-    padding_side: Annotated[Side | None, option(help="Default: as the tokenizer does.")] = None,
+    padding_side: Annotated[
+        Side | None, option(help="Where padding goes. Default: as the tokenizer does.", panel=TOKENIZER)
+    ] = None,
     pad_token: Annotated[
-        str | None, option(help="The padding token: a token, or eos.", metavar="TOKEN")
+        str | None, option(help="The padding token: a token, or eos.", panel=TOKENIZER, metavar="TOKEN")
     ] = None,
     pad_id: PadId = None,
     past: Past = None,
-    cache_length: Annotated[int | None, option(help=SLOTS, min=1, max=MOST_KEYS, metavar="N")] = None,
-    heads: Annotated[int, option(help=HEADS, min=1, max=4096, metavar="N")] = 1,
-    to: Annotated[str, option(help=VALUES, panel=RESULT, metavar="CONVENTION")] = "sdpa",
+    cache_length: Annotated[
+        int | None, option(help=SLOTS, panel=MASK, min=1, max=MOST_KEYS, metavar="N")
+    ] = None,
+    heads: Annotated[int, option(help=HEADS, panel=MASK, min=1, max=4096, metavar="N")] = 1,
+    to: Annotated[
+        str, option(help=VALUES, panel=OUTPUT, metavar="CONVENTION", autocompletion=conventions)
+    ] = "sdpa",
     dtype: Annotated[
-        str | None, option(help="The type of those values, such as float16.", panel=RESULT, metavar="DTYPE")
+        str | None, option(help="The type of those values, such as float16.", panel=OUTPUT, metavar="DTYPE")
     ] = None,
     convention: From = None,
     block_size: Annotated[
-        int, option(help="The side of the blocks that are counted.", panel=RESULT, min=1, metavar="N")
+        int, option(help="The side of the blocks that are counted.", panel=OUTPUT, min=1, metavar="N")
     ] = 128,
     form: Annotated[
         str | None, form_option(names(FORMS), "table for people; text is one line a query.")

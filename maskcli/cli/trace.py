@@ -12,7 +12,7 @@ import typer
 from maskcli.cli import command
 from maskcli.cli.options import (
     CALLS,
-    RESULT,
+    OUTPUT,
     FailOn,
     Quiet,
     Severity,
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 @command(
     "Check the attention calls of a running program.",
     "maskcli trace --expect causal train.py --epochs 1",
+    "maskcli trace --limit 100 --save found/ -m my_package.train",
+    "maskcli trace --fail-on error -o report.json generate.py",
+    codes="those of the program; 1 with --fail-on where it succeeded and findings are so severe",
     context_settings={"allow_interspersed_args": False},
 )
 @declares
@@ -66,12 +69,12 @@ def trace(
         str | None,
         option(
             help="Write the tensors of each finding into this folder, as .safetensors.",
-            panel=RESULT,
+            panel=OUTPUT,
             metavar="DIR",
         ),
     ] = None,
     save_all: Annotated[
-        bool, option("--save-all", help="With --save: the tensors of every call.", panel=RESULT)
+        bool, option("--save-all", help="With --save: the tensors of every call.", panel=OUTPUT)
     ] = False,
     measure: Annotated[
         bool,
@@ -90,7 +93,7 @@ def trace(
             "--output",
             "-o",
             help="Write the report to FILE, whose suffix chooses the form.",
-            panel=RESULT,
+            panel=OUTPUT,
             metavar="FILE",
         ),
     ] = None,

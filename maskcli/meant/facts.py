@@ -216,7 +216,7 @@ class Declared:
         metavar="DIR",
         settle=_config,
     )
-    pad_id: int | None = _fact(int, "The id of the padding token.", lowest=0)
+    pad_id: int | None = _fact(int, "The id of the padding token.", metavar="ID", lowest=0)
     bos_ids: tuple[int, ...] = ()
     # Where turns are told from: markers of one's own, or a chat template, which is read when something asks.
     chat: Turns | Chat | None = None
@@ -229,6 +229,7 @@ class Declared:
         "The id of the token that ends a text. Repeatable.",
         default=(),
         name="eos_id",
+        metavar="ID",
         lowest=0,
         settle=_ids,
     )
