@@ -8,7 +8,12 @@ import typer
 
 from maskcli.cli import Exit, command
 from maskcli.cli.completion import tensors
-from maskcli.cli.options import PART, Form, From, Output, Past, option
+from maskcli.cli.options import PART, Dpi, Form, From, Ground, Output, Past, Title, look, option
+from maskcli.errors import MaskcliError
+
+ALL = "all"
+# Digits of the number of a head.
+LONGEST = 9
 
 
 @command(
@@ -29,13 +34,22 @@ def inspect(
     batch: Annotated[
         int | None, option(help="Look into this sample.", panel=PART, min=0, metavar="N")
     ] = None,
-    head: Annotated[int | None, option(help="Look into this head.", panel=PART, min=0, metavar="N")] = None,
+    head: Annotated[
+        str | None, option(help="Look into this head; all, for a picture.", panel=PART, metavar="N|all")
+    ] = None,
     rows: Annotated[str | None, option(help="Look at queries A up to B.", panel=PART, metavar="A:B")] = None,
     keys: Annotated[str | None, option(help="Look at keys A up to B.", panel=PART, metavar="A:B")] = None,
     convention: From = None,
     past: Past = None,
+    tokenizer: Annotated[
+        str | None,
+        option("--tokenizer", "-t", help="Names the tokens of a picture's axes.", panel=PART, metavar="NAME"),
+    ] = None,
     form: Form = None,
     output: Output = None,
+    title: Title = None,
+    dpi: Dpi = None,
+    theme: Ground = None,
 ) -> int:
     """List the tensors of files: type, shape, role, values, and for a mask its name.
 
@@ -44,18 +58,31 @@ def inspect(
     """
     from maskcli.inputs.looks import inspected
     from maskcli.meant.facts import convention as known
-    from maskcli.report.forms import choose
+    from maskcli.report.forms import choose, write_as
     from maskcli.report.inspected import FORMS, PICTURE
     from maskcli.tensors import Zoom, parse_range
 
     chosen = choose(FORMS, form, output)
     part = Zoom(
         batch,
-        head,
+        None if head in (None, ALL) else _number(head or ""),
         parse_range(rows, "--rows") if rows else None,
         parse_range(keys, "--keys") if keys else None,
     )
     zoomed = chosen is PICTURE or part != Zoom()
     declared = known(convention) if convention else None
-    chosen.write(inspected(files, part if zoomed else None, declared, past), output)
+    if chosen is not PICTURE and (tokenizer is not None or head == ALL):
+        raise MaskcliError(
+            "--tokenizer and --head all are for a picture; end -o FILE in .png, .svg or .pdf, "
+            "or leave them out"
+        )
+    found = inspected(files, part if zoomed else None, declared, past, head == ALL, tokenizer)
+    write_as(chosen, found, output, look(title, dpi, theme))
     return Exit.OK
+
+
+def _number(head: str) -> int:
+    """The head that --head names."""
+    if not (head.isascii() and head.isdecimal()) or len(head) > LONGEST:
+        raise MaskcliError(f"--head {head!r} is no head; pass a number from 0 on, or all")
+    return int(head)

@@ -12,12 +12,20 @@ from maskcli.scene.describe import Described, describe
 from maskcli.scene.named import labels_among
 from maskcli.tensors import TOLD, Roled, Zoom, named_tensor, open_tensors, place, role_in, split_target
 
+# Heads of one picture.
+MOST_HEADS = 64
+
 
 class Inspected(NamedTuple):
-    """Files by path with their tensors, and the part of each tensor to look at (None: just listed)."""
+    """Files by path with their tensors, and the part of each tensor to look at (None: just listed).
+
+    With `every_head` a picture shows all heads of the part; `tokenizer` names its tokens.
+    """
 
     files: list[tuple[str, list[Described]]]
     zoom: Zoom | None
+    every_head: bool = False
+    tokenizer: str | None = None
 
     def looked(self) -> list[Described]:
         """The tensors to look into. Raises MaskcliError when the part lies outside of one."""
@@ -28,9 +36,28 @@ class Inspected(NamedTuple):
             place(described.roled.tensor, self.zoom)
         return looked
 
+    def zooms(self, described: Described) -> list[Zoom]:
+        """The parts of a tensor that a picture shows: one, or one for each head."""
+        zoom, sizes = self.zoom or Zoom(), described.roled.tensor.shape[:-2]
+        if not self.every_head:
+            return [zoom]
+        if not sizes:
+            raise MaskcliError(f"--head all: {described.roled.tensor.name!r} has no heads; leave it out")
+        heads = sizes[-1]
+        if heads > MOST_HEADS:
+            raise MaskcliError(
+                f"--head all: {heads:,} heads are more than the {MOST_HEADS} of a picture; pass --head N"
+            )
+        return [zoom._replace(head=head) for head in range(heads)]
+
 
 def inspected(
-    targets: Sequence[str], zoom: Zoom | None, convention: str | None, past: int | None
+    targets: Sequence[str],
+    zoom: Zoom | None,
+    convention: str | None,
+    past: int | None,
+    every_head: bool = False,
+    tokenizer: str | None = None,
 ) -> Inspected:
     """`FILE[:TENSOR]`s described; where a part is looked at, each has to name one tensor."""
     files = []
@@ -51,7 +78,7 @@ def inspected(
             for one in roled
         ]
         files.append((file.path, described))
-    return Inspected(files, zoom)
+    return Inspected(files, zoom, every_head, tokenizer)
 
 
 def _told(roled: Roled, told: Declared) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from maskcli.inputs.looks import Inspected
 from maskcli.masks.naming import Name
 from maskcli.masks.words import counted, first, span
 from maskcli.report.characters import FULL, MAP_HEIGHT, MAP_WIDTH, SHADES, columns, print_map, shaded
-from maskcli.report.forms import PICTURES, SCHEMA_VERSION, Form, in_pieces, on_screen
+from maskcli.report.forms import PICTURES, SCHEMA_VERSION, Form, Look, in_pieces, on_screen
 from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text
 from maskcli.scene.describe import Described, shares
 from maskcli.scene.saved_mask import Given
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 # A part of at most this many rows and columns is printed as numbers.
 NUMBER_ROWS, NUMBER_WIDTH = 40, 8
-# Pixels of a saved picture on a side.
-PIXELS = 800
 # Padding of so many items is listed.
 LISTED_ITEMS = 8
 # The nearest name is one that is off in at most this share of the cells.
@@ -229,48 +226,23 @@ def _mask(name: Name | None, given: Given | None) -> dict[str, Any] | None:
     }
 
 
-def _save_picture(inspected: Inspected, path: str | None) -> None:
-    """The part of one tensor as a picture: of what attends (masks), or of the largest values."""
+def _save_picture(inspected: Inspected, path: str | None, look: Look) -> None:
+    """Parts of one tensor as a picture: of what attends (masks), or of the largest values."""
+    from maskcli.inputs.beside import beside
+    from maskcli.report.pictures.weights import save_tensor
+
     if len(inspected.files) != 1:
         raise MaskcliError(
             f"{path!r} is one picture, and {len(inspected.files)} files were given; pass one FILE:TENSOR"
         )
-    (described,), zoom = inspected.looked(), inspected.zoom or Zoom()
-    tensor = described.roled.tensor
-    attends = shares(described, zoom, PIXELS, PIXELS)
-    view = attends or look(tensor, zoom, PIXELS, PIXELS)
-    label = "largest value of each pixel; red: NaN or infinite"
-    if attends:
-        label = "share of each pixel that attends"
-    _save_view(view, f"{tensor.name} {list(tensor.shape)}", label, path or "")
+    (described,) = inspected.looked()
+    told = beside(inspected.files[0][0], described.roled.tensor.name, inspected.tokenizer)
+    save_tensor(described, inspected.zooms(described), told, path or "", look)
 
 
-def _save_view(view: View, title: str, label: str, path: str) -> None:
-    """Pixels as a picture; `label` says what the colours are."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from maskcli.tensors import replacing
-
-    figure = Figure(figsize=(8, 7), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    extent = (view.keys[0], view.keys[1], view.rows[1], view.rows[0])
-    image = axes.imshow(
-        np.ma.masked_invalid(view.pixels),
-        cmap="cividis",
-        interpolation="nearest",
-        extent=extent,
-        aspect="auto",
-    )
-    axes.set_facecolor("crimson")
-    axes.set_xlabel("Key position (attending to)")
-    axes.set_ylabel("Query position (attending from)")
-    axes.set_title(clean(title).replace("$", r"\$"))
-    figure.colorbar(image, label=label)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=os.path.splitext(path)[1][1:].lower())
-
-
-PICTURE: Form[Callable[[Inspected, str | None], None]] = Form(None, PICTURES, _save_picture)
-FORMS = (Form("text", (".txt",), on_screen(_print)), Form("json", (".json",), in_pieces(_json)), PICTURE)
+PICTURE: Form[Callable[..., None]] = Form(None, PICTURES, _save_picture)
+FORMS: tuple[Form[Callable[..., None]], ...] = (
+    Form("text", (".txt",), on_screen(_print)),
+    Form("json", (".json",), in_pieces(_json)),
+    PICTURE,
+)

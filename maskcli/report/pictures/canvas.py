@@ -26,7 +26,10 @@ MOST_PANELS, ACROSS = 8, 4
 SLIM = 8
 # Inches: a cell with a name, the least and the largest side of a panel, a letter and a line of names.
 CELL, LEAST, LARGEST, LETTER, LINE = 0.25, 2.2, 8.0, 0.07, 0.18
+GAP = 0.1
 DPI = 150
+# Points of a name, and of an inch; how much of a cell the letters of its name fill at most.
+SIZE, INCH, FILLED = 8, 72, 0.8
 # A token's letters before an ellipsis.
 LETTERS = 24
 
@@ -39,10 +42,13 @@ class Canvas:
         self.look, self.theme = look, THEMES[look.theme]
         self.lines = math.ceil(panels / across)
         self.columns = math.ceil(panels / self.lines)
-        self.inches = _inches(cells, panels)
+        self.cells, self.inches = cells, _inches(cells, panels)
         self.pixels = PIXELS if panels == 1 else PIXELS // 2
         self.notes: list[str] = []
         self.missing: set[str] = set()
+        # Inches of what else stands beside the panels.
+        self.extra = 0.0
+        self.shared = False
 
         self.figure = _blank(look.dpi or DPI)
         self.figure.set_facecolor(self.theme.ground)
@@ -59,7 +65,7 @@ class Canvas:
         axes.imshow(colours, extent=edges, aspect=aspect, interpolation="nearest")
         axes.xaxis.tick_top()
         axes.xaxis.set_label_position("top")
-        axes.tick_params(colors=self.theme.ink, labelsize=8, length=2, width=0.5)
+        axes.tick_params(colors=self.theme.ink, labelsize=SIZE, length=2, width=0.5)
         axes.spines[:].set(color=self.theme.quiet, linewidth=0.5)
         _number(axes.xaxis)
         _number(axes.yaxis)
@@ -81,7 +87,8 @@ class Canvas:
         shown = [self.text(name, LETTERS) for name in names]
         turned = {"rotation": 90} if axis.axis_name == "x" else {}
         axis.set_ticks(range(first, first + len(shown)), shown, parse_math=False, **turned)
-        axis.set_tick_params(length=0)
+        cell = max(self.inches) / max(self.cells)
+        axis.set_tick_params(length=0, labelsize=min(SIZE, FILLED * cell * INCH))
 
     def name(self, down: str, across: str) -> None:
         """What stands on the axes, said beside the outer panels."""
@@ -89,6 +96,12 @@ class Canvas:
             axes.set_ylabel(down, color=self.theme.quiet, fontsize=8)
         for axes in self.panels[: self.columns]:
             axes.set_xlabel(across, color=self.theme.quiet, fontsize=8)
+
+    def share_names(self) -> None:
+        """Leave the names of cells to the outer panels: all have the same."""
+        self.shared = True
+        for at, axes in enumerate(self.panels):
+            axes.tick_params(labeltop=at < self.columns, labelleft=at % self.columns == 0)
 
     def caption(self, axes: Any, text: str, lines: int = 1) -> None:
         """What a panel shows, below it."""
@@ -134,7 +147,12 @@ class Canvas:
         beside = max(_letters(axes.get_yticklabels()) for axes in self.panels) * LETTER + 0.4
         above = max(_letters(axes.get_xticklabels()) for axes in self.panels) * LETTER + 0.3
         captions = max(_lines(axes.texts) for axes in self.panels) * LINE
-        return self.columns * (wide + beside), self.lines * (tall + above + captions) + 1
+        if self.shared:
+            wide, tall, columns, lines = wide + GAP, tall + GAP, 1, 1
+        else:
+            columns, lines = self.columns, self.lines
+        across = self.columns * wide + columns * beside + self.extra
+        return across, self.lines * (tall + captions) + lines * above + 1
 
 
 def _letters(labels: Iterable[Any]) -> int:
@@ -178,11 +196,12 @@ def _blank(dpi: int) -> Any:
 
 
 def _inches(cells: tuple[int, int], panels: int) -> tuple[float, float]:
-    """How tall and wide a panel is: a cell with a name has room for it, and cells are square."""
+    """How tall and wide a panel is: its cells are square, and those with names have room for them."""
     most = LARGEST if panels == 1 else LARGEST / 2
     longest = max(cells)
-    side = CELL * longest if longest <= NAMED else most
-    side = min(max(side, LEAST), max(most, CELL * longest if longest <= NAMED else 0))
+    side = most
+    if longest <= NAMED:
+        side = max(LEAST, CELL * longest if panels == 1 else min(most, CELL * longest))
     tall, wide = (max(side * length / longest, side / SLIM) for length in cells)
     return tall, wide
 

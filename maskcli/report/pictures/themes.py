@@ -27,6 +27,7 @@ class Theme:
     ground: str
     ink: str
     quiet: str
+    faint: str
     cells: dict[str, str]
     weights: tuple[str, ...]
     zero: str
@@ -37,6 +38,7 @@ LIGHT = Theme(
     ground="#ffffff",
     ink="#1d232b",
     quiet="#66707c",
+    faint="#b4bac2",
     cells={
         "attends": "#1f5fa8",
         "future": "#e4e7eb",
@@ -54,6 +56,7 @@ DARK = Theme(
     ground="#14181e",
     ink="#e8ebef",
     quiet="#98a2ae",
+    faint="#5b6571",
     cells={
         "attends": "#62a8f5",
         "future": "#2a313a",
