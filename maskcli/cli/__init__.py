@@ -34,6 +34,8 @@ COMMANDS = ("audit", "convert", "diagnose", "diff", "docs", "inspect", "probe", 
 # Objects made before the garbage collector looks at them: what a start makes stays, and looking at it again
 # and again with Python's usual 700 took a tenth of the time that a small file takes.
 SELDOM = 20_000
+# Letters of a sentence on standard error.
+LONGEST = 2000
 
 app = typer.Typer(
     name="maskcli",
@@ -119,8 +121,11 @@ def _prepare() -> None:
     for name in [asked] if asked in COMMANDS else COMMANDS:
         import_module(f"maskcli.cli.{name}")
     _let_text_pass()
-    # A polite end still removes what is half-written.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # A polite end still removes what is half-written; under nohup a closed terminal is none.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def _asked() -> str | None:
@@ -156,9 +161,11 @@ def _told(error: Exception) -> str:
 
 
 def complain(text: str) -> None:
-    """A sentence on standard error."""
+    """A sentence on standard error; the middle of one that quotes too much is left out."""
     from maskcli.report.terminal import say
 
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
     say(f"maskcli: {text}" if text.endswith("?") else f"maskcli: {text.rstrip('.')}.")
 
 

@@ -8,7 +8,6 @@ import pickle
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from types import MappingProxyType
@@ -18,13 +17,14 @@ import numpy as np
 
 from maskcli.errors import MaskcliError
 from maskcli.extras import needing
+from maskcli.tensors.claims import Make, affordable
 from maskcli.tensors.dtypes import DTYPES, unreadable
 from maskcli.tensors.limits import (
     MAX_ARRAYS,
-    MAX_CLAIMED,
     MAX_DEPTH,
     MAX_ELEMENTS,
     MAX_LEGACY,
+    MAX_LOADED,
     MAX_NAME,
     MAX_PICKLE,
     MAX_RANK,
@@ -80,9 +80,7 @@ def read_items(handle: Handle) -> list[Any]:
     return _contents(handle, _items)
 
 
-# What makes a tensor of a leaf, and what is done with a loaded nest of containers, the kind of its leaves and
-# that.
-Make = Callable[[str, Any], Tensor]
+# What is done with a loaded nest of containers, the kind of its leaves, and what makes a tensor of one.
 Use = Callable[[Any, Any, Make], Read]
 
 
@@ -93,7 +91,7 @@ def _contents(handle: Handle, use: Use[Read]) -> Read:
         members = _checked(handle)
         try:
             saved, kind, make = _described(handle, members)
-            return use(saved, kind, _affordable(handle, make))
+            return use(saved, kind, affordable(handle, make))
         except UnfamiliarError:
             _check_pickle(handle, members, MAX_PICKLE)
     elif handle.bytes(0, 1) != b"\x80":
@@ -110,26 +108,7 @@ def _contents(handle: Handle, use: Use[Read]) -> Read:
     loaded = _load(handle.path, zipped)
     import torch
 
-    return use(loaded, torch.Tensor, _affordable(handle, from_torch))
-
-
-def _affordable(handle: Handle, make: Make) -> Make:
-    """The same, which refuses tensors that claim far more bytes, all together, than the file holds."""
-    room = handle.size + MAX_CLAIMED
-
-    def made(name: str, leaf: Any) -> Tensor:
-        nonlocal room
-        tensor = make(name, leaf)
-        if tensor.nbytes > room:
-            why = (
-                f"tensor {name!r} stands for {tensor.nbytes:,} bytes, far more than its file holds; save it "
-                "as it was before it was expanded"
-            )
-            return replace(tensor, storage=Refused(why))
-        room -= tensor.nbytes
-        return tensor
-
-    return made
+    return use(loaded, torch.Tensor, affordable(handle, from_torch))
 
 
 def _checked(handle: Handle) -> dict[str, tuple[int, int]]:
@@ -245,7 +224,12 @@ def _load(path: str, zipped: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            return torch.load(
+                path,
+                map_location="cpu",
+                weights_only=True,
+                mmap=zipped and os.path.getsize(path) > MAX_LOADED,
+            )
     except pickle.UnpicklingError as error:
         raise MaskcliError(f"{path!r} {_refused(path, zipped)}") from error
     except (Exception, RecursionError, MemoryError) as error:

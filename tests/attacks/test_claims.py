@@ -26,7 +26,7 @@ def test_one_element_for_two_to_the_forty(tmp_path):
 
 
 def test_many_tensors_of_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("maskcli.tensors.torch_file.MAX_CLAIMED", 2**20)
+    monkeypatch.setattr("maskcli.tensors.claims.MAX_CLAIMED", 2**20)
     shared = torch.ones(2**17)
     torch.save([shared.view(2**17) for _ in range(10)], tmp_path / "x.pt")
     refusals = [tensor.refusal for tensor in open_tensors(tmp_path / "x.pt").tensors]

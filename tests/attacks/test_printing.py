@@ -120,3 +120,20 @@ def test_numbers_that_json_has_not_are_texts():
 
     value = {"a": [1.5, float("inf"), {"b": -float("inf")}], "c": (float("nan"), None, True)}
     assert json.loads(json_text(value)) == {"a": [1.5, "inf", {"b": "-inf"}], "c": ["nan", None, True]}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "a", "-m"),
+        ("show", "--ids"),
+        ("show", "--file"),
+        ("diagnose",),
+        ("rule",),
+        ("show", "a", "--to"),
+    ],
+    ids=" ".join,
+)
+def test_a_sentence_never_quotes_all_of_a_long_word(arguments):
+    done = run(*arguments, "x" * 100_000, check=2)
+    assert len(done.stderr) < 2100
