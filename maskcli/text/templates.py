@@ -46,23 +46,22 @@ def template_of(tokenizer: Any, name: str, source: str | None = None) -> Templat
     marks = _GENERATION.search(text) is not None
     allowance = _Allowance()
 
-    def applied(
+    def apply(
         conversations: Sequence[Messages], generation_prompt: bool, tools: Tools | None, **more: Any
     ) -> Any:
-        with quiet(), _refused(name), allowance.of(len(conversations)):
-            return tokenizer.apply_chat_template(
-                list(conversations),
-                tools=tools,
-                add_generation_prompt=generation_prompt,
-                chat_template=source,
-                **more,
-            )
+        return tokenizer.apply_chat_template(
+            list(conversations),
+            tools=tools,
+            add_generation_prompt=generation_prompt,
+            chat_template=source,
+            **more,
+        )
 
     def rendered(
         conversations: Sequence[Messages], generation_prompt: bool, tools: Tools | None
     ) -> list[str]:
-        with memory_limit(_MEMORY):
-            texts: list[str] = applied(conversations, generation_prompt, tools, tokenize=False)
+        with quiet(), _refused(name), allowance.of(len(conversations)), memory_limit(_MEMORY):
+            texts: list[str] = apply(conversations, generation_prompt, tools, tokenize=False)
         if max(map(len, texts), default=0) > _LETTERS:
             what = f"the chat template made a text of more than {_LETTERS:,} letters"
             raise TooCostlyError(f"{what}; {_ANOTHER}")
@@ -76,10 +75,10 @@ def template_of(tokenizer: Any, name: str, source: str | None = None) -> Templat
     ) -> Rows:
         # Ids only of texts that have come out within bounds: the library that makes them keeps none.
         texts = rendered(conversations, generation_prompt, tools)
-        if marks:
-            told = applied(conversations, generation_prompt, tools, **_MARKED)
-            return Rows(list(told["input_ids"]), list(told["assistant_masks"]))
         with quiet(), _refused(name):
+            if marks:
+                told = apply(conversations, generation_prompt, tools, **_MARKED)
+                return Rows(list(told["input_ids"]), list(told["assistant_masks"]))
             return Rows(list(tokenizer(texts, add_special_tokens=False)["input_ids"]))
 
     def marked(messages: Messages, generation_prompt: bool = False, tools: Tools | None = None) -> list[int]:
@@ -172,10 +171,11 @@ def _bounded(seconds: float) -> Iterator[None]:
     if sys.gettrace() is not None:
         yield
         return
-    end = time.thread_time() + seconds
+    end, worked = time.monotonic() + seconds, time.thread_time() + seconds
 
     def line(frame: FrameType, event: str, argument: object) -> Any:
-        if time.thread_time() > end:
+        # The second clock is the slower one to ask.
+        if time.monotonic() > end and time.thread_time() > worked:
             raise TooCostlyError(f"the chat template ran for more than {_SECONDS:.0f} seconds; {_ANOTHER}")
         return line
 
