@@ -27,6 +27,7 @@ from maskcli.cli.options import (
     look,
     option,
 )
+from maskcli.errors import MaskcliError
 from maskcli.meant.facts import MOST_KEYS
 from maskcli.report.forms import names
 from maskcli.report.shown import FORMS
@@ -34,6 +35,7 @@ from maskcli.report.shown import FORMS
 Texts = list[str] | None
 KINDS = "Kinds joined by & | ~ ( ): causal, padding, sliding:4, documents, FILE.py:NAME, …"
 SPECIAL = "Add special tokens, or not. Default: as the tokenizer does."
+WHY = "Say why a query may or may not see a key, and nothing else."
 SLOTS = "Key slots of a static cache; those behind the text are empty."
 HEADS = "Heads, for a FILE.py:NAME that tells them apart."
 VALUES = "Show the values another library would see: sdpa, mha, megatron, hf, additive, binary."
@@ -135,6 +137,13 @@ def show(
     block_size: Annotated[
         int, option(help="The side of the blocks that are counted.", panel=OUTPUT, min=1, metavar="N")
     ] = 128,
+    why: Annotated[str | None, option(help=WHY, panel=RESULT, metavar="QUERY,KEY")] = None,
+    batch: Annotated[
+        int | None, option(help="With --why: in this batch item.", panel=RESULT, min=0, metavar="N")
+    ] = None,
+    head: Annotated[
+        int | None, option(help="With --why: in this head.", panel=RESULT, min=0, metavar="N")
+    ] = None,
     form: Annotated[
         str | None, form_option(names(FORMS), "table for people; text is one line a query.")
     ] = None,
@@ -146,8 +155,12 @@ def show(
     """Show the attention mask of a text: a table of its tokens, and of which token may attend to which."""
     from maskcli.inputs import texts as inputs
     from maskcli.report.forms import choose, write_as
-    from maskcli.report.shown import forms_for
+    from maskcli.report.shown import forms_for, forms_of_why
     from maskcli.report.terminal import say
+
+    idle = {"--batch": batch, "--head": head}
+    if why is None and (said := [option for option, number in idle.items() if number is not None]):
+        raise MaskcliError(f"{said[0]} means nothing without --why QUERY,KEY; pass that too, or leave it out")
 
     given = inputs.Given(
         texts=texts or (),
@@ -183,5 +196,6 @@ def show(
     )
     for warning in shown.warnings:
         say(f"maskcli: warning: {warning}")
-    write_as(choose(forms_for(output), form, output), shown, output, look(title, dpi, theme))
+    forms = forms_for(output) if why is None else forms_of_why(why, batch, head)
+    write_as(choose(forms, form, output), shown, output, look(title, dpi, theme))
     return Exit.OK

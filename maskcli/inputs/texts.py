@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from maskcli.errors import MaskcliError
 from maskcli.masks import conventions, spec
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
+from maskcli.masks.spec import Resolve
 from maskcli.meant.facts import MOST_KEYS
 from maskcli.text import (
     Batch,
@@ -109,7 +111,8 @@ class Shown(Pictured):
 
     `queries` are the tokens of the rows, `source` those of the keys when they are another sequence. `past`
     keys stand before the first query, and `axes` names the axes that the spec varies along. `convention` and
-    `dtype` say how values are written, `block` the side of the blocks that are counted.
+    `dtype` say how values are written, `block` the side of the blocks that are counted. `layout` and
+    `resolve` are what the mask was built over and of; a mask that was there already has neither.
     """
 
     spec: str
@@ -121,6 +124,24 @@ class Shown(Pictured):
     convention: str
     dtype: str
     block: int = 128
+    layout: Layout | None = None
+    resolve: Resolve | None = None
+
+    @cached_property
+    def forbidden(self) -> dict[str, Mask]:
+        """The cells that are forbidden, by the kind of their reason; of a saved mask all are "other"."""
+        if self.layout is None:
+            return {"other": ~self.mask}
+        from maskcli.masks.reasons import by_kind, reasons
+
+        return by_kind(reasons(spec.parse(self.spec), self.layout, self.resolve))
+
+    def why(self, query: int, key: int, item: int = 0, head: int = 0) -> str:
+        """Why a query may or may not see a key, as masks/reasons.py says it."""
+        assert self.layout is not None
+        from maskcli.masks.reasons import why
+
+        return why(spec.parse(self.spec), self.layout, query, key, item, head, self.resolve)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -181,7 +202,8 @@ def show(
     layout = _layout(batch, source, past, cache_length, heads)
     if spec.tensors_in(parsed):
         layout = replace(layout, tensors=_of_files)
-    mask = spec.build(parsed, layout, _resolver(parsed, convention))
+    resolve = _resolver(parsed, convention)
+    mask = spec.build(parsed, layout, resolve)
     conventions.fitting(mask.stored, to, spec.write(parsed))
     return Shown(
         spec=spec.write(parsed),
@@ -193,6 +215,8 @@ def show(
         convention=to,
         dtype=kind,
         block=block,
+        layout=layout,
+        resolve=resolve,
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,12 +36,24 @@ def shaded(share: Array, characters: str = SHADES) -> Array:
 
 
 def print_map(
-    console: Console, firsts: Iterable[int], glyphs: Array, note: str, gutter: int, style: str = "green"
+    console: Console,
+    firsts: Iterable[int],
+    glyphs: Array,
+    note: str,
+    gutter: int,
+    style: Array | str = "green",
 ) -> None:
-    """Lines behind the number of their first row, in a gutter of so many columns; then the note."""
+    """Lines behind the number of their first row, in a gutter of so many columns; then the note.
+
+    `style` is that of all characters, or of each.
+    """
     from rich.text import Text
 
-    for first, line in zip(firsts, glyphs, strict=True):
-        number = Text(f"{first:>{gutter - 1}} ", style="dim")
-        console.print(number + Text("".join(line).rstrip(), style=style), no_wrap=True)
+    styles = np.broadcast_to(np.array(style, object), glyphs.shape)
+    for first, line, looks in zip(firsts, glyphs.tolist(), styles.tolist(), strict=True):
+        whole = Text.assemble((f"{first:>{gutter - 1}} ", "dim"))
+        for look, run in groupby(zip(line, looks, strict=True), key=itemgetter(1)):
+            whole.append("".join(glyph for glyph, _ in run), style=look)
+        whole.rstrip()
+        console.print(whole, no_wrap=True)
     console.print(Text(note, style="dim"))

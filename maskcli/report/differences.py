@@ -148,7 +148,8 @@ def _print_map(masks: tuple[Mask, Mask], differs: Region, console: Console) -> N
     place = f"sample {item}, head {head}: " if a.shape[0] * a.shape[1] > 1 else ""
     note = f"{place}A only A attends, B only B, ■ both, · neither, X both kinds in one character"
     console.print()
-    print_map(console, firsts, glyphs, note, GUTTER, style="")
+    styles = np.select([glyphs == "A", glyphs == "B", glyphs == "■"], ["cyan", "magenta", ""], "dim")
+    print_map(console, firsts, glyphs, note, GUTTER, styles)
 
 
 Writer = Callable[[Comparison, "str | None"], None]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from maskcli.errors import MaskcliError
 from maskcli.report.forms import PICTURES, SCHEMA_VERSION, Form, Look, in_pieces, on_screen
 from maskcli.report.terminal import clean, csv_line, json_text, say
 
@@ -62,6 +64,34 @@ def as_csv(shown: Shown) -> Iterator[str]:
     for item in range(shown.mask.shape[0]):
         for query, runs in enumerate(shown.mask.runs(item)):
             yield csv_line(_row(shown, item, query, runs))
+
+
+def explained(shown: Shown, cell: str, item: int = 0, head: int = 0) -> str:
+    """Whether the query of a cell QUERY,KEY may see its key, and why."""
+    query, key = _cell(shown, cell, item, head)
+    asks, seen = shown.queries.token(item, query), shown.key_token(item, key)
+    may = "may" if shown.mask.dense(item, head, (query, query + 1), (key, key + 1)).all() else "may not"
+    reason = shown.why(query, key, item, head)
+    return f"query {_named(query, asks)} {may} see key {_named(key, seen)}: {reason}"
+
+
+def _cell(shown: Shown, cell: str, item: int, head: int) -> tuple[int, int]:
+    """QUERY,KEY as numbers that the mask has."""
+    found = re.fullmatch(r"\s*(\d{1,12})\s*,\s*(\d{1,12})\s*", cell)
+    if found is None:
+        raise MaskcliError(f"--why {cell!r} is no cell; write a query and a key, such as --why 4,2")
+    query, key = int(found[1]), int(found[2])
+    asked = {"--batch": item, "--head": head, "query": query, "key": key}
+    for (what, number), size in zip(asked.items(), shown.mask.shape, strict=True):
+        if number >= size:
+            have = "there is only 0" if size == 1 else f"there are 0 to {size - 1:,}"
+            raise MaskcliError(f"{what} {number} is not in this mask: {have}; pass one of these")
+    return query, key
+
+
+def _named(number: int, token: str) -> str:
+    """The number of a place, and the token there; where nothing is known of tokens their text is a number."""
+    return str(number) if token == str(number) else f"{number} ({clean(token)})"
 
 
 def facts(shown: Shown) -> dict[str, Any]:
@@ -186,3 +216,12 @@ def forms_for(path: str | None) -> tuple[Form[Writer], ...]:
     from maskcli.tensors import writable
 
     return (*FORMS, Form(None, tuple(writable()), _tensor))
+
+
+def forms_of_why(cell: str, item: int | None, head: int | None) -> tuple[Form[Writer], ...]:
+    """The form of what is said of one cell."""
+    return (
+        Form(
+            "text", (".txt",), in_pieces(lambda shown: [explained(shown, cell, item or 0, head or 0), "\n"])
+        ),
+    )

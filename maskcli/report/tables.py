@@ -12,12 +12,14 @@ from maskcli.masks.conventions import CONVENTIONS
 from maskcli.masks.mask import Mask
 from maskcli.masks.views import blocks, picture
 from maskcli.report.characters import FULL, MAP_HEIGHT, MAP_WIDTH, columns, print_map, shaded
+from maskcli.report.colours import ATTENDS, PAINTS
 from maskcli.report.shown import token_facts
 from maskcli.report.terminal import PIPE_WIDTH, clean
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from maskcli.text import Batch
 
@@ -28,7 +30,7 @@ MOST_SEQUENCES = 8
 # How wide a token may be on either axis before it is cut with an ellipsis, and a key where that does not fit.
 LABEL = 14
 LABELS = (LABEL, 8, 5, 3)
-ATTEND, IGNORE = "■", "·"
+IGNORE = "·"
 
 
 def print_shown(shown: Shown, console: Console) -> None:
@@ -124,8 +126,10 @@ def _cell_table(shown: Shown, console: Console, item: int) -> Table | None:
     queries, keys = shown.mask.shape[2:]
     downs = [_cut(clean(shown.queries.token(item, query)), LABEL) for query in range(queries)]
     acrosses = [_cut(clean(shown.key_token(item, key)), LABEL) for key in range(keys)]
-    attend, ignore = (ATTEND, IGNORE) if CONVENTIONS[shown.convention].plain else shown.values()
-    label = _label_width(console, downs, acrosses, max(len(attend), len(ignore)))
+    plain = CONVENTIONS[shown.convention].plain
+    attend, ignore = shown.values()
+    written = _glyphs(shown) if plain else dict.fromkeys(PAINTS, ignore) | {ATTENDS: attend}
+    label = _label_width(console, downs, acrosses, max(map(len, written.values())))
     if label is None:
         return None
 
@@ -134,10 +138,42 @@ def _cell_table(shown: Shown, console: Console, item: int) -> Table | None:
     table.add_column("", justify="left")
     for across in acrosses:
         table.add_column(Text(_cut(across, label)), justify="center", no_wrap=True)
-    for query, row in enumerate(shown.mask.dense(item).tolist()):
-        cells = [Text(attend, style="green") if attends else Text(ignore, style="dim") for attends in row]
+    for query, row in enumerate(_reasons(shown, item).tolist()):
+        cells = (Text(written[kind], style=PAINTS[kind].style) for kind in row)
         table.add_row(str(query), Text(downs[query]), *cells)
     return table
+
+
+def _reasons(shown: Shown, item: int) -> Array:
+    """What each cell of an item is, [Q, K]: ATTENDS, or the kind of its reason."""
+    cells = np.full(shown.mask.shape[2:], ATTENDS, object)
+    for kind, forbidden in shown.forbidden.items():
+        cells[forbidden.dense(item)] = kind
+    return cells
+
+
+def _glyphs(shown: Shown) -> dict[str, str]:
+    """A character for each kind of cell; a single reason needs no character of its own."""
+    kinds = list(shown.forbidden)
+    alone = {kinds[0]: IGNORE} if len(kinds) == 1 else {}
+    return {kind: paint.glyph for kind, paint in PAINTS.items()} | alone
+
+
+def _legend(shown: Shown) -> Text:
+    """What the characters and colours of a map mean: of the reasons, those that occur."""
+    from rich.text import Text
+
+    glyphs, attends = _glyphs(shown), PAINTS[ATTENDS]
+    kinds = list(shown.forbidden)
+    if len(kinds) < 2:
+        style = PAINTS[kinds[0]].style if kinds else ""
+        return Text.assemble((attends.glyph, attends.style), " attend, ", (IGNORE, style), " ignore")
+    parts = (
+        Text.assemble((glyphs[kind], paint.style), f" {paint.label}")
+        for kind, paint in PAINTS.items()
+        if kind in (ATTENDS, *kinds)
+    )
+    return Text("  ").join(parts)
 
 
 def _label_width(console: Console, downs: list[str], acrosses: list[str], cell: int) -> int | None:
@@ -160,17 +196,37 @@ def _print_map(shown: Shown, console: Console, item: int) -> None:
     gutter = len(str(queries - 1)) + 1
     room = columns(console, gutter)
     if keys <= room and queries <= 2 * MAP_HEIGHT:
+        glyphs = _half_blocks(shown.mask.dense(item))
+        shares = {kind: cells.dense(item)[0::2] for kind, cells in shown.forbidden.items()}
+        firsts = list(range(0, queries, 2))
         note = "each character is one key and two queries: █ both attend, ▀ the upper, ▄ the lower"
-        print_map(console, range(0, queries, 2), _half_blocks(shown.mask.dense(item)), note, gutter)
-        return
+    else:
+        share, _cells = picture(shown.mask, MAP_HEIGHT, room, item)
+        glyphs = shaded(share)
+        glyphs[share == 1.0] = FULL
+        shares = {k: picture(cells, MAP_HEIGHT, room, item)[0] for k, cells in shown.forbidden.items()}
+        firsts = pixel_edges(queries, MAP_HEIGHT)[:-1].tolist()
+        high, wide = -(-queries // share.shape[0]), -(-keys // share.shape[1])
+        covers = f"each character covers about {high:,} queries x {wide:,} keys"
+        note = f"{covers}: █ all attend, ▓▒░ some"
 
-    share, _cells = picture(shown.mask, MAP_HEIGHT, room, item)
-    glyphs = shaded(share)
-    glyphs[share == 1.0] = FULL
-    high, wide = -(-queries // share.shape[0]), -(-keys // share.shape[1])
-    covers = f"each character covers about {high:,} queries x {wide:,} keys"
-    note = f"{covers}: █ all attend, ▓▒░ some, blank none"
-    print_map(console, pixel_edges(queries, MAP_HEIGHT)[:-1].tolist(), glyphs, note, gutter)
+    blank = "" if len(shares) > 1 else ", blank none"
+    print_map(console, firsts, glyphs, note + blank, gutter, _with_reasons(shown, glyphs, shares))
+
+
+def _with_reasons(shown: Shown, glyphs: Array, shares: dict[str, Array]) -> Array:
+    """The style of each character of a map; where nobody attends its reason, by its own character.
+
+    `shares` say how much of a character each kind forbids; a single one needs no characters.
+    """
+    styles = np.full(glyphs.shape, PAINTS[ATTENDS].style, object)
+    if len(shares) < 2:
+        return styles
+    kinds = np.array(list(shares))[np.argmax(list(shares.values()), axis=0)]
+    empty = glyphs == " "
+    glyphs[empty] = np.vectorize(_glyphs(shown).get, otypes=[object])(kinds[empty])
+    styles[empty] = np.vectorize(lambda kind: PAINTS[kind].style, otypes=[object])(kinds[empty])
+    return styles
 
 
 def _half_blocks(dense: Array) -> Array:
@@ -186,12 +242,11 @@ def _print_numbers(shown: Shown, console: Console) -> None:
     mask, block = shown.mask, shown.block
     attend, ignore = shown.values()
     convention = CONVENTIONS[shown.convention]
-    glyphs = f"{ATTEND} attend, {IGNORE} ignore; " if convention.plain else ""
     batch, heads, queries, keys = mask.shape
     copies = heads // mask.stored[1]
     hint = ": these queries have no key at all" if mask.empty_rows else ""
     lines = [
-        f"{glyphs}{attend} = attend, {ignore} = ignore ({shown.convention}, {shown.dtype}: {convention.who})",
+        f"{attend} = attend, {ignore} = ignore ({shown.convention}, {shown.dtype}: {convention.who})",
         f"shape {[batch, mask.stored[1], queries, keys]}, broadcasts from {shown.broadcast_shape}",
         f"attended {mask.attended // copies:,} of {mask.cells // copies:,} cells ({mask.density:.2%}), "
         f"keys per query {_per_query(mask)}",
@@ -200,6 +255,9 @@ def _print_numbers(shown: Shown, console: Console) -> None:
     if keys > block and queries > 1:
         full, partial, empty = (count // copies for count in blocks(mask, block, block))
         lines.append(f"blocks of {block} x {block}: {full:,} full, {partial:,} partial, {empty:,} empty")
+    if convention.plain:
+        several = len(shown.forbidden) > 1
+        console.print(Text.assemble(_legend(shown), "\n" if several else "; ", lines.pop(0)))
     for line in lines:
         console.print(Text(line))
 

@@ -458,3 +458,86 @@ def test_options_of_chats_without_a_chat(options):
     done = run("show", "Hi", *options)
     assert done.returncode == 2
     assert f"{options[0]} means nothing without --chat" in done.stderr
+
+
+def rows_of(text):
+    return [line.split()[2:] for line in text.splitlines() if line[:1].isdigit()]
+
+
+def test_each_forbidden_cell_shows_its_reason_and_the_legend_those_that_occur():
+    out = run("show", "a b c d", "e f", "-m", "causal & padding & sliding:2").stdout
+    assert rows_of(out[out.index("of sequence 0") : out.index("of sequence 1")]) == [
+        list("■···"), list("■■··"), list("~■■·"), list("~~■■")
+    ]  # fmt: skip
+    assert rows_of(out[out.index("of sequence 1") :]) == [
+        list("■·--"),
+        list("■■--"),
+        list("~■--"),
+        list("~~--"),
+    ]
+    assert "\n■ attends  - padding  · future  ~ outside the window\n" in out
+    alone = run("show", "a b c", "-m", "causal").stdout
+    assert "■ attend, · ignore; True = attend" in alone
+
+
+def test_reasons_have_colours_and_long_maps_their_characters():
+    painted = run("show", "a b c", "-m", "causal & sliding:2", FORCE_COLOR="1", COLORTERM="truecolor").stdout
+    assert "\x1b[38;2;157;106;214m~" in painted
+    assert "\x1b[38;2;59;125;216m■" in painted
+    long = run("show", "--lengths", "3000", "-m", "causal & sliding:500", COLUMNS="60").stdout
+    lines = [line for line in long.splitlines() if line[:5].strip().isdigit()]
+    assert lines[0].endswith("·")
+    assert set(lines[-1].split()[1]) <= set("~░▒▓█")
+    assert max(map(len, long.splitlines())) <= 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("The cat sat on the mat", "-m", "causal & sliding:2", "--why", "4,2"),
+            "query 4 (the) may not see key 2 (sat): outside sliding:2 (4 - 2 >= 2)",
+        ),
+        (
+            ("The cat sat", "Hi", "-m", "combined", "--why", "2,1", "--batch", "1"),
+            "query 2 (<pad>) may not see key 1 (<pad>): key 1 is padding",
+        ),
+        (("The cat", "-m", "causal", "--why", "1,0"), "query 1 (cat) may see key 0 (The): causal allows it"),
+        (
+            ("The cat", "--past", "4", "-m", "causal", "--why", "0,5"),
+            "query 0 (The) may not see key 5 (cat): key 5 stands after query 0 (positions 5 and 4)",
+        ),
+        (
+            ("The cat", "--source", "Le chat noir", "-m", "cross", "--why", "0,2"),
+            "query 0 (The) may see key 2 (noir): cross allows it",
+        ),
+        (
+            ("The cat", "My dog", "--packed", "-m", "causal & documents", "--why", "3,1"),
+            "query 3 (dog) may not see key 1 (cat): query 3 is in document 1, key 1 in document 0",
+        ),
+        (
+            ("--lengths", "1000000", "-m", "causal & sliding:4096", "--why", "900000,3"),
+            "query 900000 may not see key 3: outside sliding:4096 (900000 - 3 >= 4096)",
+        ),
+    ],
+)
+def test_why_a_cell_is_forbidden(arguments, sentence):
+    assert run("show", *arguments).stdout == sentence + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--why", "4"), "--why '4' is no cell; write a query and a key, such as --why 4,2"),
+        (("--why", "0,9"), "key 9 is not in this mask: there are 0 to 1; pass one of these"),
+        (
+            ("--why", "0,1", "--batch", "2"),
+            "--batch 2 is not in this mask: there is only 0; pass one of these",
+        ),
+        (("--head", "0"), "--head means nothing without --why QUERY,KEY; pass that too, or leave it out"),
+        (("--why", "0,1", "--format", "json"), "--format json is not written here; choose one of text"),
+    ],
+)
+def test_what_is_no_cell_is_one_sentence(arguments, sentence):
+    done = run("show", "The cat", "-m", "causal", *arguments, check=2)
+    assert done.stderr == f"maskcli: {sentence}.\n"
