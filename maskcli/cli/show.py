@@ -137,12 +137,12 @@ def show(
     block_size: Annotated[
         int, option(help="The side of the blocks that are counted.", panel=OUTPUT, min=1, metavar="N")
     ] = 128,
-    why: Annotated[str | None, option(help=WHY, panel=RESULT, metavar="QUERY,KEY")] = None,
+    why: Annotated[str | None, option(help=WHY, panel=OUTPUT, metavar="QUERY,KEY")] = None,
     batch: Annotated[
-        int | None, option(help="With --why: in this batch item.", panel=RESULT, min=0, metavar="N")
+        int | None, option(help="With --why: in this sample.", panel=OUTPUT, min=0, metavar="N")
     ] = None,
     head: Annotated[
-        int | None, option(help="With --why: in this head.", panel=RESULT, min=0, metavar="N")
+        int | None, option(help="With --why: in this head.", panel=OUTPUT, min=0, metavar="N")
     ] = None,
     form: Annotated[
         str | None, form_option(names(FORMS), "table for people; text is one line a query.")
