@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from maskcli.api.comparing import Comparison, Pair
+from maskcli.arrays import Array
 from maskcli.masks.compare import Region
 from maskcli.masks.mask import Mask
 from maskcli.masks.views import picture
 from maskcli.report.characters import columns, print_map
 from maskcli.report.ci import Tell, ci_forms
 from maskcli.report.forms import SCHEMA_VERSION, Form, in_pieces, on_screen
-from maskcli.report.terminal import clean, hang, json_text
+from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-MAP_WIDTH, MAP_HEIGHT = 100, 32
+MAP_WIDTH, MAP_HEIGHT = 160, 32
+# On a screen so wide A, B and their difference stand side by side.
+ABREAST, GAP = 100, "   "
+# Colours of A and of B.
+STYLES = ("cyan", "magenta")
 # Columns in front of a line of the map, its number and a blank.
 GUTTER = 7
 # Regions printed before the rest is counted.
@@ -39,8 +44,8 @@ def _print_masks(compared: Comparison, masks: tuple[Mask, Mask], console: Consol
         console.print(Text(f"equal: {a} and {b} are the same mask {shape}{values}"))
         return
 
-    console.print(Text(f"A: {a}", style="cyan"))
-    console.print(Text(f"B: {b}", style="magenta"))
+    console.print(Text(f"A: {a}", style=STYLES[0]))
+    console.print(Text(f"B: {b}", style=STYLES[1]))
     differing = sum(region.cells for region in compared.regions)
     if compared.biases is not None:
         console.print(Text(_biases(compared.biases)))
@@ -135,21 +140,44 @@ def _region(region: Region) -> dict[str, Any]:
 
 
 def _print_map(masks: tuple[Mask, Mask], differs: Region, console: Console) -> None:
-    """Where the first differing sample differs: A or B alone, both, or neither of a pixel's cells."""
+    """Where the first differing sample differs; with room for it, behind the two masks themselves."""
     a, b = masks
     item = differs.batch[0] if differs.batch else 0
     head = differs.heads[0] if differs.heads else 0
-    wide = columns(console, GUTTER + 1, MAP_WIDTH)
+    abreast = ABREAST <= console.width < PIPE_WIDTH
+    room = columns(console, GUTTER + 1, MAP_WIDTH)
+    wide = (room - 2 * len(GAP)) // 3 if abreast else room
+
     only_a, only_b, both = (
         picture(part, MAP_HEIGHT, wide, item, head)[0] > 0 for part in (a - b, b - a, a & b)
     )
     glyphs = np.select([only_a & only_b, only_a, only_b, both], ["X", "A", "B", "■"], "·")
+    styles = np.select([glyphs == "A", glyphs == "B", glyphs == "■"], [*STYLES, ""], "dim")
     firsts = [line * a.shape[2] // len(glyphs) for line in range(len(glyphs))]
     place = f"sample {item}, head {head}: " if a.shape[0] * a.shape[1] > 1 else ""
     note = f"{place}A only A attends, B only B, ■ both, · neither, X both kinds in one character"
+
     console.print()
-    styles = np.select([glyphs == "A", glyphs == "B", glyphs == "■"], ["cyan", "magenta", ""], "dim")
+    if abreast:
+        _print_titles(console, glyphs.shape[1])
+        seen = [np.where(only | both, "■", "·") for only in (only_a, only_b)]
+        looks = [np.where(cells == "■", style, "dim") for cells, style in zip(seen, STYLES, strict=True)]
+        glyphs, styles = _abreast([*seen, glyphs], " "), _abreast([*looks, styles], "")
     print_map(console, firsts, glyphs, note, GUTTER, styles)
+
+
+def _print_titles(console: Console, wide: int) -> None:
+    """What stands above three maps of so many columns; the last word may be wider than its map."""
+    from rich.text import Text
+
+    titles = (f"{title:<{wide}.{wide}}{GAP}" for title in ("A", "B"))
+    console.print(Text(f"{'':{GUTTER}}{''.join(titles)}difference", style="dim"), no_wrap=True)
+
+
+def _abreast(parts: list[Array], blank: str) -> Array:
+    """Maps of characters beside each other, with gaps of `blank`."""
+    gap = np.full((len(parts[0]), len(GAP)), blank, object)
+    return np.hstack([parts[0], gap, parts[1], gap, parts[2]])
 
 
 Writer = Callable[[Comparison, "str | None"], None]

@@ -1,6 +1,7 @@
 """inspect, diff and convert on real files."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -147,6 +148,19 @@ def test_diff_is_a_mask_assertion(tmp_path):
     ]
     assert run("diff", path, path, check=0).stdout.startswith("equal: ")
     assert "A only A attends" in run("diff", path, "causal", *tell, check=1).stdout
+
+
+def test_masks_stand_beside_their_difference_where_there_is_room():
+    def rows(**environment):
+        out = run("diff", "causal", "causal & sliding:2", "--lengths", "4", check=1, **environment).stdout
+        return [line.split()[1:] for line in out.splitlines() if re.match(r" +\d [A■·]", line)]
+
+    alone = [["■···"], ["■■··"], ["A■■·"], ["AA■■"]]
+    assert rows() == rows(COLUMNS="99") == alone
+    a, b = ["■···", "■■··", "■■■·", "■■■■"], ["■···", "■■··", "·■■·", "··■■"]
+    assert rows(COLUMNS="100") == [[*each, *last] for *each, last in zip(a, b, alone, strict=True)]
+    long = run("diff", "causal", "causal & sliding:99", "--lengths", "5000", check=1, COLUMNS="120").stdout
+    assert max(map(len, long.splitlines())) <= 120
 
 
 def test_padding_and_documents_come_from_the_file_and_never_from_the_mask(tmp_path):

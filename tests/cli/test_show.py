@@ -466,10 +466,10 @@ def rows_of(text):
 
 def test_each_forbidden_cell_shows_its_reason_and_the_legend_those_that_occur():
     out = run("show", "a b c d", "e f", "-m", "causal & padding & sliding:2").stdout
-    assert rows_of(out[out.index("of sequence 0") : out.index("of sequence 1")]) == [
+    assert rows_of(out[out.index("of sample 0") : out.index("of sample 1")]) == [
         list("■···"), list("■■··"), list("~■■·"), list("~~■■")
     ]  # fmt: skip
-    assert rows_of(out[out.index("of sequence 1") :]) == [
+    assert rows_of(out[out.index("of sample 1") :]) == [
         list("■·--"),
         list("■■--"),
         list("~■--"),
