@@ -13,6 +13,7 @@ from maskcli.cli.options import (
     ExitZero,
     FailOn,
     Jobs,
+    MaxSize,
     Output,
     Quiet,
     Severity,
@@ -27,7 +28,7 @@ from maskcli.cli.options import (
 from maskcli.cli.usage import FOUND
 from maskcli.errors import MaskcliError
 from maskcli.report.files import FORMS
-from maskcli.report.forms import choose, names
+from maskcli.report.forms import choose, names, sized
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -68,6 +69,7 @@ def diagnose(
     output: Output = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
+    max_size: MaxSize = None,
     **said: Unpack[Said],
 ) -> int:
     """Check saved attention weights and masks, and say what is wrong, where, why, and how to fix it.
@@ -77,9 +79,10 @@ def diagnose(
     stops none of the others.
     """
     from contextlib import closing
+    from functools import partial
 
     from maskcli.diagnostics.declare import declare
-    from maskcli.inputs.many_files import check_files, processes
+    from maskcli.inputs.many_files import check_files, processes, scenes_again
     from maskcli.inputs.spread import Workers
     from maskcli.inputs.tasks import check_patterns, tasks_of
     from maskcli.report.files import nothing, write_files
@@ -88,17 +91,18 @@ def diagnose(
 
     check_workers(jobs, dask)
     check_quiet(quiet, form, output, verbose)
-    writer = nothing if quiet else choose(FORMS, form, output).write
+    writer = nothing if quiet else sized(choose(FORMS, form, output), max_size).write
     meaning = declare(**said)
     tasks = tasks_of(files, role or [])
     check_patterns(meaning.declared.expect, tasks)
+    scenes = partial(scenes_again, tasks, meaning)
     workers = Workers(processes(tasks, jobs), dask)
     with (
         result(output) as stream,
         progress("checking", sum(task.size for task in tasks), len(tasks)) as bar,
         closing(check_files(tasks, workers, said, meaning, bar.advance)) as checked,
     ):
-        outcome = write_files(bar.while_waiting(checked), writer, stream, verbose)
+        outcome = write_files(bar.while_waiting(checked), writer, stream, verbose, scenes, meaning.token)
         sentences = [_sentence(file, error, len(tasks)) for file, error in outcome.errors + outcome.blind]
         if not outcome.written:
             # What stands at -o FILE stays.

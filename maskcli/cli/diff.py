@@ -14,6 +14,7 @@ from maskcli.cli.options import (
     From,
     KeyPositions,
     Lengths,
+    MaxSize,
     Output,
     PaddingSide,
     PadId,
@@ -76,6 +77,7 @@ def diff(
     ] = None,
     output: Output = None,
     quiet: Quiet = False,
+    max_size: MaxSize = None,
 ) -> int:
     """Compare two masks (or sets of weights) and say what the differences mean.
 
@@ -85,9 +87,10 @@ def diff(
     from maskcli.api.comparing import compare
     from maskcli.inputs.padding import real_tokens
     from maskcli.report.differences import FORMS
-    from maskcli.report.forms import choose
+    from maskcli.report.forms import choose, sized
 
     check_quiet(quiet, form, output)
+    chosen = sized(choose(FORMS, form, output), max_size)
     side = padding_side.value if padding_side else None
     compared = compare(
         a,
@@ -103,5 +106,5 @@ def diff(
         tolerance=tolerance,
     )
     if not quiet:
-        choose(FORMS, form, output).write(compared, output)
+        chosen.write(compared, output)
     return Exit.OK if compared.equal else Exit.FOUND

@@ -8,7 +8,7 @@ import typer
 
 from maskcli.cli import Exit, command
 from maskcli.cli.completion import tensors
-from maskcli.cli.options import PART, Dpi, Form, From, Ground, Output, Past, Title, look, option
+from maskcli.cli.options import PART, Dpi, Form, From, Ground, MaxSize, Output, Past, Title, look, option
 from maskcli.errors import MaskcliError
 
 ALL = "all"
@@ -50,6 +50,7 @@ def inspect(
     title: Title = None,
     dpi: Dpi = None,
     theme: Ground = None,
+    max_size: MaxSize = None,
 ) -> int:
     """List the tensors of files: type, shape, role, values, and for a mask its name.
 
@@ -58,7 +59,7 @@ def inspect(
     """
     from maskcli.inputs.looks import inspected
     from maskcli.meant.facts import convention as known
-    from maskcli.report.forms import choose, write_as
+    from maskcli.report.forms import choose, sized, write_as
     from maskcli.report.inspected import FORMS, PICTURE
     from maskcli.tensors import Zoom, parse_range
 
@@ -77,7 +78,7 @@ def inspect(
             "or leave them out"
         )
     found = inspected(files, part if zoomed else None, declared, past, head == ALL, tokenizer)
-    write_as(chosen, found, output, look(title, dpi, theme))
+    write_as(sized(chosen, max_size), found, output, look(title, dpi, theme))
     return Exit.OK
 
 

@@ -178,6 +178,9 @@ Lengths = Annotated[
 ]
 PaddingSide = Annotated[Side | None, option(help="Where --lengths leave the padding.", panel=INPUT)]
 Form = Annotated[str | None, form_option(("text", "json"), "text for people, json for scripts.")]
+MaxSize = Annotated[
+    int | None, option(help="Megabytes of a page. Default: 25.", panel=OUTPUT, min=1, max=2000, metavar="MB")
+]
 Output = Annotated[
     str | None,
     option(

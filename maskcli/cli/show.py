@@ -16,6 +16,7 @@ from maskcli.cli.options import (
     Dpi,
     From,
     Ground,
+    MaxSize,
     Output,
     Padding,
     PadId,
@@ -151,16 +152,19 @@ def show(
     title: Title = None,
     dpi: Dpi = None,
     theme: Ground = None,
+    max_size: MaxSize = None,
 ) -> int:
     """Show the attention mask of a text: a table of its tokens, and of which token may attend to which."""
     from maskcli.inputs import texts as inputs
-    from maskcli.report.forms import choose, write_as
+    from maskcli.report.forms import choose, sized, write_as
     from maskcli.report.shown import forms_for, forms_of_why
     from maskcli.report.terminal import say
 
     idle = {"--batch": batch, "--head": head}
     if why is None and (said := [option for option, number in idle.items() if number is not None]):
         raise MaskcliError(f"{said[0]} means nothing without --why QUERY,KEY; pass that too, or leave it out")
+    forms = forms_for(output) if why is None else forms_of_why(why, batch, head)
+    chosen = sized(choose(forms, form, output), max_size)
 
     given = inputs.Given(
         texts=texts or (),
@@ -196,6 +200,5 @@ def show(
     )
     for warning in shown.warnings:
         say(f"maskcli: warning: {warning}")
-    forms = forms_for(output) if why is None else forms_of_why(why, batch, head)
-    write_as(choose(forms, form, output), shown, output, look(title, dpi, theme))
+    write_as(chosen, shown, output, look(title, dpi, theme))
     return Exit.OK

@@ -160,9 +160,8 @@ def diagnose(
     `resolve` reads the files that a declared spec names; `token` turns an id into text; of `rules` only these
     codes are reported (None: all), though others still explain what they explain.
     """
-    facts = (declared or Declared()).over(from_metadata(file.metadata, file.path)).with_model()
     roled = roles_of(file) if roled is None else roled
-    scenes = build_scenes(file.path, roled, facts, resolve)
+    scenes = scenes_of(file, declared or Declared(), roled, resolve)
     chosen = [rule for rule in catalogue.RULES if rules is None or rule.code in rules]
     codes = {rule.code for rule in chosen}
     outcomes = [_check(scene, chosen) for scene in scenes]
@@ -183,6 +182,14 @@ def diagnose(
         decided=frozenset(codes & _decided(outcomes)),
         unchecked=unchecked(file.path, unfit, roled, checked) + unpaired(scenes, explained),
     )
+
+
+def scenes_of(
+    file: TensorFile, declared: Declared, roled: tuple[Roled, ...], resolve: Resolve | None
+) -> tuple[Scene, ...]:
+    """The scenes of a file; options win over its metadata."""
+    facts = declared.over(from_metadata(file.metadata, file.path)).with_model()
+    return build_scenes(file.path, roled, facts, resolve)
 
 
 def _findings(

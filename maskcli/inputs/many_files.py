@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from functools import partial
 from typing import NamedTuple
 
 from maskcli.diagnostics.declare import Meaning, declare
-from maskcli.diagnostics.diagnose import Report, diagnose
+from maskcli.diagnostics.diagnose import Report, diagnose, scenes_of
 from maskcli.diagnostics.unchecked import FILE
 from maskcli.errors import MaskcliError, is_internal, sentence
 from maskcli.inputs.nans import nans_in_words
@@ -19,6 +19,7 @@ from maskcli.inputs.spread import Workers, spread
 from maskcli.inputs.tasks import Task, open_roled
 from maskcli.meant.facts import Said
 from maskcli.measure.passes import watcher
+from maskcli.scene.scene import Scene
 from maskcli.tensors import Roled, TensorFile, shown
 
 # Files for which a further process pays: it starts in the time that many small ones take, and threads share
@@ -102,6 +103,14 @@ def judged(file: TensorFile, roled: tuple[Roled, ...], meaning: Meaning) -> Repo
     """What is found in tensors of known roles, against what was meant."""
     resolve = resolver(meaning.declared.convention)
     return diagnose(file, meaning.declared, roled, resolve, meaning.token, meaning.codes)
+
+
+def scenes_again(tasks: Sequence[Task], meaning: Meaning) -> Iterator[Scene]:
+    """The scenes of the files that can be checked, for what draws them."""
+    for task in tasks:
+        with suppress(MaskcliError):
+            file, roled = open_roled(task)
+            yield from scenes_of(file, meaning.declared, roled, resolver(meaning.declared.convention))
 
 
 def first_unfit(report: Report) -> str:

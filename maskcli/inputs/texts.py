@@ -14,6 +14,7 @@ from maskcli.errors import MaskcliError
 from maskcli.masks import conventions, spec
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
+from maskcli.masks.reasons import Reason, by_kind, reasons
 from maskcli.masks.spec import Resolve
 from maskcli.meant.facts import MOST_KEYS
 from maskcli.text import (
@@ -128,13 +129,18 @@ class Shown(Pictured):
     resolve: Resolve | None = None
 
     @cached_property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Why cells are forbidden; nothing of a mask that was there already."""
+        if self.layout is None:
+            return ()
+        return reasons(spec.parse(self.spec), self.layout, self.resolve)
+
+    @cached_property
     def forbidden(self) -> dict[str, Mask]:
         """The cells that are forbidden, by the kind of their reason; of a saved mask all are "other"."""
         if self.layout is None:
             return {"other": ~self.mask}
-        from maskcli.masks.reasons import by_kind, reasons
-
-        return by_kind(reasons(spec.parse(self.spec), self.layout, self.resolve))
+        return by_kind(self.reasons)
 
     def why(self, query: int, key: int, item: int = 0, head: int = 0) -> str:
         """Why a query may or may not see a key, as masks/reasons.py says it."""

@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from maskcli.report.ci import Tell, ci_forms
-from maskcli.report.forms import Form
+from maskcli.report.forms import PAGES, Form
 
 # The command line asks for the names of the forms: what they write is imported when they do.
 if TYPE_CHECKING:
     from maskcli.diagnostics.diagnose import Report, Summary
     from maskcli.diagnostics.finding import Finding
     from maskcli.inputs.many_files import Checked
+    from maskcli.scene.scene import Scene
 
-    Writer = Callable[[Iterable[Checked], "Outcome", TextIO, bool], None]
+    Scenes = Callable[[], Iterable[Scene]]
+    Writer = Callable[..., None]
 
 
 @dataclass
@@ -23,15 +25,25 @@ class Outcome:
     """What is known when all is written: the summary, and a sentence for each file that could not be checked.
 
     `blind` are files of which all weights, or all masks, could not be; `written` says whether anything was.
+    `scenes` looks at the files again and `token` turns an id into text, for a page that draws them.
     """
 
     total: Summary
+    scenes: Scenes | None = None
+    token: Callable[[int], str] | None = None
     errors: list[tuple[str, str]] = field(default_factory=list)
     blind: list[tuple[str, str]] = field(default_factory=list)
     written: bool = False
 
 
-def write_files(files: Iterable[Checked], writer: Writer, stream: TextIO, verbose: bool = False) -> Outcome:
+def write_files(
+    files: Iterable[Checked],
+    writer: Writer,
+    stream: TextIO,
+    verbose: bool = False,
+    scenes: Scenes | None = None,
+    token: Callable[[int], str] | None = None,
+) -> Outcome:
     """Write what becomes of files: each when it is known, or all when all are.
 
     Files that could not be checked have lines of their own in `jsonl` and a list in `json`; to the others
@@ -39,7 +51,7 @@ def write_files(files: Iterable[Checked], writer: Writer, stream: TextIO, verbos
     """
     from maskcli.diagnostics.diagnose import Summary
 
-    outcome = Outcome(Summary())
+    outcome = Outcome(Summary(), scenes, token)
     writer(_counted(files, outcome), outcome, stream, verbose)
     return outcome
 
@@ -131,10 +143,28 @@ def nothing(files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool)
         pass
 
 
+def _page(
+    files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool, megabytes: int | None = None
+) -> None:
+    from maskcli.diagnostics.diagnose import together
+    from maskcli.report.findings import not_checked
+    from maskcli.report.page.pages import diagnosed
+    from maskcli.report.terminal import write
+
+    reports = list(_reports(files))
+    if not reports:
+        return
+    report = together(reports)
+    text = [*not_checked(report), outcome.total.closing]
+    scenes = outcome.scenes() if outcome.scenes is not None else ()
+    write(diagnosed(scenes, report, outcome.token, text, megabytes), stream)
+
+
 FORMS: tuple[Form[Writer], ...] = (
     Form("text", (".txt",), _text),
     Form("concise", (), _concise),
     Form("json", (".json",), _json),
     Form("jsonl", (".jsonl",), _jsonl),
     *ci_forms(_for_ci),
+    Form(None, PAGES, _page),
 )

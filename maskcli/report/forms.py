@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from maskcli.errors import MaskcliError
@@ -20,6 +21,7 @@ Writer = TypeVar("Writer")
 SCHEMA_VERSION = 1
 # Suffixes of a form that no --format names.
 PICTURES = (".png", ".svg", ".pdf")
+PAGES = (".html",)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,15 @@ def write_as(form: Form[Callable[..., None]], result: object, path: str | None, 
             "or leave them out"
         )
     form.write(result, path)
+
+
+def sized(form: Form[Callable[..., None]], megabytes: int | None) -> Form[Callable[..., None]]:
+    """The form of a page that may hold so many megabytes; other forms have no such limit."""
+    if megabytes is None:
+        return form
+    if form.suffixes != PAGES:
+        raise MaskcliError("--max-size is the size of a page, and no page is written; pass -o FILE.html")
+    return replace(form, write=partial(form.write, megabytes=megabytes))
 
 
 def names(forms: Iterable[Form[Writer]]) -> list[str]:

@@ -13,7 +13,7 @@ from maskcli.inputs.looks import Inspected
 from maskcli.masks.naming import Name
 from maskcli.masks.words import counted, first, span
 from maskcli.report.characters import FULL, MAP_HEIGHT, MAP_WIDTH, SHADES, columns, print_map, shaded
-from maskcli.report.forms import PICTURES, SCHEMA_VERSION, Form, Look, in_pieces, on_screen
+from maskcli.report.forms import PAGES, PICTURES, SCHEMA_VERSION, Form, Look, in_pieces, on_screen
 from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text
 from maskcli.scene.describe import Described, shares
 from maskcli.scene.saved_mask import Given
@@ -240,9 +240,16 @@ def _save_picture(inspected: Inspected, path: str | None, look: Look) -> None:
     save_tensor(described, inspected.zooms(described), told, path or "", look)
 
 
+def _page(inspected: Inspected, path: str | None, megabytes: int | None = None) -> None:
+    from maskcli.report.page.pages import save_inspected
+
+    save_inspected(inspected, path, megabytes)
+
+
 PICTURE: Form[Callable[..., None]] = Form(None, PICTURES, _save_picture)
 FORMS: tuple[Form[Callable[..., None]], ...] = (
     Form("text", (".txt",), on_screen(_print)),
     Form("json", (".json",), in_pieces(_json)),
     PICTURE,
+    Form(None, PAGES, _page),
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from maskcli.errors import MaskcliError
-from maskcli.report.forms import PICTURES, SCHEMA_VERSION, Form, Look, in_pieces, on_screen
+from maskcli.report.forms import PAGES, PICTURES, SCHEMA_VERSION, Form, Look, in_pieces, on_screen
 from maskcli.report.terminal import clean, csv_line, json_text, say
 
 # The command line asks for the names of the forms: nothing else is imported then.
@@ -183,6 +183,12 @@ def _picture(shown: Shown, path: str | None, look: Look) -> None:
     save_mask(shown, path or "", look)
 
 
+def _page(shown: Shown, path: str | None, megabytes: int | None = None) -> None:
+    from maskcli.report.page.pages import save_shown
+
+    save_shown(shown, path, megabytes)
+
+
 def _tensor(shown: Shown, path: str | None) -> None:
     """The mask as a file another library reads, with its tokens beside it where the format holds them."""
     from maskcli.inputs.saved import NAME, lost_alone, tensors_of
@@ -206,6 +212,7 @@ FORMS: tuple[Form[Writer], ...] = (
     Form("csv", (".csv",), in_pieces(as_csv)),
     Form("text", (".txt",), in_pieces(as_text)),
     Form(None, PICTURES, _picture),
+    Form(None, PAGES, _page),
 )
 
 

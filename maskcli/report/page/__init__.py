@@ -1,0 +1,1 @@
+"""A result as a page: one HTML file that needs nothing else."""
