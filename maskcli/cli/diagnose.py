@@ -10,25 +10,29 @@ from maskcli.cli import Exit, command, complain
 from maskcli.cli.options import (
     MEANT,
     Dask,
+    Dpi,
     ExitZero,
     FailOn,
+    Ground,
     Jobs,
     MaxSize,
     Output,
     Quiet,
     Severity,
+    Title,
     Verbose,
     check_quiet,
     check_workers,
     declares,
     fails,
     findings_form,
+    look,
     option,
 )
 from maskcli.cli.usage import FOUND
 from maskcli.errors import MaskcliError
 from maskcli.report.files import FORMS
-from maskcli.report.forms import choose, names, sized
+from maskcli.report.forms import choose, drawn, names, sized
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -69,6 +73,9 @@ def diagnose(
     output: Output = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
+    title: Title = None,
+    dpi: Dpi = None,
+    theme: Ground = None,
     max_size: MaxSize = None,
     **said: Unpack[Said],
 ) -> int:
@@ -91,7 +98,8 @@ def diagnose(
 
     check_workers(jobs, dask)
     check_quiet(quiet, form, output, verbose)
-    writer = nothing if quiet else sized(choose(FORMS, form, output), max_size).write
+    chosen = drawn(sized(choose(FORMS, form, output), max_size), look(title, dpi, theme))
+    writer = nothing if quiet else chosen.write
     meaning = declare(**said)
     tasks = tasks_of(files, role or [])
     check_patterns(meaning.declared.expect, tasks)

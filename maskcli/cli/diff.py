@@ -10,8 +10,10 @@ from maskcli.cli import Exit, command
 from maskcli.cli.completion import masks
 from maskcli.cli.options import (
     INPUT,
+    Dpi,
     EosIds,
     From,
+    Ground,
     KeyPositions,
     Lengths,
     MaxSize,
@@ -21,8 +23,10 @@ from maskcli.cli.options import (
     Past,
     Positions,
     Quiet,
+    Title,
     check_quiet,
     form_option,
+    look,
     option,
 )
 
@@ -77,6 +81,9 @@ def diff(
     ] = None,
     output: Output = None,
     quiet: Quiet = False,
+    title: Title = None,
+    dpi: Dpi = None,
+    theme: Ground = None,
     max_size: MaxSize = None,
 ) -> int:
     """Compare two masks (or sets of weights) and say what the differences mean.
@@ -87,10 +94,10 @@ def diff(
     from maskcli.api.comparing import compare
     from maskcli.inputs.padding import real_tokens
     from maskcli.report.differences import FORMS
-    from maskcli.report.forms import choose, sized
+    from maskcli.report.forms import choose, drawn, sized
 
     check_quiet(quiet, form, output)
-    chosen = sized(choose(FORMS, form, output), max_size)
+    chosen = drawn(sized(choose(FORMS, form, output), max_size), look(title, dpi, theme))
     side = padding_side.value if padding_side else None
     compared = compare(
         a,

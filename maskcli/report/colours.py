@@ -20,11 +20,11 @@ class Paint(NamedTuple):
 ATTENDS = "attends"
 PAINTS = {
     ATTENDS: Paint("#3b7dd8", "#1f5fa8", "■", "attends"),
-    "padding": Paint("#b08d3c", "#f2e6c9", "-", "padding"),
-    "document": Paint("#e07020", "#e9a15b", "/", "another document"),
-    "future": Paint("#8a8a8a", "#d0d0d0", "·", "future"),
-    "window": Paint("#9d6ad6", "#b79ad6", "~", "outside the window"),
-    "other": Paint("#2f9e8f", "#8fc1b9", "x", "forbidden otherwise"),
+    "padding": Paint("#b08d3c", "#f1deac", "-", "padding"),
+    "document": Paint("#e07020", "#f0b27e", "/", "another document"),
+    "future": Paint("#8a8a8a", "#dfe3e8", "·", "future"),
+    "window": Paint("#9d6ad6", "#c6b2e3", "~", "outside the window"),
+    "other": Paint("#2f9e8f", "#a9d0c6", "x", "forbidden otherwise"),
 }
 # What a finding is about, and nothing else.
 FOUND = "bold red"

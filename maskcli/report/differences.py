@@ -14,7 +14,7 @@ from maskcli.masks.mask import Mask
 from maskcli.masks.views import picture
 from maskcli.report.characters import columns, print_map
 from maskcli.report.ci import Tell, ci_forms
-from maskcli.report.forms import PAGES, SCHEMA_VERSION, Form, in_pieces, on_screen
+from maskcli.report.forms import PAGES, PICTURES, SCHEMA_VERSION, Form, Look, in_pieces, on_screen
 from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text
 
 if TYPE_CHECKING:
@@ -180,6 +180,12 @@ def _abreast(parts: list[Array], blank: str) -> Array:
     return np.hstack([parts[0], gap, parts[1], gap, parts[2]])
 
 
+def _picture(compared: Comparison, path: str | None, look: Look) -> None:
+    from maskcli.report.pictures.differences import save_difference
+
+    save_difference(compared, path, look)
+
+
 def _page(compared: Comparison, path: str | None, megabytes: int | None = None) -> None:
     from maskcli.report.page.pages import save_compared
 
@@ -203,5 +209,6 @@ FORMS: tuple[Form[Writer], ...] = (
     Form("json", (".json",), in_pieces(_json)),
     # The others tell of rules, and none of them finds this.
     *ci_forms(_for_ci, ("github", "markdown")),
+    Form(None, PICTURES, _picture),
     Form(None, PAGES, _page),
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from maskcli.report.ci import Tell, ci_forms
-from maskcli.report.forms import PAGES, Form
+from maskcli.report.forms import PAGES, PICTURES, Form, Look
 
 # The command line asks for the names of the forms: what they write is imported when they do.
 if TYPE_CHECKING:
@@ -143,6 +144,22 @@ def nothing(files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool)
         pass
 
 
+def _picture(
+    kind: str, files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool, look: Look
+) -> None:
+    from maskcli.report.pictures.findings import figure_of_findings
+
+    findings = [finding for report in _reports(files) for finding in report.findings]
+    if outcome.written:
+        figure_of_findings(findings, look).savefig(stream.buffer, format=kind)
+
+
+def _pictures() -> Iterator[Form[Writer]]:
+    """A form for each suffix: the stream that is written to does not tell."""
+    for suffix in PICTURES:
+        yield Form(None, (suffix,), partial(_picture, suffix[1:]))
+
+
 def _page(
     files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool, megabytes: int | None = None
 ) -> None:
@@ -166,5 +183,6 @@ FORMS: tuple[Form[Writer], ...] = (
     Form("json", (".json",), _json),
     Form("jsonl", (".jsonl",), _jsonl),
     *ci_forms(_for_ci),
+    *_pictures(),
     Form(None, PAGES, _page),
 )

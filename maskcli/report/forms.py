@@ -71,15 +71,19 @@ def choose(forms: Sequence[Form[Writer]], name: str | None, path: str | None) ->
 
 def write_as(form: Form[Callable[..., None]], result: object, path: str | None, look: Look) -> None:
     """Write a result in a form; only pictures have a look."""
-    if form.suffixes == PICTURES:
-        form.write(result, path, look)
-        return
+    drawn(form, look).write(result, path)
+
+
+def drawn(form: Form[Callable[..., None]], look: Look) -> Form[Callable[..., None]]:
+    """The form of a picture that is to look so; other forms have no look."""
+    if form.suffixes and set(form.suffixes) <= set(PICTURES):
+        return replace(form, write=partial(form.write, look=look))
     if look != Look():
         raise MaskcliError(
             "--title, --dpi and --theme are for pictures; end -o FILE in .png, .svg or .pdf, "
             "or leave them out"
         )
-    form.write(result, path)
+    return form
 
 
 def sized(form: Form[Callable[..., None]], megabytes: int | None) -> Form[Callable[..., None]]:

@@ -10,7 +10,7 @@ import numpy as np
 from maskcli.arrays import Array, dense_runs
 from maskcli.inputs.texts import Shown
 from maskcli.masks.views import picture
-from maskcli.report.pictures.themes import LIGHT
+from maskcli.report.colours import ATTENDS, PAINTS
 from maskcli.report.terminal import clean
 
 # Pixels of a map on a side, whatever the length, and how wide the whole is.
@@ -19,7 +19,7 @@ PIXELS, WIDTH = 64, 256
 NAMED, CELL = 24, 16
 # Letters of a token that fit beside a row, and how wide one is.
 LETTERS, LETTER = 12, 7
-BLUE = LIGHT.cells["attends"]
+BLUE = PAINTS[ATTENDS].fill
 # Half transparent grey is apart from black and from white.
 IGNORED = "#80808040"
 # A pixel of several cells is as blue as the share of them that attends, in so many steps.

@@ -11,9 +11,10 @@ from maskcli.arrays import Array
 from maskcli.inputs.texts import Shown
 from maskcli.masks.mask import Mask
 from maskcli.masks.views import picture
+from maskcli.report.colours import ATTENDS
 from maskcli.report.forms import Look
 from maskcli.report.pictures.canvas import MOST_PANELS, NAMED, Canvas, rgb, save
-from maskcli.report.pictures.themes import WORDS, Theme
+from maskcli.report.pictures.themes import IGNORED, WORDS, Theme
 
 # Drawn where nothing is asked for.
 USUAL = Look()
@@ -52,7 +53,8 @@ def figure_of_mask(shown: Shown, look: Look = USUAL) -> Any:
 
 def cells_of(shown: Shown) -> dict[str, Mask]:
     """The cells of each kind of WORDS, disjoint, which together are all."""
-    return {"attends": shown.mask, "ignored": ~shown.mask}
+    forbidden = {IGNORED: ~shown.mask} if shown.layout is None else shown.forbidden
+    return {ATTENDS: shown.mask, **forbidden}
 
 
 def coloured(

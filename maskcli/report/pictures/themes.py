@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# What a cell is called in a legend, by its kind: who attends, else why not.
-WORDS = {
-    "attends": "attends",
-    "future": "later than the query",
-    "padding": "padding",
-    "document": "another document",
-    "window": "outside the window",
-    "other": "forbidden otherwise",
-    "ignored": "ignored",
+from maskcli.report.colours import PAINTS
+
+# A cell that is forbidden, where nothing tells why.
+IGNORED = "ignored"
+# Cells of two masks of which one lets them be seen.
+ONLY_A, ONLY_B = "only A", "only B"
+# What cells are called in a legend.
+WORDS = {kind: paint.label for kind, paint in PAINTS.items()} | {
+    each: each for each in (IGNORED, ONLY_A, ONLY_B)
 }
 
 
@@ -20,8 +20,8 @@ WORDS = {
 class Theme:
     """Colours on a light or a dark ground.
 
-    `cells` has one for each kind of WORDS, all apart for every kind of colour blindness, as attending is far
-    darker (or lighter) than the rest. `weights` rise from the smallest weight to 1, `zero` is exactly 0.
+    `cells` has one for each kind of WORDS: attending is far darker (or lighter) than the rest, for every kind
+    of colour blindness and in grey. `weights` rise from the smallest weight to 1, `zero` is exactly 0.
     """
 
     ground: str
@@ -39,15 +39,8 @@ LIGHT = Theme(
     ink="#1d232b",
     quiet="#66707c",
     faint="#b4bac2",
-    cells={
-        "attends": "#1f5fa8",
-        "future": "#e4e7eb",
-        "padding": "#efdfb4",
-        "document": "#f1b683",
-        "window": "#c9b6e4",
-        "other": "#b5d6cb",
-        "ignored": "#e4e7eb",
-    },
+    cells={kind: paint.fill for kind, paint in PAINTS.items()}
+    | {IGNORED: "#e4e7eb", ONLY_A: "#129490", ONLY_B: "#c2338b"},
     weights=("#f4e8c8", "#b9cbd0", "#6c9fc9", "#1f5fa8", "#0a2a55"),
     zero="#ffffff",
     finding="#d6202f",
@@ -59,12 +52,14 @@ DARK = Theme(
     faint="#5b6571",
     cells={
         "attends": "#62a8f5",
-        "future": "#2a313a",
         "padding": "#5d5030",
-        "document": "#7d4b22",
-        "window": "#54417a",
-        "other": "#2f5a4d",
-        "ignored": "#2a313a",
+        "document": "#8a5222",
+        "future": "#333b45",
+        "window": "#5b4685",
+        "other": "#2f6255",
+        IGNORED: "#2a313a",
+        ONLY_A: "#2fc4b8",
+        ONLY_B: "#f06ab8",
     },
     weights=("#3a3524", "#2c4a63", "#2f74b5", "#62a8f5", "#d9ecff"),
     zero="#14181e",

@@ -32,15 +32,15 @@ def save_tensor(described: Described, zooms: Sequence[Zoom], told: Beside, path:
 def figure_of_tensor(described: Described, zooms: Sequence[Zoom], told: Beside, look: Look) -> Any:
     """A matplotlib Figure of parts of one tensor, a panel each: of a mask who attends, else the values."""
     tensor = described.roled.tensor
-    views = [_seen(described, zoom) for zoom in zooms]
+    views = [part_of(described, zoom) for zoom in zooms]
     across = ACROSS if len(views) <= FEW else 2 * ACROSS
     (top, bottom), (left, right) = views[0].rows, views[0].keys
     canvas = Canvas(look, len(views), (bottom - top, right - left), across)
-    scale = _Scale(canvas, [each.pixels for each in views], described)
+    scale = Scale(canvas, [each.pixels for each in views], described)
     hatched = False
     for axes, each in zip(canvas.panels, views, strict=True):
         canvas.draw(axes, scale.colours(each.pixels), each.rows, each.keys)
-        hatched |= _hatch(canvas, axes, each, told)
+        hatched |= hatch(canvas, axes, each, told)
         if len(views) > 1:
             canvas.caption(axes, f"head {each.leading[-1]}")
     flat = _is_flat(described)
@@ -49,10 +49,10 @@ def figure_of_tensor(described: Described, zooms: Sequence[Zoom], told: Beside, 
     canvas.share_names()
     scale.bar()
     title = ", ".join([f"{tensor.name} {list(tensor.shape)}", *_place(views)])
-    return canvas.finish(title, [*scale.legend, *_forbidden(canvas, hatched)])
+    return canvas.finish(title, [*scale.legend, *forbidden(canvas, hatched)])
 
 
-class _Scale:
+class Scale:
     """Colours of values, the same in all panels: by logarithm for weights, else in equal steps."""
 
     def __init__(self, canvas: Canvas, pixels: Sequence[Array], described: Described) -> None:
@@ -122,14 +122,14 @@ def _ends(finite: Array) -> tuple[float, float]:
     return float(finite.min()), float(finite.max())
 
 
-def _seen(described: Described, zoom: Zoom) -> View:
+def part_of(described: Described, zoom: Zoom) -> View:
     """What of a tensor is drawn: the share of a mask that attends, else the largest values."""
     from maskcli.report.pictures.canvas import PIXELS
 
     return shares(described, zoom, PIXELS, PIXELS) or view(described.roled.tensor, zoom, PIXELS, PIXELS)
 
 
-def _hatch(canvas: Canvas, axes: Any, seen: View, told: Beside) -> bool:
+def hatch(canvas: Canvas, axes: Any, seen: View, told: Beside) -> bool:
     """Hatch what may not be attended; whether anything is."""
     from matplotlib.collections import PolyCollection
 
@@ -156,7 +156,8 @@ def _hatching(canvas: Canvas) -> dict[str, Any]:
     return {"facecolor": "none", "edgecolor": canvas.theme.faint, "hatch": "////", "linewidth": 0}
 
 
-def _forbidden(canvas: Canvas, hatched: bool) -> list[tuple[str, dict[str, Any]]]:
+def forbidden(canvas: Canvas, hatched: bool) -> list[tuple[str, dict[str, Any]]]:
+    """What a legend says of hatched cells; nothing where there are none."""
     return [("forbidden", _hatching(canvas))] if hatched else []
 
 
