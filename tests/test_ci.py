@@ -16,7 +16,7 @@ __all__ = ["project"]
 PAGE = (FOLDER / "ci.md").read_text()
 GOLDEN, FIRST_BATCH, FIRST_STEP = PYTHON.findall(PAGE)
 HOOKS, WORKFLOW = (yaml.safe_load(part.partition("```")[0]) for part in PAGE.split("```yaml\n")[1:])
-(FAILURE,) = (part.partition("```")[0] for part in PAGE.split("```text\n")[1:])
+FAILURE, *_ = (part.partition("```")[0] for part in PAGE.split("```text\n")[1:])
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,8 @@ from maskcli.text import (
     split_lines,
 )
 
+# Rows of a mask whose cells are told apart by their reasons, which takes some 100 bytes a row.
+MOST_EXPLAINED = 2**22
 # Ways to give tokens.
 _TEXTS = ("texts", "--file")
 
@@ -130,15 +132,15 @@ class Shown(Pictured):
 
     @cached_property
     def reasons(self) -> tuple[Reason, ...]:
-        """Why cells are forbidden; nothing of a mask that was there already."""
-        if self.layout is None:
+        """Why cells are forbidden; nothing of a mask that was there already, or of one of too many rows."""
+        if self.layout is None or self.mask.shape[0] * self.mask.shape[2] > MOST_EXPLAINED:
             return ()
         return reasons(spec.parse(self.spec), self.layout, self.resolve)
 
     @cached_property
     def forbidden(self) -> dict[str, Mask]:
         """The cells that are forbidden, by the kind of their reason; of a saved mask all are "other"."""
-        if self.layout is None:
+        if not self.reasons:
             return {"other": ~self.mask}
         return by_kind(self.reasons)
 

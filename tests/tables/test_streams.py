@@ -17,7 +17,7 @@ anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture],
 EOS = (7,)
 
 
-def rows_of(path, raw):
+def rows_of(path, raw=None):
     (table,) = open_tables([str(path)], raw)
     names = table.numbers
     whole = {name: [] for name in names}
@@ -62,7 +62,9 @@ def test_a_stream_is_cut_alike_whatever_its_pieces(tmp_path, tokens, length, dty
 
 def test_files_with_a_header_stay_what_they_are(tmp_path):
     np.save(tmp_path / "input_ids.npy", np.ones((2, 3), np.int64))
-    assert rows_of(tmp_path / "input_ids.npy", Raw("uint16", EOS)) == {"input_ids": [[1, 1, 1]] * 2}
+    assert rows_of(tmp_path / "input_ids.npy") == {"input_ids": [[1, 1, 1]] * 2}
+    with pytest.raises(MaskcliError, match="leave --dtype out"):
+        rows_of(tmp_path / "input_ids.npy", Raw("uint16", EOS))
 
 
 @pytest.mark.parametrize(

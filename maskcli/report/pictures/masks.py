@@ -53,7 +53,7 @@ def figure_of_mask(shown: Shown, look: Look = USUAL) -> Any:
 
 def cells_of(shown: Shown) -> dict[str, Mask]:
     """The cells of each kind of WORDS, disjoint, which together are all."""
-    forbidden = {IGNORED: ~shown.mask} if shown.layout is None else shown.forbidden
+    forbidden = shown.forbidden if shown.reasons else {IGNORED: ~shown.mask}
     return {ATTENDS: shown.mask, **forbidden}
 
 
