@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
+import zlib
 from collections.abc import Iterator
 
 from maskcli.errors import MaskcliError
@@ -16,9 +18,10 @@ from maskcli.errors import MaskcliError
 def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     """A new empty file beside `path`, of its suffix, that takes its place when the block ends well.
 
-    On any error and on Ctrl-C the new file goes and the old one stays as it was. A link is followed, an
-    existing file keeps its permissions, a new one gets those of the umask; a device or a pipe is written
-    directly. Raises MaskcliError for a missing folder, missing permission and a full disk.
+    On any error and on Ctrl-C the new file goes and the old one stays as it was; what a killed writer of
+    the same path left goes when the next one starts. A link is followed, an existing file keeps its
+    permissions, a new one gets those of the umask; a device or a pipe is written directly. Raises
+    MaskcliError for a missing folder, missing permission and a full disk.
     """
     given = os.fspath(path)
     target = os.path.realpath(given)
@@ -29,9 +32,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         return
     folder, name = os.path.split(target)
     stem, suffix = os.path.splitext(name)
-    temporary = os.path.join(folder, f".{stem[:64]}.{secrets.token_hex(6)}{suffix}")
+    temporary = os.path.join(folder, f".{stem[:64]}.{_writer(os.getpid())}.{secrets.token_hex(6)}{suffix}")
     try:
         with _explained(given):
+            _sweep(folder, stem[:64], suffix)
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             yield temporary
             if mode is not None:
@@ -41,6 +45,36 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _writer(process: int | str) -> str:
+    """A process in the name of its file; of its machine too, others may write to the same folder."""
+    machine = os.uname().nodename if os.name == "posix" else ""
+    return f"{zlib.crc32(machine.encode()):08x}.{process}"
+
+
+def _sweep(folder: str, stem: str, suffix: str) -> None:
+    """Remove the temporary files of one output whose writers, of this machine, were killed."""
+    if os.name != "posix":
+        # Signal 0, which only asks elsewhere, would end the process.
+        return
+    before, after = re.escape(f".{stem}.{_writer('')}"), re.escape(suffix)
+    ours = re.compile(rf"{before}(\d+)\.[0-9a-f]{{12}}{after}")
+    for name in os.listdir(folder):
+        left = ours.fullmatch(name)
+        if left and not _lives(int(left[1])):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(folder, name))
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _writable(given: str, target: str) -> int | None:
