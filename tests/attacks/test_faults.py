@@ -18,9 +18,10 @@ with replacing(sys.argv[1]) as path:
     open(path, "w").write("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
-# Every file that the process writes is cut, as on a full disk.
+# Every file that the process writes is cut, as on a full disk; without bytecode, for Python keeps what is cut.
 FULL = """
 import resource, signal, sys
+sys.dont_write_bytecode = True
 from maskcli.cli import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
