@@ -5,6 +5,10 @@ import re
 
 import numpy as np
 import pytest
+
+# pytester forgets what is imported inside of it: what other tests hold classes of is imported before.
+import rich.console
+import rich.table  # noqa: F401
 from hypothesis import given, settings
 
 import maskcli

@@ -79,13 +79,17 @@ def _run() -> int:
     from maskcli.report.terminal import ClosedPipe, flush
 
     _open_closed()
-    _prepare()
     try:
+        _prepare()
         # Nothing asked for is a question for help.
         arguments = sys.argv[1:] or ["--help"]
         code = app(arguments, prog_name="maskcli", standalone_mode=False, default_map=_configured(_asked()))
         flush()
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        # typer makes one of what a file that ends too early raises, too.
+        if isinstance(stop.__cause__ or stop.__context__, EOFError):
+            complain("a file ends too early; get it again")
+            return Exit.ERROR
         complain("interrupted")
         return Exit.INTERRUPTED
     except (ClosedPipe, BrokenPipeError):
