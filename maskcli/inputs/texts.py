@@ -130,19 +130,32 @@ class Shown(Pictured):
     layout: Layout | None = None
     resolve: Resolve | None = None
 
+    @property
+    def explained(self) -> bool:
+        """Whether cells are told apart by their reasons: not of a saved mask, or of one of too many rows."""
+        return self.layout is not None and self.mask.shape[0] * self.mask.shape[2] <= MOST_EXPLAINED
+
     @cached_property
     def reasons(self) -> tuple[Reason, ...]:
-        """Why cells are forbidden; nothing of a mask that was there already, or of one of too many rows."""
-        if self.layout is None or self.mask.shape[0] * self.mask.shape[2] > MOST_EXPLAINED:
+        """Why cells are forbidden, as far as that is explained."""
+        if self.layout is None or not self.explained:
             return ()
         return reasons(spec.parse(self.spec), self.layout, self.resolve)
 
     @cached_property
-    def forbidden(self) -> dict[str, Mask]:
-        """The cells that are forbidden, by the kind of their reason; of a saved mask all are "other"."""
-        if not self.reasons:
-            return {"other": ~self.mask}
+    def _by_kind(self) -> dict[str, Mask]:
         return by_kind(self.reasons)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of reasons that occur; where nothing is explained all cells are "other"."""
+        return list(self._by_kind) if self.explained else ["other"]
+
+    def forbidden(self, item: int) -> dict[str, Mask]:
+        """The forbidden cells of a sample by the kind of their reason, in masks of this or of all samples."""
+        if self.explained:
+            return self._by_kind
+        return {"other": ~self.mask.select(batch=slice(item, item + 1))}
 
     def why(self, query: int, key: int, item: int = 0, head: int = 0) -> str:
         """Why a query may or may not see a key, as masks/reasons.py says it."""

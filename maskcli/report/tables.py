@@ -147,14 +147,14 @@ def _cell_table(shown: Shown, console: Console, item: int) -> Table | None:
 def _reasons(shown: Shown, item: int) -> Array:
     """What each cell of an item is, [Q, K]: ATTENDS, or the kind of its reason."""
     cells = np.full(shown.mask.shape[2:], ATTENDS, object)
-    for kind, forbidden in shown.forbidden.items():
+    for kind, forbidden in shown.forbidden(item).items():
         cells[forbidden.dense(item)] = kind
     return cells
 
 
 def _glyphs(shown: Shown) -> dict[str, str]:
     """A character for each kind of cell; a single reason needs no character of its own."""
-    kinds = list(shown.forbidden)
+    kinds = shown.kinds
     alone = {kinds[0]: IGNORE} if len(kinds) == 1 else {}
     return {kind: paint.glyph for kind, paint in PAINTS.items()} | alone
 
@@ -164,7 +164,7 @@ def _legend(shown: Shown) -> Text:
     from rich.text import Text
 
     glyphs, attends = _glyphs(shown), PAINTS[ATTENDS]
-    kinds = list(shown.forbidden)
+    kinds = shown.kinds
     if len(kinds) < 2:
         style = PAINTS[kinds[0]].style if kinds else ""
         return Text.assemble((attends.glyph, attends.style), " attend, ", (IGNORE, style), " ignore")
@@ -197,14 +197,14 @@ def _print_map(shown: Shown, console: Console, item: int) -> None:
     room = columns(console, gutter)
     if keys <= room and queries <= 2 * MAP_HEIGHT:
         glyphs = _half_blocks(shown.mask.dense(item))
-        shares = {kind: cells.dense(item)[0::2] for kind, cells in shown.forbidden.items()}
+        shares = {kind: cells.dense(item)[0::2] for kind, cells in shown.forbidden(item).items()}
         firsts = list(range(0, queries, 2))
         note = "each character is one key and two queries: █ both attend, ▀ the upper, ▄ the lower"
     else:
         share, _cells = picture(shown.mask, MAP_HEIGHT, room, item)
         glyphs = shaded(share)
         glyphs[share == 1.0] = FULL
-        shares = {k: picture(cells, MAP_HEIGHT, room, item)[0] for k, cells in shown.forbidden.items()}
+        shares = {k: picture(cells, MAP_HEIGHT, room, item)[0] for k, cells in shown.forbidden(item).items()}
         firsts = pixel_edges(queries, MAP_HEIGHT)[:-1].tolist()
         high, wide = -(-queries // share.shape[0]), -(-keys // share.shape[1])
         covers = f"each character covers about {high:,} queries x {wide:,} keys"
@@ -256,7 +256,7 @@ def _print_numbers(shown: Shown, console: Console) -> None:
         full, partial, empty = (count // copies for count in blocks(mask, block, block))
         lines.append(f"blocks of {block} x {block}: {full:,} full, {partial:,} partial, {empty:,} empty")
     if convention.plain:
-        several = len(shown.forbidden) > 1
+        several = len(shown.kinds) > 1
         console.print(Text.assemble(_legend(shown), "\n" if several else "; ", lines.pop(0)))
     for line in lines:
         console.print(Text(line))

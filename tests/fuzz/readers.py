@@ -145,5 +145,6 @@ def same(ours, theirs):
     if ours.shape != theirs.shape:
         return False
     if ours.dtype.kind in "fc" or theirs.dtype.kind in "fc":
-        return np.array_equal(ours.astype(np.float64), theirs.astype(np.float64), equal_nan=True)
+        with np.errstate(invalid="ignore"):
+            return np.array_equal(ours.astype(np.float64), theirs.astype(np.float64), equal_nan=True)
     return np.array_equal(ours, theirs)

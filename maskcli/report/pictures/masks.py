@@ -16,6 +16,8 @@ from maskcli.report.forms import Look
 from maskcli.report.pictures.canvas import MOST_PANELS, NAMED, Canvas, rgb, save
 from maskcli.report.pictures.themes import IGNORED, WORDS, Theme
 
+# A share that is none, but for the rounding of sums.
+ROUNDED = 1e-9
 # Drawn where nothing is asked for.
 USUAL = Look()
 
@@ -52,9 +54,8 @@ def figure_of_mask(shown: Shown, look: Look = USUAL) -> Any:
 
 
 def cells_of(shown: Shown) -> dict[str, Mask]:
-    """The cells of each kind of WORDS, disjoint, which together are all."""
-    forbidden = shown.forbidden if shown.reasons else {IGNORED: ~shown.mask}
-    return {ATTENDS: shown.mask, **forbidden}
+    """The cells of each kind of WORDS, disjoint; what is in none of them is ignored."""
+    return {ATTENDS: shown.mask, **(shown.forbidden(0) if shown.explained else {})}
 
 
 def coloured(
@@ -64,14 +65,18 @@ def coloured(
 
     A pixel of several cells has the mean of their colours.
     """
-    colours = np.zeros((1, 1, 3))
+    colours, rest = np.zeros((1, 1, 3)), np.ones((1, 1))
     occurring, most = set(), 0
     for kind, mask in cells.items():
         share, counts = picture(mask, pixels, pixels, item, head)
         colours = colours + share[..., None] * rgb(theme.cells[kind])
+        rest = rest - share
         most = int(counts.max(initial=0))
         if share.any():
             occurring.add(kind)
+    if (rest > ROUNDED).any():
+        occurring.add(IGNORED)
+    colours = colours + np.clip(rest, 0, 1)[..., None] * rgb(theme.cells[IGNORED])
     return np.clip(colours, 0, 1), occurring, most
 
 
