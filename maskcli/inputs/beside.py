@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from maskcli.arrays import Array
+from maskcli.diagnostics.diagnose import scenes_of
 from maskcli.errors import MaskcliError
 from maskcli.masks.mask import Mask
 from maskcli.meant.facts import Declared
-from maskcli.meant.metadata import from_metadata
-from maskcli.scene.assemble import build_scenes
 from maskcli.scene.scene import Scene
 from maskcli.tensors import open_tensors, roles_of
 from maskcli.text import load_tokenizer
@@ -36,20 +35,22 @@ def beside(path: str, tensor: str, tokenizer: str | None = None) -> Beside:
     """What the file of a tensor tells beside it; nothing where it cannot be read as attention."""
     token = load_tokenizer(tokenizer).token if tokenizer is not None else str
     file = open_tensors(path)
-    declared = Declared().over(from_metadata(file.metadata, file.path)).with_model()
     try:
-        scenes = build_scenes(file.path, roles_of(file), declared)
+        scenes = scenes_of(file, Declared(), roles_of(file), None)
     except MaskcliError:
         return Beside(token=token)
-    for scene in scenes:
-        for attention in scene.attentions:
-            if attention.tensor.name == tensor:
-                return Beside(attention.meant, _ids(scene), token)
-    return Beside(None, next(filter(_known, map(_ids, scenes)), None), token)
+    told = [in_scene(scene, tensor, token) for scene in scenes]
+    return max(told, key=_known, default=Beside(token=token))
 
 
-def _known(ids: Array | None) -> bool:
-    return ids is not None
+def _known(told: Beside) -> tuple[bool, bool]:
+    return told.meant is not None, told.ids is not None
+
+
+def in_scene(scene: Scene, tensor: str, token: Callable[[int], str]) -> Beside:
+    """What a scene tells beside one of its tensors."""
+    meant = next((each.meant for each in scene.attentions if each.tensor.name == tensor), None)
+    return Beside(meant, _ids(scene), token)
 
 
 def _ids(scene: Scene) -> Array | None:

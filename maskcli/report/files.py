@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from maskcli.report.ci import Tell, ci_forms
@@ -144,20 +143,18 @@ def nothing(files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool)
         pass
 
 
-def _picture(
-    kind: str, files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool, look: Look
-) -> None:
+def _picture(files: Iterable[Checked], outcome: Outcome, stream: TextIO, _: bool, look: Look) -> None:
+    from maskcli.diagnostics.diagnose import together
+    from maskcli.report.pictures.canvas import write
     from maskcli.report.pictures.findings import figure_of_findings
 
-    findings = [finding for report in _reports(files) for finding in report.findings]
-    if outcome.written:
-        figure_of_findings(findings, look).savefig(stream.buffer, format=kind)
-
-
-def _pictures() -> Iterator[Form[Writer]]:
-    """A form for each suffix: the stream that is written to does not tell."""
-    for suffix in PICTURES:
-        yield Form(None, (suffix,), partial(_picture, suffix[1:]))
+    reports = list(_reports(files))
+    if not reports:
+        return
+    findings, closing = together(reports).findings, outcome.total.closing
+    scenes = outcome.scenes() if outcome.scenes is not None else ()
+    figure = figure_of_findings(findings, closing, scenes, outcome.token or str, look)
+    write(figure, stream.buffer, stream.name)
 
 
 def _page(
@@ -183,6 +180,6 @@ FORMS: tuple[Form[Writer], ...] = (
     Form("json", (".json",), _json),
     Form("jsonl", (".jsonl",), _jsonl),
     *ci_forms(_for_ci),
-    *_pictures(),
+    Form(None, PICTURES, _picture),
     Form(None, PAGES, _page),
 )

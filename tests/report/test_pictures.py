@@ -13,12 +13,10 @@ from maskcli.errors import MaskcliError
 from maskcli.report.forms import Look, choose, write_as
 from maskcli.report.pictures import lettering
 from maskcli.report.pictures.canvas import MOST_PANELS, save
-from maskcli.report.pictures.differences import figure_of_difference
-from maskcli.report.pictures.findings import figure_of_findings
 from maskcli.report.pictures.masks import figure_of_mask
 from maskcli.report.pictures.themes import THEMES, WORDS
 from maskcli.report.shown import FORMS
-from tests.cli.running import DATA, run
+from tests.cli.running import run
 
 
 def colours(theme, kinds):
@@ -53,33 +51,6 @@ def test_colours_say_why_a_cell_is_forbidden():
 
     kinds = [[kind(query, key) for key in range(6)] for query in range(6)]
     assert np.allclose(figure.axes[0].images[0].get_array(), colours("light", kinds))
-
-
-def test_a_difference_is_three_panels():
-    figure = figure_of_difference(maskcli.compare(maskcli.mask("causal", keys=4), "sliding:2"), Look())
-    at = np.subtract.outer(np.arange(4), np.arange(4))
-    kinds = np.select([at < 0, at >= 2], ["ignored", "only A"], "attends")
-    assert [axes.get_aspect() for axes in figure.axes] == [1, 1, 1]
-    assert np.allclose(figure.axes[2].images[0].get_array(), colours("light", kinds))
-    with pytest.raises(MaskcliError, match="these are weights"):
-        figure_of_difference(maskcli.compare(*[f"{DATA}/minilm_attn.safetensors"] * 2), Look())
-
-
-def test_findings_are_outlined_on_what_they_are_about(tmp_path):
-    file = str(DATA / "minilm_attn_nomask.safetensors")
-    (finding,) = maskcli.diagnose(file).findings
-    (axes,) = figure_of_findings([finding], Look()).axes
-    (box,) = [
-        patch for patch in axes.patches if to_rgb(patch.get_edgecolor()) == to_rgb(THEMES["light"].finding)
-    ]
-    assert (box.get_xy(), box.get_width(), box.get_height()) == ((11.5, -0.5), 14, 12)
-    assert "MSK202" in axes.texts[0].get_text().replace("\n", " ")
-    for suffix in (".png", ".svg", ".pdf"):
-        run("diagnose", file, "-o", tmp_path / f"x{suffix}", check=1)
-        assert (tmp_path / f"x{suffix}").stat().st_size > 2000
-    healthy = DATA / "minilm_attn.safetensors"
-    run("diagnose", healthy, "-o", tmp_path / "none.png", check=2)
-    assert not (tmp_path / "none.png").exists()
 
 
 def test_cells_are_square_and_ticks_stand_in_their_middle():

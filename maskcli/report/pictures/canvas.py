@@ -6,7 +6,7 @@ import io
 import math
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -173,8 +173,13 @@ def rgb(colour: str) -> Array:
 def save(figure: Any, path: str) -> None:
     """Write a figure in the form of the suffix, cut to what is drawn."""
     with replacing(path) as temporary:
-        form = os.path.splitext(path)[1][1:].lower()
-        figure.savefig(temporary, format=form, bbox_inches="tight", pad_inches=0.15)
+        write(figure, temporary, path)
+
+
+def write(figure: Any, file: str | BinaryIO, name: str) -> None:
+    """The same into a file that is there, in the form of the suffix of a name."""
+    form = os.path.splitext(name)[1][1:].lower()
+    figure.savefig(file, format=form, bbox_inches="tight", pad_inches=0.15)
 
 
 def _blank(dpi: int) -> Any:

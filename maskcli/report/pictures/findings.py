@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from maskcli.diagnostics.finding import Finding, Where
-from maskcli.errors import MaskcliError
-from maskcli.inputs.beside import Beside, beside
-from maskcli.inputs.looks import inspected
+from maskcli.inputs.beside import Beside, in_scene
 from maskcli.masks.words import counted
 from maskcli.report.forms import Look
 from maskcli.report.pictures.canvas import Canvas
-from maskcli.report.pictures.weights import Scale, forbidden, hatch, part_of
+from maskcli.report.pictures.weights import Scale, forbidden, hatch, name_cells, part_of
 from maskcli.scene.describe import Described
+from maskcli.scene.scene import Scene
 from maskcli.tensors import View, Zoom
 
-# Findings of one picture; the rest is counted.
-MOST, ACROSS = 6, 3
+# Findings of one picture, the rest is counted; how many stand in a row, and the lines of their sentence.
+MOST, ACROSS, LINES = 6, 3, 5
+# Queries and keys of the panel where nothing is drawn.
+EMPTY = (1, 24)
 
 
-class _Drawn(NamedTuple):
+class Drawn(NamedTuple):
     """A finding, what is drawn of its tensor, and where it is there."""
 
     finding: Finding
@@ -30,82 +31,110 @@ class _Drawn(NamedTuple):
     place: Where
 
 
-def figure_of_findings(findings: Sequence[Finding], look: Look) -> Any:
-    """A matplotlib Figure of the first findings; what is left out is said.
+def figure_of_findings(
+    findings: Sequence[Finding],
+    closing: str,
+    scenes: Iterable[Scene],
+    token: Callable[[int], str],
+    look: Look,
+) -> Any:
+    """A matplotlib Figure of the first findings about matrices of the scenes; what is left out is said.
 
-    Raises MaskcliError where none is about a matrix of a file.
+    Its title is the line that closes the report, which stands alone where there is nothing to draw.
     """
-    drawn = [each for each in map(_drawn, findings[: MOST * 2]) if each is not None][:MOST]
+    drawn = _drawn(findings, scenes, token)
     if not drawn:
-        raise MaskcliError(
-            f"{counted(len(findings), 'finding')}, and none of a matrix that can be drawn; "
-            "leave -o out, or write the report as .txt"
-        )
-    longest = max((each.view for each in drawn), key=_cells)
-    (top, bottom), (left, right) = longest.rows, longest.keys
-    canvas = Canvas(look, len(drawn), (bottom - top, right - left), ACROSS)
+        return _without_panels(findings, closing, look)
+    canvas = Canvas(look, len(drawn), max((_size(each.view) for each in drawn), key=max), ACROSS)
     legend: dict[str, dict[str, Any]] = {"found": _outline(canvas)}
     for axes, each in zip(canvas.panels, drawn, strict=True):
         scale = Scale(canvas, [each.view.pixels], each.described)
         canvas.draw(axes, scale.colours(each.view.pixels), each.view.rows, each.view.keys)
         hatched = hatch(canvas, axes, each.view, each.told)
+        name_cells(canvas, axes, each.view, each.described.roled.tensor.shape, each.told)
         _mark(canvas, axes, each)
-        canvas.caption(axes, _said(each), lines=4)
-        legend |= {**dict(scale.legend), **dict(forbidden(canvas, hatched))}
+        canvas.caption(axes, _said(each), LINES)
+        legend |= dict([*scale.legend, *forbidden(canvas, hatched)])
 
     canvas.name("query", "key")
-    left_out = len(findings) - len(drawn)
-    if left_out:
-        canvas.notes.append(f"{counted(left_out, 'more finding')} not drawn; the report as text has all")
-    if any(each.described.roled.role == "weights" for each in drawn):
-        canvas.notes.append("weights on a log scale of each panel, the largest the strongest")
-    return canvas.finish(f"{findings[0].file}: {counted(len(findings), 'finding')}", [*legend.items()])
+    canvas.notes += _notes(findings, drawn)
+    return canvas.finish(closing, [*legend.items()])
 
 
-def _drawn(finding: Finding) -> _Drawn | None:
-    """What is drawn of a finding: of its first tensor that is a matrix, the first place."""
+def _without_panels(findings: Sequence[Finding], closing: str, look: Look) -> Any:
+    """The closing line and the notes alone."""
+    canvas = Canvas(look, 1, EMPTY)
+    canvas.panels[0].set_axis_off()
+    canvas.notes += _notes(findings, ())
+    return canvas.finish(closing, [])
+
+
+def _drawn(findings: Sequence[Finding], scenes: Iterable[Scene], token: Callable[[int], str]) -> list[Drawn]:
+    """The first findings that can be drawn, in the order of the report."""
+    found: dict[int, Drawn] = {}
+    for scene in scenes:
+        for at, finding in enumerate(findings):
+            each = _in_scene(finding, scene, token) if at not in found else None
+            if each is not None:
+                found[at] = each
+    return [found[at] for at in sorted(found)[:MOST]]
+
+
+def _in_scene(finding: Finding, scene: Scene, token: Callable[[int], str]) -> Drawn | None:
+    """A finding on the first of its tensors that is a matrix of this scene."""
+    if finding.file != scene.file:
+        return None
+    matrices = {each.tensor.name: Described(each.roled, "") for each in scene.attentions}
+    matrices |= {each.roled.tensor.name: Described(each.roled, "", each.given) for each in scene.masks}
+    name = next((name for name in finding.tensors if name in matrices), None)
+    if name is None or len(matrices[name].roled.tensor.shape) < 2:
+        return None
     place = (finding.places or (finding.where,))[0]
-    zoom = Zoom((place.batch or (0,))[0], (place.heads or (0,))[0])
-    for name in finding.tensors:
-        try:
-            (described,) = inspected([f"{finding.file}:{name}"], Zoom(), None, None).looked()
-            if len(described.roled.tensor.shape) > 2:
-                view = part_of(described, _fitting(described, zoom))
-                return _Drawn(finding, described, view, beside(finding.file, name), place)
-        except MaskcliError:
-            continue
-    return None
+    zoom = _zoom(matrices[name].roled.tensor.shape, place)
+    described, told = matrices[name], in_scene(scene, name, token)
+    return Drawn(finding, described, part_of(described, zoom), told, place)
 
 
-def _fitting(described: Described, zoom: Zoom) -> Zoom:
-    """The sample and head that a tensor has: one of three axes has one of them, an axis of 1 is for all."""
-    sizes = described.roled.tensor.shape[:-2]
-    batch, head = zoom.batch or 0, zoom.head or 0
+def _zoom(shape: tuple[int, ...], place: Where) -> Zoom:
+    """The sample and head of a place; an axis of 1 is for all, and the first of three axes is either."""
+    sizes = shape[:-2]
+    asked = [(place.batch or (0,))[0], (place.heads or (0,))[0]]
     if len(sizes) == 1:
-        return Zoom(batch=min(batch, sizes[0] - 1))
-    return Zoom(min(batch, sizes[0] - 1), min(head, sizes[1] - 1))
+        asked = [asked[0] if place.batch else asked[1]]
+    picked = [min(number, size - 1) for number, size in zip(asked, sizes, strict=False)]
+    batch, head = (*picked, None, None)[:2]
+    return Zoom(batch, head)
 
 
-def _mark(canvas: Canvas, axes: Any, each: _Drawn) -> None:
+def _mark(canvas: Canvas, axes: Any, each: Drawn) -> None:
     """Outline the cells of a finding."""
     from matplotlib.patches import Rectangle
 
     for top, bottom in each.place.queries or (each.view.rows,):
         for left, right in each.place.keys or (each.view.keys,):
-            corner, wide, tall = (left - 0.5, top - 0.5), right - left, bottom - top
-            axes.add_patch(Rectangle(corner, wide, tall, clip_on=False, zorder=5, **_outline(canvas)))
+            box = (left - 0.5, top - 0.5), right - left, bottom - top
+            axes.add_patch(Rectangle(*box, clip_on=False, zorder=5, **_outline(canvas)))
 
 
 def _outline(canvas: Canvas) -> dict[str, Any]:
-    return {"facecolor": "none", "edgecolor": canvas.theme.finding, "linewidth": 1.6}
+    return {"facecolor": "none", "edgecolor": canvas.theme.finding, "linewidth": 1.8}
 
 
-def _said(each: _Drawn) -> str:
+def _said(each: Drawn) -> str:
     """The code, the sentence, and what it is drawn on."""
     leading = [f"{name} {at}" for name, at in zip(("sample", "head"), each.view.leading, strict=False)]
     where = ", ".join([each.described.roled.tensor.name, *leading])
-    return f"{each.finding.code} {each.finding.name}: {each.finding.message} ({where})"
+    return f"{each.finding.code} {each.finding.name} ({where}): {each.finding.message}"
 
 
-def _cells(view: View) -> int:
-    return max(view.rows[1] - view.rows[0], view.keys[1] - view.keys[0])
+def _notes(findings: Sequence[Finding], drawn: Sequence[Drawn]) -> Iterator[str]:
+    """What the picture leaves out, and how values are drawn."""
+    left = len(findings) - len(drawn)
+    if left:
+        yield f"{counted(left, 'finding')} not drawn; the report as text has all"
+    if any(each.described.given is None for each in drawn):
+        yield "weights on a log scale of their own: the stronger the colour, the larger"
+
+
+def _size(view: View) -> tuple[int, int]:
+    return view.rows[1] - view.rows[0], view.keys[1] - view.keys[0]

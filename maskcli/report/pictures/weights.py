@@ -11,7 +11,7 @@ from maskcli.arrays import Array, dense_runs
 from maskcli.inputs.beside import Beside
 from maskcli.masks.views import picture
 from maskcli.report.forms import Look
-from maskcli.report.pictures.canvas import ACROSS, NAMED, Canvas, rgb, save
+from maskcli.report.pictures.canvas import ACROSS, NAMED, PIXELS, Canvas, rgb, save
 from maskcli.report.pictures.themes import WORDS
 from maskcli.scene.describe import Described, shares
 from maskcli.tensors import View, Zoom, view
@@ -44,7 +44,8 @@ def figure_of_tensor(described: Described, zooms: Sequence[Zoom], told: Beside, 
         if len(views) > 1:
             canvas.caption(axes, f"head {each.leading[-1]}")
     flat = _is_flat(described)
-    _name(canvas, views, told, flat, tensor.shape)
+    for axes, each in zip(canvas.panels, views, strict=True):
+        name_cells(canvas, axes, each, tensor.shape, Beside() if flat else told)
     canvas.name("sample" if flat else "query", "key")
     canvas.share_names()
     scale.bar()
@@ -124,8 +125,6 @@ def _ends(finite: Array) -> tuple[float, float]:
 
 def part_of(described: Described, zoom: Zoom) -> View:
     """What of a tensor is drawn: the share of a mask that attends, else the largest values."""
-    from maskcli.report.pictures.canvas import PIXELS
-
     return shares(described, zoom, PIXELS, PIXELS) or view(described.roled.tensor, zoom, PIXELS, PIXELS)
 
 
@@ -157,21 +156,20 @@ def _hatching(canvas: Canvas) -> dict[str, Any]:
 
 
 def forbidden(canvas: Canvas, hatched: bool) -> list[tuple[str, dict[str, Any]]]:
-    """What a legend says of hatched cells; nothing where there are none."""
+    """What the hatches say, where there are some."""
     return [("forbidden", _hatching(canvas))] if hatched else []
 
 
-def _name(canvas: Canvas, views: Sequence[View], told: Beside, flat: bool, shape: Sequence[int]) -> None:
-    """Tokens on both axes, where the file has them and there is room."""
-    for axes, seen in zip(canvas.panels, views, strict=True):
-        (top, bottom), (left, right) = seen.rows, seen.keys
-        if max(bottom - top, right - left) > NAMED:
-            continue
-        item = seen.leading[0] if len(seen.leading) > 1 else 0
-        across = None if flat else told.names(item, seen.keys, shape[-1])
-        down = None if flat else told.names(item, seen.rows, shape[-2])
-        canvas.tokens(axes.xaxis, across or map(str, range(left, right)), left)
-        canvas.tokens(axes.yaxis, down or map(str, range(top, bottom)), top)
+def name_cells(canvas: Canvas, axes: Any, seen: View, shape: Sequence[int], told: Beside) -> None:
+    """Tokens on both axes, where the file has them, else numbers; where there is room."""
+    (top, bottom), (left, right) = seen.rows, seen.keys
+    if max(bottom - top, right - left) > NAMED:
+        return
+    item = seen.leading[0] if len(seen.leading) > 1 else 0
+    across = told.names(item, seen.keys, shape[-1]) or map(str, range(left, right))
+    down = told.names(item, seen.rows, shape[-2]) or map(str, range(top, bottom))
+    canvas.tokens(axes.xaxis, across, left)
+    canvas.tokens(axes.yaxis, down, top)
 
 
 def _place(views: Sequence[View]) -> Iterator[str]:
