@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from maskcli.arrays import for_any_numbers
 from maskcli.diagnostics import catalogue
+from maskcli.diagnostics.excerpt import excerpt
 from maskcli.diagnostics.finding import SEVERITIES, Finding, Found, Skipped, Undecided, Where
 from maskcli.diagnostics.needs import met_by, settled_by, unmet
 from maskcli.diagnostics.over_steps import Told, over_steps
@@ -349,6 +350,7 @@ def _finding(
         evidence=found.evidence,
         places=found.places,
         tokens=() if token is None else _quoted(scene, spot, token),
+        excerpt=excerpt(scene, tensor, spot, token),
     )
 
 

@@ -89,11 +89,32 @@ class Traced(NamedTuple):
     source: tuple[str, int] | None
 
 
+class Stretch(NamedTuple):
+    """Neighbours [start, stop) of an axis that are alike, and their token where all have the same one."""
+
+    start: int
+    stop: int
+    token: str = ""
+
+
+class Excerpt(NamedTuple):
+    """Queries and keys of a tensor at one sample and head: `attends` and `should` have a cell a stretch."""
+
+    tensor: str
+    batch: int
+    head: int
+    queries: tuple[Stretch, ...]
+    keys: tuple[Stretch, ...]
+    attends: tuple[tuple[bool, ...], ...]
+    should: tuple[tuple[bool, ...], ...]
+
+
 @dataclass(frozen=True)
 class Finding:
     """A Found with its rule, its file and the command that shows it; `traced` says where a program did.
 
-    `known` are facts that it used and nobody declared, each with who told it.
+    `known` are facts that it used and nobody declared, each with who told it; `excerpt` are the queries and
+    keys of its first tensor that go wrong first.
     """
 
     code: str
@@ -110,6 +131,7 @@ class Finding:
     tokens: tuple[str, ...] = ()
     traced: Traced | None = None
     known: tuple[str, ...] = ()
+    excerpt: Excerpt | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         """The finding in a line."""

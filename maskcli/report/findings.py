@@ -13,6 +13,7 @@ from maskcli.diagnostics.words import listed
 from maskcli.masks.mask import Runs
 from maskcli.masks.words import LISTED_RUNS, counted, first
 from maskcli.report.alike import Alike, alike
+from maskcli.report.excerpts import print_excerpt
 from maskcli.report.terminal import STYLES, clean, hang
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def print_findings(findings: Iterable[Finding], console: Console, looked: Looked
         for label, line, style in lines:
             if line:
                 hang(console, "  " + label, Text(line, style))
+        if finding.excerpt is not None:
+            print_excerpt(finding.excerpt, console)
         if finding.see:
             # In one line, whatever the width: it is there to be copied.
             console.print(Text.assemble(("  see:   ", "dim"), clean(finding.see)), soft_wrap=True)

@@ -14,7 +14,7 @@ from maskcli.masks.views import blocks, picture
 from maskcli.report.characters import FULL, MAP_HEIGHT, MAP_WIDTH, columns, print_map, shaded
 from maskcli.report.colours import ATTENDS, PAINTS
 from maskcli.report.shown import token_facts
-from maskcli.report.terminal import PIPE_WIDTH, clean
+from maskcli.report.terminal import PIPE_WIDTH, clean, cut
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +98,7 @@ def _told(batch: Batch, item: int, facts: dict[str, Any]) -> list[str]:
 def _title(batch: Batch, item: int, name: str) -> str:
     """What a table of tokens is called: its number, and its text unless several share the row."""
     text = batch.texts[item] if batch.documents is None else None
-    return f"{name} {item}" if text is None else f"{name} {item}: {_cut(clean(text), 40)}"
+    return f"{name} {item}" if text is None else f"{name} {item}: {cut(clean(text), 40)}"
 
 
 def _print_mask(shown: Shown, console: Console, item: int, whose: str) -> None:
@@ -124,8 +124,8 @@ def _cell_table(shown: Shown, console: Console, item: int) -> Table | None:
     from rich.text import Text
 
     queries, keys = shown.mask.shape[2:]
-    downs = [_cut(clean(shown.queries.token(item, query)), LABEL) for query in range(queries)]
-    acrosses = [_cut(clean(shown.key_token(item, key)), LABEL) for key in range(keys)]
+    downs = [cut(clean(shown.queries.token(item, query)), LABEL) for query in range(queries)]
+    acrosses = [cut(clean(shown.key_token(item, key)), LABEL) for key in range(keys)]
     plain = CONVENTIONS[shown.convention].plain
     attend, ignore = shown.values()
     written = _glyphs(shown) if plain else dict.fromkeys(PAINTS, ignore) | {ATTENDS: attend}
@@ -137,7 +137,7 @@ def _cell_table(shown: Shown, console: Console, item: int) -> Table | None:
     table.add_column("", justify="right", style="dim")
     table.add_column("", justify="left")
     for across in acrosses:
-        table.add_column(Text(_cut(across, label)), justify="center", no_wrap=True)
+        table.add_column(Text(cut(across, label)), justify="center", no_wrap=True)
     for query, row in enumerate(_reasons(shown, item).tolist()):
         cells = (Text(written[kind], style=PAINTS[kind].style) for kind in row)
         table.add_row(str(query), Text(downs[query]), *cells)
@@ -268,12 +268,3 @@ def _per_query(mask: Mask) -> str:
     low, high = counts.min(), counts.max()
     span = str(low) if low == high else f"{low} to {high}"
     return f"{span} (mean {counts.mean():.4g})"
-
-
-def _cut(text: str, width: int) -> str:
-    """Text of at most `width` cells, an ellipsis for what is cut; wide characters count two."""
-    from rich.cells import cell_len, set_cell_size
-
-    if cell_len(text) <= width:
-        return text
-    return set_cell_size(text, width - 1).rstrip() + "…"

@@ -100,6 +100,15 @@ def hang(console: Console, label: str, line: str | Text) -> None:
         console.print(Text.assemble((label if at == 0 else " " * len(label), "dim"), part))
 
 
+def cut(text: str, width: int) -> str:
+    """Text of at most `width` cells, an ellipsis for what is cut; wide characters count two."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= width:
+        return text
+    return set_cell_size(text, width - 1).rstrip() + "…"
+
+
 class _Guarded:
     """The one door to standard output and to files of text: whoever forgets `clean` steers no terminal."""
 
