@@ -105,6 +105,7 @@ def trace(
     to -o FILE. With --fail-on, findings make the exit code 1 where the program itself succeeded.
     """
     from maskcli.diagnostics.declare import declare
+    from maskcli.report.live import live
     from maskcli.report.terminal import flush, guarded
     from maskcli.report.terminal import output as result
     from maskcli.tracing.program import module, run, script
@@ -125,7 +126,7 @@ def trace(
     name, *arguments = program
     watched = module(name) if as_module else script(name)
     process, path = os.getpid(), list(sys.path)
-    with Trace(options, watched.name) as watching:
+    with live(name, not quiet) as told, Trace(options, watched.name, told=told) as watching:
         code = run(watched, arguments)
     if os.getpid() != process:
         # A forked child came to its end: the program is its parent.

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from maskcli.diagnostics.catalogue import OF_ATTENTION, OF_TOKENS, named
 from maskcli.diagnostics.diagnose import Report, diagnose
-from maskcli.diagnostics.finding import Finding, Skipped, Where
+from maskcli.diagnostics.finding import SEVERITIES, Finding, Skipped, Where
 from maskcli.errors import MaskcliError
 from maskcli.inputs.operands import resolver
 from maskcli.meant.facts import FULL, Declared
@@ -27,7 +27,7 @@ from maskcli.tracing.gradients import Gradients
 from maskcli.tracing.habits import Habits
 from maskcli.tracing.pooled import Pooled
 from maskcli.tracing.remaining import TWICE, with_remaining
-from maskcli.tracing.results import Missed, Options, TraceReport
+from maskcli.tracing.results import Missed, Options, SoFar, Told, TraceReport
 from maskcli.tracing.saving import Folder, see
 from maskcli.tracing.steps import NEXT, Step
 from maskcli.tracing.waiting import Shown, Waiting
@@ -70,8 +70,8 @@ class _Tally:
 class Checker:
     """The rules over the calls of a program, as they are made."""
 
-    def __init__(self, program: str, options: Options) -> None:
-        self.program, self.options = program, options
+    def __init__(self, program: str, options: Options, told: Told | None = None) -> None:
+        self.program, self.options, self._told = program, options, told
         self._resolve = resolver(options.declared.convention)
         self._tally, self._folded, self._folder = _Tally(), Folded(), Folder(options.save)
         self._gradients = Gradients(program, self._folded.add, self.trouble)
@@ -91,7 +91,7 @@ class Checker:
             if pattern is not None and not any(fnmatchcase(name, pattern) for name in weights)
         }
         return TraceReport(
-            findings=tuple(filter(self._windows.stands, self._folded.findings())),
+            findings=self._findings_so_far(),
             skipped=tuple(skip for skip in tally.undecided() if self._is_wanted(skip.code)),
             decided=frozenset(tally.decided),
             files=(self.program,),
@@ -109,6 +109,17 @@ class Checker:
             unfollowed=tuple(tally.unfollowed),
         )
 
+    def so_far(self) -> SoFar:
+        """What a line tells while the program runs."""
+        found = self._findings_so_far()
+        counts = Counter(each.severity for each in found)
+        codes = dict.fromkeys(each.code for each in found)
+        by_severity = {severity: counts[severity] for severity in SEVERITIES}
+        return SoFar(max(self._tally.steps - 1, 0), self._tally.calls, by_severity, tuple(codes))
+
+    def _findings_so_far(self) -> tuple[Finding, ...]:
+        return tuple(filter(self._windows.stands, self._folded.findings()))
+
     # What a Watch tells.
 
     def wants(self, module: str) -> bool:
@@ -121,6 +132,8 @@ class Checker:
         self._tally.calls += 1
         self._tally.threads.add(threading.get_ident())
         self._tally.steps = max(self._tally.steps, step.number + 1)
+        if self._told is not None:
+            self._told(self.so_far)
         self._gradients.follow(call, place)
         self._pooled.follow(call, place.kind, step)
         broken, again = has_nan(call.operands["output"]), self._broken

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,6 +33,19 @@ class Options:
     save: str | None = None
     save_all: bool = False
     measure: bool = False
+
+
+class SoFar(NamedTuple):
+    """What a trace has seen while the program runs: the findings by severity, and their codes."""
+
+    step: int
+    calls: int
+    counts: Mapping[str, int]
+    codes: tuple[str, ...]
+
+
+# Who is told of every call, and asks for all so far when it wants to.
+Told = Callable[[Callable[[], SoFar]], None]
 
 
 class Missed(NamedTuple):

@@ -4,6 +4,7 @@ import atexit
 import functools
 import json
 import os
+import pty
 import selectors
 import signal
 import socket
@@ -37,10 +38,14 @@ def run(*arguments, stdin=None, cwd=None, check=None, fresh=False, torch=False, 
     return done
 
 
-def run_traced(*arguments, cwd, torch=True, **environment):
-    """What a program that is traced prints and says, and its exit code; tracebacks are its own."""
+def run_traced(*arguments, cwd, torch=True, terminal=False, **environment):
+    """What a program that is traced prints and says, and its exit code; tracebacks are its own.
+
+    With `terminal` both go to one, and are what was printed.
+    """
     settings = {**plain_environment(), **environment}
-    done = forked(["trace", *map(str, arguments)], b"", str(cwd), settings, "torch" if torch else "")
+    preload = "torch" if torch else ""
+    done = forked(["trace", *map(str, arguments)], b"", str(cwd), settings, preload, terminal)
     return done.stdout, done.stderr, done.returncode
 
 
@@ -58,10 +63,15 @@ def started(arguments, stdin, cwd, environment):
     return finished(arguments, done.returncode, done.stdout, done.stderr)
 
 
-def forked(arguments, stdin, cwd, environment, preload=""):
-    """A call in a fork of the server: pipes, a folder, an environment and an exit code of its own."""
+def forked(arguments, stdin, cwd, environment, preload="", terminal=False):
+    """A call in a fork of the server: pipes or a terminal, a folder, an environment and an exit code of its own."""
     link, answers = server(preload)
     (theirs_in, ours_in), (ours_out, theirs_out), (ours_err, theirs_err) = (os.pipe() for _ in range(3))
+    if terminal:
+        for descriptor in (ours_out, theirs_out, theirs_err):
+            os.close(descriptor)
+        ours_out, theirs_out = pty.openpty()
+        theirs_err = os.dup(theirs_out)
     call = {"arguments": arguments, "cwd": cwd, "environment": environment}
     text = json.dumps(call).encode()
     theirs = [theirs_in, theirs_out, theirs_err]
@@ -123,13 +133,21 @@ def exchanged(to, text, *sources):
                     rest = rest[written(to, rest) :]
                     over = not rest
                 else:
-                    block = os.read(key.fd, 2**16)
+                    block = read_block(key.fd)
                     received[key.fd] += block
                     over = not block
                 if over:
                     waiting.unregister(key.fd)
                     os.close(key.fd)
     return [bytes(block) for block in received.values()]
+
+
+def read_block(source):
+    """What there is to read; nothing of a terminal that nobody has any more, which Linux calls an error."""
+    try:
+        return os.read(source, 2**16)
+    except OSError:
+        return b""
 
 
 def written(to, text):

@@ -94,6 +94,17 @@ def test_findings_go_to_standard_error_and_the_exit_code_stays(folder):
     assert "model.py:13" in err
 
 
+def test_a_terminal_shows_what_was_seen_so_far(folder):
+    name = program(folder, SICK)
+    out, _, code = run_traced(name, cwd=folder, terminal=True, TERM="xterm", COLUMNS="100")
+    live, text = out.split("\r\x1b[Ksum ")
+    assert "trace: " in live
+    assert "\n" not in live
+    assert "\n\x1b[1;31mMSK202 padding-attended" in text.replace("\r\n", "\n")
+    assert "trace: " not in text
+    assert code == 0
+
+
 def test_the_report_as_json_and_in_a_file(folder):
     name = program(folder, SICK + "import os\nos.chdir('..')\n")
     _, err, code = run_traced("-o", "report.json", "--save", "kept", "--fail-on", "error", name, cwd=folder)
