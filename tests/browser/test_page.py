@@ -7,6 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from maskcli.masks.mask import Mask
+from maskcli.report.colours import PAINTS
+from maskcli.report.page.data import Drawn, Room, page_data
+from maskcli.report.page.html import html
+from maskcli.tensors import from_array
 from tests.cli.running import run
 
 SECONDS = 20
@@ -158,8 +163,6 @@ def test_all_by_keyboard(browser, leaking):
 
 
 def test_modes_have_the_colours_of_the_one_table(browser, shown):
-    from maskcli.report.colours import PAINTS
-
     page = Page(browser, shown, "#mode=5&sample=1&q=3&k=3")
     assert {PAINTS[kind].fill for kind in ("attends", "padding")} <= page.colours()
     page = Page(browser, shown, "#mode=5&sample=0&q=3&k=3")
@@ -229,6 +232,17 @@ def test_a_difference_side_by_side(browser, folder):
     page.until("return document.querySelector('.legend').textContent", "attends")
     assert page.colours() != before
     assert "A lets queries" in page("return document.querySelector('.report').textContent")
+
+
+def test_a_head_without_room_shows_its_mask_and_says_so(browser, folder):
+    causal = Mask.from_dense(np.tril(np.ones((1, 1, 12, 12), bool)))
+    weights = from_array("w", np.random.default_rng(0).random((1, 2, 12, 12)))
+    drawn = Drawn("", "w", "weights", (1, 2, 12, 12), tensor=weights, mask=causal)
+    (folder / "small.html").write_text("".join(html(page_data("", [drawn], Room(300)))))
+    page = Page(browser, folder / "small.html", "#head=1&mode=1&q=9&k=3")
+    page.until("return document.querySelector('.legend').textContent", "no room on the page; its mask alone")
+    assert PAINTS["attends"].fill in page.colours()
+    page.cell("weight not on the page, allowed")
 
 
 def test_it_prints(browser, leaking):

@@ -148,6 +148,45 @@ def test_one_tensor_that_is_named_has_every_cell(large, tmp_path):
         assert (one["view"]["tall"], one["whole"]["tall"]) == (512, 600)
 
 
+@pytest.fixture
+def two(tmp_path):
+    """Two files of weights, larger than an overview."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        save_file(
+            {"attentions.0": rng.random((1, 2, 600, 600), np.float32)}, tmp_path / f"{name}.safetensors"
+        )
+    return tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+
+
+def test_a_difference_of_weights_has_every_cell_of_both(two, tmp_path):
+    run("diff", *two, "-o", tmp_path / "d.html", check=1)
+    _, data = page_of(tmp_path / "d.html")
+    (only,) = data["maps"]
+    for one in (*only["planes"], *only["other"]):
+        assert (one["view"]["tall"], one["whole"]["tall"]) == (512, 600)
+
+
+def test_both_sides_of_a_difference_have_room_or_neither(two, tmp_path):
+    run("diff", *two, "-o", tmp_path / "d.html", "--max-size", 2, check=1)
+    _, data = page_of(tmp_path / "d.html")
+    (only,) = data["maps"]
+    a, b = ([bool(one["whole"]) for one in planes] for planes in (only["planes"], only["other"]))
+    assert a == b
+    assert not all(a)
+    assert data["left_out"] == [f"{2 - sum(a)} head{'s' if sum(a) == 0 else ''} in full resolution"]
+
+
+def test_cards_have_sentences(tmp_path):
+    weights = np.full((1, 1, 6, 6), 1 / 6, np.float32)
+    save_file({"attentions.0": weights}, tmp_path / "a.safetensors")
+    run("diagnose", tmp_path / "a.safetensors", "--expect", "causal", "-o", tmp_path / "a.html", check=1)
+    _, data = page_of(tmp_path / "a.html")
+    told = [finding[name] for finding in data["findings"] for name in ("message", "fix", "why")]
+    assert told
+    assert all(text[0].isupper() or not text.split()[0].isalpha() for text in told)
+
+
 def test_a_size_without_a_page_is_refused(tmp_path):
     done = run("show", "Hello", "--max-size", 5, check=2)
     assert "no page is written" in done.stderr

@@ -38,7 +38,7 @@ from maskcli.masks.mask import Mask
 from maskcli.masks.reasons import Reason
 from maskcli.masks.words import counted
 from maskcli.report.colours import PAINTS
-from maskcli.report.findings import place_in_words, why
+from maskcli.report.findings import place_in_words, sentence, why
 from maskcli.report.objects import finding_entry
 from maskcli.report.page.encoded import plane, runs_of_mask
 from maskcli.tensors import Tensor, Zoom, view
@@ -47,6 +47,8 @@ from maskcli.tensors import Tensor, Zoom, view
 PIXELS = 512
 # Samples and heads of a map that are drawn.
 MOST_PLANES = 4096
+# How a head is shown with every cell, in what is left out.
+IN_FULL = " in full resolution"
 
 Place = tuple[int, int]
 
@@ -89,16 +91,18 @@ class Room:
     bytes: int
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def take(self, entry: dict[str, Any] | None, what: str, how: str = "") -> dict[str, Any] | None:
+    def take(self, entry: dict[str, Any], what: str, how: str = "") -> dict[str, Any] | None:
         """An encoded part, None where it has no room; `what` it is, and `how` it was to be shown."""
-        if entry is None:
-            return None
-        size = len(entry["data"])
+        return entry if self.take_all([entry], what, how) else None
+
+    def take_all(self, entries: Sequence[dict[str, Any]], what: str, how: str = "") -> bool:
+        """Whether parts that are of use together alone have room together; they are one in what is told."""
+        size = sum(len(entry["data"]) for entry in entries)
         if size > self.bytes:
             self.refused[what, how] += 1
-            return None
+            return False
         self.bytes -= size
-        return entry
+        return True
 
     @property
     def sentences(self) -> list[str]:
@@ -134,7 +138,8 @@ def page_data(
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    return {**finding_entry(finding), "place": place_in_words(finding), "why": why(finding.code)}
+    said = {"message": sentence(finding.message), "fix": sentence(finding.fix), "why": why(finding.code)}
+    return {**finding_entry(finding), **said, "place": place_in_words(finding)}
 
 
 def _map(each: Drawn, room: Room) -> dict[str, Any]:
@@ -191,23 +196,24 @@ def _places(each: Drawn) -> list[Place]:
 
 
 def _add_planes(each: Drawn, entry: dict[str, Any], room: Room) -> None:
-    """The overview of every sample and head, as far as there is room."""
+    """The overview of every sample and head, as far as there is room, and of what it is compared with."""
     if each.tensor is None:
         return
-    for place in _places(each):
-        seen = room.take(_plane(each.tensor, place, PIXELS, PIXELS), "head")
-        if seen is not None:
-            entry["planes"].append({"batch": place[0], "head": place[1], "view": seen, "whole": None})
+    both = [entry["planes"]]
     if each.other is not None:
-        others = [
-            (place, room.take(_plane(each.other, place, PIXELS, PIXELS), "head")) for place in _places(each)
-        ]
-        entry["other"] = [
-            {"batch": batch, "head": head, "view": seen, "whole": None}
-            for (batch, head), seen in others
-            if seen is not None
-        ]
+        entry["other"] = []
+        both.append(entry["other"])
+    for place in _places(each):
+        views = [_plane(tensor, place, PIXELS, PIXELS) for tensor in _tensors(each)]
+        if room.take_all(views, "head"):
+            for planes, seen in zip(both, views, strict=True):
+                planes.append({"batch": place[0], "head": place[1], "view": seen, "whole": None})
     entry["high"] = max((one["view"]["high"] for one in entry["planes"]), default=0.0)
+
+
+def _tensors(each: Drawn) -> list[Tensor]:
+    """The weights of a map, and those that they are compared with."""
+    return [tensor for tensor in (each.tensor, each.other) if tensor is not None]
 
 
 def _add_whole(each: Drawn, entry: dict[str, Any], room: Room) -> None:
@@ -215,11 +221,22 @@ def _add_whole(each: Drawn, entry: dict[str, Any], room: Room) -> None:
     _, _, queries, keys = each.shape
     if each.tensor is None or max(queries, keys) <= PIXELS:
         return
-    for one in entry["planes"]:
-        place = (one["batch"], one["head"])
-        if each.asked is None or place in each.asked:
-            whole = _plane(each.tensor, place, queries, keys)
-            one["whole"] = room.take(whole, "head", " in full resolution")
+    wanted = [
+        at
+        for at, one in enumerate(entry["planes"])
+        if each.asked is None or (one["batch"], one["head"]) in each.asked
+    ]
+    sides = [planes for planes in (entry["planes"], entry["other"]) if planes is not None]
+    for done, at in enumerate(wanted):
+        place = (entry["planes"][at]["batch"], entry["planes"][at]["head"])
+        wholes = [_plane(tensor, place, queries, keys) for tensor in _tensors(each)]
+        # Cells are compared one by one: both sides have all of them, or neither.
+        if not room.take_all(wholes, "head", IN_FULL):
+            # The next ones are about as large.
+            room.refused["head", IN_FULL] += len(wanted) - done - 1
+            return
+        for planes, whole in zip(sides, wholes, strict=True):
+            planes[at]["whole"] = whole
 
 
 def _plane(tensor: Tensor, place: Place, tall: int, wide: int) -> dict[str, Any]:

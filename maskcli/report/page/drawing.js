@@ -17,6 +17,7 @@ async function tell() {
     const told = level === NOT_FINITE ? "NaN or infinite" : number(valueOf(of, level));
     return of.tall < queries || of.wide < keys ? `at most ${told} around` : told;
   };
+  if (!plane && map.planes.length) parts.push("weight not on the page");
   if (plane) parts.push(other ? `A ${value(plane)}, B ${value(other)}` : value(plane));
   const meant = read.meant || read.mask;
   if (read.meant && read.mask && lets(read.mask, sample, head, q, k) !== lets(read.meant, sample, head, q, k)) {
@@ -336,7 +337,7 @@ function legend(mode, grid) {
     return element("span", {}, made, text);
   };
   const map = current(), parts = [];
-  if (grid.missing) parts.push(element("span", { textContent: "This head is not on the page." }));
+  if (grid.missing) parts.push(element("span", { textContent: `The weights of this head had no room on the page; ${grid.missing} shown.` }));
   else if (grid.plane) {
     parts.push(chip("strong", `large (log scale, to ${number(Math.max(map.high, grid.plane.high))})`), chip("weak", "small"), chip("zero", "exactly 0"));
     if (mode === WEIGHTS && (map.meant || map.mask)) parts.push(chip("ignored", "0 and forbidden"));

@@ -164,7 +164,7 @@ function go(to, keepView = false) {
 
 const possible = (mode) => {
   const map = current();
-  if (mode === WEIGHTS) return map.planes.length > 0;
+  if (mode === WEIGHTS) return map.planes.length > 0 || !(map.mask || map.meant);
   if (mode === MASK) return Boolean(map.mask) || (map.planes.length > 0 && !map.other);
   if (mode === MEANT) return Boolean(map.meant || map.other);
   if (mode === APART) return Boolean(map.meant || map.other);

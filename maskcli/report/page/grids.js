@@ -15,7 +15,7 @@ async function makeGrid(at, sample, head, mode) {
   const painted = (mask, value = 1) => paint(cells(), mask, sample, one, queries, keys, value);
   if (mode === WEIGHTS) return weightsGrid(at, sample, head, read);
   if (mode === MEANT && map.other) return weightsGrid(at, sample, head, read, true);
-  if (mode === APART && map.other) return apartGrid(at, sample, head);
+  if (mode === APART && map.other) return apartGrid(at, sample, head, read);
   if (mode === REASONS) {
     const codes = read.meant || read.mask ? painted(read.meant || read.mask) : cells();
     for (const reason of read.reasons) paint(codes, reason.forbids, sample, one, queries, keys, 2 + KINDS.indexOf(reason.kind));
@@ -55,7 +55,7 @@ function mark(codes, meant, places, keys) {
 /** Codes of weights: 0 forbidden and 0, 1 allowed and 0, to 127 by size, from 128 on flagged, 255 NaN. */
 async function weightsGrid(at, sample, head, read, other = false) {
   const [, , queries, keys] = maps[at].shape, plane = await planeOf(at, sample, head, other);
-  if (!plane) return { tall: 1, wide: 1, codes: new Uint8Array(1), missing: true };
+  if (!plane) return missing(at, sample, head, read);
   const { tall, wide, levels } = plane, one = typeof head === "number" ? head : 0;
   const allowed = await allowedPixels(read.meant || read.mask, sample, one, queries, keys, tall, wide);
   const codes = new Uint8Array(tall * wide);
@@ -74,6 +74,13 @@ async function weightsGrid(at, sample, head, read, other = false) {
   return { tall, wide, codes, plane };
 }
 
+/** What stands for weights that are not on the page: whom the mask lets attend, as far as it is known. */
+async function missing(at, sample, head, read) {
+  const [, , queries, keys] = maps[at].shape, tall = Math.min(queries, 512), wide = Math.min(keys, 512), mask = read.mask || read.meant;
+  const codes = mask ? await allowedPixels(mask, sample, typeof head === "number" ? head : 0, queries, keys, tall, wide) : new Uint8Array(tall * wide);
+  return { tall, wide, codes, missing: mask ? "its mask alone is" : "nothing of it is" };
+}
+
 /** Which pixels hold an allowed cell; all where no mask is known. */
 async function allowedPixels(mask, sample, head, queries, keys, tall, wide) {
   const pixels = new Uint8Array(tall * wide);
@@ -88,9 +95,9 @@ async function allowedPixels(mask, sample, head, queries, keys, tall, wide) {
 }
 
 /** How far two weights are apart, as levels of the larger scale. */
-async function apartGrid(at, sample, head) {
+async function apartGrid(at, sample, head, read) {
   const [a, b] = await Promise.all([planeOf(at, sample, head), planeOf(at, sample, head, true)]);
-  if (!a || !b) return { tall: 1, wide: 1, codes: new Uint8Array(1), missing: true };
+  if (!a || !b) return missing(at, sample, head, read);
   const high = Math.max(a.high, b.high) || 1;
   const [mine, theirs] = [a, b].map((plane) => Float64Array.from({ length: 256 }, (_, level) => valueOf(plane, level)));
   const codes = Uint8Array.from(a.levels, (level, cell) => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -246,12 +247,13 @@ def _stored(a: Mask, b: Mask) -> Shape:
 def _pairs(compared: Comparison) -> Iterator[Drawn]:
     from maskcli.inputs.operands import operand
 
+    a, b = operand(compared.a), operand(compared.b)
     for pair in compared.tensors:
-        first = _tensor(operand(compared.a), pair.a)
-        second = _tensor(operand(compared.b), pair.b)
+        first, second = _tensor(a, pair.a), _tensor(b, pair.b)
         shape = map_shape(first.shape)
         if shape is not None and first.shape == second.shape:
-            yield Drawn("", pair.a, "weights", shape, tensor=first, other=second, words=("A", "B"))
+            drawn = Drawn("", pair.a, "weights", shape, tensor=first, other=second, words=("A", "B"))
+            yield replace(drawn, asked=() if pair.difference.equal else None)
 
 
 def _tensor(given: Any, name: str) -> Any:
