@@ -97,3 +97,11 @@ def test_print_of_a_comparison_is_its_differences():
     compared = maskcli.compare("causal", "sliding:2", padding=np.ones((1, 6)))
     assert str(compared) == f"{compared.regions[0].meaning}\nA: causal, B: sliding:2: 10 cells differ"
     assert str(maskcli.compare("causal", "causal & sliding:9", padding=np.ones((1, 6)))) == "equal"
+
+
+def test_a_mask_that_was_there_says_why_as_well():
+    shown = maskcli.show(COMBINED[:, None], ids=[[5, 6, 7], [8, 0, 0]], pad_id=0)
+    assert shown.why(2, 1, 1) == "key 1 is padding"
+    assert shown.because(0, 2).reason.kind == "future"
+    odd = maskcli.show(np.array([[1, 0, 1], [1, 1, 0], [0, 1, 1]], bool))
+    assert (odd.why(0, 2), odd.why(0, 1)) == ("the mask allows it", "the mask forbids it")

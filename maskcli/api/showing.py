@@ -81,8 +81,9 @@ def of_mask(mask: Mask, batch: Batch | None = None) -> Shown:
             "pass as many texts and tokens as it has samples and queries"
         )
     items = whole.shape[0]
+    name = name_of(mask)
     return Shown(
-        spec=name_of(mask).spec,
+        spec=name.spec,
         mask=whole,
         axes="".join(axis for axis, size in zip("bhq", mask.compact().stored, strict=True) if size > 1),
         queries=batch or _places(items, queries),
@@ -90,6 +91,7 @@ def of_mask(mask: Mask, batch: Batch | None = None) -> Shown:
         past=keys - queries if batch else 0,
         convention="sdpa",
         dtype="bool",
+        layout=name.layout if name.exact and name.layout.shape == whole.shape else None,
     )
 
 

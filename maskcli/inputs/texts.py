@@ -14,7 +14,7 @@ from maskcli.errors import MaskcliError
 from maskcli.masks import conventions, spec
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
-from maskcli.masks.reasons import Reason, by_kind, reasons
+from maskcli.masks.reasons import Because, Reason, because, by_kind, reasons
 from maskcli.masks.spec import Resolve
 from maskcli.meant.facts import MOST_KEYS
 from maskcli.text import (
@@ -159,10 +159,17 @@ class Shown(Pictured):
 
     def why(self, query: int, key: int, item: int = 0, head: int = 0) -> str:
         """Why a query may or may not see a key, as masks/reasons.py says it."""
-        assert self.layout is not None
-        from maskcli.masks.reasons import why
+        return self.because(query, key, item, head).text
 
-        return why(spec.parse(self.spec), self.layout, query, key, item, head, self.resolve)
+    def because(self, query: int, key: int, item: int = 0, head: int = 0) -> Because:
+        """The same, with what forbids it. Of a mask that has no exact name nothing more is known."""
+        if self.layout is not None:
+            return because(spec.parse(self.spec), self.layout, query, key, item, head, self.resolve)
+        return Because(f"the mask {'allows' if self.attends(query, key, item, head) else 'forbids'} it", None)
+
+    def attends(self, query: int, key: int, item: int = 0, head: int = 0) -> bool:
+        """Whether a query may see a key."""
+        return bool(self.mask.dense(item, head, (query, query + 1), (key, key + 1)).all())
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -487,7 +487,7 @@ def test_reasons_have_colours_and_long_maps_their_characters():
     long = run("show", "--lengths", "3000", "-m", "causal & sliding:500", COLUMNS="60").stdout
     lines = [line for line in long.splitlines() if line[:5].strip().isdigit()]
     assert lines[0].endswith("·")
-    assert set(lines[-1].split()[1]) <= set("~░▒▓█")
+    assert set(lines[-1].split()[1]) <= set("~░▒▓█▝▙")
     assert max(map(len, long.splitlines())) <= 60
 
 
@@ -525,6 +525,16 @@ def test_why_a_cell_is_forbidden(arguments, sentence):
     assert run("show", *arguments).stdout == sentence + "\n"
 
 
+def test_why_for_scripts():
+    told = read("show", "The cat sat", "Hi", "-m", "combined", "--why", "2,1", "--batch", "1")
+    assert told == {
+        "schema_version": 1, "spec": "combined", "sample": 1, "head": 0, "query": 2, "key": 1,
+        "query_token": "<pad>", "key_token": "<pad>", "attends": False, "kind": "padding", "operand": "padding",
+        "why": "key 1 is padding",
+    }  # fmt: skip
+    assert read("show", "The cat", "-m", "causal", "--why", "1,0")["kind"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -535,7 +545,7 @@ def test_why_a_cell_is_forbidden(arguments, sentence):
             "--batch 2 is not in this mask: there is only 0; pass one of these",
         ),
         (("--head", "0"), "--head means nothing without --why QUERY,KEY; pass that too, or leave it out"),
-        (("--why", "0,1", "--format", "json"), "--format json is not written here; choose one of text"),
+        (("--why", "0,1", "--format", "json"), "--format csv is not written here; choose one of text, json"),
     ],
 )
 def test_what_is_no_cell_is_one_sentence(arguments, sentence):
