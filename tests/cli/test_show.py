@@ -545,7 +545,7 @@ def test_why_for_scripts():
             "--batch 2 is not in this mask: there is only 0; pass one of these",
         ),
         (("--head", "0"), "--head means nothing without --why QUERY,KEY; pass that too, or leave it out"),
-        (("--why", "0,1", "--format", "json"), "--format csv is not written here; choose one of text, json"),
+        (("--why", "0,1", "--format", "csv"), "--format csv is not written here; choose one of text, json"),
     ],
 )
 def test_what_is_no_cell_is_one_sentence(arguments, sentence):
