@@ -25,6 +25,7 @@ from maskcli.tracing.encoders import READ, is_causal, reads_whole
 from maskcli.tracing.folded import Folded
 from maskcli.tracing.gradients import Gradients
 from maskcli.tracing.habits import Habits
+from maskcli.tracing.keeping import Keeping
 from maskcli.tracing.pooled import Pooled
 from maskcli.tracing.remaining import TWICE, with_remaining
 from maskcli.tracing.results import Missed, Options, SoFar, Told, TraceReport
@@ -77,7 +78,7 @@ class Checker:
         self._gradients = Gradients(program, self._folded.add, self.trouble)
         self._habits, self._windows, self._pooled = Habits(), Windows(), Pooled(self.trouble)
         self._waiting: list[Waiting] = []
-        self._caches = Caches()
+        self._caches, self._kept = Caches(), Keeping(options)
         self._broken = False
 
     def report(self) -> TraceReport:
@@ -107,6 +108,7 @@ class Checker:
             processes=tally.processes,
             lost=tally.lost,
             unfollowed=tuple(tally.unfollowed),
+            kept=self._kept.calls(),
         )
 
     def so_far(self) -> SoFar:
@@ -260,7 +262,7 @@ class Checker:
         told = _like(call.place, step, call.padding, call.signature)
         likes = dict.fromkeys((call.like, told))
         self._windows.note(findings, step.facts, shown.place.kind, shown.tensors[0].tensor.shape[-1])
-        self._note([_renamed(finding, module) for finding in findings], shown, likes, step)
+        self._note([_renamed(finding, module) for finding in findings], shown, likes, step, declared)
         if not step.shown and shown.place.kind in ("self", "decoder"):
             step.shown = tuple(filter(_is_kept, shown.tensors))
 
@@ -303,8 +305,15 @@ class Checker:
         """Whether findings of a rule are reported; the others still explain what they explain."""
         return self.options.codes is None or code in self.options.codes
 
-    def _note(self, findings: list[Finding], shown: Shown, likes: Iterable[Hashable], step: Step) -> None:
-        """Fold findings; the tensors of those that are new are saved."""
+    def _note(
+        self,
+        findings: list[Finding],
+        shown: Shown,
+        likes: Iterable[Hashable],
+        step: Step,
+        meant: Declared | None = None,
+    ) -> None:
+        """Fold findings; tensors of new ones are saved, and kept for drawing with what was `meant`."""
         place = shown.place
         outcome = sorted((finding.code, finding.severity) for finding in findings)
         for like in likes:
@@ -313,6 +322,8 @@ class Checker:
             if not self._is_wanted(finding.code):
                 continue
             if not self._folded.holds(finding, place):
+                if meant is not None:
+                    self._kept.keep(shown, meant)
                 stem = f"{place.step:05d}-{finding.code}-{place.module or 'tokens'}"
                 path = self._folder.write(shown.tensors + shown.tokens, stem)
                 command = f"maskcli rule {finding.code}" if path is None else see(finding, path)

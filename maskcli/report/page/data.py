@@ -1,7 +1,7 @@
 """What a page holds, as one JSON object that its viewer reads.
 
 title       what the page is of
-findings    as `diagnose --format json` writes them, with `place` and `why` in words
+findings    cards, as `card` makes them
 text        lines of the report, for what no map shows
 left_out    what had no room, in words
 colours     the colour and the word of attending, and of each kind of reason
@@ -20,6 +20,7 @@ maps        a list of maps, each with
     planes              [{batch, head, view, whole}]: the largest weight of each of at most 512 x 512
                         pixels, and null or every cell, encoded as in page/encoded.py
     other               null, or the planes of the weights that it is compared with
+    strip               null, or of rows of tokens: at which token each begins, and what cells are and are not
 """
 
 from __future__ import annotations
@@ -61,6 +62,14 @@ class Side(NamedTuple):
     documents: Array | None = None
 
 
+class Strip(NamedTuple):
+    """Samples that are a row of tokens each: where the first one stands, and what a cell is, and is not."""
+
+    firsts: tuple[int, ...]
+    yes: str
+    no: str
+
+
 @dataclass(frozen=True, eq=False)
 class Drawn:
     """One map: weights (a tensor), a mask, or both, held against what was meant.
@@ -82,6 +91,7 @@ class Drawn:
     words: tuple[str, str] = ("mask", "should be")
     asked: Collection[Place] | None = ()
     other: Tensor | None = None
+    strip: Strip | None = None
 
 
 @dataclass
@@ -114,7 +124,7 @@ def page_data(
     title: str,
     drawn: Iterable[Drawn],
     room: Room,
-    findings: Iterable[Finding] = (),
+    findings: Iterable[dict[str, Any]] = (),
     text: Iterable[str] = (),
     start: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -128,7 +138,7 @@ def page_data(
         _add_whole(each, entry, room)
     return {
         "title": title,
-        "findings": list(map(_finding, findings)),
+        "findings": list(findings),
         "text": list(text),
         "left_out": room.sentences,
         "start": start,
@@ -137,7 +147,8 @@ def page_data(
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def card(finding: Finding) -> dict[str, Any]:
+    """A finding as `diagnose --format json` writes it, in sentences, with `place` and `why` in words."""
     said = {"message": sentence(finding.message), "fix": sentence(finding.fix), "why": why(finding.code)}
     return {**finding_entry(finding), **said, "place": place_in_words(finding)}
 
@@ -163,6 +174,7 @@ def _map(each: Drawn, room: Room) -> dict[str, Any]:
         "high": 0.0,
         "planes": [],
         "other": None,
+        "strip": None if each.strip is None else each.strip._asdict(),
     }
 
 

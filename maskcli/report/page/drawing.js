@@ -22,14 +22,17 @@ async function tell() {
   const meant = read.meant || read.mask;
   if (read.meant && read.mask && lets(read.mask, sample, head, q, k) !== lets(read.meant, sample, head, q, k)) {
     const seen = lets(read.mask, sample, head, q, k);
-    parts.push(`${map.words[0]} ${seen ? "lets it be seen" : "hides it"}, ${map.words[1]} ${seen ? "hides it" : "lets it be seen"}`);
+    const theirs = map.words[1] === "B" ? `B ${seen ? "hides it" : "lets it be seen"}` : `it should be ${seen ? "hidden" : "seen"}`;
+    parts.push(`${map.words[0]} ${seen ? "lets it be seen" : "hides it"}, ${theirs}`);
   }
   if (meant) {
     const reason = read.reasons.find((each) => lets(each.forbids, sample, head, q, k));
-    parts.push(lets(meant, sample, head, q, k) ? "allowed" : `forbidden${reason ? `: ${wordOf(reason.kind)}, ${reason.operand}` : ""}`);
+    const { yes, no } = map.strip || { yes: "allowed", no: "forbidden" };
+    parts.push(lets(meant, sample, head, q, k) ? yes : `${no}${reason ? `: ${wordOf(reason.kind)}, ${reason.operand}` : ""}`);
   }
   const codes = new Set(flagged(state.map, sample, head).filter(([q0, q1, k0, k1]) => q0 <= q && q < q1 && k0 <= k && k < k1).map((each) => each[4].code));
-  ui.cell.textContent = `query ${q}${quoted(map.queries, q)} → key ${k}${quoted(map.keys, k)}: ${[...parts, ...codes].join(", ")}`;
+  const place = map.strip ? `${tokenOf(map.queries, q)}, token ${map.strip.firsts[sample] + k}` : `query ${q}${quoted(map.queries, q)} → key ${k}`;
+  ui.cell.textContent = `${place}${quoted(map.keys, k)}: ${[...parts, ...codes].join(", ")}`;
   tint(map, plane, meant);
 }
 
@@ -347,7 +350,7 @@ function legend(mode, grid) {
     parts.push(chip("attends", "attends"), ...KINDS.filter((kind) => there.has(kind)).map((kind) => chip(kind, wordOf(kind))));
   } else if (mode === APART) {
     parts.push(chip("both", "both"), chip("finding", `only ${map.words[0]}`), chip("lacking", `only ${map.words[1]}`), chip("ignored", "neither"));
-  } else parts.push(chip("attends", "attends"), chip("ignored", "ignored"));
+  } else parts.push(chip("attends", map.strip ? map.strip.yes : "attends"), chip("ignored", map.strip ? map.strip.no : "ignored"));
   if (page.findings.some((finding) => isOf(finding, map))) parts.push(chip("finding", "finding"));
   if (map.past) parts.push(chip("past", "past keys"));
   ui.legend.replaceChildren(...parts);

@@ -14,7 +14,7 @@ from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.reasons import Reason
 from maskcli.meant.facts import Meant
-from maskcli.report.page.data import Drawn, Place, Room, Side, page_data
+from maskcli.report.page.data import Drawn, Place, Room, Side, card, page_data
 from maskcli.report.page.html import html
 from maskcli.report.terminal import output, say, write
 from maskcli.scene.forbidden import forbidden
@@ -129,12 +129,13 @@ def diagnosed(
     scenes: Iterable[Scene], report: Report, token: Token | None, text: Iterable[str], megabytes: int | None
 ) -> Iterator[str]:
     """The page of `diagnose`: maps of weights with their masks, and saved masks, with what was found."""
-    drawn = [each for scene in scenes for each in _of_scene(scene, report.findings, token)]
+    drawn = [each for scene in scenes for each in of_scene(scene, report.findings, token)]
     title = f"maskcli diagnose: {', '.join(report.files)}"
-    return page(title, drawn, megabytes, findings=report.findings, text=text)
+    return page(title, drawn, megabytes, findings=map(card, report.findings), text=text)
 
 
-def _of_scene(scene: Scene, findings: Sequence[Finding], token: Token | None) -> Iterator[Drawn]:
+def of_scene(scene: Scene, findings: Sequence[Finding], token: Token | None) -> Iterator[Drawn]:
+    """The maps of a scene: weights with their masks, and saved masks."""
     for attention in scene.attentions:
         yield _attention(scene, attention, findings, token)
     for saved in scene.masks:
@@ -152,7 +153,7 @@ def _attention(scene: Scene, each: Attention, findings: Sequence[Finding], token
         tensor=each.tensor,
         mask=each.keep,
         meant=each.meant,
-        reasons=_reasons(each.meant, each.layout, each.declared, each.meant_by),
+        reasons=reasons_of(each.meant, each.layout, each.declared, each.meant_by),
         queries=Side(queries, None if each.queries is None else each.queries.real),
         keys=Side(keys, None if said is None else said.real, each.placement.documents),
         past=each.past,
@@ -160,7 +161,8 @@ def _attention(scene: Scene, each: Attention, findings: Sequence[Finding], token
     )
 
 
-def _reasons(allowed: Mask | None, layout: Layout, declared: Meant | None, by: str) -> tuple[Reason, ...]:
+def reasons_of(allowed: Mask | None, layout: Layout, declared: Meant | None, by: str) -> tuple[Reason, ...]:
+    """Why cells are forbidden, where it is known which may be seen."""
     if allowed is None:
         return ()
     return forbidden(allowed, layout, declared.spec if declared else None, by)
@@ -191,7 +193,7 @@ def _saved(scene: Scene, each: Saved, token: Token | None) -> Drawn:
         shape=shape,
         mask=each.given.keep,
         meant=meant,
-        reasons=_reasons(meant or each.given.keep, each.layout, each.declared, "the mask"),
+        reasons=reasons_of(meant or each.given.keep, each.layout, each.declared, "the mask"),
         queries=Side(queries),
         keys=Side(keys, None if said is None else said.real, each.documents),
         past=each.past,
