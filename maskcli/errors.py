@@ -1,5 +1,8 @@
 """The one error class of the package, and the sentence that any error ends in."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class MaskcliError(Exception):
     """What a user did that cannot work.
@@ -7,6 +10,16 @@ class MaskcliError(Exception):
     The message is one sentence with the offending value, what was expected and what to do next.
     `maskcli.cli.main` prints it on standard error and exits with 2.
     """
+
+
+def meant(given: str, known: Iterable[str], otherwise: str) -> str:
+    """What to do about a word that is none of those known: the one that is like it, or else something.
+
+    >>> meant("sdp", ["sdpa", "mha"], "choose one of sdpa, mha")
+    "did you mean 'sdpa'?"
+    """
+    close = difflib.get_close_matches(given, list(known), 1)
+    return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 def is_internal(error: Exception) -> bool:

@@ -31,7 +31,7 @@ def inspect(
             autocompletion=tensors,
         ),
     ],
-    batch: Annotated[
+    sample: Annotated[
         int | None, option(help="Look into this sample.", panel=PART, min=0, metavar="N")
     ] = None,
     head: Annotated[
@@ -54,7 +54,7 @@ def inspect(
 ) -> int:
     """List the tensors of files: type, shape, role, values, and for a mask its name.
 
-    With --batch, --head, --rows or --keys it shows a part of FILE:TENSOR: numbers where they fit, else a map
+    With --sample, --head, --rows or --keys it shows a part of FILE:TENSOR: numbers where they fit, else a map
     of the largest values; -o saves a picture of it.
     """
     from maskcli.inputs.looks import inspected
@@ -65,7 +65,7 @@ def inspect(
 
     chosen = choose(FORMS, form, output)
     part = Zoom(
-        batch,
+        sample,
         None if head in (None, ALL) else _number(head or ""),
         parse_range(rows, "--rows") if rows else None,
         parse_range(keys, "--keys") if keys else None,

@@ -10,7 +10,7 @@ import numpy as np
 
 from maskcli.arrays import Array, Real
 from maskcli.displayed import Pictured
-from maskcli.errors import MaskcliError
+from maskcli.errors import MaskcliError, meant
 from maskcli.masks import conventions, spec
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
@@ -219,8 +219,9 @@ def show(
 
         known(convention)
     if to not in conventions.CONVENTIONS:
-        choices = ", ".join(conventions.CONVENTIONS)
-        raise MaskcliError(f"--to {to!r} is not a convention; choose one of {choices}")
+        choices = conventions.CONVENTIONS
+        hint = meant(to, choices, f"choose one of {', '.join(choices)}")
+        raise MaskcliError(f"--to {to!r} is not a convention; {hint}")
     kind = conventions.dtype_of(to, dtype)
 
     parsed = spec.parse(_usual(batch, source) if text is None else text)

@@ -104,7 +104,7 @@ def _cell(shown: Shown, cell: str, item: int, head: int) -> tuple[int, int]:
     if found is None:
         raise MaskcliError(f"--why {cell!r} is no cell; write a query and a key, such as --why 4,2")
     query, key = int(found[1]), int(found[2])
-    asked = {"--batch": item, "--head": head, "query": query, "key": key}
+    asked = {"--sample": item, "--head": head, "query": query, "key": key}
     for (what, number), size in zip(asked.items(), shown.mask.shape, strict=True):
         if number >= size:
             have = "there is only 0" if size == 1 else f"there are 0 to {size - 1:,}"

@@ -200,3 +200,21 @@ def test_other_flat_floats_are_nothing_that_is_known(tmp_path):
     assert [each["role"] for each in read("inspect", "x.npz", cwd=tmp_path)["files"][0]["tensors"]] == [
         None
     ] * 3
+
+
+def test_json_is_a_mask_with_its_tokens(tmp_path):
+    run("show", "The cat sat", "Hi", "-m", "combined", "-o", "a.json", cwd=tmp_path, check=0)
+    run("show", "a b", "c", "--packed", "-m", "causal & documents", "-o", "d.json", cwd=tmp_path, check=0)
+    run("show", "a b", "--source", "x y z", "-m", "cross", "-o", "c.json", cwd=tmp_path, check=0)
+    for file, spec in (("a.json", "causal & padding"), ("d.json", "causal & documents"), ("c.json", "cross")):
+        assert run("diff", file, spec, cwd=tmp_path).stdout.startswith("equal: ")
+    assert "A ignores padding keys 1..3" in run("diff", "a.json", "causal", cwd=tmp_path, check=1).stdout
+    assert read("show", "x y z", "y", "-m", "a.json & sliding:2", cwd=tmp_path)["mask"]["attended"] == 7
+    run("convert", "a.json", "--to", "additive", "-o", "a.npy", cwd=tmp_path, check=0)
+    assert np.isneginf(np.load(tmp_path / "a.npy")).sum() == 9
+    (tmp_path / "empty.json").write_text("{}")
+    assert "'empty.json' holds no mask (it has no 'mask')" in refused(
+        "diff", "empty.json", "causal", cwd=tmp_path
+    )
+    assert "of JSON its mask is taken" in refused("diff", "a.json:ids", "causal", cwd=tmp_path)
+    assert "no such file" in refused("diff", "nowhere.json", "causal", cwd=tmp_path)

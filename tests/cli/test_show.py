@@ -499,7 +499,7 @@ def test_reasons_have_colours_and_long_maps_their_characters():
             "query 4 (the) may not see key 2 (sat): outside sliding:2 (4 - 2 >= 2)",
         ),
         (
-            ("The cat sat", "Hi", "-m", "combined", "--why", "2,1", "--batch", "1"),
+            ("The cat sat", "Hi", "-m", "combined", "--why", "2,1", "--sample", "1"),
             "query 2 (<pad>) may not see key 1 (<pad>): key 1 is padding",
         ),
         (("The cat", "-m", "causal", "--why", "1,0"), "query 1 (cat) may see key 0 (The): causal allows it"),
@@ -526,7 +526,7 @@ def test_why_a_cell_is_forbidden(arguments, sentence):
 
 
 def test_why_for_scripts():
-    told = read("show", "The cat sat", "Hi", "-m", "combined", "--why", "2,1", "--batch", "1")
+    told = read("show", "The cat sat", "Hi", "-m", "combined", "--why", "2,1", "--sample", "1")
     assert told == {
         "schema_version": 1, "spec": "combined", "sample": 1, "head": 0, "query": 2, "key": 1,
         "query_token": "<pad>", "key_token": "<pad>", "attends": False, "kind": "padding", "operand": "padding",
@@ -541,8 +541,8 @@ def test_why_for_scripts():
         (("--why", "4"), "--why '4' is no cell; write a query and a key, such as --why 4,2"),
         (("--why", "0,9"), "key 9 is not in this mask: there are 0 to 1; pass one of these"),
         (
-            ("--why", "0,1", "--batch", "2"),
-            "--batch 2 is not in this mask: there is only 0; pass one of these",
+            ("--why", "0,1", "--sample", "2"),
+            "--sample 2 is not in this mask: there is only 0; pass one of these",
         ),
         (("--head", "0"), "--head means nothing without --why QUERY,KEY; pass that too, or leave it out"),
         (("--why", "0,1", "--format", "csv"), "--format csv is not written here; choose one of text, json"),
