@@ -1,8 +1,5 @@
 """Pages in a real browser: what is seen, what keys do, and that nothing else is asked for."""
 
-import json
-import time
-
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -12,9 +9,9 @@ from maskcli.report.colours import PAINTS
 from maskcli.report.page.data import Drawn, Room, page_data
 from maskcli.report.page.html import html
 from maskcli.tensors import from_array
+from tests.browser.opened import Page
 from tests.cli.running import run
 
-SECONDS = 20
 HOSTILE = "</script><script>window.bad=1</script><img src=x onerror=window.bad=1>\"'&\u202e\x1b[31m"
 
 
@@ -57,59 +54,6 @@ def shown(folder):
         check=0,
     )
     return folder / "s.html"
-
-
-class Page:
-    """A page that is open: what it shows, and how it is used."""
-
-    def __init__(self, driver, path, hash_=""):
-        self.driver = driver
-        driver.get("about:blank")
-        driver.get_log("performance")
-        driver.get_log("browser")
-        driver.get(f"{path.as_uri()}{hash_}")
-        self.until("return document.body.dataset.painted")
-
-    def __call__(self, script, *arguments):
-        return self.driver.execute_script(script, *arguments)
-
-    def until(self, script, wanted=None):
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
-            got = self(script)
-            if got and (wanted is None or wanted in got):
-                return got
-            time.sleep(0.01)
-        raise AssertionError(f"{script} gave {got!r}, and not {wanted!r}")
-
-    def press(self, *keys):
-        from selenium.webdriver import ActionChains
-
-        for key in keys:
-            ActionChains(self.driver, duration=0).send_keys(key).perform()
-
-    def cell(self, wanted):
-        return self.until("return document.querySelector('.cell').textContent", wanted)
-
-    @property
-    def mode(self):
-        return self("return document.querySelector('[aria-pressed=true]').textContent")
-
-    def colours(self):
-        """The colours of the canvas, those of at least a thousandth of it."""
-        script = """
-            const canvas = document.querySelector(".map canvas"), seen = new Map();
-            const pixels = new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
-            for (const pixel of pixels) seen.set(pixel, (seen.get(pixel) || 0) + 1);
-            return [...seen].filter(([, count]) => count > pixels.length / 1000).map(([pixel]) =>
-                "#" + [0, 8, 16].map((at) => ((pixel >> at) & 255).toString(16).padStart(2, "0")).join(""));"""
-        return set(self(script))
-
-    def asked_for(self):
-        """Addresses that were asked for."""
-        logged = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
-        asked = (each["params"] for each in logged if each["method"] == "Network.requestWillBeSent")
-        return [each["request"]["url"] for each in asked if not each["request"]["url"].startswith("about:")]
 
 
 def test_a_page_asks_for_nothing_and_complains_of_nothing(browser, leaking, shown):

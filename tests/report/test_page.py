@@ -167,6 +167,18 @@ def test_a_difference_of_weights_has_every_cell_of_both(two, tmp_path):
         assert (one["view"]["tall"], one["whole"]["tall"]) == (512, 600)
 
 
+def test_equal_weights_of_two_files_have_one_level(tmp_path):
+    a = np.random.default_rng(0).random((1, 1, 9, 9), np.float32)
+    b = a.copy()
+    b[..., 0] = 1e-6
+    for name, each in (("a", a), ("b", b)):
+        save_file({"attentions.0": each}, tmp_path / f"{name}.safetensors")
+    run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "-o", tmp_path / "d.html", check=1)
+    (only,) = page_of(tmp_path / "d.html")[1]["maps"]
+    first, second = (inflated(only[name][0]["view"], np.uint8).reshape(9, 9) for name in ("planes", "other"))
+    assert ((first == second) == (a == b)[0, 0]).all()
+
+
 def test_both_sides_of_a_difference_have_room_or_neither(two, tmp_path):
     run("diff", *two, "-o", tmp_path / "d.html", "--max-size", 2, check=1)
     _, data = page_of(tmp_path / "d.html")

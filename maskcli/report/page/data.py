@@ -41,7 +41,7 @@ from maskcli.masks.words import counted
 from maskcli.report.colours import PAINTS
 from maskcli.report.findings import place_in_words, sentence, why
 from maskcli.report.objects import finding_entry
-from maskcli.report.page.encoded import plane, runs_of_mask
+from maskcli.report.page.encoded import plane, runs_of_mask, scale_of
 from maskcli.tensors import Tensor, Zoom, view
 
 # Pixels of an overview on a side.
@@ -166,8 +166,8 @@ def _map(each: Drawn, room: Room) -> dict[str, Any]:
         "shape": list(each.shape),
         "past": each.past,
         "words": list(each.words),
-        "queries": _side(each.queries),
-        "keys": _side(each.keys),
+        "queries": _axis(each.queries),
+        "keys": _axis(each.keys),
         "mask": _mask(each.mask, room),
         "meant": _mask(each.meant, room),
         "reasons": [reason for reason in reasons if reason["forbids"] is not None],
@@ -182,7 +182,7 @@ def _mask(mask: Mask | None, room: Room) -> dict[str, Any] | None:
     return None if mask is None else room.take(runs_of_mask(mask), "mask")
 
 
-def _side(side: Side) -> dict[str, Any]:
+def _axis(side: Side) -> dict[str, Any]:
     return {
         "tokens": None if side.tokens is None else [list(row) for row in side.tokens],
         "real": None if side.real is None else [_stretches(row.astype(int)) for row in side.real],
@@ -216,16 +216,11 @@ def _add_planes(each: Drawn, entry: dict[str, Any], room: Room) -> None:
         entry["other"] = []
         both.append(entry["other"])
     for place in _places(each):
-        views = [_plane(tensor, place, PIXELS, PIXELS) for tensor in _tensors(each)]
+        views = _sides(each, place, PIXELS, PIXELS)
         if room.take_all(views, "head"):
             for planes, seen in zip(both, views, strict=True):
                 planes.append({"batch": place[0], "head": place[1], "view": seen, "whole": None})
     entry["high"] = max((one["view"]["high"] for one in entry["planes"]), default=0.0)
-
-
-def _tensors(each: Drawn) -> list[Tensor]:
-    """The weights of a map, and those that they are compared with."""
-    return [tensor for tensor in (each.tensor, each.other) if tensor is not None]
 
 
 def _add_whole(each: Drawn, entry: dict[str, Any], room: Room) -> None:
@@ -241,7 +236,7 @@ def _add_whole(each: Drawn, entry: dict[str, Any], room: Room) -> None:
     sides = [planes for planes in (entry["planes"], entry["other"]) if planes is not None]
     for done, at in enumerate(wanted):
         place = (entry["planes"][at]["batch"], entry["planes"][at]["head"])
-        wholes = [_plane(tensor, place, queries, keys) for tensor in _tensors(each)]
+        wholes = _sides(each, place, queries, keys)
         # Cells are compared one by one: both sides have all of them, or neither.
         if not room.take_all(wholes, "head", IN_FULL):
             # The next ones are about as large.
@@ -251,9 +246,17 @@ def _add_whole(each: Drawn, entry: dict[str, Any], room: Room) -> None:
             planes[at]["whole"] = whole
 
 
-def _plane(tensor: Tensor, place: Place, tall: int, wide: int) -> dict[str, Any]:
+def _sides(each: Drawn, place: Place, tall: int, wide: int) -> list[dict[str, Any]]:
+    """One sample and head of the weights and of those that they are compared with, on one scale."""
+    tensors = [tensor for tensor in (each.tensor, each.other) if tensor is not None]
+    pixels = [_pixels(tensor, place, tall, wide) for tensor in tensors]
+    scale = scale_of(*pixels)
+    return [plane(one, scale) for one in pixels]
+
+
+def _pixels(tensor: Tensor, place: Place, tall: int, wide: int) -> Array:
     """The largest weights of the pixels of one sample and head."""
     axes = len(tensor.shape) - 2
     batch, head = place
     zoom = Zoom(batch, head) if axes == 2 else Zoom(batch or None, head or None)
-    return plane(view(tensor, zoom, tall, wide).pixels)
+    return view(tensor, zoom, tall, wide).pixels
