@@ -66,6 +66,10 @@ class Given:
     pad_token: str | None = None
     pad_id: int | None = None
 
+    def told(self) -> bool:
+        """Whether anything tells which tokens there are."""
+        return bool(self.texts) or any(each is not None for each in (self.file, self.ids, self.lengths))
+
     def way(self) -> str:
         """Which of the ways to give tokens was used; options that mean nothing with it are refused."""
         ways = {
@@ -76,8 +80,9 @@ class Given:
         }
         given = [way for way, value in ways.items() if value is not None]
         if len(given) != 1:
+            were = "were" if given else "was"
             raise MaskcliError(
-                f"{' and '.join(given) or 'nothing'} was given where one of texts, --file, --ids or "
+                f"{' and '.join(given) or 'nothing'} {were} given where one of texts, --file, --ids or "
                 '--lengths belongs; for example maskcli show "Hello world"'
             )
         (way,) = given

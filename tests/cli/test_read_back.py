@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 import maskcli
 from maskcli.api.comparing import compare
@@ -218,3 +219,12 @@ def test_json_is_a_mask_with_its_tokens(tmp_path):
     )
     assert "of JSON its mask is taken" in refused("diff", "a.json:ids", "causal", cwd=tmp_path)
     assert "no such file" in refused("diff", "nowhere.json", "causal", cwd=tmp_path)
+
+
+def test_diagnose_reads_heads_that_are_folded_into_samples(tmp_path):
+    keep = np.tril(np.ones((2, 3, 5, 5), bool))
+    keep[1, 1, 4] = False
+    told = {"maskcli.mask": "m", "maskcli.axes": "B*H,Q,K", "maskcli.heads": "3", "maskcli.from": "mha"}
+    save_file({"m": ~keep.reshape(6, 5, 5)}, tmp_path / "m.safetensors", told)
+    (finding,) = read("diagnose", "m.safetensors", cwd=tmp_path, check=1)["findings"]
+    assert finding["where"] == {"batch": [1], "heads": [1], "queries": [[4, 5]], "keys": None}
