@@ -43,7 +43,9 @@ def inspect(
     past: Past = None,
     tokenizer: Annotated[
         str | None,
-        option("--tokenizer", "-t", help="Names the tokens of a picture's axes.", panel=PART, metavar="NAME"),
+        option(
+            "--tokenizer", "-t", help="Names the tokens of pictures and pages.", panel=PART, metavar="NAME"
+        ),
     ] = None,
     form: Form = None,
     output: Output = None,
@@ -59,7 +61,7 @@ def inspect(
     """
     from maskcli.inputs.looks import inspected
     from maskcli.meant.facts import convention as known
-    from maskcli.report.forms import choose, sized, write_as
+    from maskcli.report.forms import PAGES, PICTURES, choose, sized, write_as
     from maskcli.report.inspected import FORMS, PICTURE
     from maskcli.tensors import Zoom, parse_range
 
@@ -72,10 +74,11 @@ def inspect(
     )
     zoomed = chosen is PICTURE or part != Zoom()
     declared = known(convention) if convention else None
-    if chosen is not PICTURE and (tokenizer is not None or head == ALL):
+    if chosen is not PICTURE and head == ALL:
+        raise MaskcliError("--head all is for a picture; end -o FILE in .png, .svg or .pdf, or leave it out")
+    if tokenizer is not None and chosen.suffixes not in (PICTURES, PAGES):
         raise MaskcliError(
-            "--tokenizer and --head all are for a picture; end -o FILE in .png, .svg or .pdf, "
-            "or leave them out"
+            "--tokenizer is for pictures and pages; end -o FILE in .png, .svg, .pdf or .html, or leave it out"
         )
     found = inspected(files, part if zoomed else None, declared, past, head == ALL, tokenizer)
     write_as(sized(chosen, max_size), found, output, look(title, dpi, theme))

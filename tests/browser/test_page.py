@@ -189,7 +189,28 @@ def test_a_head_without_room_shows_its_mask_and_says_so(browser, folder):
     page.cell("weight not on the page, allowed")
 
 
-def test_it_prints(browser, leaking):
-    Page(browser, leaking[0])
-    printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
-    assert len(printed) > 10_000
+def test_it_prints_in_light_colours(browser, leaking):
+    page = Page(browser, leaking[0])
+    page.press("t")
+    page.until("return getComputedStyle(document.body).backgroundColor", "rgb(18, 23, 29)")
+    page("""
+        window.printed = [];
+        addEventListener("beforeprint", () => {
+            const [red, green, blue] = ui.canvas.getContext("2d").getImageData(0, 0, 1, 1).data;
+            printed.push(getComputedStyle(document.body).backgroundColor, `rgb(${red}, ${green}, ${blue})`);
+        });""")
+    pdf = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
+    assert len(pdf) > 10_000
+    assert page("return printed") == ["rgb(255, 255, 255)"] * 2
+    page.until("return document.documentElement.dataset.theme", "dark")
+
+
+def test_weights_come_first_and_names_are_brief(browser, folder):
+    weights = np.full((1, 1, 3, 3), 1 / 3, np.float32)
+    saved = {f"model.layers.{layer}.attn.weights": weights for layer in range(2)}
+    save_file({"attention_mask": np.ones((1, 3), np.int64), **saved}, folder / "named.safetensors")
+    run("inspect", folder / "named.safetensors", "-o", folder / "n.html", check=0)
+    page = Page(browser, folder / "n.html")
+    names = page("return [...document.querySelectorAll('.name')].map((each) => each.textContent)")
+    assert names == ["attention_mask", "layers.0", "layers.1"]
+    page.until("return location.hash", "#map=1")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from maskcli.masks.mask import Mask
 from maskcli.report.page.encoded import plane, runs_of_mask
@@ -121,6 +121,20 @@ def test_a_real_capture_has_every_head(tmp_path):
         batch, heads, queries, keys = each["shape"]
         assert len(each["planes"]) == batch * heads
         assert all((one["view"]["tall"], one["view"]["wide"]) == (queries, keys) for one in each["planes"])
+
+
+def test_inspected_weights_have_the_tokens_and_the_mask_of_their_file(tmp_path):
+    run("inspect", DATA / "minilm_attn.safetensors", "-o", tmp_path / "a.html", check=0)
+    _, data = page_of(tmp_path / "a.html")
+    weights = next(each for each in data["maps"] if each["role"] == "weights")
+    assert weights["keys"]["tokens"][0][:2] == ["101", "1996"]
+    assert weights["queries"]["tokens"] == weights["keys"]["tokens"]
+    real = load_file(DATA / "minilm_attn.safetensors")["attention_mask"] > 0
+    assert (dense(weights["mask"], weights["shape"])[:, 0, 0] == real).all()
+    assert (
+        "for pictures and pages"
+        in run("inspect", DATA / "minilm_attn.safetensors", "-t", "x", check=2).stderr
+    )
 
 
 @pytest.fixture

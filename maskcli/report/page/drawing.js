@@ -28,7 +28,7 @@ async function tell() {
   if (meant) {
     const reason = read.reasons.find((each) => lets(each.forbids, sample, head, q, k));
     const { yes, no } = map.strip || { yes: "allowed", no: "forbidden" };
-    parts.push(lets(meant, sample, head, q, k) ? yes : `${no}${reason ? `: ${wordOf(reason.kind)}, ${reason.operand}` : ""}`);
+    parts.push(lets(meant, sample, head, q, k) ? yes : `${no}${reason ? `: ${[...new Set([wordOf(reason.kind), reason.operand])].join(", ")}` : ""}`);
   }
   const codes = new Set(flagged(state.map, sample, head).filter(([q0, q1, k0, k1]) => q0 <= q && q < q1 && k0 <= k && k < k1).map((each) => each[4].code));
   const place = map.strip ? `${tokenOf(map.queries, q)}, token ${map.strip.firsts[sample] + k}` : `query ${q}${quoted(map.queries, q)} → key ${k}`;
@@ -39,6 +39,7 @@ async function tell() {
 /** The tokens around the cell, each as dark as the query looks at it. */
 function tint(map, plane, mask) {
   const [, , queries, keys] = map.shape, tokens = map.keys.tokens;
+  state.tinted = [map, plane, mask];
   ui.text.hidden = !tokens;
   if (!tokens) return;
   const first = Math.max(0, Math.min(state.k - AROUND, keys - 2 * AROUND)), last = Math.min(keys, first + 2 * AROUND);
@@ -124,15 +125,19 @@ async function draw() {
   const shown = panes();
   const grids = await Promise.all(shown.map(({ mode }) => gridOf(state.map, state.sample, state.head, mode)));
   if (turn !== drawing) return;
-  requestAnimationFrame(() => {
-    if (turn !== drawing) return;
-    const context = sized();
-    context.fillStyle = themed("--paper");
-    context.fillRect(0, 0, ui.canvas.width, ui.canvas.height);
-    shown.forEach((pane, at) => drawPane(context, pane, grids[at], at === 0, at === shown.length - 1));
-    legend(shown[0].mode, grids[0]);
-    document.body.dataset.painted = "yes";
-  });
+  state.shown = { shown, grids };
+  requestAnimationFrame(() => { if (turn === drawing) paintNow(); });
+}
+
+/** Draw what is at hand, without waiting. */
+function paintNow() {
+  if (!state.shown) return;
+  const { shown, grids } = state.shown, context = sized();
+  context.fillStyle = themed("--paper");
+  context.fillRect(0, 0, ui.canvas.width, ui.canvas.height);
+  shown.forEach((pane, at) => drawPane(context, pane, grids[at], at === 0, at === shown.length - 1));
+  legend(shown[0].mode, grids[0]);
+  document.body.dataset.painted = "yes";
 }
 
 function sized() {

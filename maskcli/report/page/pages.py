@@ -10,6 +10,7 @@ import numpy as np
 
 from maskcli.arrays import Array, Shape
 from maskcli.errors import MaskcliError
+from maskcli.inputs.beside import Beside, telling
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.reasons import Reason
@@ -94,12 +95,11 @@ def _documents(batch: Batch) -> Array | None:
 def save_inspected(inspected: Inspected, path: str | None, megabytes: int | None = None) -> None:
     """The page of `inspect`: every map of weights and every mask, one that is named alone in every cell."""
     alone = len(inspected.files) == 1 and len(inspected.files[0][1]) == 1
-    drawn = [
-        each
-        for file, tensors in inspected.files
-        for described in tensors
-        if (each := _inspected(file, described, alone)) is not None
-    ]
+    drawn = []
+    for file, tensors in inspected.files:
+        told = telling(file, inspected.tokenizer)
+        maps = (_inspected(file, described, alone, told) for described in tensors)
+        drawn += [each for each in maps if each is not None]
     if not drawn:
         raise MaskcliError(
             f"{path!r} shows attention weights and masks, and there are none; leave -o out for the list"
@@ -114,15 +114,27 @@ def save_inspected(inspected: Inspected, path: str | None, megabytes: int | None
     save(f"maskcli inspect: {names}", drawn, path, megabytes, start=start)
 
 
-def _inspected(file: str, described: Described, alone: bool) -> Drawn | None:
+def _inspected(file: str, described: Described, alone: bool, told: Callable[[str], Beside]) -> Drawn | None:
     tensor, role = described.roled.tensor, described.roled.role or ""
     if described.given is not None:
-        keep = described.given.keep
-        return Drawn(file, tensor.name, role, described.given.shape, mask=keep)
-    shape = map_shape(tensor.shape) if role in ("weights", "scores") else None
-    if shape is None:
+        shape = described.given.shape
+        drawn = Drawn(file, tensor.name, role, shape, mask=described.given.keep)
+        return _named(drawn, told(tensor.name))
+    whole = map_shape(tensor.shape) if role in ("weights", "scores") else None
+    if whole is None:
         return None
-    return Drawn(file, tensor.name, role, shape, tensor=tensor, asked=None if alone else ())
+    drawn = Drawn(file, tensor.name, role, whole, tensor=tensor, asked=None if alone else ())
+    return _named(drawn, told(tensor.name))
+
+
+def _named(drawn: Drawn, told: Beside) -> Drawn:
+    """A map of a file with the names of its tokens, and of weights with whom they may see."""
+    batch, _, queries, keys = drawn.shape
+    sides = [[told.names(item, (0, size), size) for item in range(batch)] for size in (queries, keys)]
+    names = [None if None in side else [row or [] for row in side] for side in sides]
+    fits = told.meant is not None and told.meant.shape == drawn.shape
+    mask = told.meant if drawn.mask is None and fits else drawn.mask
+    return replace(drawn, mask=mask, queries=Side(names[0]), keys=Side(names[1]))
 
 
 def diagnosed(
