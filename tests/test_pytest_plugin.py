@@ -109,6 +109,7 @@ def test_a_file_that_holds_no_mask_is_one_sentence(project, text):
     done.stdout.fnmatch_lines(["*MaskcliError: *causal.json' holds no mask (*); write it anew with *"])
 
 
+@pytest.mark.long
 def test_processes_share_the_files(project):
     numbers = "[" + ", ".join(map(str, range(8))) + "]"
     project.makepyfile(

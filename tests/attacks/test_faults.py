@@ -56,6 +56,7 @@ def test_the_next_writer_sweeps_what_a_killed_one_left(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"mask.json", "other.json", living.name}
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("form", FORMS)
 def test_a_full_disk_leaves_the_old_file(tmp_path, form):
     target = tmp_path / f"mask.{form}"

@@ -23,13 +23,15 @@ TERMINAL = ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "GITHUB_ACTIONS")
 def run(*arguments, stdin=None, cwd=None, check=None, fresh=False, torch=False, **environment):
     """The finished process; nothing of the caller's terminal settings reaches it.
 
-    With `fresh` it is a new interpreter, else a fork of one that has its imports, with `torch` also torch.
+    With `fresh` it is a new interpreter, else a fork of one that has its imports, with `torch` also torch. What
+    loads tokenizers and models finds transformers imported too.
     """
     started_with = [name for name in environment if name.startswith("PYTHON")]
     assert fresh or not started_with, f"{started_with} are read when an interpreter starts: pass fresh=True"
     environment = {**plain_environment(), "HF_HUB_OFFLINE": "1", **environment}
-    with_torch = torch or writes_for_torch(arguments)
-    way = started if fresh else functools.partial(forked, preload="torch" if with_torch else "")
+    preload = "torch" if torch or needs_torch(arguments) else ""
+    preload = "transformers" if loads_models(arguments) else preload
+    way = started if fresh else functools.partial(forked, preload=preload)
     text = stdin if isinstance(stdin, bytes) else (stdin or "").encode()
     done = way([*map(str, arguments)], text, str(cwd or os.getcwd()), environment)
     assert "Traceback" not in done.stderr, done.stderr
@@ -89,9 +91,15 @@ def forked(arguments, stdin, cwd, environment, preload="", terminal=False):
     return finished(arguments, int(answers.readline()), out, err)
 
 
-def writes_for_torch(arguments):
-    """Whether a call cannot do without torch: it writes what torch.save writes."""
-    return "-o" in arguments and str(arguments[arguments.index("-o") + 1]).endswith(".pt")
+def needs_torch(arguments):
+    """Whether a call writes what torch.save writes, or runs code of a file that most likely wants it."""
+    writes = "-o" in arguments and str(arguments[arguments.index("-o") + 1]).endswith(".pt")
+    return writes or any(".py:" in str(each) for each in arguments)
+
+
+def loads_models(arguments):
+    """Whether a call may load a tokenizer or a model."""
+    return not {"probe", "-t", "--template", "--chat"}.isdisjoint(arguments)
 
 
 @functools.cache

@@ -12,9 +12,16 @@ import os
 import runpy
 import socket
 import sys
+import tempfile
 import threading
 from importlib import import_module
 
+# What forks find imported beyond that: torch, and what loads tokenizers and models.
+PRELOADS = {
+    "": (),
+    "torch": ("torch",),
+    "transformers": ("torch", "transformers.models.auto.tokenization_auto", "transformers.modeling_utils"),
+}
 # Commands whose imports the forks find done.
 USUAL = [
     ["show", "a word", "--format", "json"],
@@ -27,18 +34,25 @@ USUAL = [
 
 def prepare(preload=""):
     """Import what the usual commands import, as forks of this process tell it; the commands themselves are left out."""
-    if preload:
-        import_module(preload)
+    for name in PRELOADS[preload]:
+        import_module(name)
     import maskcli.cli
 
     commands = {f"maskcli.cli.{name}" for name in maskcli.cli.COMMANDS}
-    for arguments in USUAL:
-        for name in imported(arguments):
-            if name not in commands and name != "maskcli.__main__":
-                import_module(name)
+    with tempfile.TemporaryDirectory() as folder:
+        picture = ["show", "--lengths", "2", "-o", f"{folder}/mask.png"]
+        learn([*USUAL, picture], commands)
     # A collection in a fork would write to, and so copy, every page that holds an object.
     gc.collect()
     gc.freeze()
+
+
+def learn(calls, left_out):
+    """Import what some calls import."""
+    for arguments in calls:
+        for name in imported(arguments):
+            if name not in left_out and name != "maskcli.__main__":
+                import_module(name)
 
 
 def imported(arguments):

@@ -269,6 +269,7 @@ def test_writing_and_reading_is_the_identity(dense, convention, dtype):
         assert np.array_equal(np.broadcast_to(again, dense.shape), dense)
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("via", ["mha", "megatron", "additive", "binary"])
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".npz", ".pt"])
 def test_round_trips_through_files(tmp_path, via, suffix):
@@ -564,6 +565,7 @@ def test_a_spec_is_converted_without_a_file(tmp_path):
     assert np.array_equal(np.load(tmp_path / "a.npy")[:, 0] == 0, keep)
 
 
+@pytest.mark.long
 def test_conversion_keeps_memory_flat(tmp_path):
     import subprocess
     import sys

@@ -54,6 +54,7 @@ KINDS = {
 }
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("to", CONVENTIONS)
 @pytest.mark.parametrize("spec", [spec for spec in KINDS if "same" not in spec])
@@ -95,6 +96,7 @@ def test_lengths_pasts_and_caches(lengths, side, spec, to, suffix, past, slots, 
     assert np.array_equal(np.broadcast_to(convert(path, "sdpa"), shown.mask.shape), dense(shown))
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("to", ["sdpa", "mha", "additive"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_heads_of_their_own(to, suffix, tmp_path):

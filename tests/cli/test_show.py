@@ -120,6 +120,7 @@ def test_tables_fit_sixty_columns_and_are_whole_in_a_pipe():
     )
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("columns", [40, 60, 80, 100, 120])
 @pytest.mark.parametrize("to", ["sdpa", "additive"])
 @pytest.mark.parametrize("length", [6, 9, 13, 14, 17, 20, 24, 28, 33, 40])
@@ -208,6 +209,7 @@ def test_wide_characters_keep_columns_straight():
     assert len(columns) == 1
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("to", "spec", "shape", "attend", "ignore"),
     [
@@ -251,6 +253,7 @@ def test_dtypes_of_saved_masks(tmp_path):
     assert not (tmp_path / "n.npy").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_pictures(tmp_path, suffix):
     path = tmp_path / f"mask{suffix}"
@@ -315,6 +318,7 @@ def test_a_function_of_the_length_is_an_operand(tmp_path):
     )
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -491,6 +495,7 @@ def test_reasons_have_colours_and_long_maps_their_characters():
     assert max(map(len, long.splitlines())) <= 60
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -111,6 +111,7 @@ def files(folder):
     yield from (folder / "batch.safetensors", folder / "mask.safetensors")
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("option", DECLARED)
 def test_hints_say_how_many_more_rules_could_look(tmp_path, option):
     for path in files(tmp_path):
