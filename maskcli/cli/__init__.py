@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import gc
 import os
 import signal
@@ -83,7 +84,8 @@ def _run() -> int:
         _prepare()
         # Nothing asked for is a question for help.
         arguments = sys.argv[1:] or ["--help"]
-        code = app(arguments, prog_name="maskcli", standalone_mode=False, default_map=_configured(_asked()))
+        settings = {"standalone_mode": False, "default_map": _configured(_asked())}
+        code = _made(len(app.registered_commands))(arguments, prog_name="maskcli", **settings)
         flush()
     except (KeyboardInterrupt, typer.Abort) as stop:
         # typer makes one of what a file that ends too early raises, too.
@@ -137,13 +139,19 @@ def _asked() -> str | None:
     return next((word for word in sys.argv[1:] or words_asked() if not word.startswith("-")), None)
 
 
+@functools.cache
+def _made(count: int) -> Any:
+    """The imported commands, so many, as typer makes them: once, for it takes longer than small files do."""
+    return typer.main.get_command(app)
+
+
 def _configured(asked: str | None) -> dict[str, dict[str, Any]]:
     """The defaults that pyproject.toml gives for the options of a command."""
     from maskcli.cli.configured import defaults
 
     if asked not in COMMANDS:
         return {}
-    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    known = _made(len(app.registered_commands)).commands
     return {asked: defaults(known[asked], COMMANDS)}
 
 
