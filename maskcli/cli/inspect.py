@@ -42,10 +42,7 @@ def inspect(
     convention: From = None,
     past: Past = None,
     tokenizer: Annotated[
-        str | None,
-        option(
-            "--tokenizer", "-t", help="Names the tokens of pictures and pages.", panel=PART, metavar="NAME"
-        ),
+        str | None, option("--tokenizer", "-t", help="Names the tokens on axes.", panel=PART, metavar="NAME")
     ] = None,
     form: Form = None,
     output: Output = None,
@@ -75,10 +72,12 @@ def inspect(
     zoomed = chosen is PICTURE or part != Zoom()
     declared = known(convention) if convention else None
     if chosen is not PICTURE and head == ALL:
-        raise MaskcliError("--head all is for a picture; end -o FILE in .png, .svg or .pdf, or leave it out")
-    if tokenizer is not None and chosen.suffixes not in (PICTURES, PAGES):
+        raise MaskcliError("--head all is for a picture; end -o FILE in .png, .svg or .pdf, or name one head")
+    has_axes = chosen.suffixes in (PICTURES, PAGES) or (zoomed and chosen is FORMS[0])
+    if tokenizer is not None and not has_axes:
         raise MaskcliError(
-            "--tokenizer is for pictures and pages; end -o FILE in .png, .svg, .pdf or .html, or leave it out"
+            "--tokenizer names the tokens of a part as text, of a picture or a page; pass --rows or --keys, "
+            "or -o FILE.png or .html, or leave it out"
         )
     found = inspected(files, part if zoomed else None, declared, past, head == ALL, tokenizer)
     write_as(sized(chosen, max_size), found, output, look(title, dpi, theme))

@@ -36,10 +36,8 @@ def print_findings(findings: Iterable[Finding], console: Console, looked: Looked
     for each in alike(findings):
         finding = each.finding
         every = (looked or {}).get(finding.file, ())
-        head = Text(f"{finding.code} {finding.name}", style=STYLES[finding.severity])
-        head.append(f"  {finding.severity}", style="default not bold")
-        head.append(f"  {_whose(each)}", style="dim not bold")
-        console.print(head)
+        name = (f"{finding.code} {finding.name}", STYLES[finding.severity])
+        console.print(Text.assemble(name, f"  {finding.severity}  ", (_whose(each), "dim")))
         lines = [
             ("", sentence(finding.message), "bold"),
             ("files: ", _files(each), "dim"),
