@@ -142,12 +142,12 @@ def _print_look(described: Described, inspected: Inspected, path: str, console: 
     _print_map(view, low, high, note, console)
 
 
-def _told(described: Described, inspected: Inspected, path: str) -> Beside:
+def _told(described: Described, inspected: Inspected, path: str) -> Beside | None:
     """What the file tells beside weights; tokens have names where a tokenizer was named."""
-    from maskcli.inputs.beside import Beside, beside
-
     if described.roled.role != "weights" and inspected.tokenizer is None:
-        return Beside()
+        return None
+    from maskcli.inputs.beside import beside
+
     told = beside(path, described.roled.tensor.name, inspected.tokenizer)
     return told if inspected.tokenizer is not None else replace(told, ids=None)
 

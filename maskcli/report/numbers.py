@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.inputs.beside import Beside
 from maskcli.report.colours import FOUND
 from maskcli.report.terminal import clean, cut
 from maskcli.tensors import View
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from maskcli.inputs.beside import Beside
 
 # Columns of a number, and of the token of a row.
 WIDTH, TOKEN = 8, 14
@@ -48,8 +49,10 @@ class Numbers(NamedTuple):
         return len(str(self.view.rows[1])) + 1 + names
 
 
-def numbers(view: View, shape: tuple[int, ...], told: Beside) -> Numbers:
+def numbers(view: View, shape: tuple[int, ...], told: Beside | None) -> Numbers:
     """What is printed of a part of a tensor of this shape, with what its file tells beside it."""
+    if told is None:
+        return Numbers(view, None, None, np.zeros(view.pixels.shape, bool))
     item = view.leading[0] if view.leading else 0
     rows, keys = told.names(item, view.rows, shape[-2]), told.names(item, view.keys, shape[-1])
     wrong = np.zeros(view.pixels.shape, bool)

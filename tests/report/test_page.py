@@ -132,7 +132,7 @@ def test_inspected_weights_have_the_tokens_and_the_mask_of_their_file(tmp_path):
     real = load_file(DATA / "minilm_attn.safetensors")["attention_mask"] > 0
     assert (dense(weights["mask"], weights["shape"])[:, 0, 0] == real).all()
     assert (
-        "for pictures and pages"
+        "of a picture or a page"
         in run("inspect", DATA / "minilm_attn.safetensors", "-t", "x", check=2).stderr
     )
 
