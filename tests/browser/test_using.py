@@ -111,6 +111,18 @@ def test_a_difference_of_weights(browser, two, folder):
     assert page("return panes().length") == 2
 
 
+def test_bars_add_up_what_attends_in_every_mode(browser, folder):
+    run("show", "The cat sat", "Hello", "-m", "causal & padding", "-o", folder / "bars.html", check=0)
+    page = Page(browser, folder / "bars.html")
+    for mode in (1, 4):
+        columns = page(f"return gridOf(0, 1, 0, {mode}).then((grid) => [...sumsOf(grid).columns])")
+        assert columns == [3, 0, 0]
+    run("diff", "causal", "sliding:2", "--lengths", 4, "-o", folder / "bars.html", check=1)
+    page = Page(browser, folder / "bars.html")
+    sums = "return Promise.all([1, 2, 3].map((mode) => gridOf(0, 0, 0, mode).then((grid) => [...sumsOf(grid).rows])))"
+    assert page(sums) == [[1, 2, 3, 4], [1, 2, 2, 2], [1, 2, 3, 4]]
+
+
 def test_files_stand_side_by_side_and_dots_where_something_was_found(browser, two, folder):
     run("diagnose", *two, "--expect", "causal", "-o", folder / "t.html", check=1)
     page = Page(browser, folder / "t.html")

@@ -309,7 +309,7 @@ function sumsOf(grid) {
   if (grid.sums) return grid.sums;
   const { tall, wide, plane } = grid, rows = new Float32Array(tall), columns = new Float32Array(wide);
   const cells = plane ? plane.levels : grid.codes;
-  const values = Float32Array.from({ length: 256 }, (_, code) => (plane ? valueOf(plane, code) || 0 : code === 1 || code === 2 ? 1 : 0));
+  const values = Float32Array.from({ length: 256 }, (_, code) => (plane ? valueOf(plane, code) || 0 : grid.attend.includes(code) ? 1 : 0));
   for (let row = 0, at = 0; row < tall; row++) {
     for (let column = 0; column < wide; column++, at++) { rows[row] += values[cells[at]]; columns[column] += values[cells[at]]; }
   }
@@ -356,7 +356,7 @@ function legend(mode, grid) {
   } else if (mode === APART) {
     parts.push(chip("both", "both"), chip("finding", `only ${map.words[0]}`), chip("lacking", `only ${map.words[1]}`), chip("ignored", "neither"));
   } else parts.push(chip("attends", map.strip ? map.strip.yes : "attends"), chip("ignored", map.strip ? map.strip.no : "ignored"));
-  if (page.findings.some((finding) => isOf(finding, map))) parts.push(chip("finding", "finding"));
+  if (mode !== APART && page.findings.some((finding) => isOf(finding, map))) parts.push(chip("finding", "finding"));
   if (map.past) parts.push(chip("past", "past keys"));
   ui.legend.replaceChildren(...parts);
 }

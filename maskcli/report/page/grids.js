@@ -19,17 +19,17 @@ async function makeGrid(at, sample, head, mode) {
   if (mode === REASONS) {
     const codes = read.meant || read.mask ? painted(read.meant || read.mask) : cells();
     for (const reason of read.reasons) paint(codes, reason.forbids, sample, one, queries, keys, 2 + KINDS.indexOf(reason.kind));
-    return { tall: queries, wide: keys, codes };
+    return { tall: queries, wide: keys, codes, attend: [1] };
   }
   const has = read.mask ? painted(read.mask) : await weighed(at, sample, one, queries, keys);
-  if (mode === MEANT) return { tall: queries, wide: keys, codes: read.meant ? painted(read.meant) : cells() };
+  if (mode === MEANT) return { tall: queries, wide: keys, codes: read.meant ? painted(read.meant) : cells(), attend: [1] };
   if (mode === MASK) {
     if (read.meant) mark(has, painted(read.meant), flagged(at, sample, one), keys);
-    return { tall: queries, wide: keys, codes: has };
+    return { tall: queries, wide: keys, codes: has, attend: [1, 2] };
   }
   const meant = read.meant ? painted(read.meant) : has;
   for (let cell = 0; cell < has.length; cell++) has[cell] = has[cell] ? (meant[cell] ? 1 : 3) : meant[cell] ? 2 : 0;
-  return { tall: queries, wide: keys, codes: has };
+  return { tall: queries, wide: keys, codes: has, attend: [1, 3] };
 }
 
 /** Cells that weigh more than 0, where nobody saved a mask. */
@@ -43,11 +43,11 @@ async function weighed(at, sample, head, queries, keys) {
   return cells;
 }
 
-/** Flagged cells in which a mask is not what it should be become code 2. */
+/** Flagged cells in which a mask is not what it should be become code 2, and 3 where they do not attend. */
 function mark(codes, meant, places, keys) {
   for (const [q0, q1, k0, k1] of places) {
     for (let query = q0; query < q1; query++) {
-      for (let cell = query * keys + k0; cell < query * keys + k1; cell++) if ((codes[cell] > 0) !== (meant[cell] > 0)) codes[cell] = 2;
+      for (let cell = query * keys + k0; cell < query * keys + k1; cell++) if ((codes[cell] > 0) !== (meant[cell] > 0)) codes[cell] = codes[cell] ? 2 : 3;
     }
   }
 }
@@ -78,7 +78,7 @@ async function weightsGrid(at, sample, head, read, other = false) {
 async function missing(at, sample, head, read) {
   const [, , queries, keys] = maps[at].shape, tall = Math.min(queries, 512), wide = Math.min(keys, 512), mask = read.mask || read.meant;
   const codes = mask ? await allowedPixels(mask, sample, typeof head === "number" ? head : 0, queries, keys, tall, wide) : new Uint8Array(tall * wide);
-  return { tall, wide, codes, missing: mask ? "its mask alone is" : "nothing of it is" };
+  return { tall, wide, codes, attend: [1], missing: mask ? "its mask alone is" : "nothing of it is" };
 }
 
 /** Which pixels hold an allowed cell; all where no mask is known. */
@@ -135,8 +135,7 @@ function palette(mode, plane) {
   } else if (mode === APART) {
     ["ignored", "both", "lacking", "finding"].forEach((name, code) => set(code, name));
   } else {
-    set(1, "attends");
-    set(2, "finding");
+    ["ignored", "attends", "finding", "finding"].forEach((name, code) => set(code, name));
   }
   return colours;
 }
