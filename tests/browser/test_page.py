@@ -167,6 +167,19 @@ def test_4096_tokens_are_usable(browser, folder):
     page.cell("key 11")
 
 
+def test_long_masks_are_drawn_from_their_runs(browser, folder):
+    out = folder / "longer.html"
+    run("diff", "causal & sliding:512", "causal & sliding:511", "--lengths", 50_000, "-o", out, check=1)
+    page = Page(browser, out, "#q=49999&k=49488&mode=4")
+    page.cell("A lets it be seen, B hides it")
+    page.until("return document.querySelector('.legend').textContent", "each pixel is several cells")
+    grid = page(
+        "return gridOf(0, 0, 0, 3).then(({ tall, wide, codes }) => [tall, wide, [...new Set(codes)].sort()])"
+    )
+    assert grid == [4096, 4096, [0, 1, 3]]
+    assert browser.get_log("browser") == []
+
+
 def test_a_difference_side_by_side(browser, folder):
     run("diff", "causal", "sliding:3", "--lengths", 9, "-o", folder / "d.html", check=1)
     page = Page(browser, folder / "d.html", "#q=8&k=0&mode=4")

@@ -136,10 +136,9 @@ function listen() {
   let drag = null;
   addEventListener("keydown", pressed);
   addEventListener("hashchange", () => go(fromHash()));
-  const light = (dark) => { document.documentElement.dataset.theme = dark ? "dark" : "light"; if (state.tinted) { tint(...state.tinted); paintNow(); } };
-  let wasDark = false;
-  addEventListener("beforeprint", () => { wasDark = document.documentElement.dataset.theme === "dark"; light(false); });
-  addEventListener("afterprint", () => light(wasDark));
+  const print = (dark) => { theme(dark); if (state.tinted) { tint(...state.tinted); paintNow(); } };
+  addEventListener("beforeprint", () => { wasDark = document.documentElement.dataset.theme === "dark"; print(false); });
+  addEventListener("afterprint", () => print(wasDark));
   ui.search.addEventListener("input", search);
   system.addEventListener("change", () => theme(system.matches));
   if (!maps.length) return;

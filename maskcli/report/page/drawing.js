@@ -349,13 +349,13 @@ function legend(mode, grid) {
   else if (grid.plane) {
     parts.push(chip("strong", `large (log scale, to ${number(Math.max(map.high, grid.plane.high))})`), chip("weak", "small"), chip("zero", "exactly 0"));
     if (mode === WEIGHTS && (map.meant || map.mask)) parts.push(chip("ignored", "0 and forbidden"));
-    if (grid.plane.tall < map.shape[2] || grid.plane.wide < map.shape[3]) parts.push(element("span", { textContent: "each pixel is the largest of its cells" }));
   } else if (mode === REASONS) {
     const there = new Set(map.reasons.map((each) => each.kind));
     parts.push(chip("attends", "attends"), ...KINDS.filter((kind) => there.has(kind)).map((kind) => chip(kind, wordOf(kind))));
   } else if (mode === APART) {
     parts.push(chip("both", "both"), chip("finding", `only ${map.words[0]}`), chip("lacking", `only ${map.words[1]}`), chip("ignored", "neither"));
   } else parts.push(chip("attends", map.strip ? map.strip.yes : "attends"), chip("ignored", map.strip ? map.strip.no : "ignored"));
+  if (grid.tall < map.shape[2] || grid.wide < map.shape[3]) parts.push(element("span", { textContent: `each pixel is ${grid.plane ? "the largest of its" : "several"} cells` }));
   if (mode !== APART && page.findings.some((finding) => isOf(finding, map))) parts.push(chip("finding", "finding"));
   if (map.past) parts.push(chip("past", "past keys"));
   ui.legend.replaceChildren(...parts);

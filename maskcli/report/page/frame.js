@@ -1,8 +1,8 @@
 // The frame: files, layers and heads, the findings, and where one is.
 
 const ui = {};
-function button(text, title, act, extra = {}) {
-  const made = element("button", { type: "button", textContent: text, title, ...extra });
+function button(text, title, act) {
+  const made = element("button", { type: "button", textContent: text, title });
   made.addEventListener("click", act);
   return made;
 }
