@@ -133,7 +133,7 @@ function cellAt(event) {
 }
 
 function listen() {
-  let drag = null;
+  let drag = null, wasDark;
   addEventListener("keydown", pressed);
   addEventListener("hashchange", () => go(fromHash()));
   const print = (dark) => { theme(dark); if (state.tinted) { tint(...state.tinted); paintNow(); } };
