@@ -261,6 +261,7 @@ def test_a_row_of_ten_million_tokens_is_read(tmp_path, read_whole):
     read_whole(tmp_path / "x.jsonl", 1, most=500)
 
 
+@pytest.mark.long
 def test_a_group_of_rows_is_never_held_whole(tmp_path, read_whole):
     values = pa.array(np.zeros(2**25, np.int64))
     offsets = pa.array(np.arange(0, 2**25 + 1, 2**9, dtype=np.int32))

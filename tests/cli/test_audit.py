@@ -173,6 +173,15 @@ def test_a_chat_template_alone_is_checked(tmp_path, small_tokenizer):
     )
 
 
+def test_no_share_is_more_than_all(tmp_path):
+    rows = [
+        {"input_ids": [5, 6, 2, *[0] * 5], "labels": [5, 6, 2, *[0] * 5], "attention_mask": [1] * 3 + [0] * 5}
+    ]
+    done = run("audit", write(tmp_path / "padded.jsonl", rows * 3), check=1)
+    (told,) = [line.split() for line in done.stdout.splitlines() if "counted by the loss  " in line]
+    assert told[-5:] == ["21", "87.5", "%", "of", "all"]
+
+
 def test_padding_is_one_line(tmp_path):
     padded = {"input_ids": [5, 6, 7, 2, *[0] * 20], "labels": [-100, 6, 7, 2, *[-100] * 20]}
     path = write(tmp_path / "a.jsonl", [{**padded, "attention_mask": [1] * 4 + [0] * 20}] * 2)
