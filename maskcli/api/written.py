@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.errors import MaskcliError, meant
+from maskcli.errors import MaskcliError
 from maskcli.masks.conventions import CONVENTIONS, SILENT, Target, chunks
 from maskcli.masks.mask import Mask
 from maskcli.measure.questions import row_chunks
@@ -55,6 +55,5 @@ class Written(NamedTuple):
 def convention_of(name: str) -> str:
     """A convention by its name."""
     if name not in CONVENTIONS:
-        hint = meant(name, CONVENTIONS, f"choose one of {', '.join(CONVENTIONS)}")
-        raise MaskcliError(f"{name!r} is not a convention; {hint}")
+        raise MaskcliError(f"{name!r} is not a convention; choose one of {', '.join(CONVENTIONS)}")
     return name

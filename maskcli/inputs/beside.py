@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from maskcli.arrays import Array
@@ -34,23 +33,14 @@ class Beside:
 
 def beside(path: str, tensor: str, tokenizer: str | None = None) -> Beside:
     """What the file of a tensor tells beside it; nothing where it cannot be read as attention."""
-    return telling(path, tokenizer)(tensor)
-
-
-def telling(path: str, tokenizer: str | None = None) -> Callable[[str], Beside]:
-    """The same for each of a file's tensors by name."""
     token = load_tokenizer(tokenizer).token if tokenizer is not None else str
     file = open_tensors(path)
-    scenes: tuple[Scene, ...] = ()
-    with suppress(MaskcliError):
+    try:
         scenes = scenes_of(file, Declared(), roles_of(file), None)
-
-    def told(tensor: str) -> Beside:
-        return max(
-            (in_scene(scene, tensor, token) for scene in scenes), key=_known, default=Beside(token=token)
-        )
-
-    return told
+    except MaskcliError:
+        return Beside(token=token)
+    told = [in_scene(scene, tensor, token) for scene in scenes]
+    return max(told, key=_known, default=Beside(token=token))
 
 
 def _known(told: Beside) -> tuple[bool, bool]:

@@ -8,7 +8,6 @@ forkserver, with the children that it forks, unless it is older than the trace.
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import functools
 import os
 import pickle
@@ -93,8 +92,7 @@ class Children:
             return
         part = Path(self.folder, f"{os.getpid()}.part")
         try:
-            # What is drawn is the program's own: copies of tensors would pass through the disk.
-            part.write_bytes(pickle.dumps(dataclasses.replace(report, kept=())))
+            part.write_bytes(pickle.dumps(report))
             part.replace(Path(self.folder, f"{os.getpid()}{_REPORT}"))
         except OSError:
             # The program was over before its child was.

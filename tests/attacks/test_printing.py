@@ -36,7 +36,6 @@ def folder(tmp_path_factory):
     return made
 
 
-@pytest.mark.combinations
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -164,7 +164,6 @@ def test_a_model_that_mixes_nothing(folder):
     assert "nothing found: " in probe(folder, "models.py:make_deaf", check=0).stdout
 
 
-@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -318,7 +317,6 @@ def test_the_model_is_left_as_it_was(states):
     assert not model._forward_pre_hooks
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("sizes", "sentence"),
     [

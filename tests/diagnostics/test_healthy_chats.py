@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from maskcli.text.sentinels import Prober
 from maskcli.text.turns import learn, shaped
 from tests.diagnostics.attention import report
 from tests.text.chats import TEMPLATES, chat, conversation, shipped
+from tests.text.conftest import deepseek
 
-IGNORE, ROWS, BATCH = -100, 16, 4
+IGNORE, ROWS, BATCH = -100, 32, 8
 SOURCES = {
     **{f"own_{style}": source for style, (source, _) in TEMPLATES.items()},
     **{path.stem: path for path in shipped()},
@@ -20,10 +22,10 @@ SOURCES = {
 
 
 @pytest.fixture(scope="module")
-def backbone(small_tokenizer):
+def backbone():
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(small_tokenizer)
+    return AutoTokenizer.from_pretrained(deepseek(Path()))
 
 
 def rows_of(made, turns, rng, count):

@@ -132,7 +132,6 @@ def test_a_slot_in_front_or_behind_makes_a_strict_mask_whole(kind):
     assert loud(report({"attn_mask": saved(kept, kind)})) == []
 
 
-@pytest.mark.combinations
 @kinds
 @pytest.mark.parametrize(
     "keep",
@@ -233,7 +232,6 @@ def wrong(p, k, w):
     }
 
 
-@pytest.mark.combinations
 @pytest.mark.parametrize("kind", ["bool", "float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("batch", "queries", "keys", "window"), [(1, 12, 12, 4), (3, 40, 40, 7), (2, 5, 30, 6), (1, 1, 20, 4)]

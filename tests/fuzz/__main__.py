@@ -22,8 +22,6 @@ from tests.fuzz.source import BYTES, Source, seeded
 
 # Each target: the file it is in. It takes choices and an empty folder, and returns what went wrong, a sentence each.
 TARGETS = {"reader": "readers", "cli": "command_lines", "masks": "masks", "audit": "sets", "turns": "sets"}
-# Where folders of cases cost the least.
-QUICK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # Failures of one kind that are printed.
 MOST = 3
 
@@ -88,7 +86,7 @@ def _case(target, source, number):
     """What went wrong in a case, in a folder of its own that is gone afterwards."""
     from tests.fuzz.process import STREAMS
 
-    with tempfile.TemporaryDirectory(prefix="fuzz", dir=QUICK) as folder:
+    with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
         STREAMS.remember(number)
         return _tried(target, source, Path(folder))
 
@@ -122,13 +120,11 @@ class Tally:
                 print(f"{fault!a}\n  {again}", flush=True)
 
     def close(self):
-        from tests.fuzz.process import CODES
-
         seconds = time.monotonic() - self.began
-        codes = ", ".join(f"{count:,} with {code}" for code, count in sorted(CODES.items()))
-        CODES.clear()
-        done = f"{self.name}: {self.cases:,} cases, failures: {self.failed:,}"
-        print(f"{done} ({seconds:.0f} s, seed {self.seed}; runs that ended {codes})", flush=True)
+        print(
+            f"{self.name}: {self.cases:,} cases, failures: {self.failed:,} ({seconds:.0f} s, seed {self.seed})",
+            flush=True,
+        )
 
 
 def _guided(name, seconds):

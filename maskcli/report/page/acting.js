@@ -133,12 +133,10 @@ function cellAt(event) {
 }
 
 function listen() {
-  let drag = null, wasDark;
+  let drag = null;
   addEventListener("keydown", pressed);
   addEventListener("hashchange", () => go(fromHash()));
-  const print = (dark) => { theme(dark); if (state.tinted) { tint(...state.tinted); paintNow(); } };
-  addEventListener("beforeprint", () => { wasDark = document.documentElement.dataset.theme === "dark"; print(false); });
-  addEventListener("afterprint", () => print(wasDark));
+  addEventListener("beforeprint", () => draw());
   ui.search.addEventListener("input", search);
   system.addEventListener("change", () => theme(system.matches));
   if (!maps.length) return;
@@ -169,7 +167,6 @@ if (maps.length) {
   const start = page.start || {};
   const shown = { sample: start.sample ?? 0, head: start.head ?? 0, q: start.rows ? start.rows[0] : 0, k: start.keys ? start.keys[0] : 0 };
   const worst = maps.findIndex((map) => page.findings.some((finding) => isOf(finding, map)));
-  const first = worst < 0 ? maps.findIndex((map) => map.planes.length) : worst;
-  go({ map: Math.max(first, 0), ...shown, ...fromHash() });
+  go({ map: Math.max(worst, 0), ...shown, ...fromHash() });
   ui.canvas.focus({ preventScroll: true });
 } else document.body.dataset.painted = "yes";
