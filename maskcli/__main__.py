@@ -4,13 +4,12 @@ import sys
 
 
 def main() -> None:
-    """Start the command line; an interrupt while its libraries are imported ends it in a sentence too."""
+    """Start the command line; an interrupt while its libraries are imported ends it quietly too."""
     try:
         from maskcli.cli import main as start
 
         start()
     except KeyboardInterrupt:
-        sys.stderr.write("maskcli: interrupted.\n")
         sys.exit(130)
 
 

@@ -4,10 +4,12 @@ import os
 import signal
 import sys
 from collections import Counter
+from pathlib import Path
 
 import hypothesis
+import pytest
 
-from tests.diagnostics.thirds import THIRDS, third, third_in_turn
+from tests.shares import SHARES, share, share_in_turn
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("maskcli", deadline=None)
@@ -27,35 +29,54 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--zoo", choices=[*THIRDS, "all"], default="1",
-        help="Which third of the zoo's architectures, and of tests of all combinations, is run, or all of them.",
+        "--share", choices=[*SHARES, "all"], default="1",
+        help="Which share is run of the zoo's architectures, of all combinations and of long tests, or all of them.",
     )  # fmt: skip
 
 
-def _in_thirds(item):
+def _by_architecture(item):
     """Whether a test is of an architecture of the zoo, or of a healthy model that is probed."""
     probed = item.path.name == "test_sick.py" and item.path.parent.name == "probing"
     return item.path.name == "test_zoo.py" or (probed and "healthy" in item.originalname)
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out the tests of architectures, and the combinations, of the other thirds."""
-    wanted = config.getoption("--zoo")
+    """Leave out what the other shares run."""
+    wanted = config.getoption("--share")
     if wanted == "all":
         return
     ranks = Counter()
 
     def left_out(item):
         name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
-        if name is not None and _in_thirds(item):
-            return third(name) != wanted
+        if name is not None and _by_architecture(item):
+            return share(name) != wanted
+        if item.get_closest_marker("long") is not None:
+            return share(item.nodeid) != wanted
         if item.get_closest_marker("combinations") is None:
             return False
         test = item.path, item.originalname
         ranks[test] += 1
-        return third_in_turn(ranks[test] - 1) != wanted
+        return share_in_turn(ranks[test] - 1) != wanted
 
     deselected = [item for item in items if left_out(item)]
     others = set(deselected)
     items[:] = [item for item in items if item not in others]
     config.hook.pytest_deselected(items=deselected)
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(tmp_path_factory):
+    """The folder of a real tokenizer whose vocabulary is cut to an eighth."""
+    from tests.text.conftest import deepseek, trimmed
+
+    return trimmed(deepseek(Path()), tmp_path_factory.mktemp("trimmed") / "deepseek")
+
+
+@pytest.fixture(scope="session")
+def small_gpt2(tmp_path_factory):
+    """The folder of GPT-2's tokenizer with the first third of its vocabulary."""
+    from tests.text.conftest import gpt2, trimmed
+
+    folder = tmp_path_factory.mktemp("gpt2")
+    return trimmed(gpt2(folder / "whole"), folder / "trimmed")

@@ -22,7 +22,7 @@ FAILURE, *_ = (part.partition("```")[0] for part in PAGE.split("```text\n")[1:])
 @pytest.fixture(scope="module")
 def folder():
     with furnished() as made:
-        run("show", "--lengths", "8", "--mask", "causal", "-o", "golden.safetensors", cwd=made, check=0)
+        run("show", "--lengths", "8", "--mask", "causal", "-o", "golden.json", cwd=made, check=0)
         yield made
 
 
@@ -39,7 +39,7 @@ def test_the_hook_holds_the_mask(folder):
     assert code_of(hook["entry"], folder) == 0
     changed = folder / "changed"
     changed.mkdir()
-    (changed / "golden.safetensors").symlink_to(folder / "golden.safetensors")
+    (changed / "golden.json").symlink_to(folder / "golden.json")
     masks = (folder / "masks.py").read_text()
     (changed / "masks.py").write_text(masks.replace("bool))", "bool), 1)"))
     assert code_of(hook["entry"], changed) == 1

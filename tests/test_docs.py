@@ -74,6 +74,7 @@ def test_the_command_lists_the_pages_and_prints_one_as_it_is():
         assert run("docs", name, check=0).stdout == text
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("columns", [40, 80, 120])
 @pytest.mark.parametrize("name", [*EVERY, None])
 def test_a_page_fits_the_terminal(name, columns):

@@ -28,7 +28,7 @@ ROOMS = [
     {"measure", "meant"},
     {"tables"},
     {"masks", "tensors", "text"},
-    {"untrusted", "padding", "extras", "signals"},
+    {"untrusted", "padding", "extras"},
     {"errors", "arrays", "displayed"},
 ]
 HEAVY = {

@@ -83,7 +83,7 @@ def test_a_mask_is_an_array_again(made):
 
 
 def test_what_cannot_be_is_one_sentence():
-    with pytest.raises(maskcli.MaskcliError, match="texts, --file, --ids or --lengths belongs"):
+    with pytest.raises(maskcli.MaskcliError, match="needs tokens to lie over; pass texts, ids or lengths"):
         maskcli.show("causal")
     with pytest.raises(maskcli.MaskcliError, match="fit tokens"):
         maskcli.show(COMBINED, "only two")
@@ -97,3 +97,27 @@ def test_print_of_a_comparison_is_its_differences():
     compared = maskcli.compare("causal", "sliding:2", padding=np.ones((1, 6)))
     assert str(compared) == f"{compared.regions[0].meaning}\nA: causal, B: sliding:2: 10 cells differ"
     assert str(maskcli.compare("causal", "causal & sliding:9", padding=np.ones((1, 6)))) == "equal"
+
+
+def test_a_mask_that_was_there_says_why_as_well():
+    shown = maskcli.show(COMBINED[:, None], ids=[[5, 6, 7], [8, 0, 0]], pad_id=0)
+    assert shown.why(2, 1, 1) == "key 1 is padding"
+    assert shown.because(0, 2).reason.kind == "future"
+    odd = maskcli.show(np.array([[1, 0, 1], [1, 1, 0], [0, 1, 1]], bool))
+    assert (odd.why(0, 2), odd.why(0, 1)) == ("the mask allows it", "the mask forbids it")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda: maskcli.show("causal"), "'causal' needs tokens to lie over; pass texts, ids or lengths"),
+        (lambda: maskcli.show("cross", "a b"), "pass it with source TEXT"),
+        (lambda: maskcli.show("causal", "a", pad_id=3), "pad_id means nothing beside texts"),
+        (lambda: maskcli.show("causal", ids=[[1, 2], [3]]), "no pad id is known"),
+    ],
+)
+def test_what_is_wrong_is_said_in_keywords(wrong, told):
+    with pytest.raises(maskcli.MaskcliError) as failed:
+        wrong()
+    assert told in str(failed.value)
+    assert "--" not in str(failed.value)

@@ -51,6 +51,7 @@ def test_a_name_may_be_asked_to_occur_once():
         json_object('{"a": 1, "a": 2}', once=True)
 
 
+@pytest.mark.long
 def test_memory_is_limited_while_something_runs():
     code = """
 import numpy as np, resource

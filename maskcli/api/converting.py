@@ -10,7 +10,7 @@ import numpy as np
 from maskcli.api.masks import layout_for, written_spec
 from maskcli.api.written import Written
 from maskcli.arrays import Array
-from maskcli.errors import MaskcliError
+from maskcli.errors import MaskcliError, meant
 from maskcli.inputs.certain import is_bias, read_certain
 from maskcli.inputs.operands import Operand, mask_of, operand, resolver
 from maskcli.masks import conventions
@@ -157,7 +157,8 @@ def check_target(to: str) -> None:
     """Refuse what no mask can be converted to."""
     choices = (*conventions.CONVENTIONS, *TARGETS)
     if to not in choices:
-        raise MaskcliError(f"--to {to!r} is not a convention; choose one of {', '.join(choices)}")
+        hint = meant(to, choices, f"choose one of {', '.join(choices)}")
+        raise MaskcliError(f"--to {to!r} is not a convention; {hint}")
 
 
 def without_tensor(converted: Written, past: int | None) -> str | None:

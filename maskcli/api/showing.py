@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +20,9 @@ from maskcli.meant.facts import convention as known
 from maskcli.scene.saved_mask import Given as Saved
 from maskcli.scene.saved_mask import read_named, shape_of
 from maskcli.text import Batch
+
+# What the command line calls a keyword.
+OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
 
 
 def show(
@@ -62,6 +67,17 @@ def show(
         max_length=max_length,
     )
     spec = None if isinstance(mask, Mask) else operand(mask)
+    if spec is not None and spec.path is None and not given.told():
+        raise MaskcliError(
+            f"{spec.text!r} needs tokens to lie over; pass texts, ids or lengths, such as "
+            f"maskcli.show({spec.text!r}, 'Hello world')"
+        )
+    with _in_python():
+        return _shown(mask, spec, given, past, convention)
+
+
+def _shown(mask: Any, spec: Operand | None, given: Given, past: int, convention: str | None) -> Shown:
+    """A spec over tokens, or a mask that is there, over them or over places alone."""
     if spec is not None and spec.path is None:
         return inputs.show(given, spec.text, past=past, convention=convention)
     tokens = None if given == Given() else inputs.show(given, "full").queries
@@ -69,6 +85,15 @@ def show(
         return of_mask(mask, tokens)
     read, keep = saved(spec, convention)
     return replace(of_mask(keep, tokens), convention=read.convention, dtype=read.tensor.dtype)
+
+
+@contextmanager
+def _in_python() -> Iterator[None]:
+    """What is wrong, with keywords in place of options."""
+    try:
+        yield
+    except MaskcliError as error:
+        raise MaskcliError(OPTION.sub(lambda found: found[1].replace("-", "_"), str(error))) from None
 
 
 def of_mask(mask: Mask, batch: Batch | None = None) -> Shown:
@@ -81,8 +106,9 @@ def of_mask(mask: Mask, batch: Batch | None = None) -> Shown:
             "pass as many texts and tokens as it has samples and queries"
         )
     items = whole.shape[0]
+    name = name_of(mask)
     return Shown(
-        spec=name_of(mask).spec,
+        spec=name.spec,
         mask=whole,
         axes="".join(axis for axis, size in zip("bhq", mask.compact().stored, strict=True) if size > 1),
         queries=batch or _places(items, queries),
@@ -90,6 +116,7 @@ def of_mask(mask: Mask, batch: Batch | None = None) -> Shown:
         past=keys - queries if batch else 0,
         convention="sdpa",
         dtype="bool",
+        layout=name.layout if name.exact and name.layout.shape == whole.shape else None,
     )
 
 

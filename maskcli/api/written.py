@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.errors import MaskcliError
+from maskcli.errors import MaskcliError, meant
 from maskcli.masks.conventions import CONVENTIONS, SILENT, Target, chunks
 from maskcli.masks.mask import Mask
 from maskcli.measure.questions import row_chunks
@@ -55,5 +55,6 @@ class Written(NamedTuple):
 def convention_of(name: str) -> str:
     """A convention by its name."""
     if name not in CONVENTIONS:
-        raise MaskcliError(f"{name!r} is not a convention; choose one of {', '.join(CONVENTIONS)}")
+        hint = meant(name, CONVENTIONS, f"choose one of {', '.join(CONVENTIONS)}")
+        raise MaskcliError(f"{name!r} is not a convention; {hint}")
     return name

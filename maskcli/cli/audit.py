@@ -14,6 +14,7 @@ from maskcli.cli.options import (
     ExitZero,
     FailOn,
     Jobs,
+    MaxSize,
     Output,
     Quiet,
     Severity,
@@ -27,7 +28,7 @@ from maskcli.cli.options import (
 from maskcli.cli.usage import FOUND
 from maskcli.errors import MaskcliError
 from maskcli.report.audited import FORMS
-from maskcli.report.forms import choose, names
+from maskcli.report.forms import choose, names, sized
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -124,6 +125,7 @@ def audit(
         str | None, findings_form(names(FORMS), ", jsonl for a line of JSON per finding, csv for tables")
     ] = None,
     output: Output = None,
+    max_size: MaxSize = None,
     quiet: Quiet = False,
     **said: Unpack[Said],
 ) -> int:
@@ -143,13 +145,13 @@ def audit(
 
     check_quiet(quiet, form, output, rows, show)
     if not files:
-        return _check_template(said, form, output, fail_on, exit_zero, quiet)
+        return _check_template(said, form, output, max_size, fail_on, exit_zero, quiet)
     check_workers(jobs, dask)
     if rows is not None and (show or form is not None):
         raise MaskcliError("--rows writes numbers alone; leave --format and --show out, or --rows")
     if full and not show:
         raise MaskcliError("--full is for rows that are shown; pass --show ROW too, or leave it out")
-    write = choose(FORMS, form, None if rows or show else output).write
+    write = sized(choose(FORMS, form, None if rows or show else output), max_size).write
     meaning = declare(**said)
     if rows is not None:
         meaning = meaning._replace(codes=frozenset(matching([rows], "--rows")))
@@ -175,7 +177,13 @@ def audit(
 
 
 def _check_template(
-    said: Said, form: str | None, output: str | None, fail_on: Severity, exit_zero: bool, quiet: bool
+    said: Said,
+    form: str | None,
+    output: str | None,
+    max_size: int | None,
+    fail_on: Severity,
+    exit_zero: bool,
+    quiet: bool,
 ) -> int:
     """Check the chat template of a tokenizer, or one of a file for it."""
     import os
@@ -192,7 +200,7 @@ def _check_template(
             "there is nothing to audit; name training sets, or pass --template with the folder of a chat "
             "model, or with a file and --tokenizer"
         )
-    write = choose(FORMS, form, output).write
+    write = sized(choose(FORMS, form, output), max_size).write
     tokenizer = load_tokenizer(name, chat=True, template=None if template is None else read_text(template))
     checked = CheckedTemplate(template or name, check(tokenizer), tokenizer.token)
     if not quiet:

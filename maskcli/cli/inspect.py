@@ -31,7 +31,7 @@ def inspect(
             autocompletion=tensors,
         ),
     ],
-    batch: Annotated[
+    sample: Annotated[
         int | None, option(help="Look into this sample.", panel=PART, min=0, metavar="N")
     ] = None,
     head: Annotated[
@@ -42,8 +42,7 @@ def inspect(
     convention: From = None,
     past: Past = None,
     tokenizer: Annotated[
-        str | None,
-        option("--tokenizer", "-t", help="Names the tokens of a picture's axes.", panel=PART, metavar="NAME"),
+        str | None, option("--tokenizer", "-t", help="Names the tokens on axes.", panel=PART, metavar="NAME")
     ] = None,
     form: Form = None,
     output: Output = None,
@@ -54,28 +53,31 @@ def inspect(
 ) -> int:
     """List the tensors of files: type, shape, role, values, and for a mask its name.
 
-    With --batch, --head, --rows or --keys it shows a part of FILE:TENSOR: numbers where they fit, else a map
+    With --sample, --head, --rows or --keys it shows a part of FILE:TENSOR: numbers where they fit, else a map
     of the largest values; -o saves a picture of it.
     """
     from maskcli.inputs.looks import inspected
     from maskcli.meant.facts import convention as known
-    from maskcli.report.forms import choose, sized, write_as
+    from maskcli.report.forms import PAGES, PICTURES, choose, sized, write_as
     from maskcli.report.inspected import FORMS, PICTURE
     from maskcli.tensors import Zoom, parse_range
 
     chosen = choose(FORMS, form, output)
     part = Zoom(
-        batch,
+        sample,
         None if head in (None, ALL) else _number(head or ""),
         parse_range(rows, "--rows") if rows else None,
         parse_range(keys, "--keys") if keys else None,
     )
     zoomed = chosen is PICTURE or part != Zoom()
     declared = known(convention) if convention else None
-    if chosen is not PICTURE and (tokenizer is not None or head == ALL):
+    if chosen is not PICTURE and head == ALL:
+        raise MaskcliError("--head all is for a picture; end -o FILE in .png, .svg or .pdf, or name one head")
+    has_axes = chosen.suffixes in (PICTURES, PAGES) or (zoomed and chosen is FORMS[0])
+    if tokenizer is not None and not has_axes:
         raise MaskcliError(
-            "--tokenizer and --head all are for a picture; end -o FILE in .png, .svg or .pdf, "
-            "or leave them out"
+            "--tokenizer names the tokens of a part as text, of a picture or a page; pass --rows or --keys, "
+            "or -o FILE.png or .html, or leave it out"
         )
     found = inspected(files, part if zoomed else None, declared, past, head == ALL, tokenizer)
     write_as(sized(chosen, max_size), found, output, look(title, dpi, theme))

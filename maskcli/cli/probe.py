@@ -14,6 +14,7 @@ from maskcli.cli.options import (
     OUTPUT,
     ExitZero,
     FailOn,
+    MaxSize,
     Quiet,
     Severity,
     check_quiet,
@@ -22,7 +23,7 @@ from maskcli.cli.options import (
     option,
 )
 from maskcli.errors import MaskcliError
-from maskcli.report.forms import choose, names
+from maskcli.report.forms import choose, names, sized
 from maskcli.report.probed import FORMS
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def probe(
             metavar="FILE",
         ),
     ] = None,
+    max_size: MaxSize = None,
     quiet: Quiet = False,
 ) -> int:
     """Move the input of a model's layers key by key, see which outputs change, and name the mask it shows.
@@ -158,7 +160,7 @@ def probe(
     to_masks = output is not None and os.path.splitext(output)[1].lower() in MASKS
     report_to = None if to_masks else output
     check_quiet(quiet, form, report_to)
-    write = choose(FORMS, form, report_to).write
+    write = sized(choose(FORMS, form, report_to), max_size).write
     planned: Planned = {
         "expect": expect,
         "length": length,

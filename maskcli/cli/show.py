@@ -139,7 +139,7 @@ def show(
         int, option(help="The side of the blocks that are counted.", panel=OUTPUT, min=1, metavar="N")
     ] = 128,
     why: Annotated[str | None, option(help=WHY, panel=OUTPUT, metavar="QUERY,KEY")] = None,
-    batch: Annotated[
+    sample: Annotated[
         int | None, option(help="With --why: in this sample.", panel=OUTPUT, min=0, metavar="N")
     ] = None,
     head: Annotated[
@@ -160,10 +160,10 @@ def show(
     from maskcli.report.shown import forms_for, forms_of_why
     from maskcli.report.terminal import say
 
-    idle = {"--batch": batch, "--head": head}
+    idle = {"--sample": sample, "--head": head}
     if why is None and (said := [option for option, number in idle.items() if number is not None]):
         raise MaskcliError(f"{said[0]} means nothing without --why QUERY,KEY; pass that too, or leave it out")
-    forms = forms_for(output) if why is None else forms_of_why(why, batch, head)
+    forms = forms_for(output) if why is None else forms_of_why(why, sample, head)
     chosen = sized(choose(forms, form, output), max_size)
 
     given = inputs.Given(

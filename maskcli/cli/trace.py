@@ -14,6 +14,7 @@ from maskcli.cli.options import (
     CALLS,
     OUTPUT,
     FailOn,
+    MaxSize,
     Quiet,
     Severity,
     Verbose,
@@ -24,7 +25,7 @@ from maskcli.cli.options import (
     option,
 )
 from maskcli.errors import MaskcliError
-from maskcli.report.forms import choose, names
+from maskcli.report.forms import PAGES, choose, names, sized
 from maskcli.report.traced import FORMS
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def trace(
             metavar="FILE",
         ),
     ] = None,
+    max_size: MaxSize = None,
     **said: Unpack[Said],
 ) -> int:
     """Run a Python program and check every attention call that it makes.
@@ -105,6 +107,7 @@ def trace(
     to -o FILE. With --fail-on, findings make the exit code 1 where the program itself succeeded.
     """
     from maskcli.diagnostics.declare import declare
+    from maskcli.report.live import live
     from maskcli.report.terminal import flush, guarded
     from maskcli.report.terminal import output as result
     from maskcli.tracing.program import module, run, script
@@ -118,14 +121,15 @@ def trace(
             "-o - is standard output, which is the program's; leave -o out for standard error, or name a file"
         )
     check_quiet(quiet, form, output, verbose)
-    write = choose(FORMS, form, output).write
+    chosen = sized(choose(FORMS, form, output), max_size)
     # The program may change its folder.
     output, save = (path if path is None else os.path.abspath(path) for path in (output, save))
-    options = Options(*declare(**said), every, limit, tuple(modules or ()), save, save_all, measure)
+    draws = chosen.suffixes == PAGES
+    options = Options(*declare(**said), every, limit, tuple(modules or ()), save, save_all, measure, draws)
     name, *arguments = program
     watched = module(name) if as_module else script(name)
     process, path = os.getpid(), list(sys.path)
-    with Trace(options, watched.name) as watching:
+    with live(name, not quiet) as told, Trace(options, watched.name, told=told) as watching:
         code = run(watched, arguments)
     if os.getpid() != process:
         # A forked child came to its end: the program is its parent.
@@ -137,7 +141,7 @@ def trace(
     sys.path += [each for each in path if each not in sys.path]
     flush()
     with result(output) if output is not None else nullcontext(guarded(sys.stderr)) as stream:
-        write(watching.report, stream, verbose)
+        chosen.write(watching.report, stream, verbose)
     return code or _code(watching.report, fail_on, watched.name)
 
 

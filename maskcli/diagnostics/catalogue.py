@@ -36,7 +36,7 @@ from maskcli.diagnostics.rules import (
     whole_runs,
 )
 from maskcli.diagnostics.verdicts.measured import Judged
-from maskcli.errors import MaskcliError
+from maskcli.errors import MaskcliError, meant
 from maskcli.scene.scene import Scene
 
 RULES: tuple[Rule[Scene], ...] = (
@@ -163,10 +163,20 @@ def named(text: str) -> Rule[Any]:
     for each in in_code_order():
         if wanted in (each.code.lower(), each.name):
             return each
-    names = [known for each in in_code_order() for known in (each.code, each.name)]
+    names = _names()
     close = difflib.get_close_matches(wanted, [name.lower() for name in names], 1, 0.5)
     hint = f"did you mean {next(name for name in names if name.lower() == close[0])}? " if close else ""
     raise MaskcliError(f"there is no rule {text!r}; {hint}maskcli rule --all lists them")
+
+
+def _names() -> list[str]:
+    """The codes and names of all rules."""
+    return [known for each in in_code_order() for known in (each.code, each.name)]
+
+
+def _spelled(text: str) -> str:
+    """A text as codes are written, or names."""
+    return text.upper() if any(letter.isdigit() for letter in text) else text.lower()
 
 
 def family(text: str) -> tuple[Rule[Any], ...]:
@@ -195,9 +205,8 @@ def matching(texts: Sequence[str], option: str) -> set[str]:
         wanted = text.strip()
         matches = _called(wanted)
         if not matches:
-            raise MaskcliError(
-                f"{option} {wanted!r}: no rule has this code, name or prefix; maskcli rule --all lists them"
-            )
+            hint = meant(_spelled(wanted), _names(), "maskcli rule --all lists them")
+            raise MaskcliError(f"{option} {wanted!r}: no rule has this code, name or prefix; {hint}")
         codes |= matches
     return codes
 

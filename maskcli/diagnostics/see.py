@@ -20,7 +20,7 @@ def see(scene: Scene, tensor: str, spot: Where, file: TensorFile, origin: str | 
 
     target = origin or (f"{scene.file}:{tensor}" if tensor else scene.file)
     options = {
-        "--batch": _first(spot.batch),
+        "--sample": _first(spot.batch),
         "--head": _first(spot.heads),
         "--rows": _range(spot.queries),
         "--keys": _range(spot.keys),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from maskcli.arrays import Array
@@ -33,14 +34,23 @@ class Beside:
 
 def beside(path: str, tensor: str, tokenizer: str | None = None) -> Beside:
     """What the file of a tensor tells beside it; nothing where it cannot be read as attention."""
+    return telling(path, tokenizer)(tensor)
+
+
+def telling(path: str, tokenizer: str | None = None) -> Callable[[str], Beside]:
+    """The same for each of a file's tensors by name."""
     token = load_tokenizer(tokenizer).token if tokenizer is not None else str
     file = open_tensors(path)
-    try:
+    scenes: tuple[Scene, ...] = ()
+    with suppress(MaskcliError):
         scenes = scenes_of(file, Declared(), roles_of(file), None)
-    except MaskcliError:
-        return Beside(token=token)
-    told = [in_scene(scene, tensor, token) for scene in scenes]
-    return max(told, key=_known, default=Beside(token=token))
+
+    def told(tensor: str) -> Beside:
+        return max(
+            (in_scene(scene, tensor, token) for scene in scenes), key=_known, default=Beside(token=token)
+        )
+
+    return told
 
 
 def _known(told: Beside) -> tuple[bool, bool]:

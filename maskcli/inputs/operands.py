@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from maskcli.errors import MaskcliError
+from maskcli.inputs.golden import SUFFIX, tensors
 from maskcli.inputs.mask_mods import mask_in_file
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
@@ -59,6 +61,8 @@ def operand(given: Any, name: str = "the mask") -> Operand:
 def from_file(target: str) -> Operand:
     """`FILE[:TENSOR]`."""
     path, name = split_target(target)
+    if path.endswith(SUFFIX):
+        return _from_json(target, path, name)
     file = open_tensors(path)
     tensors, told = roles_of(file), from_metadata(file.metadata, path)
     if name is None:
@@ -67,6 +71,17 @@ def from_file(target: str) -> Operand:
         return Operand(target, path, tensors, only[0] if len(only) == 1 else None, told)
     named = next((roled for roled in tensors if roled.tensor.name == name), None)
     return Operand(target, path, tensors, named or role_of(find_tensor(file, name)), told)
+
+
+def _from_json(target: str, path: str, name: str | None) -> Operand:
+    """A mask that was written as JSON; nothing else is taken of it."""
+    arrays = tensors(path)
+    if name not in (None, "mask"):
+        raise MaskcliError(f"{path!r} has no {name!r}: of JSON its mask is taken; leave :{name} out")
+    roled = tuple(role_of(from_array(each, array)) for each, array in arrays.items())
+    crosses = any(each.kind == "encoder" for each in roled)
+    mask = replace(roled[0], role="mask", why=TOLD, kind="cross" if crosses else roled[0].kind)
+    return Operand(target, path, (mask, *roled[1:]), mask, Declared(convention="sdpa"))
 
 
 def mask_of(given: Operand) -> Roled | None:

@@ -19,6 +19,7 @@ from maskcli.tensors import (
     named_tensor,
     open_tensors,
     parse_role,
+    role_in,
     role_of,
     split_target,
 )
@@ -94,7 +95,7 @@ def _opened(task: Task) -> tuple[TensorFile, list[Roled]]:
     file = open_tensors(path)
     if name is not None:
         file = dataclasses.replace(file, tensors=(named_tensor(file, name),))
-    return file, [role_of(tensor) for tensor in file.tensors]
+    return file, [role_in(file, tensor) for tensor in file.tensors]
 
 
 def _place(roled: Roled, file: TensorFile) -> str:

@@ -10,11 +10,11 @@ import numpy as np
 
 from maskcli.arrays import Array, Real
 from maskcli.displayed import Pictured
-from maskcli.errors import MaskcliError
+from maskcli.errors import MaskcliError, meant
 from maskcli.masks import conventions, spec
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
-from maskcli.masks.reasons import Reason, by_kind, reasons
+from maskcli.masks.reasons import Because, Reason, because, by_kind, reasons
 from maskcli.masks.spec import Resolve
 from maskcli.meant.facts import MOST_KEYS
 from maskcli.text import (
@@ -66,6 +66,10 @@ class Given:
     pad_token: str | None = None
     pad_id: int | None = None
 
+    def told(self) -> bool:
+        """Whether anything tells which tokens there are."""
+        return bool(self.texts) or any(each is not None for each in (self.file, self.ids, self.lengths))
+
     def way(self) -> str:
         """Which of the ways to give tokens was used; options that mean nothing with it are refused."""
         ways = {
@@ -76,8 +80,9 @@ class Given:
         }
         given = [way for way, value in ways.items() if value is not None]
         if len(given) != 1:
+            were = "were" if given else "was"
             raise MaskcliError(
-                f"{' and '.join(given) or 'nothing'} was given where one of texts, --file, --ids or "
+                f"{' and '.join(given) or 'nothing'} {were} given where one of texts, --file, --ids or "
                 '--lengths belongs; for example maskcli show "Hello world"'
             )
         (way,) = given
@@ -159,10 +164,17 @@ class Shown(Pictured):
 
     def why(self, query: int, key: int, item: int = 0, head: int = 0) -> str:
         """Why a query may or may not see a key, as masks/reasons.py says it."""
-        assert self.layout is not None
-        from maskcli.masks.reasons import why
+        return self.because(query, key, item, head).text
 
-        return why(spec.parse(self.spec), self.layout, query, key, item, head, self.resolve)
+    def because(self, query: int, key: int, item: int = 0, head: int = 0) -> Because:
+        """The same, with what forbids it. Of a mask that has no exact name nothing more is known."""
+        if self.layout is not None:
+            return because(spec.parse(self.spec), self.layout, query, key, item, head, self.resolve)
+        return Because(f"the mask {'allows' if self.attends(query, key, item, head) else 'forbids'} it", None)
+
+    def attends(self, query: int, key: int, item: int = 0, head: int = 0) -> bool:
+        """Whether a query may see a key."""
+        return bool(self.mask.dense(item, head, (query, query + 1), (key, key + 1)).all())
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -212,8 +224,9 @@ def show(
 
         known(convention)
     if to not in conventions.CONVENTIONS:
-        choices = ", ".join(conventions.CONVENTIONS)
-        raise MaskcliError(f"--to {to!r} is not a convention; choose one of {choices}")
+        choices = conventions.CONVENTIONS
+        hint = meant(to, choices, f"choose one of {', '.join(choices)}")
+        raise MaskcliError(f"--to {to!r} is not a convention; {hint}")
     kind = conventions.dtype_of(to, dtype)
 
     parsed = spec.parse(_usual(batch, source) if text is None else text)

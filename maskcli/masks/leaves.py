@@ -12,7 +12,7 @@ from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 
 PER_DOCUMENT = "per-document"
-FILE_SUFFIXES = (".safetensors", ".npy", ".npz", ".pt", ".pth", ".bin", ".py")
+FILE_SUFFIXES = (".safetensors", ".npy", ".npz", ".pt", ".pth", ".bin", ".json", ".py")
 # How a tensor's name or a file's path may begin, so that no wrong number is taken for one.
 _TENSOR = re.compile(r"[A-Za-z_./\\]..+")
 _CHOSEN = re.compile(r"(.+)=(\d+(?:,\d+)*)")

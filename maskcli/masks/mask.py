@@ -358,19 +358,23 @@ def _intervals(shape: Shape, starts: Array, stops: Array) -> Mask:
 
 def _intersect(a: Mask, b: Mask) -> Mask:
     """Keys in both; both masks hold the same stored rows."""
-    span = a.shape[3] + 1
-    row = a.row_of_run()
-    a_base, b_base = row * span, b.row_of_run() * span
-    # Runs of b that end behind the start of a's run and begin before its stop overlap it.
-    first = np.searchsorted(b.stops + b_base, a.starts + a_base, "right")
-    last = np.searchsorted(b.starts + b_base, a.stops + a_base, "left")
-    overlaps = last - first
+    first, overlaps = _overlapping(a, b)
     pointer = pointer_of(overlaps)
     check_count(int(pointer[-1]), "the combination of these masks")
-    of_a = np.repeat(np.arange(row.size), overlaps)
+    of_a = np.repeat(np.arange(overlaps.size), overlaps)
     of_b = np.repeat(first - pointer[:-1], overlaps) + np.arange(pointer[-1])
     starts, stops = np.maximum(a.starts[of_a], b.starts[of_b]), np.minimum(a.stops[of_a], b.stops[of_b])
     return Mask(a.shape, a.stored, pointer[a.pointer], starts, stops)
+
+
+def _overlapping(a: Mask, b: Mask) -> tuple[Array, Array]:
+    """The first run of b that overlaps each run of a, and how many do, both [runs of a]."""
+    span = a.shape[3] + 1
+    a_base, b_base = a.row_of_run() * span, b.row_of_run() * span
+    # Runs of b that end behind the start of a's run and begin before its stop overlap it.
+    first = np.searchsorted(b.stops + b_base, a.starts + a_base, "right")
+    last = np.searchsorted(b.starts + b_base, a.stops + a_base, "left")
+    return first, last - first
 
 
 def pointer_of(counts: Array) -> Array:

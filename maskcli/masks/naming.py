@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from maskcli.arrays import Array
+from maskcli.errors import MaskcliError
 from maskcli.masks.edges import MOST_RANGES, edges_of
 from maskcli.masks.kinds import KINDS, Fit, Numbers
 from maskcli.masks.layout import Layout
@@ -271,16 +272,23 @@ def _inside_documents(mask: Mask, layout: Layout) -> Iterator[Spec]:
             return
         ends = np.cumsum([*lengths, layout.keys - sum(lengths)])
         sizes = np.diff(ends, prepend=0)
-        stop = int(ends[sizes.argmax()])
-        span = slice(stop - int(sizes.max()), stop)
+        longest = sizes.argmax()
+        span = slice(int(ends[longest] - sizes[longest]), int(ends[longest]))
         name = name_of(mask.select(rows=span, keys=span))
         if not name.exact or name.layout.real is not None:
             return
         for text in (name.spec, *name.aliases):
-            spec = PerDocument(parse(text), lengths)
-            if build(spec, layout) == mask:
+            if _rebuilds(spec := PerDocument(parse(text), lengths), mask, layout):
                 yield spec
                 return
+
+
+def _rebuilds(spec: Spec, mask: Mask, layout: Layout) -> bool:
+    """Whether a spec is the mask; one that no shorter document can have is not."""
+    try:
+        return build(spec, layout) == mask
+    except MaskcliError:
+        return False
 
 
 def _either(terms: list[Named], union: Named, outside: list[Named]) -> list[Spec]:

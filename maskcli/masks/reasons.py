@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from maskcli.masks.kinds import KINDS as MASK_KINDS
 from maskcli.masks.kinds import causal, document_ids, full
@@ -65,12 +66,32 @@ def why(
     >>> why(parse("causal & sliding:2"), Layout(1, 6, 6), 4, 3)
     'causal and sliding:2 allow it'
     """
+    return because(parsed, layout, query, key, batch, head, resolve).text
+
+
+class Because(NamedTuple):
+    """Why a query may or may not see a key: in words, and what forbids it."""
+
+    text: str
+    reason: Reason | None
+
+
+def because(
+    parsed: Spec,
+    layout: Layout,
+    query: int,
+    key: int,
+    batch: int = 0,
+    head: int = 0,
+    resolve: Resolve | None = None,
+) -> Because:
+    """As `why`, with the reason itself."""
     cell = _Cell(layout, query, key, batch, head)
     for reason in reasons(parsed, layout, resolve):
         if cell.within(reason.forbids):
-            return cell.forbidden(reason, resolve)
+            return Because(cell.forbidden(reason, resolve), reason)
     allowing = list(dict.fromkeys(cell.allowing(parsed, resolve)))
-    return f"{' and '.join(allowing)} allow{'s' * (len(allowing) == 1)} it"
+    return Because(f"{' and '.join(allowing)} allow{'s' * (len(allowing) == 1)} it", None)
 
 
 def _forbidden(spec: Spec, layout: Layout, resolve: Resolve | None) -> list[Reason]:

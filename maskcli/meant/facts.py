@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from maskcli.errors import MaskcliError
+from maskcli.errors import MaskcliError, meant
 
 # The command line builds its options from this file: what masks are is imported when something is declared.
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def convention(name: str, origin: Origin = FROM) -> str:
     if name not in CONVENTIONS:
         raise MaskcliError(
             f"{origin.name} {name!r} is not a convention of saved masks; "
-            f"choose one of {', '.join(CONVENTIONS)}"
+            + meant(name, CONVENTIONS, f"choose one of {', '.join(CONVENTIONS)}")
         )
     return name
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskcli.report.ci import Tell, ci_forms
-from maskcli.report.forms import SCHEMA_VERSION, Form, in_pieces, on_screen
+from maskcli.report.forms import PAGES, SCHEMA_VERSION, Form, in_pieces, on_screen
 
 # The command line asks for the names of the forms: what they write is imported when they do.
 if TYPE_CHECKING:
@@ -60,15 +60,15 @@ def _text(audits: Audits, console: Console) -> None:
     for audited in audits.sets:
         print_glance(audited, console)
         console.print()
-        for line in _beside(audited):
+        for line in beside(audited):
             hang(console, "", line)
         if audited.unread or audited.notes:
             console.print()
         _print_findings(audited, audits, console)
-    print_lines([_closing(audits), *undecided(_missing(audits), "more could be decided with:")], console)
+    print_lines([closing(audits), *undecided(_missing(audits), "more could be decided with:")], console)
 
 
-def _beside(audited: Audited) -> Iterator[str]:
+def beside(audited: Audited) -> Iterator[str]:
     """What the numbers rest on, and what they leave out."""
     from maskcli.report.terminal import clean
 
@@ -92,13 +92,13 @@ def _print_findings(audited: Audited, audits: Audits, console: Console) -> None:
     for told in audited.findings:
         head = Text(f"{told.code} {told.name}", style=STYLES[told.severity])
         head.append(f"  {told.severity}", style="default not bold")
-        extent = _extent(told)
-        apart = "  " if head.cell_len + 2 + len(extent) <= console.width else "\n  "
-        console.print(head.append(f"{apart}{extent}", style="default not bold"))
+        concerned = extent(told)
+        apart = "  " if head.cell_len + 2 + len(concerned) <= console.width else "\n  "
+        console.print(head.append(f"{apart}{concerned}", style="default not bold"))
         hang(console, "  ", sentence(told.message))
         hang(console, "  why:   ", why(told.code))
         hang(console, "  fix:   ", sentence(told.fix))
-        hang(console, "  rows:  ", _rows(told))
+        hang(console, "  rows:  ", rows_of(told))
         for example in told.examples:
             _print_example(example, audits, blanks, console)
         console.print()
@@ -127,14 +127,14 @@ def _shown(start: int, stop: int, length: int) -> str:
     return f"tokens {start}..{stop} of {length:,}"
 
 
-def _extent(told: Told) -> str:
+def extent(told: Told) -> str:
     """How many rows a finding concerns: "12 of 1,200 rows (1.0 %)"."""
     from maskcli.report.glance import share
 
     return f"{told.rows:,} of {told.of:,} rows ({share(told.rows, told.of)})"
 
 
-def _rows(told: Told) -> str:
+def rows_of(told: Told) -> str:
     """The first rows, and how to get all of them."""
     rows = [_row(row, several=len({each.file for each in told.first}) > 1) for row in told.first[:LISTED]]
     more = told.rows - len(rows)
@@ -148,7 +148,7 @@ def _row(row: RowOf, several: bool) -> str:
     return f"{clean(row.file)}:{row.row}" if several else str(row.row)
 
 
-def _closing(audits: Audits) -> str:
+def closing(audits: Audits) -> str:
     """Counts of findings, and of what was looked at."""
     from maskcli.masks.words import counted
 
@@ -187,9 +187,9 @@ def _concise(audits: Audits) -> Iterator[str]:
 
     for audited in audits.sets:
         for told in audited.findings:
-            yield f"{clean(audited.name)}: {told.code} {told.name} {told.severity}: {_extent(told)}: "
-            yield f"{clean(told.message)} (rows {_rows(told)})\n"
-    yield f"{_closing(audits)}\n"
+            yield f"{clean(audited.name)}: {told.code} {told.name} {told.severity}: {extent(told)}: "
+            yield f"{clean(told.message)} (rows {rows_of(told)})\n"
+    yield f"{closing(audits)}\n"
 
 
 def _json(audits: Audits) -> Iterator[str]:
@@ -304,16 +304,22 @@ def _csv(audits: Audits) -> Iterator[str]:
             yield csv_line(whole)
 
 
-Writer = Callable[[Audits, "str | None"], None]
+Writer = Callable[..., None]
 
 
 def _for_ci(tell: Tell) -> Writer:
     def tell_audits(audits: Audits) -> Iterator[str]:
         from maskcli.report.entries import of_audits
 
-        return tell(of_audits(audits, _closing(audits)))
+        return tell(of_audits(audits, closing(audits)))
 
     return in_pieces(tell_audits)
+
+
+def _page(audits: Audits, path: str | None, megabytes: int | None = None) -> None:
+    from maskcli.report.page.audited import save_audited
+
+    save_audited(audits, path, megabytes)
 
 
 FORMS: tuple[Form[Writer], ...] = (
@@ -323,4 +329,5 @@ FORMS: tuple[Form[Writer], ...] = (
     Form("jsonl", (".jsonl",), in_pieces(_jsonl)),
     Form("csv", (".csv",), in_pieces(_csv)),
     *ci_forms(_for_ci),
+    Form(None, PAGES, _page),
 )

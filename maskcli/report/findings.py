@@ -36,15 +36,13 @@ def print_findings(findings: Iterable[Finding], console: Console, looked: Looked
     for each in alike(findings):
         finding = each.finding
         every = (looked or {}).get(finding.file, ())
-        head = Text(f"{finding.code} {finding.name}", style=STYLES[finding.severity])
-        head.append(f"  {finding.severity}", style="default not bold")
-        head.append(f"  {_whose(each)}", style="dim not bold")
-        console.print(head)
+        name = (f"{finding.code} {finding.name}", STYLES[finding.severity])
+        console.print(Text.assemble(name, f"  {finding.severity}  ", (_whose(each), "dim")))
         lines = [
             ("", sentence(finding.message), "bold"),
             ("files: ", _files(each), "dim"),
             ("where: ", place_in_words(finding, every), "dim"),
-            ("in:    ", _origin(finding.traced, every), "dim"),
+            ("in:    ", origin(finding.traced, every), "dim"),
             ("known: ", clean("; ".join(finding.known)), "dim"),
             ("why:   ", why(finding.code), "dim"),
             ("fix:   ", sentence(finding.fix), ""),
@@ -145,7 +143,7 @@ def _spans(label: str, runs: Runs | None) -> str:
     return f"{label} {first((f'{start}..{stop}' for start, stop in runs), LISTED_RUNS)}"
 
 
-def _origin(traced: Traced | None, every: Collection[str]) -> str:
+def origin(traced: Traced | None, every: Collection[str] = ()) -> str:
     """Where a running program showed a finding: modules, the first step, and the user's own line."""
     if traced is None:
         return ""

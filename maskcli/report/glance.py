@@ -54,9 +54,10 @@ def lines(glance: Glance) -> Iterator[Line]:
     yield Line("tokens", glance.tokens)
     yield Line("padding", glance.padding, share(glance.padding, glance.tokens), deep=True)
     if glance.counted is not None:
-        yield Line(
-            "counted by the loss", glance.counted, share(glance.counted, real), "of the rest", deep=True
-        )
+        # More than what is real can only be padding that is counted too.
+        over = glance.counted > real
+        whole, of = (glance.tokens, "of all") if over else (real, "of the rest")
+        yield Line("counted by the loss", glance.counted, share(glance.counted, whole), of, deep=True)
     for label, number in (
         ("rows with nothing counted", glance.rows_uncounted),
         ("rows counted whole", glance.rows_whole),

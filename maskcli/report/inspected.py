@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from maskcli.masks.naming import Name
 from maskcli.masks.words import counted, first, span
 from maskcli.report.characters import FULL, MAP_HEIGHT, MAP_WIDTH, SHADES, columns, print_map, shaded
 from maskcli.report.forms import PAGES, PICTURES, SCHEMA_VERSION, Form, Look, in_pieces, on_screen
+from maskcli.report.numbers import WIDTH, numbers, print_numbers
 from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text
 from maskcli.scene.describe import Described, shares
 from maskcli.scene.saved_mask import Given
@@ -23,8 +25,10 @@ from maskcli.tensors import view as look
 if TYPE_CHECKING:
     from rich.console import Console
 
-# A part of at most this many rows and columns is printed as numbers.
-NUMBER_ROWS, NUMBER_WIDTH = 40, 8
+    from maskcli.inputs.beside import Beside
+
+# A part of at most this many rows is printed as numbers.
+NUMBER_ROWS = 40
 # Padding of so many items is listed.
 LISTED_ITEMS = 8
 # The nearest name is one that is off in at most this share of the cells.
@@ -43,8 +47,8 @@ def _print(inspected: Inspected, console: Console) -> None:
     """The files, then the part looked at; one that is not there is refused before anything is printed."""
     looked = inspected.looked()
     _print_files(inspected.files, console)
-    for described in looked:
-        _print_look(described, inspected.zoom or Zoom(), console)
+    for (path, _), described in zip(inspected.files, looked, strict=False):
+        _print_look(described, inspected, path, console)
 
 
 def _print_files(files: list[tuple[str, list[Described]]], console: Console) -> None:
@@ -107,13 +111,13 @@ def _json(inspected: Inspected) -> Iterator[str]:
     yield json_text({"schema_version": SCHEMA_VERSION, "files": files}) + "\n"
 
 
-def _print_look(described: Described, zoom: Zoom, console: Console) -> None:
+def _print_look(described: Described, inspected: Inspected, path: str, console: Console) -> None:
     """A part of a tensor: numbers where they fit, else a map of what attends, or of the largest values."""
     from rich.text import Text
 
     sizes = described.roled.tensor.shape
     pixels = _map_size(console, sizes[-2] if len(sizes) > 1 else 1)
-    view = look(described.roled.tensor, zoom, *pixels)
+    view = look(described.roled.tensor, inspected.zoom or Zoom(), *pixels)
     (top, bottom), (left, right) = view.rows, view.keys
     place = f"rows {top}..{bottom} down, keys {left}..{right} across"
     where = f" of [{', '.join(map(str, view.leading))}]" if view.leading else ""
@@ -123,10 +127,12 @@ def _print_look(described: Described, zoom: Zoom, console: Console) -> None:
     tall, wide = view.pixels.shape
     whole = (tall, wide) == (bottom - top, right - left)
     room = MAP_WIDTH if console.width == PIPE_WIDTH else console.width
-    if whole and tall <= NUMBER_ROWS and _gutter(view) + wide * NUMBER_WIDTH <= room:
-        _print_numbers(view, console)
-        return
-    attends = shares(described, zoom, *pixels)
+    if whole and tall <= NUMBER_ROWS and wide * WIDTH <= room:
+        table = numbers(view, sizes, _told(described, inspected, path))
+        if table.width <= room:
+            print_numbers(table, console)
+            return
+    attends = shares(described, inspected.zoom or Zoom(), *pixels)
     if attends:
         _print_map(attends, 0.0, 1.0, "█ all cells attend, shades some, blank none", console)
         return
@@ -136,20 +142,19 @@ def _print_look(described: Described, zoom: Zoom, console: Console) -> None:
     _print_map(view, low, high, note, console)
 
 
+def _told(described: Described, inspected: Inspected, path: str) -> Beside | None:
+    """What the file tells beside weights; tokens have names where a tokenizer was named."""
+    if described.roled.role != "weights" and inspected.tokenizer is None:
+        return None
+    from maskcli.inputs.beside import beside
+
+    told = beside(path, described.roled.tensor.name, inspected.tokenizer)
+    return told if inspected.tokenizer is not None else replace(told, ids=None)
+
+
 def _gutter(view: View) -> int:
     """Columns of the numbers of rows."""
     return len(str(view.rows[1])) + 1
-
-
-def _print_numbers(view: View, console: Console) -> None:
-    """Each value, under the number of its key and behind that of its row."""
-    from rich.text import Text
-
-    gutter = _gutter(view)
-    heads = "".join(f"{key:>{NUMBER_WIDTH}}" for key in range(*view.keys))
-    console.print(Text(" " * gutter + heads, style="dim"))
-    for row, values in zip(range(*view.rows), view.pixels, strict=True):
-        console.print(Text(f"{row:>{gutter}}", style="dim") + Text("".join(map(_number, values))))
 
 
 def _print_map(view: View, low: float, high: float, note: str, console: Console) -> None:
@@ -163,16 +168,6 @@ def _print_map(view: View, low: float, high: float, note: str, console: Console)
 def _map_size(console: Console, rows: int) -> tuple[int, int]:
     """How many pixels a map may have: tall, wide."""
     return min(rows, MAP_HEIGHT), columns(console, len(str(rows)) + 2)
-
-
-def _number(value: float) -> str:
-    if not np.isfinite(value):
-        text = str(value)
-    elif value == int(value):
-        text = str(int(value)) if abs(value) < 1e6 else f"{value:.1e}"
-    else:
-        text = f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.0e}"
-    return f"{text:>{NUMBER_WIDTH}}"
 
 
 def _cells(name: Name) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from maskcli.report.ci import Tell, ci_forms
-from maskcli.report.forms import SCHEMA_VERSION, Form, in_pieces, on_screen
+from maskcli.report.forms import PAGES, SCHEMA_VERSION, Form, in_pieces, on_screen
 
 # The command line asks for the names of the forms: what they write is imported when they do.
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from maskcli.diagnostics.behaviour import Compared, Seen
     from maskcli.diagnostics.probed import ProbeReport
 
-Writer = Callable[["ProbeReport", "str | None"], None]
+Writer = Callable[..., None]
 
 
 def _text(report: ProbeReport, console: Console) -> None:
@@ -140,9 +140,16 @@ def _for_ci(tell: Tell) -> Writer:
     return in_pieces(tell_report)
 
 
+def _page(report: ProbeReport, path: str | None, megabytes: int | None = None) -> None:
+    from maskcli.report.page.probed import save_probed
+
+    save_probed(report, path, megabytes)
+
+
 FORMS: tuple[Form[Writer], ...] = (
     Form("text", (".txt",), on_screen(_text)),
     Form("concise", (), in_pieces(_concise)),
     Form("json", (".json",), in_pieces(as_json)),
     *ci_forms(_for_ci),
+    Form(None, PAGES, _page),
 )

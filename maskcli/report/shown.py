@@ -70,9 +70,32 @@ def explained(shown: Shown, cell: str, item: int = 0, head: int = 0) -> str:
     """Whether the query of a cell QUERY,KEY may see its key, and why."""
     query, key = _cell(shown, cell, item, head)
     asks, seen = shown.queries.token(item, query), shown.key_token(item, key)
-    may = "may" if shown.mask.dense(item, head, (query, query + 1), (key, key + 1)).all() else "may not"
+    may = "may" if shown.attends(query, key, item, head) else "may not"
     reason = shown.why(query, key, item, head)
     return f"query {_named(query, asks)} {may} see key {_named(key, seen)}: {reason}"
+
+
+def explained_json(shown: Shown, cell: str, item: int = 0, head: int = 0) -> str:
+    """The same for scripts: the cell, whether it attends, the operand that forbids it, and the sentence."""
+    query, key = _cell(shown, cell, item, head)
+    told = shown.because(query, key, item, head)
+    reason = told.reason
+    return json_text(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "spec": shown.spec,
+            "sample": item,
+            "head": head,
+            "query": query,
+            "key": key,
+            "query_token": shown.queries.token(item, query),
+            "key_token": shown.key_token(item, key),
+            "attends": shown.attends(query, key, item, head),
+            "kind": None if reason is None else reason.kind,
+            "operand": None if reason is None else reason.operand,
+            "why": told.text,
+        }
+    )
 
 
 def _cell(shown: Shown, cell: str, item: int, head: int) -> tuple[int, int]:
@@ -81,7 +104,7 @@ def _cell(shown: Shown, cell: str, item: int, head: int) -> tuple[int, int]:
     if found is None:
         raise MaskcliError(f"--why {cell!r} is no cell; write a query and a key, such as --why 4,2")
     query, key = int(found[1]), int(found[2])
-    asked = {"--batch": item, "--head": head, "query": query, "key": key}
+    asked = {"--sample": item, "--head": head, "query": query, "key": key}
     for (what, number), size in zip(asked.items(), shown.mask.shape, strict=True):
         if number >= size:
             have = "there is only 0" if size == 1 else f"there are 0 to {size - 1:,}"
@@ -226,9 +249,9 @@ def forms_for(path: str | None) -> tuple[Form[Writer], ...]:
 
 
 def forms_of_why(cell: str, item: int | None, head: int | None) -> tuple[Form[Writer], ...]:
-    """The form of what is said of one cell."""
-    return (
-        Form(
-            "text", (".txt",), in_pieces(lambda shown: [explained(shown, cell, item or 0, head or 0), "\n"])
-        ),
-    )
+    """The forms of what is said of one cell."""
+
+    def telling(tell: Callable[..., str]) -> Writer:
+        return in_pieces(lambda shown: [tell(shown, cell, item or 0, head or 0), "\n"])
+
+    return (Form("text", (".txt",), telling(explained)), Form("json", (".json",), telling(explained_json)))

@@ -6,11 +6,12 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from io import StringIO
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from maskcli.errors import FULL, MaskcliError
+from maskcli.errors import MaskcliError
 from maskcli.untrusted import clean as clean
 from maskcli.untrusted import harmless
 
@@ -52,8 +53,11 @@ def width(stream: TextIO) -> int | None:
         return 80
 
 
-def console(stream: TextIO) -> Console:
-    """A rich console that writes text as it is: no markup, no emoji; colour and width as above."""
+def console(stream: TextIO, columns: int | None = None) -> Console:
+    """A rich console that writes text as it is: no markup, no emoji; colour and width as above.
+
+    Of so many `columns` it is no terminal's: nothing is coloured.
+    """
     from rich.console import Console
     from rich.segment import Segment
 
@@ -69,7 +73,7 @@ def console(stream: TextIO) -> Console:
         def on_broken_pipe(self) -> None:
             raise ClosedPipe
 
-    painted = colour(stream)
+    painted = colour(stream) and columns is None
     # Its own escapes pass: what stands between them was looked at.
     plain = stream.stream if isinstance(stream, _Guarded) else stream
     return Careful(
@@ -85,9 +89,16 @@ def console(stream: TextIO) -> Console:
         emoji=False,
         highlight=False,
         legacy_windows=False,
-        width=width(stream) or PIPE_WIDTH,
+        width=columns or width(stream) or PIPE_WIDTH,
         height=100,
     )
+
+
+def lines(show: Callable[[Console], None], columns: int) -> list[str]:
+    """What a console of so many columns shows, line by line."""
+    stream = StringIO()
+    show(console(stream, columns))
+    return stream.getvalue().splitlines()
 
 
 def hang(console: Console, label: str, line: str | Text) -> None:
@@ -144,17 +155,8 @@ class _Trimmed:
 
 
 def say(text: str) -> None:
-    """One line on standard error; where that takes nothing, the exit code alone tells."""
-    try:
-        print(clean(text), file=sys.stderr, flush=True)
-    except OSError:
-        give_up(sys.stderr)
-
-
-def give_up(stream: TextIO) -> None:
-    """Let what a stream does not take go nowhere: the interpreter would fail once more as it ends."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    """One line on standard error."""
+    print(clean(text), file=sys.stderr)
 
 
 def flush() -> None:
@@ -174,10 +176,6 @@ def output(path: str | None) -> Iterator[TextIO]:
             flush()
         except BrokenPipeError:
             raise ClosedPipe from None
-        except OSError as error:
-            if error.filename is not None or error.errno not in FULL:
-                raise
-            raise MaskcliError(f"standard output cannot be written, {FULL[error.errno]}") from error
         return
     from maskcli.tensors import replacing
 

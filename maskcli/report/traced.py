@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 from maskcli.report.ci import Tell, ci_forms
-from maskcli.report.forms import Form
+from maskcli.report.forms import PAGES, Form
 from maskcli.report.terminal import console, write
 
 # The command line asks for the names of the forms: what they write is imported when they do.
 if TYPE_CHECKING:
     from maskcli.tracing.results import TraceReport
 
-    Writer = Callable[[TraceReport, TextIO, bool], None]
+    Writer = Callable[..., None]
 
 # Modules that a line names before it counts the rest.
 NAMES = 4
@@ -31,7 +31,7 @@ def _text(report: TraceReport, stream: TextIO, verbose: bool) -> None:
     looked = {finding.file: report.checked for finding in report.findings}
     print_findings(report.findings, screen, looked)
     print_closing(report.closing, report.summary(), screen, verbose)
-    print_lines(_beside(report), screen)
+    print_lines(beside(report), screen)
 
 
 def _concise(report: TraceReport, stream: TextIO, _: bool) -> None:
@@ -77,7 +77,7 @@ def _children(count: int) -> str:
     return f"{count:,} child processes" if count > 1 else "1 child process"
 
 
-def _beside(report: TraceReport) -> list[str]:
+def beside(report: TraceReport) -> list[str]:
     """What watching changed, and what was asked for and fits nothing."""
     from maskcli.report.terminal import clean
 
@@ -94,9 +94,16 @@ def _for_ci(tell: Tell) -> Writer:
     return write_whole
 
 
+def _page(report: TraceReport, stream: TextIO, _: bool, megabytes: int | None = None) -> None:
+    from maskcli.report.page.traced import traced
+
+    write(traced(report, megabytes), stream)
+
+
 FORMS: tuple[Form[Writer], ...] = (
     Form("text", (".txt",), _text),
     Form("concise", (), _concise),
     Form("json", (".json",), _json),
     *ci_forms(_for_ci),
+    Form(None, PAGES, _page),
 )

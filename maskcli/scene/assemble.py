@@ -153,7 +153,7 @@ class _Room:
         """The saved mask of a map; a guessed polarity is turned as the weights obey it."""
         kinds = (roled.kind, *self.witnesses.kinds(roled.kind))
         mask = self.witnesses.find("mask", kinds, roled.layer)
-        given = self._given(mask.tensor, placement, like=placement.shape) if mask else None
+        given = self._given(mask, placement, like=placement.shape) if mask else None
         if given is None:
             return None
         turned = over_keys(by_weights(given, roled.tensor, placement.shape), roled.tensor, placement.shape)
@@ -196,7 +196,7 @@ class _Room:
             expected = self._expected_of_mask(meant, placement, one_for_all=not alike)
             return Saved(roled, given, placement, meant, users, expected)
 
-        shape = self._mask_shape(roled.tensor, None)
+        shape = self._mask_shape(roled, None)
         if shape is None:
             return None
         placement = place(self.witnesses, roled.kind, shape)
@@ -205,7 +205,7 @@ class _Room:
         if one_for_all:
             # One row speaks for the last query, or for all, unless its own position is told.
             placement = replace(placement, past=max(shape[3] - 1, 0), queries_at=None, keys_at=None)
-        lone = self._given(roled.tensor, placement, like=None)
+        lone = self._given(roled, placement, like=None)
         expected = self._expected_of_mask(meant, placement, one_for_all=one_for_all)
         return Saved(roled, lone, placement, meant, (), expected) if lone else None
 
@@ -230,10 +230,11 @@ class _Room:
         first = users[0].declared
         return first if all(user.declared == first for user in users) else None
 
-    def _given(self, tensor: Tensor, placement: Placement, like: Shape | None) -> Given | None:
+    def _given(self, roled: Roled, placement: Placement, like: Shape | None) -> Given | None:
         """A saved mask, read once."""
+        tensor = roled.tensor
         if tensor.name not in self.givens:
-            shape = self._mask_shape(tensor, like)
+            shape = self._mask_shape(roled, like)
             real = placement.keys.real if placement.keys else None
             given = (
                 read_mask(tensor, shape, self.declared.convention, real, placement.past) if shape else None
@@ -243,14 +244,14 @@ class _Room:
             self.givens[tensor.name] = given
         return self.givens[tensor.name]
 
-    def _mask_shape(self, tensor: Tensor, like: Shape | None) -> Shape | None:
-        """[b, h, q, K] of a saved mask; the first of three axes is batch x heads where `like` is."""
-        shape = tensor.shape
+    def _mask_shape(self, roled: Roled, like: Shape | None) -> Shape | None:
+        """[b, h, q, K] of a saved mask; the first of three axes may be batch x heads."""
+        tensor, shape = roled.tensor, roled.tensor.shape
         if len(shape) < 2 or len(shape) > 4 or 0 in shape:
             self.unfit[tensor.name] = f"its shape {list(shape)} is no mask over queries and keys"
             return None
         flat = like is not None and shape[0] == like[0] * like[1]
-        return mask_shape(shape, heads=like[1] if like and flat else 1)
+        return mask_shape(shape, heads=like[1] if like and flat else roled.heads)
 
     def _expected(self, meant: Meant, roled: Roled, placement: Placement) -> Mask | None:
         """The declared mask with the input's padding; None when nothing says where its chunks or keys are."""

@@ -140,6 +140,8 @@ class Handle:
 
     def bytes(self, offset: int, count: int) -> bytes:
         """`count` bytes from `offset`, fewer where the file ends."""
+        if offset < 0:
+            return b""
         buffer = bytearray(max(0, min(count, self.size - offset)))
         return memoryview(buffer)[: self._read(memoryview(buffer), offset)].tobytes()
 

@@ -39,7 +39,7 @@ from maskcli.tensors.sources import METADATA, Source, Writer, blocks
 from maskcli.tensors.storage import Handle, InMemory, Refused, in_file
 from maskcli.tensors.tensor import Tensor, TensorFile
 from maskcli.tensors.torch_pickle import SavedTensor, described, is_known
-from maskcli.tensors.zipped import archive, data_offset, names_in_zip
+from maskcli.tensors.zipped import archive, names_in_zip, places
 
 # From here on weights_only=True is safe against hostile files (CVE-2025-32434).
 SAFE_TORCH = (2, 6)
@@ -126,7 +126,7 @@ def _checked(handle: Handle) -> dict[str, tuple[int, int]]:
             raise handle.error(
                 "is a TorchScript program and holds no tensors alone; torch.save(module.state_dict(), path)"
             )
-    found = {member.filename: (data_offset(handle, member), member.file_size) for member in members}
+    found = places(handle, opened)
     _check_pickle(handle, found, MAX_ARRAYS)
     return found
 

@@ -75,7 +75,7 @@ def view(tensor: Tensor, zoom: Zoom, tall: int, wide: int) -> View:
 def _leading(tensor: Tensor, zoom: Zoom) -> tuple[int, ...]:
     """The batch item and head to look at, as far as there are such axes; the first of three is either."""
     sizes = tensor.shape[:-2]
-    asked = [("--batch", zoom.batch), ("--head", zoom.head)]
+    asked = [("--sample", zoom.batch), ("--head", zoom.head)]
     if len(sizes) == 1 and zoom.batch is None:
         asked.reverse()
     for option, value in asked[len(sizes) :]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -16,6 +17,10 @@ from maskcli.tensors.streams import Window
 TAIL = 65_557
 # Bytes of a member's own header before its name, and the flag of names in UTF-8.
 HEADER, UTF8 = 30, 0x800
+# What may stand behind a member, with its checksum once more, and the flag that says so.
+BEHIND, TOLD_BEHIND = b"PK\x07\x08", 8
+# The fixed part of an entry of the directory, and what begins behind the last.
+ENTRY, ENDS = 46, (b"PK\x05\x06", b"PK\x06\x06")
 # What zipfile raises for a directory or a member that is damaged.
 DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
@@ -25,7 +30,8 @@ def archive(handle: Handle) -> zipfile.ZipFile:
     _check_directory(handle)
     try:
         opened = zipfile.ZipFile(cast(BinaryIO, Window(handle)))
-    except (*DAMAGES, OSError, ValueError, IndexError) as error:
+        _check_entries(handle, opened)
+    except (*DAMAGES, OSError, ValueError, IndexError, struct.error) as error:
         what = "is a zip file without a sound directory, as when a save was cut short; get it again"
         raise handle.error(what) from error
 
@@ -55,6 +61,41 @@ def _check_directory(handle: Handle) -> None:
         raise handle.error(
             f"has a zip directory of {size} bytes and at most {MAX_DIRECTORY} are read; save it again"
         )
+
+
+def _check_entries(handle: Handle, opened: zipfile.ZipFile) -> None:
+    """Refuse a directory whose last entry reaches behind its end, which zipfile cuts in silence."""
+    directory = handle.bytes(opened.start_dir, MAX_DIRECTORY + TAIL)
+    at = 0
+    for _ in opened.infolist():
+        lengths = struct.unpack_from("<3H", directory, at + 28)
+        at += ENTRY + sum(lengths)
+    if directory[at : at + 4] not in ENDS:
+        raise zipfile.BadZipFile
+
+
+def places(handle: Handle, opened: zipfile.ZipFile) -> dict[str, tuple[int, int]]:
+    """The offset and size of each stored member.
+
+    One that lies elsewhere than its neighbours leave room for is refused unless it has its checksum.
+    """
+    found = {}
+    members = sorted(opened.infolist(), key=lambda member: member.header_offset)
+    nexts = [*(member.header_offset for member in members[1:]), opened.start_dir]
+    for member, behind in zip(members, nexts, strict=True):
+        start = data_offset(handle, member)
+        if not _ends_at(handle, member, start, behind) and not is_sound(handle, member, start):
+            raise handle.error(f"holds no sound member {member.filename[:80]!r}; get the file again")
+        found[member.filename] = (start, member.file_size)
+    return found
+
+
+def _ends_at(handle: Handle, member: zipfile.ZipInfo, start: int, stop: int) -> bool:
+    """Whether a member that begins at `start` ends where the next begins, or what is told behind it does."""
+    end = start + member.file_size
+    if not member.flag_bits & TOLD_BEHIND:
+        return end == stop
+    return handle.bytes(end, 8) == BEHIND + member.CRC.to_bytes(4, "little")
 
 
 def data_offset(handle: Handle, member: zipfile.ZipInfo) -> int:

@@ -18,6 +18,7 @@ from maskcli.text.tokenizer import Encoding, Tokenizer, quoted
 from maskcli.text.warnings import (
     label_warnings,
     length_warnings,
+    pad_id_warnings,
     padding_warnings,
     repeated_edges,
     start_warnings,
@@ -113,7 +114,7 @@ def batch_from_texts(
     if segments is None and (pairs is not None or type_ids[mask].any()):
         segments = type_ids
     if labels:
-        warnings += label_warnings(ids, mask, tokenizer)
+        warnings += label_warnings(ids, mask, tokenizer, tokenizer.pad_id)
     return Batch(
         texts=tuple(texts[: len(documents)] if documents else texts),
         ids=ids,
@@ -202,7 +203,8 @@ def batch_from_ids(
     if tokenizer is not None:
         special |= np.isin(ids, np.fromiter(tokenizer.special_ids, dtype=np.int64))
         warnings += unknown_ids(ids, tokenizer)
-        warnings += label_warnings(ids, mask, tokenizer) if labels else []
+        warnings += pad_id_warnings(tokenizer, pad_id, mask)
+        warnings += label_warnings(ids, mask, tokenizer, pad_id) if labels else []
     return Batch(
         texts=(None,) * len(parsed),
         ids=ids,

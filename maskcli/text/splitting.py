@@ -24,7 +24,8 @@ class Kinds(NamedTuple):
     """Markers as columns [M]: headers, what stands before all turns (`start`), and ends for the rest.
 
     `need` ids are enough to know a header, `role` is the one that it opens. `ends` [M, R] are the roles that
-    an end ends. `strong` ones hold a special id, and hold wherever they stand.
+    an end ends. `strong` ones hold a special id, and hold wherever they stand: as ends they `close` [M, R]
+    turns of any role, but of those that have a shorter end in the last of their ids.
     """
 
     ids: tuple[Ids, ...]
@@ -33,6 +34,7 @@ class Kinds(NamedTuple):
     start: Array
     role: Array
     ends: Array
+    closes: Array
     strong: Array
     borrowed: Array
 
@@ -120,16 +122,21 @@ def kinds_of(
         table[at, [ROLES.index(name) for name in end.roles]] = True
     borrowed = np.zeros(count, bool)
     borrowed[:first] = [header.borrowed for header in headers]
+    holds = np.asarray(strong, bool)
+    closes = table | (holds[:, None] & ~_shorter(ids, table))
     return Kinds(
-        ids,
-        np.asarray(need, int),
-        index < first,
-        index >= second,
-        role,
-        table,
-        np.asarray(strong, bool),
-        borrowed,
+        ids, np.asarray(need, int), index < first, index >= second, role, table, closes, holds, borrowed
     )
+
+
+def _shorter(ids: Sequence[Ids], ends: Array) -> Array:
+    """Roles that have an end of their own in the last ids of another marker, [M, R]."""
+    found = np.zeros_like(ends)
+    for at, long in enumerate(ids):
+        for other, short in enumerate(ids):
+            if len(short) < len(long) and long[-len(short) :] == short:
+                found[at] |= ends[other]
+    return found
 
 
 def split_rows(kinds: Kinds, ids: Array, offsets: Array) -> Split:
@@ -209,7 +216,7 @@ def _accepted(kinds: Kinds, events: _Events, offsets: Array) -> tuple[_Events, A
         role = np.maximum(now, 0)
         loose = kinds.strong[marker] | ~inside | ~ending[role] | (ends_in_row[row] == 0)
         opens = kinds.header[marker] & loose
-        own = inside & (kinds.strong[marker] | kinds.ends[marker, role])
+        own = inside & kinds.closes[marker, role]
         at_start = events.place[event] == offsets[row]
         ends = closes[marker] & (own | ((now == _UNKNOWN) & ~at_start))
         taken: Array = free & (opens | ends | kinds.start[marker])

@@ -71,11 +71,23 @@ def padding_warnings(tokenizer: Tokenizer, mask: Real) -> list[str]:
             f"tokenizer {quoted(tokenizer.name)} has no pad token to bring rows of {counts.min()} to "
             f"{counts.max()} tokens to length {mask.shape[1]}; name one with {_pad_option(tokenizer)}"
         )
-    role = tokenizer.pad_borrowed
+    return _borrowed(tokenizer.pad_borrowed, tokenizer, tokenizer.pad_id)
+
+
+def pad_id_warnings(tokenizer: Tokenizer, pad_id: int | None, mask: Real) -> list[str]:
+    """The warning of a pad id that is another token's, where rows are padded."""
+    if pad_id is None or mask.all():
+        return []
+    others = {tokenizer.eos_id: "eos", tokenizer.bos_id: "bos"}
+    own = pad_id == tokenizer.pad_id
+    return _borrowed(tokenizer.pad_borrowed if own else others.get(pad_id), tokenizer, pad_id)
+
+
+def _borrowed(role: str | None, tokenizer: Tokenizer, pad_id: int) -> list[str]:
     if role is None:
         return []
     return [
-        f"padding is the {role} token {tokenizer.pad_token} (id {tokenizer.pad_id}): "
+        f"padding is the {role} token {tokenizer.token(pad_id)} (id {pad_id}): "
         f"tell it from a real {role} by the attention mask, never by the id"
     ]
 
@@ -89,17 +101,17 @@ def _pad_option(tokenizer: Tokenizer) -> str:
     return f"--pad-token {quoted(likely)}" if likely else "--pad-token and a token of its vocabulary"
 
 
-def label_warnings(ids: Array, mask: Real, tokenizer: Tokenizer) -> list[str]:
+def label_warnings(ids: Array, mask: Real, tokenizer: Tokenizer, pad_id: int | None) -> list[str]:
     """Real tokens that masking labels by `ids == pad` would have masked too."""
-    if tokenizer.pad_id is None or tokenizer.pad_id != tokenizer.eos_id:
+    if pad_id is None or pad_id != tokenizer.eos_id:
         return []
-    counts = ((ids == tokenizer.pad_id) & mask).sum(axis=1)
+    counts = ((ids == pad_id) & mask).sum(axis=1)
     total = int(counts.sum())
     if not total:
         return []
     rows = np.flatnonzero(counts).tolist()
     return [
-        f"the pad token is the eos token ({tokenizer.pad_token}, id {tokenizer.pad_id}): labels masked "
+        f"the pad token is the eos token ({tokenizer.token(pad_id)}, id {pad_id}): labels masked "
         f"where ids == pad would have lost {total} real eos {plural('token', total)} "
         f"({first_of('sample', rows)}); these labels follow the attention mask"
     ]

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from maskcli.diagnostics.catalogue import OF_ATTENTION, OF_TOKENS, named
 from maskcli.diagnostics.diagnose import Report, diagnose
-from maskcli.diagnostics.finding import Finding, Skipped, Where
+from maskcli.diagnostics.finding import SEVERITIES, Finding, Skipped, Where
 from maskcli.errors import MaskcliError
 from maskcli.inputs.operands import resolver
 from maskcli.meant.facts import FULL, Declared
@@ -25,9 +25,10 @@ from maskcli.tracing.encoders import READ, is_causal, reads_whole
 from maskcli.tracing.folded import Folded
 from maskcli.tracing.gradients import Gradients
 from maskcli.tracing.habits import Habits
+from maskcli.tracing.keeping import Keeping
 from maskcli.tracing.pooled import Pooled
 from maskcli.tracing.remaining import TWICE, with_remaining
-from maskcli.tracing.results import Missed, Options, TraceReport
+from maskcli.tracing.results import Missed, Options, SoFar, Told, TraceReport
 from maskcli.tracing.saving import Folder, see
 from maskcli.tracing.steps import NEXT, Step
 from maskcli.tracing.waiting import Shown, Waiting
@@ -70,14 +71,14 @@ class _Tally:
 class Checker:
     """The rules over the calls of a program, as they are made."""
 
-    def __init__(self, program: str, options: Options) -> None:
-        self.program, self.options = program, options
+    def __init__(self, program: str, options: Options, told: Told | None = None) -> None:
+        self.program, self.options, self._told = program, options, told
         self._resolve = resolver(options.declared.convention)
         self._tally, self._folded, self._folder = _Tally(), Folded(), Folder(options.save)
         self._gradients = Gradients(program, self._folded.add, self.trouble)
         self._habits, self._windows, self._pooled = Habits(), Windows(), Pooled(self.trouble)
         self._waiting: list[Waiting] = []
-        self._caches = Caches()
+        self._caches, self._kept = Caches(), Keeping(options)
         self._broken = False
 
     def report(self) -> TraceReport:
@@ -91,7 +92,7 @@ class Checker:
             if pattern is not None and not any(fnmatchcase(name, pattern) for name in weights)
         }
         return TraceReport(
-            findings=tuple(filter(self._windows.stands, self._folded.findings())),
+            findings=self._findings_so_far(),
             skipped=tuple(skip for skip in tally.undecided() if self._is_wanted(skip.code)),
             decided=frozenset(tally.decided),
             files=(self.program,),
@@ -107,7 +108,19 @@ class Checker:
             processes=tally.processes,
             lost=tally.lost,
             unfollowed=tuple(tally.unfollowed),
+            kept=self._kept.calls(),
         )
+
+    def so_far(self) -> SoFar:
+        """What a line tells while the program runs."""
+        found = self._findings_so_far()
+        counts = Counter(each.severity for each in found)
+        codes = dict.fromkeys(each.code for each in found)
+        by_severity = {severity: counts[severity] for severity in SEVERITIES}
+        return SoFar(max(self._tally.steps - 1, 0), self._tally.calls, by_severity, tuple(codes))
+
+    def _findings_so_far(self) -> tuple[Finding, ...]:
+        return tuple(filter(self._windows.stands, self._folded.findings()))
 
     # What a Watch tells.
 
@@ -121,6 +134,8 @@ class Checker:
         self._tally.calls += 1
         self._tally.threads.add(threading.get_ident())
         self._tally.steps = max(self._tally.steps, step.number + 1)
+        if self._told is not None:
+            self._told(self.so_far)
         self._gradients.follow(call, place)
         self._pooled.follow(call, place.kind, step)
         broken, again = has_nan(call.operands["output"]), self._broken
@@ -247,7 +262,7 @@ class Checker:
         told = _like(call.place, step, call.padding, call.signature)
         likes = dict.fromkeys((call.like, told))
         self._windows.note(findings, step.facts, shown.place.kind, shown.tensors[0].tensor.shape[-1])
-        self._note([_renamed(finding, module) for finding in findings], shown, likes, step)
+        self._note([_renamed(finding, module) for finding in findings], shown, likes, step, declared)
         if not step.shown and shown.place.kind in ("self", "decoder"):
             step.shown = tuple(filter(_is_kept, shown.tensors))
 
@@ -290,8 +305,15 @@ class Checker:
         """Whether findings of a rule are reported; the others still explain what they explain."""
         return self.options.codes is None or code in self.options.codes
 
-    def _note(self, findings: list[Finding], shown: Shown, likes: Iterable[Hashable], step: Step) -> None:
-        """Fold findings; the tensors of those that are new are saved."""
+    def _note(
+        self,
+        findings: list[Finding],
+        shown: Shown,
+        likes: Iterable[Hashable],
+        step: Step,
+        meant: Declared | None = None,
+    ) -> None:
+        """Fold findings; tensors of new ones are saved, and kept for drawing with what was `meant`."""
         place = shown.place
         outcome = sorted((finding.code, finding.severity) for finding in findings)
         for like in likes:
@@ -300,6 +322,8 @@ class Checker:
             if not self._is_wanted(finding.code):
                 continue
             if not self._folded.holds(finding, place):
+                if meant is not None:
+                    self._kept.keep(shown, meant)
                 stem = f"{place.step:05d}-{finding.code}-{place.module or 'tokens'}"
                 path = self._folder.write(shown.tensors + shown.tokens, stem)
                 command = f"maskcli rule {finding.code}" if path is None else see(finding, path)

@@ -8,6 +8,7 @@ forkserver, with the children that it forks, unless it is older than the trace.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import os
 import pickle
@@ -92,7 +93,8 @@ class Children:
             return
         part = Path(self.folder, f"{os.getpid()}.part")
         try:
-            part.write_bytes(pickle.dumps(report))
+            # What is drawn is the program's own: copies of tensors would pass through the disk.
+            part.write_bytes(pickle.dumps(dataclasses.replace(report, kept=())))
             part.replace(Path(self.folder, f"{os.getpid()}{_REPORT}"))
         except OSError:
             # The program was over before its child was.

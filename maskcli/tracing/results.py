@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from maskcli.diagnostics.diagnose import Report
@@ -13,6 +13,7 @@ from maskcli.meant.facts import Declared
 
 if TYPE_CHECKING:
     from maskcli.diagnostics.probed import ProbeReport
+    from maskcli.tensors import Roled
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Options:
 
     Every `every`-th step, `limit` calls at most, the modules whose path matches one of `modules` (shell
     globs; none: all). `save` is a folder for the tensors of findings, with `save_all` those of every call.
-    With `measure` the masks of its models are measured when it has ended.
+    With `measure` the masks of its models are measured when it has ended; what `draws` wants the calls in
+    which something was found.
     """
 
     declared: Declared = Declared()
@@ -33,6 +35,20 @@ class Options:
     save: str | None = None
     save_all: bool = False
     measure: bool = False
+    draws: bool = False
+
+
+class SoFar(NamedTuple):
+    """What a trace has seen while the program runs: the findings by severity, and their codes."""
+
+    step: int
+    calls: int
+    counts: Mapping[str, int]
+    codes: tuple[str, ...]
+
+
+# Who is told of every call, and asks for all so far when it wants to.
+Told = Callable[[Callable[[], SoFar]], None]
 
 
 class Missed(NamedTuple):
@@ -43,6 +59,15 @@ class Missed(NamedTuple):
     softmaxes: int
 
 
+class Kept(NamedTuple):
+    """A call in which something was found first: its step, copies of its tensors, and what was meant."""
+
+    step: int
+    tensors: tuple[Roled, ...]
+    declared: Declared
+    token: Callable[[int], str] | None
+
+
 @dataclass(frozen=True)
 class TraceReport(Report):
     """What was found in a running program. `checked` are the modules whose calls were.
@@ -51,7 +76,8 @@ class TraceReport(Report):
     `changed` says what watching changed. `missed` are softmaxes that were not followed to values, `unseen`
     modules that look like attention and showed none; calls came from so many `threads` and `processes`, and
     `lost` child processes left no report; `unfollowed` says why others were not followed. `measured` are the
-    masks of its models by what these do, `unmeasured` says what could not be.
+    masks of its models by what these do, `unmeasured` says what could not be; `kept` are calls with findings,
+    for what draws them.
     """
 
     calls: int = 0
@@ -66,6 +92,7 @@ class TraceReport(Report):
     unfollowed: tuple[str, ...] = ()
     measured: tuple[ProbeReport, ...] = ()
     unmeasured: tuple[str, ...] = ()
+    kept: tuple[Kept, ...] = field(default=(), repr=False, compare=False)
 
     def __str__(self) -> str:
         """A line for each finding, and one that counts them."""

@@ -39,7 +39,7 @@ def see(finding: Finding, path: str) -> str:
     target = f"{path}:{finding.tensors[0]}" if finding.tensors else path
     spot = finding.places[0] if finding.places else finding.where
     parts = ["maskcli", "inspect", shlex.quote(target)]
-    parts += [f"{name} {at[0]}" for name, at in (("--batch", spot.batch), ("--head", spot.heads)) if at]
+    parts += [f"{name} {at[0]}" for name, at in (("--sample", spot.batch), ("--head", spot.heads)) if at]
     ranges = (("--rows", spot.queries), ("--keys", spot.keys))
     parts += [f"{name} {runs[0][0]}:{runs[-1][1]}" for name, runs in ranges if runs]
     return " ".join(parts)

@@ -13,7 +13,7 @@ from maskcli.extras import require
 from maskcli.tracing.checker import Checker
 from maskcli.tracing.children import Children, children_of
 from maskcli.tracing.imports import after_import
-from maskcli.tracing.results import Options, TraceReport
+from maskcli.tracing.results import Options, Told, TraceReport
 from maskcli.tracing.watch import Watch
 
 if TYPE_CHECKING:
@@ -24,10 +24,14 @@ class Trace(Displayed):
     """Attention calls made while this is entered are checked; what is found can be read at any time."""
 
     def __init__(
-        self, options: Options, program: str | None = None, children: Children | None = None
+        self,
+        options: Options,
+        program: str | None = None,
+        children: Children | None = None,
+        told: Told | None = None,
     ) -> None:
         require("torch", "trace")
-        self._checker = Checker(program if program is not None else sys.argv[0] or "python", options)
+        self._checker = Checker(program if program is not None else sys.argv[0] or "python", options, told)
         self._watch = Watch(self._checker)
         self._children = children
         self._measured: tuple[tuple[ProbeReport, ...], tuple[str, ...]] = ((), ())

@@ -84,3 +84,36 @@ def test_two_axes_for_mha_are_read_by_their_name_alone():
     as_mha = maskcli.convert(keep, "mha", convention="sdpa")
     with pytest.raises(MaskcliError, match="key_padding_mask"):
         maskcli.convert(as_mha, "additive", convention="mha")
+
+
+def test_members_that_begin_elsewhere_than_their_neighbours_leave_room_for_are_refused(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"w": torch.arange(8.0)}, path)
+    block = bytearray(path.read_bytes())
+    # The length of what stands between the header's name and the data.
+    at = block.index(b"x/data/0") - 2
+    block[at] -= 4
+    with pytest.raises(MaskcliError, match="holds no sound member 'x/data/0'"):
+        opened(path, block)
+
+
+@pytest.mark.parametrize(
+    ("field", "number"), [(30, b"\x00\x20"), (32, b"\x20\x00")], ids=["more about it", "a comment"]
+)
+def test_a_directory_whose_last_entry_reaches_behind_its_end_is_refused(tmp_path, field, number):
+    path = tmp_path / "x.pt"
+    torch.save({"w": torch.ones(4)}, path)
+    block = bytearray(path.read_bytes())
+    at = block.rindex(b"PK\x01\x02") + field
+    block[at : at + 2] = number
+    with pytest.raises(MaskcliError, match="without a sound directory"):
+        opened(path, block)
+
+
+def test_a_directory_before_the_beginning_of_its_file_has_no_members(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"w": torch.ones(2)}, path)
+    block = bytearray(path.read_bytes())
+    struct.pack_into("<Q", block, block.rindex(b"PK\x06\x06") + 48, 2**63 + 5)
+    with pytest.raises(MaskcliError, match=r"has no member 'x/data\.pkl' where its directory says"):
+        opened(path, block)

@@ -196,6 +196,7 @@ def test_safetensors_with_an_absurd_header_length(tmp_path):
     refused(tmp_path / "x.safetensors", "header of")
 
 
+@pytest.mark.long
 def test_safetensors_with_too_many_tensors(tmp_path):
     header = (
         b"{"

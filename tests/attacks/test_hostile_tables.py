@@ -183,6 +183,7 @@ def test_packed_files_that_are_cut_off(tmp_path, kind, refused):
 # Bombs
 
 
+@pytest.mark.long
 def test_lines_without_an_end(tmp_path, refused):
     with open(tmp_path / "x.jsonl", "wb") as file:
         file.write(b'{"a": "')
@@ -193,6 +194,7 @@ def test_lines_without_an_end(tmp_path, refused):
     refused(write(tmp_path / "x.json", b'[{"a": "' + b"x" * (2**26 + 9)), "has more than", most=400)
 
 
+@pytest.mark.long
 def test_a_row_of_too_many_numbers(tmp_path, refused):
     refused(
         write(tmp_path / "x.jsonl", '{"a": [' + "0," * 2**26 + "0,0]}"),
@@ -238,6 +240,7 @@ def test_nan_and_infinity_are_numbers_of_a_kind(tmp_path, read_whole):
     read_whole(write(tmp_path / "x.jsonl", '{"a": [NaN, 1, -Infinity]}\n{"a": [1]}\n'), 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rows", [1, 2000], ids=["alone", "among others"])
 def test_one_endless_row_of_parquet(tmp_path, rows, refused):
     zeros = pa.array(np.zeros(10**8, np.int64))
@@ -248,6 +251,7 @@ def test_one_endless_row_of_parquet(tmp_path, rows, refused):
     refused(path, "takes more than 2048 MiB for a few of its rows", most=2200)
 
 
+@pytest.mark.long
 def test_a_row_of_ten_million_tokens_is_read(tmp_path, read_whole):
     tokens = np.arange(10**7) % 150_000
     lists = pa.ListArray.from_arrays([0, 3, len(tokens)], pa.array(tokens))
@@ -257,6 +261,7 @@ def test_a_row_of_ten_million_tokens_is_read(tmp_path, read_whole):
     read_whole(tmp_path / "x.jsonl", 1, most=500)
 
 
+@pytest.mark.long
 def test_a_group_of_rows_is_never_held_whole(tmp_path, read_whole):
     values = pa.array(np.zeros(2**25, np.int64))
     offsets = pa.array(np.arange(0, 2**25 + 1, 2**9, dtype=np.int32))

@@ -36,6 +36,7 @@ def folder(tmp_path_factory):
     return made
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     "arguments",
     [

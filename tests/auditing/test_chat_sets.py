@@ -4,7 +4,6 @@ import pytest
 
 import maskcli
 from tests.text.chats import chat
-from tests.text.conftest import gpt2
 
 IGNORE = -100
 TALKS = [
@@ -44,10 +43,10 @@ CLOSED = OPEN.replace(
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
+def backbone(small_gpt2):
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(gpt2(tmp_path_factory.mktemp("gpt2")))
+    return AutoTokenizer.from_pretrained(small_gpt2)
 
 
 @pytest.fixture

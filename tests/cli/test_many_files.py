@@ -125,6 +125,7 @@ def test_where_nothing_could_be_checked_only_json_lines_are_written(mixed):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["text", "jsonl"])
 def test_several_processes_print_what_one_prints(mixed, form):
     one, two = (
@@ -162,6 +163,7 @@ def test_roles_belong_to_one_file(mixed):
     assert one[0]["summary"]["tensors"] == 1
 
 
+@pytest.mark.long
 def test_a_process_that_dies_takes_only_its_own_file_along(mixed, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import multiprocessing, os, sys\n"
@@ -186,6 +188,7 @@ def test_a_process_that_dies_takes_only_its_own_file_along(mixed, tmp_path):
     assert [each["code"] for each in found[4]["findings"]] == ["MSK202"]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are counted in /proc")
 @pytest.mark.parametrize("sent", ["to all", "to the parent", "terminate", "kill"])
 def test_an_end_from_outside_ends_all_processes_at_once(tmp_path, sent):
@@ -246,6 +249,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not STATUS.exists(), reason="peak memory is read from /proc")
 def test_memory_does_not_follow_the_number_of_files(tmp_path):
     first = dump(tmp_path / "few" / "0.safetensors", length=1024)

@@ -164,6 +164,7 @@ def test_a_model_that_mixes_nothing(folder):
     assert "nothing found: " in probe(folder, "models.py:make_deaf", check=0).stdout
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -317,6 +318,7 @@ def test_the_model_is_left_as_it_was(states):
     assert not model._forward_pre_hooks
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sizes", "sentence"),
     [

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 import maskcli
 from maskcli.api.comparing import compare
@@ -53,6 +54,7 @@ KINDS = {
 }
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("to", CONVENTIONS)
 @pytest.mark.parametrize("spec", [spec for spec in KINDS if "same" not in spec])
@@ -94,6 +96,7 @@ def test_lengths_pasts_and_caches(lengths, side, spec, to, suffix, past, slots, 
     assert np.array_equal(np.broadcast_to(convert(path, "sdpa"), shown.mask.shape), dense(shown))
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("to", ["sdpa", "mha", "additive"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_heads_of_their_own(to, suffix, tmp_path):
@@ -200,3 +203,30 @@ def test_other_flat_floats_are_nothing_that_is_known(tmp_path):
     assert [each["role"] for each in read("inspect", "x.npz", cwd=tmp_path)["files"][0]["tensors"]] == [
         None
     ] * 3
+
+
+def test_json_is_a_mask_with_its_tokens(tmp_path):
+    run("show", "The cat sat", "Hi", "-m", "combined", "-o", "a.json", cwd=tmp_path, check=0)
+    run("show", "a b", "c", "--packed", "-m", "causal & documents", "-o", "d.json", cwd=tmp_path, check=0)
+    run("show", "a b", "--source", "x y z", "-m", "cross", "-o", "c.json", cwd=tmp_path, check=0)
+    for file, spec in (("a.json", "causal & padding"), ("d.json", "causal & documents"), ("c.json", "cross")):
+        assert run("diff", file, spec, cwd=tmp_path).stdout.startswith("equal: ")
+    assert "A ignores padding keys 1..3" in run("diff", "a.json", "causal", cwd=tmp_path, check=1).stdout
+    assert read("show", "x y z", "y", "-m", "a.json & sliding:2", cwd=tmp_path)["mask"]["attended"] == 7
+    run("convert", "a.json", "--to", "additive", "-o", "a.npy", cwd=tmp_path, check=0)
+    assert np.isneginf(np.load(tmp_path / "a.npy")).sum() == 9
+    (tmp_path / "empty.json").write_text("{}")
+    assert "'empty.json' holds no mask (it has no 'mask')" in refused(
+        "diff", "empty.json", "causal", cwd=tmp_path
+    )
+    assert "of JSON its mask is taken" in refused("diff", "a.json:ids", "causal", cwd=tmp_path)
+    assert "no such file" in refused("diff", "nowhere.json", "causal", cwd=tmp_path)
+
+
+def test_diagnose_reads_heads_that_are_folded_into_samples(tmp_path):
+    keep = np.tril(np.ones((2, 3, 5, 5), bool))
+    keep[1, 1, 4] = False
+    told = {"maskcli.mask": "m", "maskcli.axes": "B*H,Q,K", "maskcli.heads": "3", "maskcli.from": "mha"}
+    save_file({"m": ~keep.reshape(6, 5, 5)}, tmp_path / "m.safetensors", told)
+    (finding,) = read("diagnose", "m.safetensors", cwd=tmp_path, check=1)["findings"]
+    assert finding["where"] == {"batch": [1], "heads": [1], "queries": [[4, 5]], "keys": None}

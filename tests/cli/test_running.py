@@ -11,6 +11,7 @@ from tests.cli.running import DATA, forked, run, started
 SICK = DATA / "minilm_attn_nomask.safetensors"
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("arguments", "options"),
     [
@@ -31,6 +32,7 @@ def test_a_fork_prints_what_a_new_interpreter_prints(arguments, options):
     assert fork.stdout or fork.stderr
 
 
+@pytest.mark.long
 def test_a_fork_that_finds_torch_imported_writes_the_same_file(tmp_path):
     command = ["show", "--lengths", "5,3", "--to", "additive", "--dtype", "bfloat16", "-o"]
     run(*command, tmp_path / "fork.pt", check=0)
@@ -68,6 +70,7 @@ def test_a_program_finds_the_state_of_a_new_interpreter(tmp_path):
     assert '"given"' in fork.stdout
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("text", "code"),
     [

@@ -120,6 +120,7 @@ def test_tables_fit_sixty_columns_and_are_whole_in_a_pipe():
     )
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("columns", [40, 60, 80, 100, 120])
 @pytest.mark.parametrize("to", ["sdpa", "additive"])
 @pytest.mark.parametrize("length", [6, 9, 13, 14, 17, 20, 24, 28, 33, 40])
@@ -208,6 +209,7 @@ def test_wide_characters_keep_columns_straight():
     assert len(columns) == 1
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("to", "spec", "shape", "attend", "ignore"),
     [
@@ -251,6 +253,7 @@ def test_dtypes_of_saved_masks(tmp_path):
     assert not (tmp_path / "n.npy").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_pictures(tmp_path, suffix):
     path = tmp_path / f"mask{suffix}"
@@ -315,6 +318,7 @@ def test_a_function_of_the_length_is_an_operand(tmp_path):
     )
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -487,10 +491,11 @@ def test_reasons_have_colours_and_long_maps_their_characters():
     long = run("show", "--lengths", "3000", "-m", "causal & sliding:500", COLUMNS="60").stdout
     lines = [line for line in long.splitlines() if line[:5].strip().isdigit()]
     assert lines[0].endswith("·")
-    assert set(lines[-1].split()[1]) <= set("~░▒▓█")
+    assert set(lines[-1].split()[1]) <= set("~░▒▓█▝▙")
     assert max(map(len, long.splitlines())) <= 60
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -499,7 +504,7 @@ def test_reasons_have_colours_and_long_maps_their_characters():
             "query 4 (the) may not see key 2 (sat): outside sliding:2 (4 - 2 >= 2)",
         ),
         (
-            ("The cat sat", "Hi", "-m", "combined", "--why", "2,1", "--batch", "1"),
+            ("The cat sat", "Hi", "-m", "combined", "--why", "2,1", "--sample", "1"),
             "query 2 (<pad>) may not see key 1 (<pad>): key 1 is padding",
         ),
         (("The cat", "-m", "causal", "--why", "1,0"), "query 1 (cat) may see key 0 (The): causal allows it"),
@@ -525,17 +530,27 @@ def test_why_a_cell_is_forbidden(arguments, sentence):
     assert run("show", *arguments).stdout == sentence + "\n"
 
 
+def test_why_for_scripts():
+    told = read("show", "The cat sat", "Hi", "-m", "combined", "--why", "2,1", "--sample", "1")
+    assert told == {
+        "schema_version": 1, "spec": "combined", "sample": 1, "head": 0, "query": 2, "key": 1,
+        "query_token": "<pad>", "key_token": "<pad>", "attends": False, "kind": "padding", "operand": "padding",
+        "why": "key 1 is padding",
+    }  # fmt: skip
+    assert read("show", "The cat", "-m", "causal", "--why", "1,0")["kind"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("--why", "4"), "--why '4' is no cell; write a query and a key, such as --why 4,2"),
         (("--why", "0,9"), "key 9 is not in this mask: there are 0 to 1; pass one of these"),
         (
-            ("--why", "0,1", "--batch", "2"),
-            "--batch 2 is not in this mask: there is only 0; pass one of these",
+            ("--why", "0,1", "--sample", "2"),
+            "--sample 2 is not in this mask: there is only 0; pass one of these",
         ),
         (("--head", "0"), "--head means nothing without --why QUERY,KEY; pass that too, or leave it out"),
-        (("--why", "0,1", "--format", "json"), "--format json is not written here; choose one of text"),
+        (("--why", "0,1", "--format", "csv"), "--format csv is not written here; choose one of text, json"),
     ],
 )
 def test_what_is_no_cell_is_one_sentence(arguments, sentence):

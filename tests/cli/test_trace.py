@@ -94,6 +94,17 @@ def test_findings_go_to_standard_error_and_the_exit_code_stays(folder):
     assert "model.py:13" in err
 
 
+def test_a_terminal_shows_what_was_seen_so_far(folder):
+    name = program(folder, SICK)
+    out, _, code = run_traced(name, cwd=folder, terminal=True, TERM="xterm", COLUMNS="100")
+    live, text = out.split("\r\x1b[Ksum ")
+    assert "trace: " in live
+    assert "\n" not in live
+    assert "\n\x1b[1;31mMSK202 padding-attended" in text.replace("\r\n", "\n")
+    assert "trace: " not in text
+    assert code == 0
+
+
 def test_the_report_as_json_and_in_a_file(folder):
     name = program(folder, SICK + "import os\nos.chdir('..')\n")
     _, err, code = run_traced("-o", "report.json", "--save", "kept", "--fail-on", "error", name, cwd=folder)
@@ -139,6 +150,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_arguments_path_and_main_are_those_of_python(folder):
     name = program(folder, WHO)
     for arguments in (["--epochs", "3", "--fail-on", "x", "-o", "y", "--help", "7"], ["--", "0"], ["0"]):
@@ -207,6 +219,7 @@ def test_an_interrupt_still_reports(folder):
     assert "MSK202" in err
 
 
+@pytest.mark.long
 def test_processes_that_the_program_starts_are_traced(folder):
     text = """
 import model, multiprocessing, sys, torch
@@ -236,6 +249,7 @@ if __name__ == "__main__":
     assert "of 9 attention calls (1 module" in err
 
 
+@pytest.mark.long
 def test_a_forked_child_that_ends_like_its_parent_reports_nothing(folder):
     name = program(
         folder, "import os\npid = os.fork()\nif pid:\n    os.waitpid(pid, 0)\nprint('end', flush=True)\n"
@@ -245,6 +259,7 @@ def test_a_forked_child_that_ends_like_its_parent_reports_nothing(folder):
     assert err == "nothing was checked: no attention call was seen\n"
 
 
+@pytest.mark.long
 def test_compiled_models_run_eagerly_and_the_report_says_so(folder):
     text = "import model, torch\nnet = torch.compile(model.Net())\nids = torch.tensor([[3, 4, 0, 0]])\nnet(ids, (ids != 0).long(), True)\n"
     _, err, code = run_traced(program(folder, text), cwd=folder)

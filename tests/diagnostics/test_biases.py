@@ -87,6 +87,7 @@ def declared(name):
     return config_of(json.loads(json.dumps(whole, default=str)), {}, "config.json", "--model")
 
 
+@pytest.mark.combinations
 @dtypes
 @sides
 @pytest.mark.parametrize("name", CONFIGS)
@@ -190,6 +191,7 @@ def to(arrays, dtype):
     return {name: torch.from_numpy(np.array(values)).to(DTYPES[dtype]) for name, values in arrays.items()}
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("state", SICK)
 @pytest.mark.parametrize("form", FORMS)

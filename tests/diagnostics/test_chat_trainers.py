@@ -9,7 +9,6 @@ import torch
 from maskcli.text.turns import learn
 from tests.diagnostics.attention import loud, report
 from tests.text.chats import TEMPLATES, chat
-from tests.text.conftest import gpt2
 
 IGNORE = -100
 TALKS = (
@@ -26,10 +25,10 @@ MARKED = TEMPLATES["chatml"][0].replace(
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(small_gpt2):
     from transformers import AutoTokenizer
 
-    one = chat(AutoTokenizer.from_pretrained(gpt2(tmp_path_factory.mktemp("gpt2"))), MARKED)
+    one = chat(AutoTokenizer.from_pretrained(small_gpt2), MARKED)
     one.reference.pad_token = one.reference.eos_token
     return one
 

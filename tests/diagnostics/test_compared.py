@@ -233,6 +233,7 @@ HOLES = {
 }
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("case", HOLES)
 @pytest.mark.parametrize("padded", [False, True])
@@ -260,6 +261,7 @@ def test_runs_of_keys_that_are_never_seen(dtype, case, padded):
     assert loud(report(arrays, expect=meant)) == []
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("length", [32, 300])
 @pytest.mark.parametrize("kind", ["window", "decay", "sharp", "sink", "dropout"])
@@ -301,6 +303,7 @@ def test_one_layer_that_is_uniform_over_forbidden_keys_too(dtype, told):
     assert the(found, "MSK206").tensors == ("attentions.2",)
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("length", [64, 1024])
 def test_a_leak_to_the_next_key_in_a_long_map_is_no_soft_mask(dtype, length):

@@ -100,6 +100,7 @@ def supports(config):
     return [(each[0] > 0).any(0).numpy() for each in maps]
 
 
+@pytest.mark.combinations
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", MODELS)
 def test_layers_do_what_the_config_is_read_to_say(name, tmp_path):
@@ -198,6 +199,7 @@ FIELDS = (
 ).split()
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("kind", ["gpt_neo", "llama", "mistral", "bert"])
 def test_no_value_breaks_the_reading(field, kind, tmp_path):

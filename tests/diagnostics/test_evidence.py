@@ -156,6 +156,7 @@ def agree(found, right, magnitude, dtype):
 # measure
 
 
+@pytest.mark.long
 @given(st.data(), maps(), st.sampled_from(DTYPES), CUTS)
 @settings(max_examples=400, deadline=None)
 def test_measure_is_plain_arithmetic(data, values, dtype, cuts):
@@ -179,6 +180,7 @@ def test_measure_is_plain_arithmetic(data, values, dtype, cuts):
     }
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("pads", [0, 37])
 def test_measure_of_large_causal_maps(dtype, pads):

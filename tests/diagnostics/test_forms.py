@@ -85,6 +85,7 @@ def saved(path, tensors):
     return path
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz"])
 @pytest.mark.parametrize("layers", [LAYERS, 2])
 @pytest.mark.parametrize("axis", [0, 1])

@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,8 @@ from maskcli.text.sentinels import Prober
 from maskcli.text.turns import learn, shaped
 from tests.diagnostics.attention import report
 from tests.text.chats import TEMPLATES, chat, conversation, shipped
-from tests.text.conftest import deepseek
 
-IGNORE, ROWS, BATCH = -100, 32, 8
+IGNORE, ROWS, BATCH = -100, 16, 4
 SOURCES = {
     **{f"own_{style}": source for style, (source, _) in TEMPLATES.items()},
     **{path.stem: path for path in shipped()},
@@ -22,10 +20,10 @@ SOURCES = {
 
 
 @pytest.fixture(scope="module")
-def backbone():
+def backbone(small_tokenizer):
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(deepseek(Path()))
+    return AutoTokenizer.from_pretrained(small_tokenizer)
 
 
 def rows_of(made, turns, rng, count):

@@ -59,6 +59,7 @@ def test_diagnosing_512_mib_takes_less_than_200_and_half_of_it_no_less(write):
     assert large - small < 24 * MIB
 
 
+@pytest.mark.long
 def test_a_tensor_larger_than_the_ceiling_is_never_held(write):
     """One tensor of 512 MiB in a .npy: nothing of its size is ever in memory."""
     maps, real = heads(1024, "float32")
@@ -68,6 +69,7 @@ def test_a_tensor_larger_than_the_ceiling_is_never_held(write):
     Path(f"{path}.attention_mask.npy").unlink()
 
 
+@pytest.mark.long
 def test_rows_that_are_short_and_many_leave_little_behind(write):
     """What stays in memory for each row of a healthy map is its sum, its largest weight, and some flags."""
     maps, real = heads(128, "float16")

@@ -132,6 +132,7 @@ def test_a_slot_in_front_or_behind_makes_a_strict_mask_whole(kind):
     assert loud(report({"attn_mask": saved(kept, kind)})) == []
 
 
+@pytest.mark.combinations
 @kinds
 @pytest.mark.parametrize(
     "keep",
@@ -232,6 +233,7 @@ def wrong(p, k, w):
     }
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("kind", ["bool", "float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("batch", "queries", "keys", "window"), [(1, 12, 12, 4), (3, 40, 40, 7), (2, 5, 30, 6), (1, 1, 20, 4)]

@@ -40,6 +40,7 @@ def pads(side):
     ]
 
 
+@pytest.mark.combinations
 @models
 @sides
 def test_a_boolean_4d_mask_given_to_an_eager_model_masks_nothing(name, side):
@@ -97,6 +98,7 @@ def said_of_padding(found):
     }
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("name", zoo.DECODERS)
 def test_no_mask_for_left_padding(name):
     """Every decoder, asked for by ids and pad id alone, and with the mask that the user forgot to pass saved beside it."""

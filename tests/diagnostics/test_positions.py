@@ -176,6 +176,7 @@ def told_by(form, lengths, pads):
 FORMS = ["axolotl", "torchtune", "trl", "t5x", "llm-foundry", "maxtext", "nemo", "nemo, filled"]
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("form", "pads"),
     # NeMo's borders end where the tokens do.

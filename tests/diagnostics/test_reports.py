@@ -266,6 +266,7 @@ def test_empty_slots_of_a_ring_buffer_are_no_future(dtype):
 # ---- folders
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("form", ["one tensor each", "layers", "a batch and a tuple"])
 @pytest.mark.parametrize("sick", [True, False])
 def test_files_of_torch_that_are_named_as_parts_are_one_run(form, sick, tmp_path):

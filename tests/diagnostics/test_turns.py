@@ -15,7 +15,6 @@ from maskcli.text.turns import learn
 from tests.cli.running import run
 from tests.diagnostics.attention import loud, report, the
 from tests.text.chats import TEMPLATES, chat
-from tests.text.conftest import gpt2
 
 IGNORE = -100
 CHATS = (
@@ -26,10 +25,10 @@ CHATS = (
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
+def backbone(small_gpt2):
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(gpt2(tmp_path_factory.mktemp("gpt2")))
+    return AutoTokenizer.from_pretrained(small_gpt2)
 
 
 def messages(turns):
@@ -123,6 +122,7 @@ def turns(made):
     return learn(made.tokenizer)
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("name", FAULTS)

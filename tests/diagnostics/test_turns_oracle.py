@@ -17,7 +17,6 @@ from maskcli.scene.assemble import build_scenes
 from maskcli.tensors import from_arrays, roles_of
 from maskcli.text.turns import learn
 from tests.text.chats import TEMPLATES, chat
-from tests.text.conftest import gpt2
 
 IGNORE = -100
 WORDS = ("yes", "no", "the cat sat", "12 degrees", "it is so", "write it down", "why", "twice two is four")
@@ -39,10 +38,10 @@ class Token(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def chats(tmp_path_factory):
+def chats(small_gpt2):
     from transformers import AutoTokenizer
 
-    backbone = AutoTokenizer.from_pretrained(gpt2(tmp_path_factory.mktemp("gpt2")))
+    backbone = AutoTokenizer.from_pretrained(small_gpt2)
     made = {style: chat(backbone, TEMPLATES[style][0]) for style in STYLES}
     return {style: (each, learn(each.tokenizer)) for style, each in made.items()}
 
@@ -134,6 +133,7 @@ def oracle(tokens, counted):
 RULES = (prompt_turn_supervised, answer_not_supervised, turn_end_not_supervised, header_supervised)
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("seed", range(3))
 def test_rules_flag_the_tokens_that_the_oracle_names(chats, style, seed):

@@ -400,6 +400,7 @@ def test_the_correlations_of_autoformer():
 # Weights of eight bits
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
 @pytest.mark.parametrize(
     "shape", [(3, 2, 12, 12), (2, 3, 1, 16), (1, 1, 80, 80), (1, 2, 300, 300), (1, 1, 700, 700)]

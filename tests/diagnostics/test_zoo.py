@@ -1,6 +1,6 @@
 """Healthy models of many architectures, saved as people save them: nothing at error or warning, whatever is said or saved.
 
-A plain pytest takes a third of the architectures; `--zoo 2` and `--zoo 3` are the others, `--zoo all` takes all of them.
+A plain pytest takes a share of the architectures; `--share 2` is the next, `--share all` takes all of them.
 """
 
 import collections
@@ -11,7 +11,7 @@ import torch
 
 from tests.diagnostics import zoo
 from tests.diagnostics.attention import report
-from tests.diagnostics.thirds import THIRDS, third
+from tests.shares import SHARES, share
 
 SIDES = ["none", "left", "right"]
 SIXTEEN = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -43,6 +43,7 @@ def silent(dump, what=ALL, expect=(), **declared):
     assert set(found.checked) | set(found.unfit) >= {name for name in saved if "attentions" in name}
 
 
+@pytest.mark.combinations
 @decoders
 @sides
 def test_decoders(name, side):
@@ -64,6 +65,7 @@ def test_decoders_of_nearly_uniform_heads(name):
     silent(dump, MAPS, "causal")
 
 
+@pytest.mark.combinations
 @decoders
 @pytest.mark.parametrize("dtype", SIXTEEN)
 def test_decoders_in_sixteen_bits(name, dtype):
@@ -73,6 +75,7 @@ def test_decoders_in_sixteen_bits(name, dtype):
         silent(dump, MAPS, "causal")
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("name", "cache"),
     [(name, "dynamic") for name in zoo.DECODERS if name not in WITHOUT_CACHE]
@@ -122,6 +125,7 @@ def test_encoders_in_sixteen_bits(name, dtype):
     silent(dump, ALL, model=zoo.config("encoder", name))
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("name", zoo.PAIRS)
 @sides
 def test_encoder_decoders(name, side):
@@ -157,12 +161,12 @@ def test_the_zoo_is_large():
     assert len(set().union(*TABLES)) >= 90
 
 
-def test_every_third_holds_a_fair_share_of_every_table():
-    """Three runs, `--zoo 1` to `--zoo 3`, are one of `--zoo all`."""
-    for table in TABLES:
-        shares = collections.Counter(map(third, table))
-        assert set(shares) <= set(THIRDS)
-        assert len(table) < len(THIRDS) ** 2 or min(shares[each] for each in THIRDS) >= len(table) // 5
+def test_shares_are_fair():
+    """Nine runs, `--share 1` to `--share 9`, are one of `--share all`."""
+    names = set().union(*TABLES)
+    counts = collections.Counter(map(share, names))
+    assert set(counts) == set(SHARES)
+    assert min(counts.values()) >= len(names) // (3 * len(SHARES))
 
 
 @decoders

@@ -22,6 +22,8 @@ from tests.fuzz.source import BYTES, Source, seeded
 
 # Each target: the file it is in. It takes choices and an empty folder, and returns what went wrong, a sentence each.
 TARGETS = {"reader": "readers", "cli": "command_lines", "masks": "masks", "audit": "sets", "turns": "sets"}
+# Where folders of cases cost the least.
+QUICK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # Failures of one kind that are printed.
 MOST = 3
 
@@ -86,7 +88,7 @@ def _case(target, source, number):
     """What went wrong in a case, in a folder of its own that is gone afterwards."""
     from tests.fuzz.process import STREAMS
 
-    with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
+    with tempfile.TemporaryDirectory(prefix="fuzz", dir=QUICK) as folder:
         STREAMS.remember(number)
         return _tried(target, source, Path(folder))
 
@@ -120,11 +122,13 @@ class Tally:
                 print(f"{fault!a}\n  {again}", flush=True)
 
     def close(self):
+        from tests.fuzz.process import CODES
+
         seconds = time.monotonic() - self.began
-        print(
-            f"{self.name}: {self.cases:,} cases, failures: {self.failed:,} ({seconds:.0f} s, seed {self.seed})",
-            flush=True,
-        )
+        codes = ", ".join(f"{count:,} with {code}" for code, count in sorted(CODES.items()))
+        CODES.clear()
+        done = f"{self.name}: {self.cases:,} cases, failures: {self.failed:,}"
+        print(f"{done} ({seconds:.0f} s, seed {self.seed}; runs that ended {codes})", flush=True)
 
 
 def _guided(name, seconds):

@@ -1,5 +1,6 @@
 """Command lines run in this process, one after the other, and what no run of them may do."""
 
+import collections
 import contextlib
 import faulthandler
 import importlib
@@ -13,13 +14,18 @@ import time
 import unicodedata
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 # A case may take no longer, in seconds, and no more memory, in MiB.
 SECONDS, MEBIBYTES = 5.0, 500
 # Where nothing comes back, the process ends here and says where it was.
 LOST = 60
+# What a process ends with that is asked to end.
+ENDED = 128 + signal.SIGTERM
 # Ends of lines, and what stands between columns.
 PLAIN = str.maketrans("", "", "\n\t")
+# How often each exit code came.
+CODES = collections.Counter()
 STATUS = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
@@ -45,6 +51,8 @@ class Streams:
         )
         self.console = os.fdopen(self.own[1], "w", buffering=1, closefd=False)
         faulthandler.enable(self.console)
+        # It costs a thread less than a deadline of faulthandler's, in each case.
+        faulthandler.register(signal.SIGALRM, self.console, chain=True)
 
     @contextlib.contextmanager
     def taken(self):
@@ -100,6 +108,9 @@ def run(arguments, stdin=b""):
         try:
             main()
         except SystemExit as stop:
+            if stop.code == ENDED:
+                # Somebody ends this process, and no case does it to itself.
+                os._exit(ENDED)
             return stop.code if isinstance(stop.code, int) else 0
 
     return measured(called)
@@ -108,8 +119,8 @@ def run(arguments, stdin=b""):
 def measured(called):
     """The outcome of a function that returns an exit code; what it raises counts as a traceback."""
     _forget_peak()
-    before, began = _peak(), time.perf_counter()
-    faulthandler.dump_traceback_later(LOST, exit=True, file=STREAMS.console)
+    before, began = _peak(), _seconds()
+    signal.setitimer(signal.ITIMER_REAL, LOST)
     code = -1
     with STREAMS.taken(), warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -121,10 +132,11 @@ def measured(called):
             import traceback
 
             traceback.print_exc()
-    faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    out, err = STREAMS.read()
-    return Outcome(code, out, err, time.perf_counter() - began, _peak() - before)
+    seconds = _seconds() - began
+    CODES[code] += 1
+    return Outcome(code, *STREAMS.read(), seconds, _peak() - before)
 
 
 def faults(outcome):
@@ -164,6 +176,15 @@ def _raw(block):
         if letter not in "\n\t" and unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
     )
     return next(odd, "")
+
+
+def _seconds():
+    """A clock that stands still while this process could run and others have the processor."""
+    try:
+        waited = int(Path("/proc/self/schedstat").read_text().split()[1])
+    except OSError:
+        waited = 0
+    return time.perf_counter() - waited / 1e9
 
 
 def _forget_peak():

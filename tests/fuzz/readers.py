@@ -2,6 +2,7 @@
 
 import functools
 import math
+import zipfile
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def reader(source, folder):
     if outcome.code != 0:
         return told
     theirs = by_library(path)
-    wrong = _changed(found, originals()[name], block) if theirs is None else _different(found, theirs)
+    wrong = _changed(found, name, block) if theirs is None else _different(found, theirs)
     return told + wrong
 
 
@@ -45,16 +46,20 @@ def _different(ours, theirs):
     return [f"{name!r} is not what its library reads" for name in named if not same(ours[name], theirs[name])]
 
 
-def _changed(ours, originals, block):
-    """Tensors that are no longer what they were, although their bytes are still in the file."""
-    changed = [name for name in ours if not (name in originals and same(ours[name], originals[name]))]
+def _changed(ours, file, block):
+    """Tensors that are no longer what they were, although their bytes are still in the file, and what tells of them."""
+    before, stored = originals()[file]
+    told = file.endswith(".pt") and not all(part in block for part in pickles()[file])
+    changed = (
+        [] if told else [name for name in ours if not (name in before and same(ours[name], before[name]))]
+    )
     return [
-        f"{name!r} changed" for name in changed if name not in originals or _lies_in(block, originals[name])
+        f"{name!r} changed" for name in changed if name not in before or _lies_in(block, stored.get(name))
     ]
 
 
 def _lies_in(block, array):
-    return any(each.tobytes() in block for each in (array, array.T))
+    return array is not None and any(each.tobytes() in block for each in (array, array.T))
 
 
 @functools.cache
@@ -65,8 +70,19 @@ def seed_files():
 
 @functools.cache
 def originals():
-    """What the undamaged files hold."""
-    return {path.name: arrays_of(path) for path in sorted(TENSORS.iterdir())}
+    """What the undamaged files hold, by maskcli and as their libraries have it in memory."""
+    return {path.name: (arrays_of(path), by_library(path)) for path in sorted(TENSORS.iterdir())}
+
+
+@functools.cache
+def pickles():
+    """The pickles in the undamaged archives of torch."""
+    found = {}
+    for path in TENSORS.glob("*.pt"):
+        archive = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else None
+        names = [name for name in archive.namelist() if name.endswith("data.pkl")] if archive else []
+        found[path.name] = [archive.read(name) for name in names]
+    return found
 
 
 def arrays_of(path):

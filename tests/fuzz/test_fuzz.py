@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.cli.running import ROOT
 from tests.fuzz.__main__ import TARGETS
 
@@ -18,6 +20,7 @@ def fuzzed(*arguments):
     )
 
 
+@pytest.mark.long
 def test_a_few_cases_of_every_target():
     done = fuzzed("--cases", "12", "--seed", "3")
     assert done.returncode == 0, done.stdout + done.stderr

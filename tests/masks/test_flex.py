@@ -28,6 +28,7 @@ def whole(mask):
     return np.array([[mask.dense(b, h) for h in range(mask.shape[1])] for b in range(mask.shape[0])])
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("name", list(KINDS))
 @settings(max_examples=12, deadline=None)
 @given(st.data())

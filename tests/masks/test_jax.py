@@ -20,6 +20,7 @@ def seen(arguments):
     return np.asarray(jax.nn.dot_product_attention(ones, ones, values, **arguments))[0, :, 0] > 0
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("spec", "window"),
     [

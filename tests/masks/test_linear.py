@@ -157,6 +157,7 @@ SEQUENCES = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not STATUS.exists(), reason="peak memory is read from /proc")
 @pytest.mark.parametrize("options", [DOCUMENTS, SEQUENCES], ids=["documents", "sequences"])
 @pytest.mark.parametrize("picture", [False, True], ids=["table", "picture"])
@@ -170,6 +171,7 @@ def test_a_million_tokens_are_shown_below_400_mib(options, picture, tmp_path):
         assert b"[1, 1, 1048576, 1048576]" in printed or b"[8, 1, 1048576, 1048576]" in printed
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not STATUS.exists(), reason="peak memory is read from /proc")
 def test_json_streams(tmp_path):
     """The text of a long mask is many times larger than what writing it takes beyond a short one's."""

@@ -125,6 +125,7 @@ def test_masks_of_different_shapes_do_not_combine():
         Mask.full((1, 1, 2, 3)) & Mask.full((1, 1, 3, 3))
 
 
+@pytest.mark.long
 def test_limits_are_stated():
     with pytest.raises(MaskcliError, match="more than the limit of 33,554,432"):
         ~(~causal(Layout(1, 2**25, 2**25)))

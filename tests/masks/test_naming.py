@@ -169,3 +169,11 @@ def test_a_mask_of_nothing_and_noise_have_a_nearest_name():
     name = name_of(noise)
     assert not name.exact
     assert (build(parse(name.spec), name.layout) ^ noise).attended == name.wrong
+
+
+def test_a_name_of_the_longest_document_that_no_other_can_have_is_no_name():
+    cells = build(parse("block-diffusion:2,4"), Layout(1, 9, 9)).dense(0).copy()
+    cells[8, 8] = True
+    name = name_of(Mask.from_dense(cells[None, None]))
+    assert not name.exact
+    assert (build(parse(name.spec), name.layout) ^ Mask.from_dense(cells[None, None])).attended == name.wrong

@@ -89,6 +89,7 @@ def without_padding(spec):
     return " & ".join(part for part in spec.split(" & ") if part != "padding") or "full"
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(("kind", "extra", "expected"), MODELS, ids=[model[0] for model in MODELS])
 def test_models_masks_are_named_exactly(kind, extra, expected, side):

@@ -42,6 +42,7 @@ def test_layers_are_found_in_fifteen_runs(name):
     assert maskcli.probe(library(name, "eager"), only="masks").behaviour.forwards <= 15
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not STATUS.exists(), reason="peak memory is read from /proc")
 def test_long_texts_take_the_memory_of_what_layers_are_given():
     done = subprocess.run(

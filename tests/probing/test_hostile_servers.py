@@ -161,6 +161,7 @@ CASES = {
 }
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("case", CASES)
 def test_each_ends_in_one_sentence_soon_and_in_little_memory(case, monkeypatch):
     monkeypatch.setattr("maskcli.probing.wire.PAUSES", (0.01, 0.01))

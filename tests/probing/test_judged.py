@@ -268,6 +268,7 @@ class Pair(nn.Module):
         )
 
 
+@pytest.mark.combinations
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor:UserWarning")
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 @pytest.mark.parametrize("batch_first", [True, False])

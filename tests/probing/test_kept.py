@@ -19,6 +19,7 @@ SHOWN = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SHOWN)
 def test_the_command_of_a_finding_shows_its_cells(name, tmp_path):
     bug = BUGS[name]

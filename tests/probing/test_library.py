@@ -37,12 +37,14 @@ def loud(report):
     return {each.code: each.tensors for each in report.findings if each.severity != "note"}
 
 
+@pytest.mark.long
 @READ
 @pytest.mark.parametrize("name", BUGS)
 def test_bugs_of_the_library_are_found(name):
     assert loud(probed(name)) == BUGS[name]
 
 
+@pytest.mark.long
 @READ
 def test_streams_of_prophetnet_that_read_each_other_s_positions(monkeypatch):
     assert loud(maskcli.probe(small(CLASSES["prophetnet"]), only="batch,masks")) == {"MSK601": ()}
@@ -60,6 +62,7 @@ def by_stream(self, hidden_states, attn_weights, position_ids, predict_relative_
     return torch.gather(scores.permute(0, 2, 4, 1, 3), -1, buckets)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CAUSAL)
 def test_decoders_that_once_saw_the_future_are_causal(name):
     report = probed(name)
@@ -74,6 +77,7 @@ def names(report):
     return {called_by(each).spec for each in report.behaviour.seen if "padding" in each.setting}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_what_is_unusual_and_right_is_not_accused(name):
     assert loud(probed(name)) == {}

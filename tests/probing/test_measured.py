@@ -70,6 +70,7 @@ def masks(draw, length=12):
     return mask
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None)
 @given(masks(), masks())
 def test_any_mask_is_measured_cell_by_cell(first, second):

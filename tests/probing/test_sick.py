@@ -23,6 +23,7 @@ NOTES = {"fill of -1e4", "positions count the padding"}
 devices = pytest.mark.parametrize("device", DEVICES)
 
 
+@pytest.mark.combinations
 @devices
 @pytest.mark.parametrize("name", FOUND)
 def test_a_bug_is_found_where_it_is(name, device):
@@ -34,6 +35,7 @@ def test_a_bug_is_found_where_it_is(name, device):
     assert bug.place == "" or bug.place in {module for _, modules in loud for module in modules}
 
 
+@pytest.mark.combinations
 @devices
 @pytest.mark.parametrize("name", BUGS)
 def test_its_healthy_twin_is_silent(name, device):
@@ -42,6 +44,7 @@ def test_its_healthy_twin_is_silent(name, device):
     assert (said(found), found.behaviour.unmeasured) == ([], ())
 
 
+@pytest.mark.combinations
 @devices
 @pytest.mark.parametrize("name", [*HEALTHY, *HARMLESS])
 def test_a_healthy_model_is_silent(name, device):

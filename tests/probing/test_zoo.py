@@ -1,6 +1,6 @@
 """Masks measured over the zoo, beside what each architecture is by its papers: every layer, every cell.
 
-A plain pytest takes a third of the architectures, as the zoo of diagnose does.
+A plain pytest takes a share of the architectures, as the zoo of diagnose does.
 """
 
 import re
@@ -137,6 +137,7 @@ def modules(name):
     return 3 * layers if ALL[name] == "pair" else layers
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("how", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", ALL)
 def test_every_cell_of_every_layer(name, how):

@@ -63,7 +63,7 @@ def test_two_places_of_one_file_are_two_findings(tmp_path):
 def test_what_is_to_be_copied_is_one_line(tmp_path, columns):
     path = leaking(tmp_path / "a.safetensors")
     text = run("diagnose", path, COLUMNS=columns, check=1).stdout
-    assert SEES.findall(text) == [f"maskcli inspect {path}:attentions.0 --batch 1 --rows 0:5 --keys 5:8"]
+    assert SEES.findall(text) == [f"maskcli inspect {path}:attentions.0 --sample 1 --rows 0:5 --keys 5:8"]
     others = [line for line in text.splitlines() if not line.startswith("  see:") and " " in line.strip()]
     assert max(map(len, others)) <= int(columns)
     assert run(*SEES.findall(text)[0].split()[1:], check=0).stdout.splitlines()
@@ -111,6 +111,7 @@ def files(folder):
     yield from (folder / "batch.safetensors", folder / "mask.safetensors")
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("option", DECLARED)
 def test_hints_say_how_many_more_rules_could_look(tmp_path, option):
     for path in files(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from maskcli.masks.mask import Mask
 from maskcli.report.page.encoded import plane, runs_of_mask
@@ -123,6 +123,20 @@ def test_a_real_capture_has_every_head(tmp_path):
         assert all((one["view"]["tall"], one["view"]["wide"]) == (queries, keys) for one in each["planes"])
 
 
+def test_inspected_weights_have_the_tokens_and_the_mask_of_their_file(tmp_path):
+    run("inspect", DATA / "minilm_attn.safetensors", "-o", tmp_path / "a.html", check=0)
+    _, data = page_of(tmp_path / "a.html")
+    weights = next(each for each in data["maps"] if each["role"] == "weights")
+    assert weights["keys"]["tokens"][0][:2] == ["101", "1996"]
+    assert weights["queries"]["tokens"] == weights["keys"]["tokens"]
+    real = load_file(DATA / "minilm_attn.safetensors")["attention_mask"] > 0
+    assert (dense(weights["mask"], weights["shape"])[:, 0, 0] == real).all()
+    assert (
+        "of a picture or a page"
+        in run("inspect", DATA / "minilm_attn.safetensors", "-t", "x", check=2).stderr
+    )
+
+
 @pytest.fixture
 def large(tmp_path):
     rng = np.random.default_rng(0)
@@ -146,6 +160,57 @@ def test_one_tensor_that_is_named_has_every_cell(large, tmp_path):
     _, data = page_of(tmp_path / "a.html")
     for one in data["maps"][0]["planes"]:
         assert (one["view"]["tall"], one["whole"]["tall"]) == (512, 600)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two files of weights, larger than an overview."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        save_file(
+            {"attentions.0": rng.random((1, 2, 600, 600), np.float32)}, tmp_path / f"{name}.safetensors"
+        )
+    return tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+
+
+def test_a_difference_of_weights_has_every_cell_of_both(two, tmp_path):
+    run("diff", *two, "-o", tmp_path / "d.html", check=1)
+    _, data = page_of(tmp_path / "d.html")
+    (only,) = data["maps"]
+    for one in (*only["planes"], *only["other"]):
+        assert (one["view"]["tall"], one["whole"]["tall"]) == (512, 600)
+
+
+def test_equal_weights_of_two_files_have_one_level(tmp_path):
+    a = np.random.default_rng(0).random((1, 1, 9, 9), np.float32)
+    b = a.copy()
+    b[..., 0] = 1e-6
+    for name, each in (("a", a), ("b", b)):
+        save_file({"attentions.0": each}, tmp_path / f"{name}.safetensors")
+    run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "-o", tmp_path / "d.html", check=1)
+    (only,) = page_of(tmp_path / "d.html")[1]["maps"]
+    first, second = (inflated(only[name][0]["view"], np.uint8).reshape(9, 9) for name in ("planes", "other"))
+    assert ((first == second) == (a == b)[0, 0]).all()
+
+
+def test_both_sides_of_a_difference_have_room_or_neither(two, tmp_path):
+    run("diff", *two, "-o", tmp_path / "d.html", "--max-size", 2, check=1)
+    _, data = page_of(tmp_path / "d.html")
+    (only,) = data["maps"]
+    a, b = ([bool(one["whole"]) for one in planes] for planes in (only["planes"], only["other"]))
+    assert a == b
+    assert not all(a)
+    assert data["left_out"] == [f"{2 - sum(a)} head{'s' if sum(a) == 0 else ''} in full resolution"]
+
+
+def test_cards_have_sentences(tmp_path):
+    weights = np.full((1, 1, 6, 6), 1 / 6, np.float32)
+    save_file({"attentions.0": weights}, tmp_path / "a.safetensors")
+    run("diagnose", tmp_path / "a.safetensors", "--expect", "causal", "-o", tmp_path / "a.html", check=1)
+    _, data = page_of(tmp_path / "a.html")
+    told = [finding[name] for finding in data["findings"] for name in ("message", "fix", "why")]
+    assert told
+    assert all(text[0].isupper() or not text.split()[0].isalpha() for text in told)
 
 
 def test_a_size_without_a_page_is_refused(tmp_path):

@@ -102,7 +102,7 @@ def test_inspect_writes_all_heads(tmp_path, suffix):
 
 
 def test_what_is_no_picture_has_no_heads(tmp_path):
-    assert "are for a picture" in refused("inspect", f"{WELL}:attentions.0", "--head", "all")
+    assert "is for a picture" in refused("inspect", f"{WELL}:attentions.0", "--head", "all")
     assert "is no head" in refused("inspect", f"{WELL}:attentions.0", "--head", "x")
     assert "has no heads" in refused(
         "inspect", f"{WELL}:attention_mask", "--head", "all", "-o", tmp_path / "h.png"

@@ -17,6 +17,7 @@ anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture],
 bounds = st.fixed_dictionaries({"cells": st.integers(1, 40), "rows": st.integers(1, 5)})
 
 
+@pytest.mark.long
 @anywhere
 @given(columns, bounds, st.integers(1, 200), st.sampled_from([None, (",", ":"), (" , ", " : ")]))
 def test_written_and_read_back_in_pieces_of_any_size(tmp_path, columns, bounds, part, separators):

@@ -60,6 +60,7 @@ print((peak() - before) // 1024, "torch" in sys.modules)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "dtype", "itemsize"),
     [
@@ -76,6 +77,7 @@ def test_memory_stays_flat_in_the_size_of_the_file(tmp_path, name, dtype, itemsi
     assert torch_loaded == "False"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "view", [lambda x: x, lambda x: x.transpose(0, 1), lambda x: x.transpose(1, 2), lambda x: x[:, 1:, :-1]]
 )

@@ -138,6 +138,7 @@ def test_arrays_of_text_and_objects_are_passed_over(tmp_path):
         assert list(read(tmp_path / "x.pt", {"odd": each, "good": np.ones(2)})) == ["good"]
 
 
+@pytest.mark.long
 def test_large_arrays_of_numpy_say_what_to_save(tmp_path):
     array = np.random.default_rng(0).random((80, 1024, 128))
     torch.save({"x": array}, tmp_path / "x.pt")

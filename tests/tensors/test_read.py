@@ -64,6 +64,7 @@ CASES = [
 ]
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_every_format_type_and_shape(tmp_path, name, dtype):
     for shape in SHAPES:
@@ -88,6 +89,7 @@ def check(tensor, want):
     np.testing.assert_array_equal(tensor.rows(middle.start, middle.stop), flat[middle])
 
 
+@pytest.mark.long
 @given(data=st.data())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.usefixtures("limits")

@@ -158,6 +158,7 @@ def test_a_report_is_that_of_the_file(tmp_path):
     assert there.replace(server.address, "x") == here.replace(str(SICK), "x")
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("way", "said"),
     [

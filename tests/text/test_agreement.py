@@ -52,6 +52,7 @@ def expected(
     return encoded["input_ids"], encoded["token_type_ids"], special
 
 
+@pytest.mark.combinations
 @every_light_family
 @pytest.mark.parametrize("special_tokens", [None, True, False])
 def test_ids_types_and_special_flags_are_those_of_transformers(
@@ -67,6 +68,7 @@ def test_ids_types_and_special_flags_are_those_of_transformers(
             assert found.special.tolist() == special
 
 
+@pytest.mark.combinations
 @every_family
 @pytest.mark.parametrize("max_length", [4, 9])
 def test_truncation_is_that_of_transformers(folder: Path, max_length: int) -> None:
@@ -96,6 +98,7 @@ def test_special_tokens_sides_and_lengths_are_those_of_transformers(folder: Path
     assert ours.model_max_length == sane
 
 
+@pytest.mark.combinations
 @every_family
 @pytest.mark.parametrize("side", ["left", "right", None])
 def test_batches_are_those_of_transformers(folder: Path, side: str | None) -> None:
@@ -175,6 +178,7 @@ VARIANTS: list[dict[str, object]] = [
 MODELS = [None, "llama", "bert", "qwen2", "mistral"]
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("folder", ["bert", "qwen", "roberta", "unigram", "pgn"], indirect=True)
 def test_whatever_the_configuration_says_the_result_is_that_of_transformers(
@@ -215,6 +219,7 @@ def test_whatever_the_configuration_says_the_result_is_that_of_transformers(
         assert ours.vocab_size == len(theirs), variant
 
 
+@pytest.mark.combinations
 @every_light_family
 def test_both_paths_show_the_same_tokens(folder: Path) -> None:
     ours, slow = light(folder), load_folder(folder, "slow")

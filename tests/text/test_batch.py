@@ -114,6 +114,14 @@ def test_labels_follow_the_attention_mask_where_pad_is_eos() -> None:
     assert "would have lost 2 real eos tokens (samples 0, 2)" in lost
 
 
+def test_ids_warn_as_texts_do_where_pad_is_eos() -> None:
+    batch = batch_from_ids("3 2 2; 4 5 2", 2, tokenizer=load_tokenizer(), labels=True)
+    borrowed, lost = batch.warnings
+    assert "padding is the eos token <eos> (id 2)" in borrowed
+    assert "would have lost 2 real eos tokens (samples 0, 1)" in lost
+    assert batch_from_ids("3 0 0; 4 5 2", 0, tokenizer=load_tokenizer(), labels=True).warnings == ()
+
+
 def test_borrowed_padding_that_pads_nothing_is_not_mentioned() -> None:
     assert batch_from_texts(["a", "b"], load_tokenizer(pad_token="eos"), labels=True).warnings == ()
 

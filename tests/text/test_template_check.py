@@ -11,7 +11,7 @@ from maskcli.text import load_tokenizer
 from maskcli.text.template_check import check
 
 from .chats import TEMPLATES, chat, shipped
-from .conftest import deepseek, gpt2
+from .conftest import gpt2
 
 MARKED = TEMPLATES["chatml"][0].replace(
     "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n",
@@ -22,10 +22,10 @@ UNENDED = MARKED.replace("<|im_end|>{% endgeneration %}", "{% endgeneration %}<|
 
 
 @pytest.fixture(scope="module")
-def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def backbones(small_tokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
-    folders = {"deepseek": deepseek(Path()), "gpt2": gpt2(tmp_path_factory.mktemp("gpt2"))}
+    folders = {"deepseek": small_tokenizer, "gpt2": gpt2(tmp_path_factory.mktemp("gpt2"))}
     return {name: AutoTokenizer.from_pretrained(folder) for name, folder in folders.items()}
 
 
@@ -33,6 +33,7 @@ def told(checked: Any) -> str:
     return "\n".join(f"{severity}: {sentence}" for severity, sentence in checked.remarks)
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("style", TEMPLATES)
 def test_templates_as_people_write_them(backbones, style: str) -> None:
     checked = check(chat(backbones["gpt2"], TEMPLATES[style][0]).tokenizer)

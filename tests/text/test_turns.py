@@ -109,6 +109,7 @@ def test_any_conversation_splits_into_its_messages(backbones, backbone: str, sty
     check_all(made, turns, seed=1, count=15)
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("style", ["chatml", "llama3", "gemma", "zephyr", "phi", "thinking", "tools"])
 def test_markers_that_no_token_stands_for_are_found_as_words(backbones, style: str) -> None:
     made = chat(backbones["deepseek"], TEMPLATES[style][0], special=False)

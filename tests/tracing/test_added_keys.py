@@ -74,6 +74,7 @@ def codes(model, *given):
     return {finding.code for finding in traced.findings if finding.severity != "note"}
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("asked", [True, False])
 @pytest.mark.parametrize("added", ADDED, ids=" and ".join)
 @pytest.mark.parametrize("made", MADE)
@@ -94,6 +95,7 @@ def test_padding_on_the_left_under_a_causal_mask(made):
     assert codes(model, texts([12, 9, 6], "left"), causal) == NAMED[made]
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("added", [{}, *ADDED], ids=" and ".join)
 @pytest.mark.parametrize(
     ("made", "named"), [("healthy", set()), ("forgotten", {"MSK220"}), ("inverted", {"MSK102"})]

@@ -31,6 +31,7 @@ def declared(name):
     }
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("name", "how"), ALL)
 def test_a_healthy_model_is_silent_and_computes_the_same(name, how):
     made, inputs = model(name, how), batch(name)
@@ -56,6 +57,7 @@ def test_a_healthy_model_is_silent_and_computes_the_same(name, how):
     assert report.steps == (1 if name in ENCODERS else 4 if name in DECODERS else 5)
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("name", "how", "spoil"),
     [(name, how, opened) for name, how in ALL if how == "eager"]

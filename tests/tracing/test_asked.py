@@ -127,6 +127,7 @@ def test_what_is_masked_behind_the_loss_does_not_count(loss, reduced):
     assert found(loss, reduced) == ({"MSK503"} if reduced is answers else set())
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("loss", LOSSES)
 def test_padding_that_is_counted_is_told(loss):
     assert found(loss, everything) == {"MSK503"}
@@ -140,11 +141,13 @@ def test_labels_that_are_not_moved_once_are_told(loss, reduced, moved):
     assert found(loss, reduced, moved, lengths=(20, 20, 20)) == {"MSK505"}
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_loss_says_that_attention_is_causal(loss):
     assert found(loss, everything, lengths=(20, 20, 20), bug="mask forgotten") == {"MSK203"}
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_and_losses_are_the_programs_own(loss):
     """Bit for bit, with a hook of the trace on what the loss goes on with."""

@@ -272,6 +272,7 @@ def registered():
     hf.masking_utils.AttentionMaskInterface._global_mapping.pop("opaque")
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("how", ["sdpa", "opaque"])
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "gpt2", "gpt_neox", "opt"])
 def test_weights_are_those_of_eager_attention(name, how, registered, tmp_path):

@@ -16,11 +16,13 @@ def traced(family, bug):
     return watching.findings
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_healthy_program_is_silent(family):
     assert [finding for finding in traced(family, None) if finding.severity != "note"] == []
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("family", "bug"), BUGS)
 def test_a_bug_is_called_by_its_name_and_nothing_else_is(family, bug):
     findings = traced(family, bug)

@@ -228,6 +228,7 @@ def test_weights_of_a_large_call_are_read_in_tiles(monkeypatch):
     assert loud(whole) == ["MSK202", "MSK203"]
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("queries", [1, 3, 6])
 @pytest.mark.parametrize("kind", ["bool", "additive", "heads", "causal", "grouped", "flat"])
 def test_recomputed_weights_times_values_are_the_output(kind, queries):

@@ -101,6 +101,7 @@ def test_a_mask_mod_that_forgets_the_padding_or_the_future():
     assert loud(traced) == ["MSK202", "MSK203"]
 
 
+@pytest.mark.long
 def test_a_compiled_flex_attention_runs_eagerly():
     with maskcli.trace() as traced:
         Flexible(compiled=True)(IDS, REAL.flip(1), causal)

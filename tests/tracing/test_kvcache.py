@@ -87,6 +87,7 @@ def test_a_healthy_cache_is_silent_and_left_as_it_is(flash_attn, paged, options)
     assert [finding.code for finding in traced.findings if finding.severity != "note"] == []
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("paged", [False, True])
 @pytest.mark.parametrize("lengths", [[3, 3], [5, 2]])
 @pytest.mark.parametrize("options", [{}, {"window_size": (1, 0)}, {"causal": False}])

@@ -154,6 +154,7 @@ def test_a_model_that_cannot_be_measured_is_told_and_nothing_else_is_lost():
     assert traced.report.measured == ()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_the_command_shows_what_was_measured(tmp_path, form):
     program = tmp_path / "train.py"

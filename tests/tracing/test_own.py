@@ -170,6 +170,7 @@ def attend(queue=None):
     Net(matmul, unmasked)(IDS, REAL)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(("start", "count"), [("fork", 2), ("spawn", 1)])
 def test_child_processes_are_followed(start, count):
@@ -199,6 +200,7 @@ Attention()(torch.randn(2, 6, 8))
 """
 
 
+@pytest.mark.long
 def test_a_python_program_that_is_started_is_followed(tmp_path):
     (tmp_path / "child.py").write_text(PROGRAM)
     with maskcli.trace() as traced:
@@ -240,6 +242,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "told"),
     [
@@ -256,6 +259,7 @@ def test_children_of_a_forkserver_are_followed_unless_it_is_older(tmp_path, how,
     assert (done.stdout, done.stderr) == (told, "")
 
 
+@pytest.mark.long
 def test_a_traced_program_may_use_a_forkserver(tmp_path):
     program = SERVED.replace("    with maskcli.trace() as traced:\n", "    if True:\n").split("    report =")[
         0
@@ -268,6 +272,7 @@ def test_a_traced_program_may_use_a_forkserver(tmp_path):
     assert done.stderr.startswith("attention was followed in 1 child process\n")
 
 
+@pytest.mark.long
 def test_what_cannot_be_handed_to_a_new_process_is_said():
     context = multiprocessing.get_context("spawn")
     with Trace(Options(token=lambda token: str(token))) as traced:

@@ -159,6 +159,7 @@ class Shown(Recorded):
         self._checker._diagnose = diagnose.__get__(self._checker)
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("attend", WAYS)
 def test_every_way_is_followed_and_its_mask_is_known(attend):
     before = attend()

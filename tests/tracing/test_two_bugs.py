@@ -91,6 +91,7 @@ def found(*layers, side="left", **options):
     return {finding.code.replace("MSK109", "MSK214"): set(finding.traced.modules) for finding in loud}
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("masked", MASKED)
 @pytest.mark.parametrize("made", MADE)
 def test_how_weights_are_made_hides_no_bug_of_their_mask(made, masked):
@@ -104,6 +105,7 @@ def test_padding_on_the_right_is_hidden_by_a_causal_mask(made):
     assert set(found(bugs, bugs, side="right")) == MADE[made]
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(
     ("bugs", "codes"),

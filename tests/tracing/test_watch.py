@@ -123,6 +123,7 @@ class Net(nn.Module):
 HEALTHY = [masked_fill, in_place, where, where_turned, additive, added_in_place]
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("how", "mask"),
     [(how, mask) for how in (matmul, einsum, flat) for mask in HEALTHY] + [(fused, masked_fill)],
@@ -138,6 +139,7 @@ def test_hand_written_attention_is_seen_and_silent(how, mask):
     assert traced.report.unfit == {}
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("how", [matmul, einsum, flat, fused])
 @pytest.mark.parametrize(
     ("mask", "code"),

@@ -66,6 +66,7 @@ NAMED = [
 ]
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("config", "name"), NAMED)
 @pytest.mark.parametrize("widths", [(4, 4), (5, 5), (3, 3), (4, 0), (0, 4)])
 def test_windows_that_are_kept_by_either_way_to_count_or_by_some_layers_are_fine(config, name, widths):
@@ -82,6 +83,7 @@ def test_a_window_that_no_layer_keeps_is_told_with_who_names_it(config, name):
     assert "4" in known
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     "config",
     [

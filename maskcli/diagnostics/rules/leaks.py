@@ -29,8 +29,11 @@ SOFTENED = {
     "one score in place of theirs makes them: a fill that is too small (-5, -10), a product with a mask of 0 "
     "and 1, or keys that are all zero (empty slots of a cache)",
     "fill": "scores are as large as the fill of {:.6g}, which does not silence a key beside them",
-    "ratio": "a forbidden key weighs {:.2g} of what an allowed one does: the fill was too weak",
+    "ratio": "a fill of about {fill:.3g} cannot silence a key: exp({fill:.3g}) = {:.2g} of its weight stays",
 }
+
+WEAK = 'use float("-inf"), or torch.finfo(dtype).min where a row can be fully masked'
+SOFT = 'mask with masked_fill(mask == 0, float("-inf")) or a boolean mask; do not add or multiply 0s and 1s'
 
 
 @rule(
@@ -182,9 +185,8 @@ def soft_masking(scene: Scene) -> Iterator[Found]:
         size = float(np.mean([softened.size for softened in group.extras]))
         yield group.found(
             f"real queries put {group.percent} of their weight on keys they should ignore ({group.told()}); "
-            + SOFTENED[group.extra.measure].format(size),
-            'mask with masked_fill(mask == 0, float("-inf")) or a boolean mask; do not add or multiply 0s '
-            "and 1s",
+            + SOFTENED[group.extra.measure].format(size, fill=np.log(size) if size > 0 else 0.0),
+            WEAK if group.extra.measure in ("ratio", "fill") else SOFT,
             **{**group.layers("violation"), group.extra.measure: size},
         )
 

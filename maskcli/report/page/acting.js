@@ -133,10 +133,12 @@ function cellAt(event) {
 }
 
 function listen() {
-  let drag = null;
+  let drag = null, wasDark;
   addEventListener("keydown", pressed);
   addEventListener("hashchange", () => go(fromHash()));
-  addEventListener("beforeprint", () => draw());
+  const print = (dark) => { theme(dark); if (state.tinted) { tint(...state.tinted); paintNow(); } };
+  addEventListener("beforeprint", () => { wasDark = document.documentElement.dataset.theme === "dark"; print(false); });
+  addEventListener("afterprint", () => print(wasDark));
   ui.search.addEventListener("input", search);
   system.addEventListener("change", () => theme(system.matches));
   if (!maps.length) return;
@@ -167,6 +169,7 @@ if (maps.length) {
   const start = page.start || {};
   const shown = { sample: start.sample ?? 0, head: start.head ?? 0, q: start.rows ? start.rows[0] : 0, k: start.keys ? start.keys[0] : 0 };
   const worst = maps.findIndex((map) => page.findings.some((finding) => isOf(finding, map)));
-  go({ map: Math.max(worst, 0), ...shown, ...fromHash() });
+  const first = worst < 0 ? maps.findIndex((map) => map.planes.length) : worst;
+  go({ map: Math.max(first, 0), ...shown, ...fromHash() });
   ui.canvas.focus({ preventScroll: true });
 } else document.body.dataset.painted = "yes";

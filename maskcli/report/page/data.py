@@ -1,7 +1,7 @@
 """What a page holds, as one JSON object that its viewer reads.
 
 title       what the page is of
-findings    as `diagnose --format json` writes them, with `place` and `why` in words
+findings    cards, as `card` makes them
 text        lines of the report, for what no map shows
 left_out    what had no room, in words
 colours     the colour and the word of attending, and of each kind of reason
@@ -20,6 +20,7 @@ maps        a list of maps, each with
     planes              [{batch, head, view, whole}]: the largest weight of each of at most 512 x 512
                         pixels, and null or every cell, encoded as in page/encoded.py
     other               null, or the planes of the weights that it is compared with
+    strip               null, or of rows of tokens: at which token each begins, and what cells are and are not
 """
 
 from __future__ import annotations
@@ -38,15 +39,17 @@ from maskcli.masks.mask import Mask
 from maskcli.masks.reasons import Reason
 from maskcli.masks.words import counted
 from maskcli.report.colours import PAINTS
-from maskcli.report.findings import place_in_words, why
+from maskcli.report.findings import place_in_words, sentence, why
 from maskcli.report.objects import finding_entry
-from maskcli.report.page.encoded import plane, runs_of_mask
+from maskcli.report.page.encoded import plane, runs_of_mask, scale_of
 from maskcli.tensors import Tensor, Zoom, view
 
 # Pixels of an overview on a side.
 PIXELS = 512
 # Samples and heads of a map that are drawn.
 MOST_PLANES = 4096
+# How a head is shown with every cell, in what is left out.
+IN_FULL = " in full resolution"
 
 Place = tuple[int, int]
 
@@ -57,6 +60,14 @@ class Side(NamedTuple):
     tokens: Sequence[Sequence[str]] | None = None
     real: Array | None = None
     documents: Array | None = None
+
+
+class Strip(NamedTuple):
+    """Samples that are a row of tokens each: where the first one stands, and what a cell is, and is not."""
+
+    firsts: tuple[int, ...]
+    yes: str
+    no: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +91,7 @@ class Drawn:
     words: tuple[str, str] = ("mask", "should be")
     asked: Collection[Place] | None = ()
     other: Tensor | None = None
+    strip: Strip | None = None
 
 
 @dataclass
@@ -89,16 +101,18 @@ class Room:
     bytes: int
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def take(self, entry: dict[str, Any] | None, what: str, how: str = "") -> dict[str, Any] | None:
+    def take(self, entry: dict[str, Any], what: str, how: str = "") -> dict[str, Any] | None:
         """An encoded part, None where it has no room; `what` it is, and `how` it was to be shown."""
-        if entry is None:
-            return None
-        size = len(entry["data"])
+        return entry if self.take_all([entry], what, how) else None
+
+    def take_all(self, entries: Sequence[dict[str, Any]], what: str, how: str = "") -> bool:
+        """Whether parts that are of use together alone have room together; they are one in what is told."""
+        size = sum(len(entry["data"]) for entry in entries)
         if size > self.bytes:
             self.refused[what, how] += 1
-            return None
+            return False
         self.bytes -= size
-        return entry
+        return True
 
     @property
     def sentences(self) -> list[str]:
@@ -110,7 +124,7 @@ def page_data(
     title: str,
     drawn: Iterable[Drawn],
     room: Room,
-    findings: Iterable[Finding] = (),
+    findings: Iterable[dict[str, Any]] = (),
     text: Iterable[str] = (),
     start: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -124,7 +138,7 @@ def page_data(
         _add_whole(each, entry, room)
     return {
         "title": title,
-        "findings": list(map(_finding, findings)),
+        "findings": list(findings),
         "text": list(text),
         "left_out": room.sentences,
         "start": start,
@@ -133,8 +147,10 @@ def page_data(
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
-    return {**finding_entry(finding), "place": place_in_words(finding), "why": why(finding.code)}
+def card(finding: Finding) -> dict[str, Any]:
+    """A finding as `diagnose --format json` writes it, in sentences, with `place` and `why` in words."""
+    said = {"message": sentence(finding.message), "fix": sentence(finding.fix), "why": why(finding.code)}
+    return {**finding_entry(finding), **said, "place": place_in_words(finding)}
 
 
 def _map(each: Drawn, room: Room) -> dict[str, Any]:
@@ -150,14 +166,15 @@ def _map(each: Drawn, room: Room) -> dict[str, Any]:
         "shape": list(each.shape),
         "past": each.past,
         "words": list(each.words),
-        "queries": _side(each.queries),
-        "keys": _side(each.keys),
+        "queries": _axis(each.queries),
+        "keys": _axis(each.keys),
         "mask": _mask(each.mask, room),
         "meant": _mask(each.meant, room),
         "reasons": [reason for reason in reasons if reason["forbids"] is not None],
         "high": 0.0,
         "planes": [],
         "other": None,
+        "strip": None if each.strip is None else each.strip._asdict(),
     }
 
 
@@ -165,7 +182,7 @@ def _mask(mask: Mask | None, room: Room) -> dict[str, Any] | None:
     return None if mask is None else room.take(runs_of_mask(mask), "mask")
 
 
-def _side(side: Side) -> dict[str, Any]:
+def _axis(side: Side) -> dict[str, Any]:
     return {
         "tokens": None if side.tokens is None else [list(row) for row in side.tokens],
         "real": None if side.real is None else [_stretches(row.astype(int)) for row in side.real],
@@ -191,22 +208,18 @@ def _places(each: Drawn) -> list[Place]:
 
 
 def _add_planes(each: Drawn, entry: dict[str, Any], room: Room) -> None:
-    """The overview of every sample and head, as far as there is room."""
+    """The overview of every sample and head, as far as there is room, and of what it is compared with."""
     if each.tensor is None:
         return
-    for place in _places(each):
-        seen = room.take(_plane(each.tensor, place, PIXELS, PIXELS), "head")
-        if seen is not None:
-            entry["planes"].append({"batch": place[0], "head": place[1], "view": seen, "whole": None})
+    both = [entry["planes"]]
     if each.other is not None:
-        others = [
-            (place, room.take(_plane(each.other, place, PIXELS, PIXELS), "head")) for place in _places(each)
-        ]
-        entry["other"] = [
-            {"batch": batch, "head": head, "view": seen, "whole": None}
-            for (batch, head), seen in others
-            if seen is not None
-        ]
+        entry["other"] = []
+        both.append(entry["other"])
+    for place in _places(each):
+        views = _sides(each, place, PIXELS, PIXELS)
+        if room.take_all(views, "head"):
+            for planes, seen in zip(both, views, strict=True):
+                planes.append({"batch": place[0], "head": place[1], "view": seen, "whole": None})
     entry["high"] = max((one["view"]["high"] for one in entry["planes"]), default=0.0)
 
 
@@ -215,16 +228,35 @@ def _add_whole(each: Drawn, entry: dict[str, Any], room: Room) -> None:
     _, _, queries, keys = each.shape
     if each.tensor is None or max(queries, keys) <= PIXELS:
         return
-    for one in entry["planes"]:
-        place = (one["batch"], one["head"])
-        if each.asked is None or place in each.asked:
-            whole = _plane(each.tensor, place, queries, keys)
-            one["whole"] = room.take(whole, "head", " in full resolution")
+    wanted = [
+        at
+        for at, one in enumerate(entry["planes"])
+        if each.asked is None or (one["batch"], one["head"]) in each.asked
+    ]
+    sides = [planes for planes in (entry["planes"], entry["other"]) if planes is not None]
+    for done, at in enumerate(wanted):
+        place = (entry["planes"][at]["batch"], entry["planes"][at]["head"])
+        wholes = _sides(each, place, queries, keys)
+        # Cells are compared one by one: both sides have all of them, or neither.
+        if not room.take_all(wholes, "head", IN_FULL):
+            # The next ones are about as large.
+            room.refused["head", IN_FULL] += len(wanted) - done - 1
+            return
+        for planes, whole in zip(sides, wholes, strict=True):
+            planes[at]["whole"] = whole
 
 
-def _plane(tensor: Tensor, place: Place, tall: int, wide: int) -> dict[str, Any]:
+def _sides(each: Drawn, place: Place, tall: int, wide: int) -> list[dict[str, Any]]:
+    """One sample and head of the weights and of those that they are compared with, on one scale."""
+    tensors = [tensor for tensor in (each.tensor, each.other) if tensor is not None]
+    pixels = [_pixels(tensor, place, tall, wide) for tensor in tensors]
+    scale = scale_of(*pixels)
+    return [plane(one, scale) for one in pixels]
+
+
+def _pixels(tensor: Tensor, place: Place, tall: int, wide: int) -> Array:
     """The largest weights of the pixels of one sample and head."""
     axes = len(tensor.shape) - 2
     batch, head = place
     zoom = Zoom(batch, head) if axes == 2 else Zoom(batch or None, head or None)
-    return plane(view(tensor, zoom, tall, wide).pixels)
+    return view(tensor, zoom, tall, wide).pixels

@@ -8,7 +8,7 @@ const KINDS = ["padding", "document", "future", "window", "other"];
 const wordOf = (kind) => page.colours[kind][1];
 const NOT_FINITE = 255, LEVELS = 254;
 const MARGIN = { left: 104, top: 84, right: 44, bottom: 44, ruler: 7 };
-const NAMED = 11, NUMBERED = 36, LARGEST = 64, AROUND = 70;
+const SIDE = 4096, NAMED = 11, NUMBERED = 36, LARGEST = 64, AROUND = 70;
 
 const state = {
   map: 0, sample: 0, head: 0, mode: WEIGHTS, q: 0, k: 0, finding: -1,
@@ -37,10 +37,10 @@ async function inflated(text) {
 }
 
 const kept = new Map();
-/** What `make` gives for a key, made once; only the last few dozen are kept. */
+/** What `make` gives for a key, made once; only the last two dozen are kept. */
 function once(key, make) {
   if (!kept.has(key)) {
-    if (kept.size > 60) kept.delete(kept.keys().next().value);
+    if (kept.size > 24) kept.delete(kept.keys().next().value);
     kept.set(key, make());
   }
   return kept.get(key);
@@ -68,16 +68,10 @@ function lets(mask, sample, head, query, key) {
   return false;
 }
 
-/** Write `value` into every cell that a mask lets attend. */
-function paint(cells, mask, sample, head, queries, keys, value) {
-  for (let query = 0; query < queries; query++) {
-    const row = rowOf(mask, sample, head, query);
-    for (let run = mask.pointer[row]; run < mask.pointer[row + 1]; run++) {
-      cells.fill(value, query * keys + mask.starts[run], query * keys + mask.stops[run]);
-    }
-  }
-  return cells;
-}
+const runsIn = (mask, sample, head, query) => {
+  const row = rowOf(mask, sample, head, query), first = mask.pointer[row];
+  return Array.from({ length: mask.pointer[row + 1] - first }, (_, at) => [mask.starts[first + at], mask.stops[first + at]]);
+};
 
 const readPlane = async (entry) => ({ ...entry, levels: new Uint8Array(await inflated(entry.data)) });
 const valueOf = (plane, level) =>

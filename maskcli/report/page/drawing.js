@@ -17,24 +17,29 @@ async function tell() {
     const told = level === NOT_FINITE ? "NaN or infinite" : number(valueOf(of, level));
     return of.tall < queries || of.wide < keys ? `at most ${told} around` : told;
   };
+  if (!plane && map.planes.length) parts.push("weight not on the page");
   if (plane) parts.push(other ? `A ${value(plane)}, B ${value(other)}` : value(plane));
   const meant = read.meant || read.mask;
   if (read.meant && read.mask && lets(read.mask, sample, head, q, k) !== lets(read.meant, sample, head, q, k)) {
     const seen = lets(read.mask, sample, head, q, k);
-    parts.push(`${map.words[0]} ${seen ? "lets it be seen" : "hides it"}, ${map.words[1]} ${seen ? "hides it" : "lets it be seen"}`);
+    const theirs = map.words[1] === "B" ? `B ${seen ? "hides it" : "lets it be seen"}` : `it should be ${seen ? "hidden" : "seen"}`;
+    parts.push(`${map.words[0]} ${seen ? "lets it be seen" : "hides it"}, ${theirs}`);
   }
   if (meant) {
     const reason = read.reasons.find((each) => lets(each.forbids, sample, head, q, k));
-    parts.push(lets(meant, sample, head, q, k) ? "allowed" : `forbidden${reason ? `: ${wordOf(reason.kind)}, ${reason.operand}` : ""}`);
+    const { yes, no } = map.strip || { yes: "allowed", no: "forbidden" };
+    parts.push(lets(meant, sample, head, q, k) ? yes : `${no}${reason ? `: ${[...new Set([wordOf(reason.kind), reason.operand])].join(", ")}` : ""}`);
   }
   const codes = new Set(flagged(state.map, sample, head).filter(([q0, q1, k0, k1]) => q0 <= q && q < q1 && k0 <= k && k < k1).map((each) => each[4].code));
-  ui.cell.textContent = `query ${q}${quoted(map.queries, q)} → key ${k}${quoted(map.keys, k)}: ${[...parts, ...codes].join(", ")}`;
+  const place = map.strip ? `${tokenOf(map.queries, q)}, token ${map.strip.firsts[sample] + k}` : `query ${q}${quoted(map.queries, q)} → key ${k}`;
+  ui.cell.textContent = `${place}${quoted(map.keys, k)}: ${[...parts, ...codes].join(", ")}`;
   tint(map, plane, meant);
 }
 
 /** The tokens around the cell, each as dark as the query looks at it. */
 function tint(map, plane, mask) {
   const [, , queries, keys] = map.shape, tokens = map.keys.tokens;
+  state.tinted = [map, plane, mask];
   ui.text.hidden = !tokens;
   if (!tokens) return;
   const first = Math.max(0, Math.min(state.k - AROUND, keys - 2 * AROUND)), last = Math.min(keys, first + 2 * AROUND);
@@ -120,15 +125,19 @@ async function draw() {
   const shown = panes();
   const grids = await Promise.all(shown.map(({ mode }) => gridOf(state.map, state.sample, state.head, mode)));
   if (turn !== drawing) return;
-  requestAnimationFrame(() => {
-    if (turn !== drawing) return;
-    const context = sized();
-    context.fillStyle = themed("--paper");
-    context.fillRect(0, 0, ui.canvas.width, ui.canvas.height);
-    shown.forEach((pane, at) => drawPane(context, pane, grids[at], at === 0, at === shown.length - 1));
-    legend(shown[0].mode, grids[0]);
-    document.body.dataset.painted = "yes";
-  });
+  state.shown = { shown, grids };
+  requestAnimationFrame(() => { if (turn === drawing) paintNow(); });
+}
+
+/** Draw what is at hand, without waiting. */
+function paintNow() {
+  if (!state.shown) return;
+  const { shown, grids } = state.shown, context = sized();
+  context.fillStyle = themed("--paper");
+  context.fillRect(0, 0, ui.canvas.width, ui.canvas.height);
+  shown.forEach((pane, at) => drawPane(context, pane, grids[at], at === 0, at === shown.length - 1));
+  legend(shown[0].mode, grids[0]);
+  document.body.dataset.painted = "yes";
 }
 
 function sized() {
@@ -300,7 +309,7 @@ function sumsOf(grid) {
   if (grid.sums) return grid.sums;
   const { tall, wide, plane } = grid, rows = new Float32Array(tall), columns = new Float32Array(wide);
   const cells = plane ? plane.levels : grid.codes;
-  const values = Float32Array.from({ length: 256 }, (_, code) => (plane ? valueOf(plane, code) || 0 : code === 1 || code === 2 ? 1 : 0));
+  const values = Float32Array.from({ length: 256 }, (_, code) => (plane ? valueOf(plane, code) || 0 : grid.attend.includes(code) ? 1 : 0));
   for (let row = 0, at = 0; row < tall; row++) {
     for (let column = 0; column < wide; column++, at++) { rows[row] += values[cells[at]]; columns[column] += values[cells[at]]; }
   }
@@ -336,18 +345,18 @@ function legend(mode, grid) {
     return element("span", {}, made, text);
   };
   const map = current(), parts = [];
-  if (grid.missing) parts.push(element("span", { textContent: "This head is not on the page." }));
+  if (grid.missing) parts.push(element("span", { textContent: `The weights of this head had no room on the page; ${grid.missing} shown.` }));
   else if (grid.plane) {
     parts.push(chip("strong", `large (log scale, to ${number(Math.max(map.high, grid.plane.high))})`), chip("weak", "small"), chip("zero", "exactly 0"));
     if (mode === WEIGHTS && (map.meant || map.mask)) parts.push(chip("ignored", "0 and forbidden"));
-    if (grid.plane.tall < map.shape[2] || grid.plane.wide < map.shape[3]) parts.push(element("span", { textContent: "each pixel is the largest of its cells" }));
   } else if (mode === REASONS) {
     const there = new Set(map.reasons.map((each) => each.kind));
     parts.push(chip("attends", "attends"), ...KINDS.filter((kind) => there.has(kind)).map((kind) => chip(kind, wordOf(kind))));
   } else if (mode === APART) {
     parts.push(chip("both", "both"), chip("finding", `only ${map.words[0]}`), chip("lacking", `only ${map.words[1]}`), chip("ignored", "neither"));
-  } else parts.push(chip("attends", "attends"), chip("ignored", "ignored"));
-  if (page.findings.some((finding) => isOf(finding, map))) parts.push(chip("finding", "finding"));
+  } else parts.push(chip("attends", map.strip ? map.strip.yes : "attends"), chip("ignored", map.strip ? map.strip.no : "ignored"));
+  if (grid.tall < map.shape[2] || grid.wide < map.shape[3]) parts.push(element("span", { textContent: `each pixel is ${grid.plane ? "the largest of its" : "several"} cells` }));
+  if (mode !== APART && page.findings.some((finding) => isOf(finding, map))) parts.push(chip("finding", "finding"));
   if (map.past) parts.push(chip("past", "past keys"));
   ui.legend.replaceChildren(...parts);
 }

@@ -35,19 +35,25 @@ def runs_of_mask(mask: Mask) -> dict[str, Any]:
     }
 
 
-def plane(pixels: Array) -> dict[str, Any]:
+def plane(pixels: Array, scale: tuple[float, float] | None = None) -> dict[str, Any]:
     """Weights [tall, wide] as a byte each: level n is low * (high / low) ** ((n - 1) / 253).
 
-    Of negative values, which no softmax gives, it is the size that is shown.
+    Of negative values, which no softmax gives, it is the size that is shown. Without a `scale` (low, high) it
+    is their own.
     """
     size = np.abs(pixels)
-    finite = np.isfinite(size)
-    high = float(size[finite].max(initial=0.0))
-    positive = size[finite & (size > high * SPAN)]
-    low = float(positive.min(initial=high))
-    levels = np.where(finite, _levels(size, low, high), NOT_FINITE).astype(np.uint8)
+    low, high = scale or scale_of(pixels)
+    levels = np.where(np.isfinite(size), _levels(size, low, high), NOT_FINITE).astype(np.uint8)
     tall, wide = pixels.shape
     return {"tall": tall, "wide": wide, "low": low, "high": high, "data": deflated(levels)}
+
+
+def scale_of(*planes: Array) -> tuple[float, float]:
+    """One scale (low, high) for all of these, so that what is equal in two of them has one level."""
+    sizes = [size[np.isfinite(size)] for size in map(np.abs, planes)]
+    high = max(float(size.max(initial=0.0)) for size in sizes)
+    low = min(float(size[size > high * SPAN].min(initial=high)) for size in sizes)
+    return low, high
 
 
 def _levels(size: Array, low: float, high: float) -> Array:

@@ -1,8 +1,8 @@
 // The frame: files, layers and heads, the findings, and where one is.
 
 const ui = {};
-function button(text, title, act, extra = {}) {
-  const made = element("button", { type: "button", textContent: text, title, ...extra });
+function button(text, title, act) {
+  const made = element("button", { type: "button", textContent: text, title });
   made.addEventListener("click", act);
   return made;
 }
@@ -49,6 +49,17 @@ function select(label, act) {
 
 const report = () => element("pre", { className: "report" }, ...page.text.map((line) => element("span", { className: "line", textContent: `${line}\n` })));
 
+/** A name without what the names of all maps of its role begin and end with, but for the last part of that. */
+function brief(map) {
+  const parts = maps.filter((each) => each.role === map.role).map((each) => each.name.split(".")), mine = map.name.split(".");
+  const alike = (at) => parts.every((each) => each.at(at) === mine.at(at));
+  let first = 0, last = mine.length;
+  if (parts.every((each) => String(each) === String(mine))) return map.name;
+  while (first < mine.length && alike(first)) first++;
+  while (last > first + 1 && alike(last - 1 - mine.length)) last--;
+  return mine.slice(Math.max(0, first - 1), last).join(".");
+}
+
 function fillTree() {
   let file = null, list = null;
   maps.forEach((map, at) => {
@@ -60,7 +71,7 @@ function fillTree() {
     const thumb = element("canvas", { width: 36, height: 36 });
     const dot = page.findings.some((finding) => isOf(finding, map));
     map.button = element("button", { type: "button", className: "layer", title: map.name }, thumb,
-      element("span", { className: "name", textContent: map.name }), element("span", { className: "size", textContent: `${map.role} ${map.shape.join("×")}` }));
+      element("span", { className: "name", textContent: brief(map) }), element("span", { className: "size", textContent: `${map.role} ${map.shape.join("×")}` }));
     if (dot) map.button.append(element("span", { className: "dot", title: "A finding is here" }));
     map.button.addEventListener("click", () => go({ map: at }));
     map.heads = element("div", { className: "heads", hidden: true });
@@ -164,7 +175,7 @@ function go(to, keepView = false) {
 
 const possible = (mode) => {
   const map = current();
-  if (mode === WEIGHTS) return map.planes.length > 0;
+  if (mode === WEIGHTS) return map.planes.length > 0 || !(map.mask || map.meant);
   if (mode === MASK) return Boolean(map.mask) || (map.planes.length > 0 && !map.other);
   if (mode === MEANT) return Boolean(map.meant || map.other);
   if (mode === APART) return Boolean(map.meant || map.other);

@@ -8,54 +8,66 @@ function gridOf(at, sample, head, mode) {
 }
 
 async function makeGrid(at, sample, head, mode) {
-  const map = maps[at], [, , queries, keys] = map.shape;
-  const read = await masksOf(at);
-  const one = typeof head === "number" ? head : 0;
-  const cells = () => new Uint8Array(queries * keys);
-  const painted = (mask, value = 1) => paint(cells(), mask, sample, one, queries, keys, value);
+  const map = maps[at], read = await masksOf(at), one = typeof head === "number" ? head : 0;
   if (mode === WEIGHTS) return weightsGrid(at, sample, head, read);
   if (mode === MEANT && map.other) return weightsGrid(at, sample, head, read, true);
-  if (mode === APART && map.other) return apartGrid(at, sample, head);
+  if (mode === APART && map.other) return apartGrid(at, sample, head, read);
+  const of = (mask) => (query) => (mask ? runsIn(mask, sample, one, query) : []);
   if (mode === REASONS) {
-    const codes = read.meant || read.mask ? painted(read.meant || read.mask) : cells();
-    for (const reason of read.reasons) paint(codes, reason.forbids, sample, one, queries, keys, 2 + KINDS.indexOf(reason.kind));
-    return { tall: queries, wide: keys, codes };
+    const forbidden = read.reasons.map((each) => [2 + KINDS.indexOf(each.kind), of(each.forbids)]);
+    return painted(map, [1], [...forbidden, [1, of(read.meant || read.mask)]]);
   }
-  const has = read.mask ? painted(read.mask) : await weighed(at, sample, one, queries, keys);
-  if (mode === MEANT) return { tall: queries, wide: keys, codes: read.meant ? painted(read.meant) : cells() };
-  if (mode === MASK) {
-    if (read.meant) mark(has, painted(read.meant), flagged(at, sample, one), keys);
-    return { tall: queries, wide: keys, codes: has };
-  }
-  const meant = read.meant ? painted(read.meant) : has;
-  for (let cell = 0; cell < has.length; cell++) has[cell] = has[cell] ? (meant[cell] ? 1 : 3) : meant[cell] ? 2 : 0;
-  return { tall: queries, wide: keys, codes: has };
-}
-
-/** Cells that weigh more than 0, where nobody saved a mask. */
-async function weighed(at, sample, head, queries, keys) {
-  const plane = await planeOf(at, sample, head), cells = new Uint8Array(queries * keys);
-  if (!plane) return cells;
-  for (let query = 0, cell = 0; query < queries; query++) {
-    const line = pixelOf(query, queries, plane.tall) * plane.wide;
-    for (let key = 0; key < keys; key++, cell++) cells[cell] = plane.levels[line + pixelOf(key, keys, plane.wide)] > 0 ? 1 : 0;
-  }
-  return cells;
-}
-
-/** Flagged cells in which a mask is not what it should be become code 2. */
-function mark(codes, meant, places, keys) {
-  for (const [q0, q1, k0, k1] of places) {
-    for (let query = q0; query < q1; query++) {
-      for (let cell = query * keys + k0; cell < query * keys + k1; cell++) if ((codes[cell] > 0) !== (meant[cell] > 0)) codes[cell] = 2;
+  const meant = of(read.meant);
+  if (mode === MEANT) return painted(map, [1], [[1, meant]]);
+  const has = read.mask ? of(read.mask) : await weighed(at, sample, one), layers = [[1, has]];
+  const lacking = (query) => minus(meant(query), has(query)), extra = (query) => minus(has(query), meant(query));
+  if (read.meant && mode === APART) layers.push([2, lacking], [3, extra]);
+  if (read.meant && mode === MASK) {
+    for (const [q0, q1, k0, k1] of flagged(at, sample, one)) {
+      const inside = (runs) => (query) => (q0 <= query && query < q1 ? within(runs(query), k0, k1) : []);
+      layers.push([3, inside(lacking)], [2, inside(extra)]);
     }
   }
+  return painted(map, mode === APART ? [1, 3] : [1, 2], layers);
+}
+
+/** Codes of runs, layer over layer [code, runs of a query]; of a long map a pixel is several cells. */
+function painted(map, attend, layers) {
+  const [, , queries, keys] = map.shape, tall = Math.min(queries, SIDE), wide = Math.min(keys, SIDE), codes = new Uint8Array(tall * wide);
+  for (const [code, runs] of layers) {
+    for (let query = 0; query < queries; query++) {
+      const line = pixelOf(query, queries, tall) * wide;
+      for (const [start, stop] of runs(query)) codes.fill(code, line + pixelOf(start, keys, wide), line + pixelOf(stop - 1, keys, wide) + 1);
+    }
+  }
+  return { tall, wide, codes, attend };
+}
+
+const within = (runs, low, high) => runs.map(([start, stop]) => [Math.max(start, low), Math.min(stop, high)]).filter(([start, stop]) => start < stop);
+
+/** What of some runs is in none of others. */
+function minus(these, those) {
+  return those.reduce((rest, [low, high]) => rest.flatMap(([start, stop]) => [...within([[start, stop]], 0, low), ...within([[start, stop]], high, stop)]), these);
+}
+
+/** The runs of cells that weigh more than 0, where nobody saved a mask. */
+async function weighed(at, sample, head) {
+  const [, , queries, keys] = maps[at].shape, plane = await planeOf(at, sample, head);
+  return (query) => {
+    const runs = [], line = plane ? pixelOf(query, queries, plane.tall) * plane.wide : 0;
+    for (let key = 0; plane && key < keys; key++) {
+      if (!plane.levels[line + pixelOf(key, keys, plane.wide)]) continue;
+      if (runs.length && runs.at(-1)[1] === key) runs.at(-1)[1]++;
+      else runs.push([key, key + 1]);
+    }
+    return runs;
+  };
 }
 
 /** Codes of weights: 0 forbidden and 0, 1 allowed and 0, to 127 by size, from 128 on flagged, 255 NaN. */
 async function weightsGrid(at, sample, head, read, other = false) {
   const [, , queries, keys] = maps[at].shape, plane = await planeOf(at, sample, head, other);
-  if (!plane) return { tall: 1, wide: 1, codes: new Uint8Array(1), missing: true };
+  if (!plane) return missing(at, sample, head, read);
   const { tall, wide, levels } = plane, one = typeof head === "number" ? head : 0;
   const allowed = await allowedPixels(read.meant || read.mask, sample, one, queries, keys, tall, wide);
   const codes = new Uint8Array(tall * wide);
@@ -74,6 +86,13 @@ async function weightsGrid(at, sample, head, read, other = false) {
   return { tall, wide, codes, plane };
 }
 
+/** What stands for weights that are not on the page: whom the mask lets attend, as far as it is known. */
+async function missing(at, sample, head, read) {
+  const [, , queries, keys] = maps[at].shape, tall = Math.min(queries, 512), wide = Math.min(keys, 512), mask = read.mask || read.meant;
+  const codes = mask ? await allowedPixels(mask, sample, typeof head === "number" ? head : 0, queries, keys, tall, wide) : new Uint8Array(tall * wide);
+  return { tall, wide, codes, attend: [1], missing: mask ? "its mask alone is" : "nothing of it is" };
+}
+
 /** Which pixels hold an allowed cell; all where no mask is known. */
 async function allowedPixels(mask, sample, head, queries, keys, tall, wide) {
   const pixels = new Uint8Array(tall * wide);
@@ -88,9 +107,9 @@ async function allowedPixels(mask, sample, head, queries, keys, tall, wide) {
 }
 
 /** How far two weights are apart, as levels of the larger scale. */
-async function apartGrid(at, sample, head) {
+async function apartGrid(at, sample, head, read) {
   const [a, b] = await Promise.all([planeOf(at, sample, head), planeOf(at, sample, head, true)]);
-  if (!a || !b) return { tall: 1, wide: 1, codes: new Uint8Array(1), missing: true };
+  if (!a || !b) return missing(at, sample, head, read);
   const high = Math.max(a.high, b.high) || 1;
   const [mine, theirs] = [a, b].map((plane) => Float64Array.from({ length: 256 }, (_, level) => valueOf(plane, level)));
   const codes = Uint8Array.from(a.levels, (level, cell) => {
@@ -128,8 +147,7 @@ function palette(mode, plane) {
   } else if (mode === APART) {
     ["ignored", "both", "lacking", "finding"].forEach((name, code) => set(code, name));
   } else {
-    set(1, "attends");
-    set(2, "finding");
+    ["ignored", "attends", "finding", "finding"].forEach((name, code) => set(code, name));
   }
   return colours;
 }

@@ -48,9 +48,9 @@ def _cleaned(value: Any) -> Any:
 
 
 def _asset(name: str) -> str:
-    """A file of the viewer, without what indents its lines."""
-    lines = (files("maskcli.report.page") / name).read_text("utf-8").splitlines()
-    return "".join(f"{line.strip()}\n" for line in lines)
+    """A file of the viewer, without what indents its lines, and without lines that are comments."""
+    lines = map(str.strip, (files("maskcli.report.page") / name).read_text("utf-8").splitlines())
+    return "".join(f"{line}\n" for line in lines if line and not line.startswith(("//", "/**")))
 
 
 def _hash(text: str) -> str:

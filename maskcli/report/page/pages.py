@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from maskcli.arrays import Array, Shape
 from maskcli.errors import MaskcliError
+from maskcli.inputs.beside import Beside, telling
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.reasons import Reason
 from maskcli.meant.facts import Meant
-from maskcli.report.page.data import Drawn, Place, Room, Side, page_data
+from maskcli.report.page.data import Drawn, Place, Room, Side, card, page_data
 from maskcli.report.page.html import html
 from maskcli.report.terminal import output, say, write
 from maskcli.scene.forbidden import forbidden
@@ -93,12 +95,11 @@ def _documents(batch: Batch) -> Array | None:
 def save_inspected(inspected: Inspected, path: str | None, megabytes: int | None = None) -> None:
     """The page of `inspect`: every map of weights and every mask, one that is named alone in every cell."""
     alone = len(inspected.files) == 1 and len(inspected.files[0][1]) == 1
-    drawn = [
-        each
-        for file, tensors in inspected.files
-        for described in tensors
-        if (each := _inspected(file, described, alone)) is not None
-    ]
+    drawn = []
+    for file, tensors in inspected.files:
+        told = telling(file, inspected.tokenizer)
+        maps = (_inspected(file, described, alone, told) for described in tensors)
+        drawn += [each for each in maps if each is not None]
     if not drawn:
         raise MaskcliError(
             f"{path!r} shows attention weights and masks, and there are none; leave -o out for the list"
@@ -113,27 +114,40 @@ def save_inspected(inspected: Inspected, path: str | None, megabytes: int | None
     save(f"maskcli inspect: {names}", drawn, path, megabytes, start=start)
 
 
-def _inspected(file: str, described: Described, alone: bool) -> Drawn | None:
+def _inspected(file: str, described: Described, alone: bool, told: Callable[[str], Beside]) -> Drawn | None:
     tensor, role = described.roled.tensor, described.roled.role or ""
     if described.given is not None:
-        keep = described.given.keep
-        return Drawn(file, tensor.name, role, described.given.shape, mask=keep)
-    shape = map_shape(tensor.shape) if role in ("weights", "scores") else None
-    if shape is None:
+        shape = described.given.shape
+        drawn = Drawn(file, tensor.name, role, shape, mask=described.given.keep)
+        return _named(drawn, told(tensor.name))
+    whole = map_shape(tensor.shape) if role in ("weights", "scores") else None
+    if whole is None:
         return None
-    return Drawn(file, tensor.name, role, shape, tensor=tensor, asked=None if alone else ())
+    drawn = Drawn(file, tensor.name, role, whole, tensor=tensor, asked=None if alone else ())
+    return _named(drawn, told(tensor.name))
+
+
+def _named(drawn: Drawn, told: Beside) -> Drawn:
+    """A map of a file with the names of its tokens, and of weights with whom they may see."""
+    batch, _, queries, keys = drawn.shape
+    sides = [[told.names(item, (0, size), size) for item in range(batch)] for size in (queries, keys)]
+    names = [None if None in side else [row or [] for row in side] for side in sides]
+    fits = told.meant is not None and told.meant.shape == drawn.shape
+    mask = told.meant if drawn.mask is None and fits else drawn.mask
+    return replace(drawn, mask=mask, queries=Side(names[0]), keys=Side(names[1]))
 
 
 def diagnosed(
     scenes: Iterable[Scene], report: Report, token: Token | None, text: Iterable[str], megabytes: int | None
 ) -> Iterator[str]:
     """The page of `diagnose`: maps of weights with their masks, and saved masks, with what was found."""
-    drawn = [each for scene in scenes for each in _of_scene(scene, report.findings, token)]
+    drawn = [each for scene in scenes for each in of_scene(scene, report.findings, token)]
     title = f"maskcli diagnose: {', '.join(report.files)}"
-    return page(title, drawn, megabytes, findings=report.findings, text=text)
+    return page(title, drawn, megabytes, findings=map(card, report.findings), text=text)
 
 
-def _of_scene(scene: Scene, findings: Sequence[Finding], token: Token | None) -> Iterator[Drawn]:
+def of_scene(scene: Scene, findings: Sequence[Finding], token: Token | None) -> Iterator[Drawn]:
+    """The maps of a scene: weights with their masks, and saved masks."""
     for attention in scene.attentions:
         yield _attention(scene, attention, findings, token)
     for saved in scene.masks:
@@ -151,7 +165,7 @@ def _attention(scene: Scene, each: Attention, findings: Sequence[Finding], token
         tensor=each.tensor,
         mask=each.keep,
         meant=each.meant,
-        reasons=_reasons(each.meant, each.layout, each.declared, each.meant_by),
+        reasons=reasons_of(each.meant, each.layout, each.declared, each.meant_by),
         queries=Side(queries, None if each.queries is None else each.queries.real),
         keys=Side(keys, None if said is None else said.real, each.placement.documents),
         past=each.past,
@@ -159,7 +173,8 @@ def _attention(scene: Scene, each: Attention, findings: Sequence[Finding], token
     )
 
 
-def _reasons(allowed: Mask | None, layout: Layout, declared: Meant | None, by: str) -> tuple[Reason, ...]:
+def reasons_of(allowed: Mask | None, layout: Layout, declared: Meant | None, by: str) -> tuple[Reason, ...]:
+    """Why cells are forbidden, where it is known which may be seen."""
     if allowed is None:
         return ()
     return forbidden(allowed, layout, declared.spec if declared else None, by)
@@ -190,7 +205,7 @@ def _saved(scene: Scene, each: Saved, token: Token | None) -> Drawn:
         shape=shape,
         mask=each.given.keep,
         meant=meant,
-        reasons=_reasons(meant or each.given.keep, each.layout, each.declared, "the mask"),
+        reasons=reasons_of(meant or each.given.keep, each.layout, each.declared, "the mask"),
         queries=Side(queries),
         keys=Side(keys, None if said is None else said.real, each.documents),
         past=each.past,
@@ -246,12 +261,13 @@ def _stored(a: Mask, b: Mask) -> Shape:
 def _pairs(compared: Comparison) -> Iterator[Drawn]:
     from maskcli.inputs.operands import operand
 
+    a, b = operand(compared.a), operand(compared.b)
     for pair in compared.tensors:
-        first = _tensor(operand(compared.a), pair.a)
-        second = _tensor(operand(compared.b), pair.b)
+        first, second = _tensor(a, pair.a), _tensor(b, pair.b)
         shape = map_shape(first.shape)
         if shape is not None and first.shape == second.shape:
-            yield Drawn("", pair.a, "weights", shape, tensor=first, other=second, words=("A", "B"))
+            drawn = Drawn("", pair.a, "weights", shape, tensor=first, other=second, words=("A", "B"))
+            yield replace(drawn, asked=() if pair.difference.equal else None)
 
 
 def _tensor(given: Any, name: str) -> Any:
