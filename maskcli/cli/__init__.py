@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from maskcli import __version__
-from maskcli.cli.completion import words_asked
+from maskcli.cli.completion import join_words, words_asked
 from maskcli.cli.usage import FINE, Grouped, width
 from maskcli.errors import is_internal, sentence
 
@@ -120,6 +120,7 @@ def _open_closed() -> None:
 
 def _prepare() -> None:
     """Import the command that is asked for (nobody need wait for the others) and make the process ready."""
+    join_words()
     asked = _asked()
     if asked != "trace":
         # It runs a program that is not ours, as it always runs.

@@ -12,20 +12,39 @@ Completer = Callable[[Any, list[str], str], list[str]]
 
 # What stands before the kind that is being written.
 BEFORE = re.compile(r".*[&|~(\s]")
-# What a kind needs behind its name.
-SIZED = ":"
+# What a kind needs behind its name, and a file before one of its tensors.
+SIZED = COLON = ":"
+# What stands before the cursor's word, where bash took one apart.
+KEPT = "_MASKCLI_KEPT"
 
 
 def offering(offers: Callable[[str], Iterable[str]]) -> Completer:
     """A completer of what `offers` gives for the word so far; one that fails offers nothing."""
 
     def complete(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+        kept = os.environ.get(KEPT, "")
+        word = kept + incomplete
         try:
-            return [each for each in offers(incomplete) if each.startswith(incomplete)]
+            return [each[len(kept) :] for each in offers(word) if each.startswith(word)]
         except Exception:
             return []
 
     return complete
+
+
+def join_words() -> None:
+    """Put together what bash took apart: a colon ends its words, and it is offered what follows."""
+    words, at = os.environ.get("COMP_WORDS", "").split("\n"), os.environ.get("COMP_CWORD", "")
+    if COLON not in words[1:] or not at.isdecimal() or int(at) >= len(words):
+        return
+    joined: list[str] = []
+    for word in words[: int(at) + 1]:
+        behind = joined[1:] and (word == COLON or joined[-1].endswith(COLON))
+        joined[-1:] = [joined[-1] + word] if behind else [*joined[-1:], word]
+    before, colon, last = joined[-1].rpartition(COLON)
+    # Of the word at the cursor bash knows the last part alone.
+    os.environ[KEPT] = before + colon
+    os.environ.update(COMP_WORDS="\n".join([*joined[:-1], last]), COMP_CWORD=str(len(joined) - 1))
 
 
 def words_asked() -> list[str]:
@@ -88,10 +107,6 @@ def tensors(word: str) -> list[str]:
     """The tensors of the file before a colon; files themselves are the shell's to offer."""
     from maskcli.tensors import open_tensors, split_target
 
-    asked = words_asked()
-    if asked[-2:] == [":", word]:
-        # bash takes words apart at colons.
-        return [tensor.name for tensor in open_tensors(asked[-3]).tensors]
     path = split_target(word)[0]
     if not os.path.isfile(path) or not word.startswith(f"{path}:"):
         return []

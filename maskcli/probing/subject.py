@@ -154,16 +154,21 @@ class Subject:
 
 def subject_of(model: Module, given: Any = None, name: str = "") -> Subject:
     """A model in memory: `given` are its arguments by name, its vocabulary size, or nothing."""
-    from torch.nn import Embedding
+    from torch import nn
 
     model = unwrapped(model)
+    if not isinstance(model, nn.Module):
+        raise MaskcliError(
+            f"a model was expected, and this is of type {type(model).__name__}; pass a torch module, or run "
+            "maskcli probe on a folder or on FILE.py:make_model"
+        )
     if any(each.is_meta for each in model.parameters()):
         raise MaskcliError(
             f"{name!r} has weights on the device meta, where nothing is computed; move it to another, as by "
             'model.to_empty(device="cpu")'
         )
     said = _configuration(model)
-    table = next((each for each in model.modules() if isinstance(each, Embedding)), None)
+    table = next((each for each in model.modules() if isinstance(each, nn.Embedding)), None)
     vocabulary = given if isinstance(given, int) else said.get("vocab_size")
     if not isinstance(vocabulary, int):
         vocabulary = table.num_embeddings if table is not None else None

@@ -158,6 +158,8 @@ def _entry(finding: Finding) -> Entry:
 
 
 def _from_here(path: str) -> str:
-    """A path as a checkout has it, where it lies in the current folder."""
+    """A path as a checkout has it, where it lies in the current folder; of FILE.py:NAME the file."""
+    file, suffix, _ = path.rpartition(".py:")
+    path = f"{file}.py" if suffix else path
     relative = os.path.relpath(path) if os.path.isabs(path) else path
     return path if relative.startswith(os.pardir) else relative

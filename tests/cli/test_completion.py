@@ -1,11 +1,14 @@
 """What a shell is offered behind the cursor, by the protocol that its scripts speak."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from maskcli.masks.conventions import CONVENTIONS
 from maskcli.masks.kinds import KINDS
-from tests.cli.running import run
+from tests.cli.running import ROOT, plain_environment, run
 
 
 def offered(line, cwd=None, shell="bash"):
@@ -40,6 +43,23 @@ def test_words(line, words):
     assert offered(line) == words
 
 
+def test_nothing_heavy_is_imported():
+    asked = {"_MASKCLI_COMPLETE": "complete_bash", "COMP_WORDS": "maskcli\nshow\n--pad-", "COMP_CWORD": "2"}
+    heavy = {"torch", "transformers", "matplotlib", "tokenizers", "rich", "numpy"}
+    told = f"atexit.register(lambda: print(sorted({heavy!r} & {{*sys.modules}})))"
+    program = f"import atexit, sys; {told}; from maskcli.cli import _run; _run()"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**plain_environment(), **asked},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert "--pad-token" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_every_kind_and_convention():
     assert {each.rstrip(":") for each in offered("maskcli  show  -m  ")} == set(KINDS)
     assert offered("maskcli  show  --to  ") == list(CONVENTIONS)
@@ -50,6 +70,11 @@ def test_tensors_of_a_file(tmp_path):
     (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04")
     assert offered("maskcli  inspect  a.npz:att", tmp_path) == ["attention_mask", "attentions"]
     assert offered("maskcli  inspect  torn.npz:att", tmp_path) == []
+    for command in ("diff", "convert", "diff  causal", "diff  a.npz:mask"):
+        assert offered(f"maskcli  {command}  a.npz:att", tmp_path) == ["attention_mask", "attentions"]
+    # The shell's last word is the colon itself.
+    asked = {"COMP_WORDS": "maskcli\ndiff\na.npz\n:", "COMP_CWORD": "3", "_MASKCLI_COMPLETE": "complete_bash"}
+    assert run(cwd=tmp_path, **asked).stdout.split() == ["mask", "attention_mask", "attentions"]
     for command in ("inspect", "diff", "convert", "diff causal"):
         asked = {"_MASKCLI_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": f"maskcli {command} a.npz:mas"}
         assert "a.npz\\\\:mask" in run(cwd=tmp_path, **asked).stdout

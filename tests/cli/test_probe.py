@@ -342,3 +342,8 @@ def test_code_that_a_folder_brings_is_not_run_and_not_asked_about(tmp_path):
     done = run("probe", tmp_path, check=2, torch=True, stdin="y\n")
     assert "custom code" in done.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_python_takes_models_alone():
+    with pytest.raises(maskcli.MaskcliError, match="a model was expected, and this is of type str"):
+        maskcli.probe("decoder.py:make_model")

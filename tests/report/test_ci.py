@@ -9,12 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskcli.report import github, junit, markdown, sarif
-from maskcli.report.entries import Entry, Part, Results
+from maskcli.api.probing import probe_target
+from maskcli.probing.subject import Loading
+from maskcli.report import github, junit, markdown, probed, sarif
+from maskcli.report.entries import Entry, Part, Results, of_probe
 from maskcli.report.github import MOST
 from tests.cli.running import DATA, refused, run
+from tests.documents import DECODER
 from tests.report.test_findings import leaking
 
+PROGRAM = "import torch\nq = torch.eye(4, 8)[None, None]\ntorch.nn.functional.scaled_dot_product_attention(q, q, q)\n"
 SICK, HEALTHY = DATA / "minilm_attn_nomask.safetensors", DATA / "minilm_attn.safetensors"
 COMMAND = re.compile(r"::(error|warning|notice) ([^:]*)::(.*)")
 TEXTS = st.text(
@@ -193,8 +197,7 @@ def test_markdown_is_a_table_of_what_was_found():
 
 
 def test_a_program_is_told_at_its_line(tmp_path):
-    source = "import torch\nq = torch.eye(4, 8)[None, None]\ntorch.nn.functional.scaled_dot_product_attention(q, q, q)\n"
-    (tmp_path / "run.py").write_text(source)
+    (tmp_path / "run.py").write_text(PROGRAM)
     done = run("trace", "--format", "github", "--expect", "causal", "run.py", cwd=tmp_path, torch=True)
     ((level, properties, _),) = annotations(done.stderr)
     assert level == "error"
@@ -219,6 +222,52 @@ def test_differences_of_masks_are_told(tmp_path):
         assert run("diff", "a.npy", "full", "--format", form, cwd=tmp_path, check=0).stdout.endswith(
             "are equal\n"
         )
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    """A folder with a decoder whose window is one key too wide."""
+    folder = tmp_path_factory.mktemp("decoder")
+    (folder / "decoder.py").write_text(DECODER)
+    return folder
+
+
+def test_models_are_told_at_their_file(decoder, monkeypatch):
+    monkeypatch.chdir(decoder)
+    report = probe_target("decoder.py:make_model", Loading(), expect="sliding:4", only="masks")
+    results = of_probe(report)
+    ((level, properties, message),) = annotations(text(github, results))
+    assert (level, properties) == (
+        "error",
+        {"file": "decoder.py", "title": "maskcli: MSK603 window-measured"},
+    )
+    assert "measured sliding:5" in message
+    assert ElementTree.fromstring(text(junit, results)).attrib["failures"] == "1"
+    whole = json.loads(text(sarif, results))
+    check_sarif(whole)
+    (result,) = whole["runs"][0]["results"]
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "decoder.py"
+    assert "| error | MSK603 window-measured | Queries see 5 keys" in text(markdown, results)
+    assert {form.name for form in probed.FORMS} >= {"github", "junit", "sarif", "markdown"}
+
+
+def test_quiet_of_sets_models_and_programs(decoder, monkeypatch, capfd):
+    from maskcli.cli.audit import audit
+    from maskcli.cli.probe import probe
+
+    monkeypatch.chdir(decoder)
+    row = {"input_ids": [5, 6, 7, 8, 2], "labels": [-100, -100, 7, 8, -100]}
+    (decoder / "set.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    assert audit(["set.jsonl"], eos_id=[2], quiet=True) == 1
+    assert audit(["set.jsonl"], quiet=True) == 0
+    assert probe("decoder.py:make_model", expect=["sliding:4"], only="masks", quiet=True) == 1
+    assert probe("decoder.py:make_model", expect=["sliding:5"], only="masks", quiet=True) == 0
+    assert capfd.readouterr() == ("", "")
+    (decoder / "run.py").write_text(PROGRAM + "print('its own')\n")
+    done = run(
+        "trace", "-q", "--expect", "causal", "--fail-on", "error", "run.py", cwd=decoder, torch=True, check=1
+    )
+    assert (done.stdout, done.stderr) == ("its own\n", "")
 
 
 @pytest.mark.parametrize("flag", ["-q", "--quiet"])
