@@ -95,7 +95,8 @@ def _stub(name: str, wide: int) -> Text:
     from rich.cells import cell_len
     from rich.text import Text
 
-    return Text(INDENT + " " * (wide - cell_len(name)) + name + " ", "dim")
+    # Of its own: what is appended is not dim.
+    return Text.assemble((INDENT + " " * (wide - cell_len(name)) + name + " ", "dim"))
 
 
 def _line(axes: _Axes, excerpt: Excerpt, number: int, meant: bool = False) -> Text:

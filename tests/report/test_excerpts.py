@@ -119,3 +119,10 @@ def test_without_anything_wrong_in_the_matrix_there_is_no_map(tmp_path):
     save_file({"attentions.0": np.full((1, 1, 4, 4), np.nan, np.float32)}, tmp_path / "n.safetensors")
     text = run("diagnose", tmp_path / "n.safetensors", "--expect", "causal", check=1).stdout
     assert "attends" not in text
+
+
+def test_wrong_cells_are_bright():
+    painted = run("diagnose", SICK, "--select", "MSK202", check=1, FORCE_COLOR="1").stdout
+    cells = next(line for line in painted.splitlines() if "■" in line and "!" in line)
+    assert "\x1b[1;31m!" in cells
+    assert "\x1b[2;" not in cells.replace("\x1b[2m", "")
