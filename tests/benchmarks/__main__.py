@@ -2,6 +2,7 @@
 
 With `growth` a picture of how time and memory grow; with `rules` what every rule finds and what healthy models are accused of;
 with `probes` what a probe costs beside one run of the model; with `audit` what training sets cost beside a script;
+with `pages` how large pages are, and when a browser shows them;
 with `sweep` the masks of every decoder of the installed transformers, written to the page `architectures` (with names, their rows).
 Whole processes, taken in turn (A B A B ...) after a warm-up of each, so that a machine whose speed drifts is fair to both.
 Timings are printed, never asserted.
@@ -20,7 +21,7 @@ def main():
     parser.add_argument(
         "what",
         nargs="?",
-        choices=["audit", "compare", "growth", "probes", "rules", "sweep"],
+        choices=["audit", "compare", "growth", "pages", "probes", "rules", "sweep"],
         default="compare",
     )
     parser.add_argument("names", nargs="*", help="architectures to sweep; default: all")
@@ -53,6 +54,11 @@ def main():
         write(lines, chosen.names)
         return
     with tempfile.TemporaryDirectory() as name:
+        if chosen.what == "pages":
+            from tests.benchmarks.pages import table as pages
+
+            show(pages(Path(name), chosen.runs or 5))
+            return
         if chosen.what == "audit":
             from tests.benchmarks.sets import table as sets
 

@@ -170,6 +170,9 @@ if (maps.length) {
   const shown = { sample: start.sample ?? 0, head: start.head ?? 0, q: start.rows ? start.rows[0] : 0, k: start.keys ? start.keys[0] : 0 };
   const worst = maps.findIndex((map) => page.findings.some((finding) => isOf(finding, map)));
   const first = worst < 0 ? maps.findIndex((map) => map.planes.length) : worst;
-  go({ map: Math.max(first, 0), ...shown, ...fromHash() });
-  ui.canvas.focus({ preventScroll: true });
+  // The frame is seen before weights are read.
+  requestAnimationFrame(() => setTimeout(() => {
+    go({ map: Math.max(first, 0), ...shown, ...fromHash() });
+    ui.canvas.focus();
+  }));
 } else document.body.dataset.painted = "yes";

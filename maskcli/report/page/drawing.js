@@ -345,7 +345,7 @@ function legend(mode, grid) {
     return element("span", {}, made, text);
   };
   const map = current(), parts = [];
-  if (grid.missing) parts.push(element("span", { textContent: `The weights of this head had no room on the page; ${grid.missing} shown.` }));
+  if (grid.missing) parts.push(element("span", { textContent: `This head's weights had no room on the page; ${grid.missing} shown.` }));
   else if (grid.plane) {
     parts.push(chip("strong", `large (log scale, to ${number(Math.max(map.high, grid.plane.high))})`), chip("weak", "small"), chip("zero", "exactly 0"));
     if (mode === WEIGHTS && (map.meant || map.mask)) parts.push(chip("ignored", "0 and forbidden"));
