@@ -21,7 +21,15 @@ from pathlib import Path
 from tests.fuzz.source import BYTES, Source, seeded
 
 # Each target: the file it is in. It takes choices and an empty folder, and returns what went wrong, a sentence each.
-TARGETS = {"reader": "readers", "cli": "command_lines", "masks": "masks", "audit": "sets", "turns": "sets"}
+TARGETS = {
+    "reader": "readers",
+    "cli": "command_lines",
+    "masks": "masks",
+    "audit": "sets",
+    "turns": "sets",
+    "page": "pages",
+    "probe": "servers",
+}
 # Where folders of cases cost the least.
 QUICK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # Failures of one kind that are printed.

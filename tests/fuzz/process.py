@@ -155,14 +155,14 @@ def faults(outcome):
         (outcome.code != 2 or told, "exit code 2 without a sentence"),
         (outcome.seconds <= SECONDS, f"took {outcome.seconds:.1f} s"),
         (outcome.mebibytes <= MEBIBYTES, f"took {outcome.mebibytes:.0f} MiB"),
-        (not (raw := _raw(outcome.out)), f"raw {raw!r} on standard output"),
-        (not (raw := _raw(outcome.err)), f"raw {raw!r} on standard error"),
+        (not (letter := raw(outcome.out)), f"raw {letter!r} on standard output"),
+        (not (letter := raw(outcome.err)), f"raw {letter!r} on standard error"),
         (len(err) < 4000, f"{len(err)} characters on standard error"),
     ]
     return [sentence for fine, sentence in checks if not fine]
 
 
-def _raw(block):
+def raw(block):
     """The first character that a terminal takes for something else; what is no UTF-8 counts as one."""
     try:
         text = block.decode()

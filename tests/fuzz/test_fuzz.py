@@ -66,6 +66,30 @@ def large():
 runs = (traceback, internal, library, raw, silent, odd, slow, large)
 json.dump({run.__name__: process.faults(process.measured(run)) for run in runs}, sys.stdout)
 """
+PAGES = """
+import json, sys
+from maskcli.report.page.html import html
+from tests.fuzz.pages import odd
+
+sound = "".join(html({"title": "a", "maps": [{"name": "<b>"}]}))
+hostile = [sound, sound.replace("a</title>", "</title><b>"), sound.replace('"a"', "NaN"), sound.replace("u003c", "x")]
+hostile += [sound.replace("a</title>", "\x9b</title>"), sound.replace('"a"', '"</script>"'), sound.replace("let ", "var ")]
+json.dump([odd(text) for text in hostile], sys.stdout)
+"""
+
+
+def test_what_no_page_may_hold_is_told():
+    done = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, cwd=ROOT, check=True)
+    sound, markup, nan, broken, raw, ended, script = map(" ".join, json.loads(done.stdout))
+    assert not sound
+    assert "markup" in markup
+    assert "no JSON" in nan
+    assert "no JSON" in broken
+    assert "raw" in raw
+    assert "markup" in ended
+    assert "a script" in script
+
+
 FAULTS = {
     "traceback": "traceback", "internal": "internal error", "library": "on standard error", "raw": "raw '\\x1b'",
     "silent": "without a sentence", "odd": "exit code 7", "slow": "took 0.2 s", "large": "MiB",
