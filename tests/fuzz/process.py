@@ -19,7 +19,7 @@ from pathlib import Path
 # A case may take no longer, in seconds, and no more memory, in MiB.
 SECONDS, MEBIBYTES = 5.0, 500
 # Where nothing comes back, the process ends here and says where it was.
-LOST = 60
+LOST = 300
 # What a process ends with that is asked to end.
 ENDED = 128 + signal.SIGTERM
 # Ends of lines, and what stands between columns.
