@@ -19,6 +19,8 @@ TAIL = 65_557
 HEADER, UTF8 = 30, 0x800
 # What may stand behind a member, with its checksum once more, and the flag that says so.
 BEHIND, TOLD_BEHIND = b"PK\x07\x08", 8
+# The attribute of a folder.
+FOLDER = 0x10
 # The fixed part of an entry of the directory, and what begins behind the last.
 ENTRY, ENDS = 46, (b"PK\x05\x06", b"PK\x06\x06")
 # What zipfile raises for a directory or a member that is damaged.
@@ -84,7 +86,9 @@ def places(handle: Handle, opened: zipfile.ZipFile) -> dict[str, tuple[int, int]
     nexts = [*(member.header_offset for member in members[1:]), opened.start_dir]
     for member, behind in zip(members, nexts, strict=True):
         start = data_offset(handle, member)
-        if not _ends_at(handle, member, start, behind) and not is_sound(handle, member, start):
+        placed = _ends_at(handle, member, start, behind) or is_sound(handle, member, start)
+        # Of what calls itself a folder, torch reads nothing and keeps what its memory held before.
+        if not placed or (member.external_attr & FOLDER and member.file_size):
             raise handle.error(f"holds no sound member {member.filename[:80]!r}; get the file again")
         found[member.filename] = (start, member.file_size)
     return found

@@ -117,3 +117,15 @@ def test_a_directory_before_the_beginning_of_its_file_has_no_members(tmp_path):
     struct.pack_into("<Q", block, block.rindex(b"PK\x06\x06") + 48, 2**63 + 5)
     with pytest.raises(MaskcliError, match=r"has no member 'x/data\.pkl' where its directory says"):
         opened(path, block)
+
+
+def test_a_member_that_calls_itself_a_folder_is_refused(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"w": torch.ones(4)}, path)
+    block = bytearray(path.read_bytes())
+    entry = block.index(b"PK\x01\x02", block.index(b"PK\x01\x02") + 4)
+    while block[entry + 46 :][:8] != b"x/data/0":
+        entry = block.index(b"PK\x01\x02", entry + 4)
+    block[entry + 38] |= 0x10
+    with pytest.raises(MaskcliError, match="holds no sound member 'x/data/0'"):
+        opened(path, block)
