@@ -4,12 +4,13 @@ import sys
 
 
 def main() -> None:
-    """Start the command line; an interrupt while its libraries are imported ends it quietly too."""
+    """Start the command line; an interrupt while its libraries are imported ends it in a sentence too."""
     try:
         from maskcli.cli import main as start
 
         start()
     except KeyboardInterrupt:
+        sys.stderr.write("maskcli: interrupted.\n")
         sys.exit(130)
 
 

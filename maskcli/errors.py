@@ -1,7 +1,15 @@
 """The one error class of the package, and the sentence that any error ends in."""
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+# What stops a file from growing, in words.
+FULL = {
+    errno.ENOSPC: "the disk is full; free some space",
+    getattr(errno, "EDQUOT", errno.ENOSPC): "the quota of this user is used up; free some space",
+    errno.EFBIG: "it would be larger than a file may be here; raise the limit (ulimit -f), or write less",
+}
 
 
 class MaskcliError(Exception):
@@ -33,6 +41,8 @@ def sentence(error: Exception) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return "there is not enough memory for this; ask for fewer tokens, or a smaller part of the file"
+    if isinstance(error, OSError) and error.filename is None and error.errno in FULL:
+        return f"not all could be written, {FULL[error.errno]}"
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or 'a file'}; check the path and the permissions"
     what = f"{type(error).__name__}: {error}"

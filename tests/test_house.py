@@ -28,7 +28,7 @@ ROOMS = [
     {"measure", "meant"},
     {"tables"},
     {"masks", "tensors", "text"},
-    {"untrusted", "padding", "extras"},
+    {"untrusted", "padding", "extras", "signals"},
     {"errors", "arrays", "displayed"},
 ]
 HEAVY = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 import functools
 import gc
+import io
 import os
-import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from maskcli import __version__
+from maskcli import __version__, signals
 from maskcli.cli.completion import join_words, words_asked
 from maskcli.cli.usage import FINE, Grouped, width
 from maskcli.errors import is_internal, sentence
@@ -73,11 +73,31 @@ def _options(
 
 def main() -> NoReturn:
     """Run and exit: 0 fine, 1 findings, 2 an error in one sentence, 130 interrupted, 141 closed pipe."""
-    sys.exit(_run())
+    code = _flushed(_run())
+    signals.leave()
+    sys.exit(code)
+
+
+def _flushed(code: int) -> int:
+    """The exit code once standard output has taken everything, or is given up."""
+    from maskcli.report.terminal import flush, give_up
+
+    try:
+        flush()
+    except BrokenPipeError:
+        code = Exit.CLOSED_PIPE if code in (Exit.OK, Exit.FOUND) else code
+    except OSError as error:
+        if code in (Exit.OK, Exit.FOUND):
+            complain(sentence(error))
+            code = Exit.ERROR
+    else:
+        return code
+    give_up(sys.stdout)
+    return code
 
 
 def _run() -> int:
-    from maskcli.report.terminal import ClosedPipe, flush
+    from maskcli.report.terminal import ClosedPipe
 
     _open_closed()
     try:
@@ -86,7 +106,6 @@ def _run() -> int:
         arguments = sys.argv[1:] or ["--help"]
         settings = {"standalone_mode": False, "default_map": _configured(_asked())}
         code = _made(len(app.registered_commands))(arguments, prog_name="maskcli", **settings)
-        flush()
     except (KeyboardInterrupt, typer.Abort) as stop:
         # typer makes one of what a file that ends too early raises, too.
         if isinstance(stop.__cause__ or stop.__context__, EOFError):
@@ -94,13 +113,18 @@ def _run() -> int:
             return Exit.ERROR
         complain("interrupted")
         return Exit.INTERRUPTED
-    except (ClosedPipe, BrokenPipeError):
-        # Nobody reads any more: keep the interpreter from failing once more when it flushes on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ClosedPipe, BrokenPipeError, SystemExit) as stop:
+        # typer makes exit code 1 of what its own help meets.
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, BrokenPipeError):
+            raise
         return Exit.CLOSED_PIPE
     except typer.Exit as stop:
         return int(stop.exit_code)
     except Exception as error:
+        if (number := signals.came()) is not None:
+            # A library made an error of its own of it.
+            complain("interrupted")
+            return 128 + number
         if _is_bug(error) and os.environ.get("MASKCLI_DEBUG"):
             raise
         complain(_told(error))
@@ -122,17 +146,16 @@ def _prepare() -> None:
     """Import the command that is asked for (nobody need wait for the others) and make the process ready."""
     join_words()
     asked = _asked()
+    # A program that is traced finds the interrupt that it would find without.
+    signals.listen(("SIGTERM", "SIGHUP") if asked == "trace" else ("SIGINT", "SIGTERM", "SIGHUP"))
     if asked != "trace":
         # It runs a program that is not ours, as it always runs.
         gc.set_threshold(SELDOM)
     for name in [asked] if asked in COMMANDS else COMMANDS:
         import_module(f"maskcli.cli.{name}")
+    if asked != "trace":
+        _let_all_through()
     _let_text_pass()
-    # A polite end still removes what is half-written; under nohup a closed terminal is none.
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def _asked() -> str | None:
@@ -180,6 +203,15 @@ def complain(text: str) -> None:
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
     say(f"maskcli: {text}" if text.endswith("?") else f"maskcli: {text.rstrip('.')}.")
+
+
+def _let_all_through() -> None:
+    """Buffer standard output that has no buffer (PYTHONUNBUFFERED): what a full disk cuts is lost unsaid."""
+    stream = sys.stdout
+    if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.RawIOBase):
+        encoding = stream.encoding
+        whole = io.BufferedWriter(stream.detach())
+        sys.stdout = io.TextIOWrapper(whole, encoding, line_buffering=True)
 
 
 def _let_text_pass() -> None:

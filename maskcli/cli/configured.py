@@ -41,8 +41,11 @@ def defaults(command: Any, commands: Iterable[str]) -> dict[str, Any]:
 
 
 def _candidates() -> list[Path]:
-    """The files of that name that count, the nearest first."""
-    here = Path.cwd()
+    """The files of that name that count, the nearest first; none in a folder that is gone."""
+    try:
+        here = Path.cwd()
+    except OSError:
+        return []
     folders = (here, *here.parents)
     root = next((at for at, folder in enumerate(folders) if (folder / ROOT).exists()), 0)
     files = (folder / "pyproject.toml" for folder in folders[: root + 1])

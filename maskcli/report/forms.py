@@ -77,6 +77,9 @@ def write_as(form: Form[Callable[..., None]], result: object, path: str | None, 
 def drawn(form: Form[Callable[..., None]], look: Look) -> Form[Callable[..., None]]:
     """The form of a picture that is to look so; other forms have no look."""
     if form.suffixes == PICTURES:
+        from maskcli.report.pictures.library import import_plainly
+
+        import_plainly()
         return replace(form, write=partial(form.write, look=look))
     if look != Look():
         raise MaskcliError(

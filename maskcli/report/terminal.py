@@ -7,11 +7,11 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from maskcli.errors import MaskcliError
+from maskcli.errors import FULL, MaskcliError
 from maskcli.untrusted import clean as clean
 from maskcli.untrusted import harmless
 
@@ -155,8 +155,17 @@ class _Trimmed:
 
 
 def say(text: str) -> None:
-    """One line on standard error."""
-    print(clean(text), file=sys.stderr)
+    """One line on standard error; where that takes nothing, the exit code alone tells."""
+    try:
+        print(clean(text), file=sys.stderr, flush=True)
+    except OSError:
+        give_up(sys.stderr)
+
+
+def give_up(stream: TextIO) -> None:
+    """Let what a stream does not take go nowhere: the interpreter would fail once more as it ends."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def flush() -> None:
@@ -176,6 +185,10 @@ def output(path: str | None) -> Iterator[TextIO]:
             flush()
         except BrokenPipeError:
             raise ClosedPipe from None
+        except OSError as error:
+            if error.filename is not None or error.errno not in FULL:
+                raise
+            raise MaskcliError(f"standard output cannot be written, {FULL[error.errno]}") from error
         return
     from maskcli.tensors import replacing
 

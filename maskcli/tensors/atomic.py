@@ -11,7 +11,8 @@ import stat
 import zlib
 from collections.abc import Iterator
 
-from maskcli.errors import MaskcliError
+from maskcli.errors import FULL, MaskcliError
+from maskcli.signals import check
 
 
 @contextlib.contextmanager
@@ -24,12 +25,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     MaskcliError for a missing folder, missing permission and a full disk.
     """
     given = os.fspath(path)
-    target = os.path.realpath(given)
-    mode = _writable(given, target)
+    mode = _writable(given)
     if mode is not None and not stat.S_ISREG(mode):
         with _explained(given):
-            yield target
+            yield given
         return
+    with _explained(given):
+        target = os.path.realpath(given)
     folder, name = os.path.split(target)
     stem, suffix = os.path.splitext(name)
     temporary = os.path.join(folder, f".{stem[:64]}.{_writer(os.getpid())}.{secrets.token_hex(6)}{suffix}")
@@ -38,6 +40,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
             _sweep(folder, stem[:64], suffix)
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             yield temporary
+            check()
             if mode is not None:
                 os.chmod(temporary, stat.S_IMODE(mode))
             os.replace(temporary, target)
@@ -77,18 +80,18 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _writable(given: str, target: str) -> int | None:
+def _writable(given: str) -> int | None:
     """The mode of what is there, None for nothing; refused before any work when it cannot be replaced."""
     with _explained(given):
         try:
-            mode = os.stat(target).st_mode
+            mode = os.stat(given).st_mode
         except FileNotFoundError:
             return None
         except ValueError:
             raise MaskcliError(f"{given!r} is not a path; write one without null characters") from None
     if stat.S_ISDIR(mode):
         raise MaskcliError(f"{given!r} is a folder; add the name of a file to write")
-    if not os.access(target, os.W_OK):
+    if not os.access(given, os.W_OK):
         raise MaskcliError(
             f"{given!r} may not be written by this user; choose another name or change its permissions"
         )
@@ -111,8 +114,8 @@ def _explained(given: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         why = f" ({error.strerror}); choose another name"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            why = ", the disk is full; free some space"
+        if error.errno in FULL:
+            why = f", {FULL[error.errno]}"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             why = f", this user may not write to {folder!r}; choose another folder"
         raise MaskcliError(f"{given!r} cannot be written{why}") from error

@@ -20,18 +20,19 @@ SECONDS = 120
 TERMINAL = ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "GITHUB_ACTIONS")
 
 
-def run(*arguments, stdin=None, cwd=None, check=None, fresh=False, torch=False, **environment):
+def run(*arguments, stdin=None, cwd=None, check=None, fresh=False, torch=False, fault=None, **environment):
     """The finished process; nothing of the caller's terminal settings reaches it.
 
     With `fresh` it is a new interpreter, else a fork of one that has its imports, with `torch` also torch. What
-    loads tokenizers and models finds transformers imported too.
+    loads tokenizers and models finds transformers imported too. A fork may have a `fault`, as `tests.cli.server.suffer` takes it.
     """
     started_with = [name for name in environment if name.startswith("PYTHON")]
     assert fresh or not started_with, f"{started_with} are read when an interpreter starts: pass fresh=True"
     environment = {**plain_environment(), "HF_HUB_OFFLINE": "1", **environment}
+    assert not fresh or fault is None
     preload = "torch" if torch or needs_torch(arguments) else ""
     preload = "transformers" if loads_models(arguments) else preload
-    way = started if fresh else functools.partial(forked, preload=preload)
+    way = started if fresh else functools.partial(forked, preload=preload, fault=fault)
     text = stdin if isinstance(stdin, bytes) else (stdin or "").encode()
     done = way([*map(str, arguments)], text, str(cwd or os.getcwd()), environment)
     assert "Traceback" not in done.stderr, done.stderr
@@ -65,7 +66,7 @@ def started(arguments, stdin, cwd, environment):
     return finished(arguments, done.returncode, done.stdout, done.stderr)
 
 
-def forked(arguments, stdin, cwd, environment, preload="", terminal=False):
+def forked(arguments, stdin, cwd, environment, preload="", terminal=False, fault=None):
     """A call in a fork of the server: pipes or a terminal, a folder, an environment and an exit code of its own."""
     link, answers = server(preload)
     (theirs_in, ours_in), (ours_out, theirs_out), (ours_err, theirs_err) = (os.pipe() for _ in range(3))
@@ -74,7 +75,7 @@ def forked(arguments, stdin, cwd, environment, preload="", terminal=False):
             os.close(descriptor)
         ours_out, theirs_out = pty.openpty()
         theirs_err = os.dup(theirs_out)
-    call = {"arguments": arguments, "cwd": cwd, "environment": environment}
+    call = {"arguments": arguments, "cwd": cwd, "environment": environment, "fault": fault or {}}
     text = json.dumps(call).encode()
     theirs = [theirs_in, theirs_out, theirs_err]
     socket.send_fds(link, [len(text).to_bytes(8, "big")], theirs)

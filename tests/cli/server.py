@@ -9,6 +9,7 @@ import contextlib
 import gc
 import json
 import os
+import resource
 import runpy
 import socket
 import sys
@@ -22,6 +23,8 @@ PRELOADS = {
     "torch": ("torch",),
     "transformers": ("torch", "transformers.models.auto.tokenization_auto", "transformers.modeling_utils"),
 }
+# The exit code of an interpreter that cannot write what waits for its standard streams.
+UNFLUSHED = 120
 # Commands whose imports the forks find done.
 USUAL = [
     ["show", "a word", "--format", "json"],
@@ -110,14 +113,47 @@ def become(call, descriptors):
     sys.path[0] = call["cwd"]
     os.environ.clear()
     os.environ.update(call["environment"])
+    suffer(**call["fault"])
+
+
+def suffer(limits=(), closed=(), led=(), broken=(), user=None, ended=None):
+    """What a call meets: limits by their names, descriptors that are closed or lead elsewhere, another user, an end.
+
+    Nobody reads from pipes that are `broken`; it is `ended` by a signal, after so many seconds.
+    """
+    # Python keeps bytecode that a limit cut short.
+    sys.dont_write_bytecode = True
+    for name, most in dict(limits).items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+    for number, path in led:
+        os.dup2(os.open(path, os.O_RDWR), number)
+    for number in broken:
+        nobody, writable = os.pipe()
+        os.close(nobody)
+        os.dup2(writable, number)
+    for number in closed:
+        os.close(number)
+        # As an interpreter finds it that starts so.
+        setattr(sys, ("stdin", "stdout", "stderr")[number], None)
+    if user is not None:
+        os.setgid(user)
+        os.setuid(user)
+    if ended is not None:
+        number, seconds = ended
+        timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
 
 
 def leave(code):
     """End as an interpreter ends, without taking apart what was imported."""
     threading._shutdown()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream and stream.flush()
+        except OSError:
+            code = UNFLUSHED
     os._exit(code)
 
 

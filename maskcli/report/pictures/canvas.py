@@ -179,7 +179,14 @@ def save(figure: Any, path: str) -> None:
 def write(figure: Any, file: str | BinaryIO, name: str) -> None:
     """The same into a file that is there, in the form of the suffix of a name."""
     form = os.path.splitext(name)[1][1:].lower()
-    figure.savefig(file, format=form, bbox_inches="tight", pad_inches=0.15)
+    # Where its file fails, matplotlib's writer of PDF fails once more as it ends, with an error of its own.
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=form, bbox_inches="tight", pad_inches=0.15)
+    if isinstance(file, str):
+        with open(file, "wb") as opened:
+            opened.write(drawn.getbuffer())
+    else:
+        file.write(drawn.getbuffer())
 
 
 def _blank(dpi: int) -> Any:
