@@ -9,15 +9,20 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import BrokenExecutor, Future, wait
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
+from maskcli.errors import MaskcliError
 from maskcli.measure.passes import THREADS, threads
 
 # Tasks handed out for each process: one to work on and one to go on with. More would pile up results behind a
 # slow task.
 AHEAD = 2
+
+# Seconds between looks at whether a result can still come.
+WAIT = 1.0
+NO_MORE = "--jobs: no more processes or threads can be started here ({}); pass 1, or raise ulimit -u"
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -119,18 +124,49 @@ def _pool(recipe: bytes, tasks: Sequence[Any], jobs: int) -> Iterator[Any]:
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (share,))
 
     def submit(task: Any) -> Future[Any]:
-        with _uninterrupted():
+        with _uninterrupted(), _startable():
             return pool.submit(work_on, recipe, task)
 
     try:
-        for pending in in_order(submit, tasks, AHEAD * jobs):
-            yield pending.result()
+        with _ended_threads() as ended:
+            for pending in in_order(submit, tasks, AHEAD * jobs):
+                yield _result(pending, ended)
         pool.shutdown()
     except BaseException:
         for child in multiprocessing.active_children():
             child.kill()
         pool.shutdown(wait=False, cancel_futures=True)
         raise
+
+
+@contextlib.contextmanager
+def _startable() -> Iterator[None]:
+    """A sentence where no process, or no thread that looks after it, can be started."""
+    try:
+        yield
+    except BrokenExecutor:
+        raise
+    except (RuntimeError, OSError) as error:
+        raise MaskcliError(NO_MORE.format(getattr(error, "strerror", None) or error)) from error
+
+
+@contextlib.contextmanager
+def _ended_threads() -> Iterator[list[str]]:
+    """What ends threads of this process meanwhile, as it is noted: nobody else would say it."""
+    before, ended = threading.excepthook, list[str]()
+    threading.excepthook = lambda told: ended.append(str(told.exc_value))
+    try:
+        yield ended
+    finally:
+        threading.excepthook = before
+
+
+def _result(pending: Future[Any], ended: list[str]) -> Any:
+    """A result once it is there; it never is when the thread that fetches it has ended."""
+    while not wait([pending], WAIT).done:
+        if ended:
+            raise MaskcliError(NO_MORE.format(ended[0]))
+    return pending.result()
 
 
 @contextlib.contextmanager
@@ -149,7 +185,9 @@ def _uninterrupted() -> Iterator[None]:
 def _start(share: int) -> None:
     """Make a new process ready: its share of the cores, and its parent's end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow, daemon=True).start()
+    # Where no thread can be started, it ends with its last task.
+    with contextlib.suppress(RuntimeError):
+        threading.Thread(target=_follow, daemon=True).start()
     threads.set(share)
 
 

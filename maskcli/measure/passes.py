@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import product
@@ -131,10 +132,22 @@ def each_chunk(tensor: Tensor, shape: Shape, work: Callable[[Chunk], None], raw:
         return
     with ThreadPoolExecutor(count) as pool:
         try:
-            for done in [pool.submit(work_on_some) for _ in range(count)]:
+            started = _submitted(pool, work_on_some, count)
+            for done in started:
                 done.result()
+            if not started:
+                work_on_some()
         finally:
             left.clear()
+
+
+def _submitted(pool: ThreadPoolExecutor, work: Callable[[], None], count: int) -> list[Future[None]]:
+    """Work handed to so many threads, fewer where no more can be started."""
+    started = list[Future[None]]()
+    with contextlib.suppress(RuntimeError):
+        for _ in range(count):
+            started.append(pool.submit(work))
+    return started
 
 
 class _Reader:

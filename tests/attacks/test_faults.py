@@ -1,13 +1,22 @@
 """Faults of the machine: an output is the old one or a whole new one, and what went wrong is one sentence."""
 
+import functools
+import operator
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 
+import numpy as np
 import pytest
 
+from maskcli.errors import MaskcliError
+from maskcli.inputs.spread import Workers, spread
+from maskcli.measure import passes
+from maskcli.measure.passes import each_chunk
+from maskcli.tensors import from_array
 from tests.cli.running import DATA, ROOT, refused, run
 
 OLD = b"what was here before"
@@ -174,3 +183,42 @@ def test_a_signal_that_a_library_swallows_ends_the_run(monkeypatch, tmp_path):
         pass
     assert stop.value.code == 143
     assert not list(tmp_path.iterdir())
+
+
+class Threads:
+    """Threads of which so many can be started."""
+
+    def __init__(self, most):
+        self.left, self.start = most, threading.Thread.start
+
+    def __call__(self, thread):
+        if not self.left:
+            raise RuntimeError("can't start new thread")
+        self.left -= 1
+        self.start(thread)
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_jobs_without_threads_are_a_sentence(monkeypatch, most):
+    """With one, what looks after the processes starts, and what hands them their tasks does not."""
+    threads = Threads(most)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: threads(thread))
+    negated = functools.partial(functools.partial, operator.neg)
+    with pytest.raises(MaskcliError, match="no more processes or threads can be started here"):
+        list(spread(negated, [1, 2, 3], Workers(2), str))
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_a_pass_takes_the_threads_that_it_gets(monkeypatch, most):
+    limited = Threads(most)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: limited(thread))
+    monkeypatch.setattr(passes, "CHUNK_CELLS", 8)
+    token = passes.threads.set(4)
+    seen = []
+    each_chunk(
+        from_array("weights", np.ones((1, 1, 16, 4))),
+        (1, 1, 16, 4),
+        lambda chunk: seen.append(chunk.values.sum()),
+    )
+    passes.threads.reset(token)
+    assert sum(seen) == 64
