@@ -59,10 +59,9 @@ def _print_files(files: list[tuple[str, list[Described]]], console: Console) -> 
         console.print(Text(f"{clean(path)}: {counted(len(tensors), 'tensor')}", style="bold"))
         for described in tensors:
             tensor, roled = described.roled.tensor, described.roled
-            line = Text(clean(tensor.name), style="cyan")
-            line.append(f"  {tensor.dtype} {list(tensor.shape)}", style="default")
-            line.append(f"  {roled.role or 'no role'} ({clean(roled.why)})", style="dim")
-            console.print(line)
+            kind = f"  {tensor.dtype} {list(tensor.shape)}"
+            role = f"  {roled.role or 'no role'} ({clean(roled.why)})"
+            console.print(Text.assemble((clean(tensor.name), "cyan"), kind, (role, "dim")))
             for told in _lines(described):
                 hang(console, "  ", clean(told))
 

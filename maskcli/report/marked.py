@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 # Colour: a background is counted, red is flagged. Both are readable on dark and light, and told apart by
-# people who see no green.
-COUNTED, FLAGGED, BOTH = "white on blue", "bold underline red", "bold underline white on red"
+# people who see no green. Themes for light grounds have a dark "white".
+COUNTED, FLAGGED, BOTH = "#ffffff on #1f5fa8", "bold underline red", "bold underline #ffffff on #b3261e"
 # Without colour: marks, and what stands before one that a text holds itself.
 MARKS = {"counted": ("[[", "]]"), "flagged": ("{{", "}}")}
 ESCAPE = "\\"

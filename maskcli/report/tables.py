@@ -54,7 +54,8 @@ def _token_table(batch: Batch, item: int, name: str | None) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = None if name is None else Text(_title(batch, item, name))
+    # A title is no wider than its table.
+    title = None if name is None else Text(_title(batch, item, name), no_wrap=True, overflow="ellipsis")
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", show_edge=False, pad_edge=False)
     length = batch.shape[1]
     spans = [(0, length)] if length <= MOST_TOKENS else [(0, HEAD), (length - TAIL, length)]
