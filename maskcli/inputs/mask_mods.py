@@ -10,7 +10,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
-from maskcli.inputs.user_code import in_words, load_function
+from maskcli.inputs.user_code import functions_in, in_words, load_function
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.scene.saved_mask import read_mask
@@ -26,7 +26,9 @@ def mask_in_file(target: str, layout: Layout, convention: str | None) -> Mask:
     """The mask that a function FILE.py:NAME makes."""
     path, _, name = target.rpartition(":")
     if not path:
-        raise MaskcliError(f"{target!r} names no function; write FILE.py:NAME")
+        defined = functions_in(target)
+        which = " or ".join(f"{target}:{each}" for each in defined) or "FILE.py:NAME"
+        raise MaskcliError(f"{target!r} names no function; write {which}")
     function, module = load_function(path, name)
     return mask_by(function, vars(module), target, layout, convention)
 

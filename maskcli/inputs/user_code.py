@@ -11,6 +11,10 @@ from typing import Any
 
 from maskcli.errors import MaskcliError
 from maskcli.extras import EXTRAS, missing
+from maskcli.untrusted import read_bytes
+
+# Functions that a sentence names, and bytes of a file that are looked through for them.
+NAMED, LARGEST = 4, 2**20
 
 
 def load_function(path: str, name: str) -> tuple[Callable[..., Any], ModuleType]:
@@ -35,6 +39,17 @@ def load_function(path: str, name: str) -> tuple[Callable[..., Any], ModuleType]
         functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         raise MaskcliError(f"{path!r} has no function {name!r}; it has {', '.join(functions[:8]) or 'none'}")
     return function, module
+
+
+def functions_in(path: str) -> list[str]:
+    """The first functions that a Python file defines, as its text tells: nothing is run."""
+    import ast
+
+    try:
+        tree = ast.parse(read_bytes(path, LARGEST))
+    except (MaskcliError, SyntaxError, ValueError, RecursionError):
+        return []
+    return [each.name for each in tree.body if isinstance(each, ast.FunctionDef)][:NAMED]
 
 
 def in_words(error: BaseException) -> str:

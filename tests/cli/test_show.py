@@ -556,3 +556,10 @@ def test_why_for_scripts():
 def test_what_is_no_cell_is_one_sentence(arguments, sentence):
     done = run("show", "The cat", "-m", "causal", *arguments, check=2)
     assert done.stderr == f"maskcli: {sentence}.\n"
+
+
+def test_a_file_without_a_function_is_told_which_it_has(tmp_path):
+    (tmp_path / "m.py").write_text("def one(n):\n    pass\n\n\ndef two(n):\n    pass\n\n\nassert False\n")
+    told = refused("show", "a", "-m", "m.py", cwd=tmp_path)
+    assert told == "maskcli: 'm.py' names no function; write m.py:one or m.py:two."
+    assert refused("show", "a", "-m", "n.py", cwd=tmp_path).endswith("write FILE.py:NAME.")
