@@ -3,14 +3,17 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 import maskcli
 from maskcli.diagnostics.declare import declare
+from maskcli.errors import MaskcliError
 from maskcli.report.audited import FORMS
 from maskcli.report.forms import choose
 from maskcli.report.page.probed import WHOLE, maps_of, save_probed
 from maskcli.report.page.traced import traced
+from maskcli.report.probed import FORMS as OF_PROBES
 from maskcli.report.terminal import clean, lines
 from maskcli.tracing.results import Options
 from maskcli.tracing.trace import Trace
@@ -115,7 +118,8 @@ def test_what_names_no_form_or_no_page_is_one_sentence(tmp_path):
     train = tmp_path / "t.jsonl"
     train.write_text('{"input_ids": [5, 2], "labels": [5, 2]}\n')
     assert "'a.htm'" in refused("audit", train, "-o", "a.htm")
-    assert ".html, or pass --format" in refused("probe", "my-model", "-o", "a.htm")
+    with pytest.raises(MaskcliError, match="html, or pass --format"):
+        choose(OF_PROBES, None, "a.htm")
     assert "no page is written" in refused("trace", "--max-size", 5, "x.py")
     assert "'a.html'" in refused("audit", train, "--show", 0, "-o", "a.html")
     run("audit", train, "--pad-id", 0, "-o", tmp_path / "a.html", "--max-size", 1, "--exit-zero", check=0)
