@@ -16,7 +16,7 @@ from maskcli.masks.words import counted, first, span
 from maskcli.report.characters import FULL, MAP_HEIGHT, MAP_WIDTH, SHADES, columns, print_map, shaded
 from maskcli.report.forms import PAGES, PICTURES, SCHEMA_VERSION, Form, Look, in_pieces, on_screen
 from maskcli.report.numbers import WIDTH, numbers, print_numbers
-from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text
+from maskcli.report.terminal import PIPE_WIDTH, clean, hang, json_text, print_line
 from maskcli.scene.describe import Described, shares
 from maskcli.scene.saved_mask import Given
 from maskcli.tensors import View, Zoom
@@ -61,7 +61,7 @@ def _print_files(files: list[tuple[str, list[Described]]], console: Console) -> 
             tensor, roled = described.roled.tensor, described.roled
             kind = f"  {tensor.dtype} {list(tensor.shape)}"
             role = f"  {roled.role or 'no role'} ({clean(roled.why)})"
-            console.print(Text.assemble((clean(tensor.name), "cyan"), kind, (role, "dim")))
+            print_line(console, Text.assemble((clean(tensor.name), "cyan"), kind, (role, "dim")))
             for told in _lines(described):
                 hang(console, "  ", clean(told))
 

@@ -101,11 +101,26 @@ def lines(show: Callable[[Console], None], columns: int) -> list[str]:
     return stream.getvalue().splitlines()
 
 
+def print_line(console: Console, text: Text) -> None:
+    """Print a line: many times as fast where there is neither colour nor a width to fit into."""
+    if _is_plain(console):
+        console.file.write(f"{harmless(text.plain)}\n")
+    else:
+        console.print(text)
+
+
+def _is_plain(console: Console) -> bool:
+    return console.no_color and console.width == PIPE_WIDTH
+
+
 def hang(console: Console, label: str, line: str | Text) -> None:
     """Print a line that is wrapped behind its label."""
     from rich.text import Text
 
     whole = Text(line) if isinstance(line, str) else line
+    if _is_plain(console) and "\n" not in whole.plain:
+        console.file.write(f"{harmless(label + whole.plain)}\n")
+        return
     for at, part in enumerate(whole.wrap(console, max(console.width - len(label), 20))):
         part.rstrip()
         console.print(Text.assemble((label if at == 0 else " " * len(label), "dim"), part))

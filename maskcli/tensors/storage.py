@@ -14,6 +14,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
+from maskcli.tensors.descriptors import Descriptor
 from maskcli.tensors.dtypes import Decoder
 
 # Bytes decoded at a time: small enough for the cache, large enough that two threads seldom wait for each
@@ -117,22 +118,17 @@ def decode_planes(planes: Iterator[Array], out: Array, decode: Decoder) -> None:
 
 
 class Handle:
-    """An open file that many threads may read at once; closed when nothing refers to it any more."""
+    """A file that many threads may read at once; closed when nothing refers to it any more."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-        self.descriptor = os.open(path, flags)
+        self._file = Descriptor(path)
         self._lock = threading.Lock()
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
 
     @cached_property
     def size(self) -> int:
         """Bytes in the file."""
-        return os.fstat(self.descriptor).st_size
+        return self._file.size
 
     def error(self, what: str) -> MaskcliError:
         """What is wrong with this file, as a sentence that begins with its path."""
@@ -167,11 +163,12 @@ class Handle:
         return done
 
     def _read_once(self, view: memoryview, offset: int) -> int:
-        if hasattr(os, "preadv"):
-            return os.preadv(self.descriptor, [view], offset)
-        with self._lock:
-            os.lseek(self.descriptor, offset, os.SEEK_SET)
-            data = os.read(self.descriptor, len(view))
+        with self._file.used() as number:
+            if hasattr(os, "preadv"):
+                return os.preadv(number, [view], offset)
+            with self._lock:
+                os.lseek(number, offset, os.SEEK_SET)
+                data = os.read(number, len(view))
         view[: len(data)] = data
         return len(data)
 

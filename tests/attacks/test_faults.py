@@ -8,15 +8,18 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from maskcli import signals
 from maskcli.errors import MaskcliError
 from maskcli.inputs.spread import Workers, spread
 from maskcli.measure import passes
 from maskcli.measure.passes import each_chunk
-from maskcli.tensors import from_array
+from maskcli.tensors import from_array, open_tensors, replacing
+from maskcli.tensors.descriptors import MOST_OPEN
 from tests.cli.running import DATA, ROOT, refused, run
 
 OLD = b"what was here before"
@@ -175,9 +178,6 @@ def test_no_settings_of_a_folder_change_a_picture(tmp_path):
 
 def test_a_signal_that_a_library_swallows_ends_the_run(monkeypatch, tmp_path):
     """C code makes errors of its own of what a signal raises, or goes on."""
-    from maskcli import signals
-    from maskcli.tensors import replacing
-
     monkeypatch.setattr(signals, "_CAME", [signal.SIGTERM])
     with pytest.raises(SystemExit) as stop, replacing(tmp_path / "mask.json"):
         pass
@@ -222,3 +222,97 @@ def test_a_pass_takes_the_threads_that_it_gets(monkeypatch, most):
     )
     passes.threads.reset(token)
     assert sum(seen) == 64
+
+
+def test_more_files_than_may_be_open(tmp_path):
+    files = [tmp_path / f"{number}.npy" for number in range(80)]
+    for file in files:
+        np.save(file, np.tril(np.ones((4, 4), bool)))
+    few = {"limits": {"NOFILE": 64}}
+    assert run("inspect", *files, fault=few, check=0).stdout.count("causal") == len(files)
+    run("inspect", *files, "-o", tmp_path / "page.html", fault=few, check=0)
+    assert "nothing found in 80 tensors" in run("diagnose", tmp_path, fault=few).stdout
+
+
+def many(folder):
+    """Files that are open one after the other, more than may be open at a time."""
+    for number in range(MOST_OPEN + 1):
+        np.save(folder / f"{number}.npy", np.full((2, 2), number, np.float32))
+        yield open_tensors(folder / f"{number}.npy")
+
+
+def test_a_file_that_rests_is_read_again_and_no_other_in_its_place(tmp_path):
+    first, second, *_ = files = list(many(tmp_path))
+    assert [float(file.tensors[0].read()[0, 0]) for file in files] == list(range(len(files)))
+    np.save(tmp_path / "new.npy", np.ones((2, 2), np.float32))
+    os.replace(tmp_path / "new.npy", tmp_path / "0.npy")
+    with pytest.raises(MaskcliError, match="was replaced while it was read"):
+        first.tensors[0].read()
+    assert float(second.tensors[0].read()[0, 0]) == 1
+
+
+def test_a_file_that_shrinks_or_grows_while_it_is_read(tmp_path):
+    path = tmp_path / "weights.npy"
+    np.save(path, np.ones((64, 64), np.float32))
+    whole = path.read_bytes()
+    (tensor,) = open_tensors(path).tensors
+    path.write_bytes(whole[:-8])
+    with pytest.raises(MaskcliError, match="became shorter while it was read"):
+        tensor.read()
+    path.write_bytes(whole + b"more")
+    assert (tensor.read() == 1).all()
+
+
+def test_two_writers_of_one_output_leave_the_last_one_whole(tmp_path):
+    target = tmp_path / "mask.json"
+    with replacing(target) as first, replacing(target) as second:
+        Path(first).write_text("first")
+        Path(second).write_text("second")
+        assert not target.exists()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("mask.json", "first")]
+
+
+def test_a_file_may_be_written_over_what_it_was_made_of(tmp_path):
+    path = tmp_path / "mask.npy"
+    np.save(path, np.tril(np.ones((5, 5), bool)))
+    run("convert", path, "--to", "additive", "-o", path, check=0)
+    assert np.load(path).dtype == np.float32
+    assert "its folder" in refused(*SHOW, "-o", path / "mask.json")
+    assert [each.name for each in tmp_path.iterdir()] == ["mask.npy"]
+
+
+@pytest.mark.parametrize(
+    "command", [("diagnose",), ("inspect",), ("audit",), ("show", "--file"), ("diff", "causal")], ids=named
+)
+def test_a_pipe_and_a_device_are_no_inputs(tmp_path, command):
+    pipe = tmp_path / "pipe.npy"
+    os.mkfifo(pipe)
+    for path in (pipe, "/dev/zero"):
+        assert "pass" in refused(*command, path)
+
+
+def test_without_a_home_and_a_language(tmp_path):
+    bare = {
+        "HOME": "/dev/null",
+        "TMPDIR": "/dev/null",
+        "XDG_CACHE_HOME": "/dev/null",
+        "XDG_CONFIG_HOME": "/dev/null",
+    }
+    done = run("show", "caf\u00e9", "-o", tmp_path / "mask.json", LC_ALL="C", **bare, check=0)
+    assert done.stderr == ""
+    done = run("show", "caf\u00e9 \u732b", fresh=True, LC_ALL="C", PYTHONIOENCODING="ascii", check=0, **bare)
+    assert "caf\\xe9" in done.stdout
+
+
+def test_a_gigabyte_of_addresses_is_enough(tmp_path):
+    for command in ((*SHOW, "-o", tmp_path / "mask.json"), ("inspect", SICK)):
+        run(*command, fault={"limits": {"AS": 2**30}}, check=0)
+
+
+def test_a_folder_that_is_gone_is_no_reason_to_end(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = f"import os; os.rmdir({str(gone)!r}); from maskcli.cli.configured import _candidates; print(_candidates())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=gone, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert done.stdout == "[]\n"

@@ -116,8 +116,8 @@ def become(call, descriptors):
     suffer(**call["fault"])
 
 
-def suffer(limits=(), closed=(), led=(), broken=(), user=None, ended=None):
-    """What a call meets: limits by their names, descriptors that are closed or lead elsewhere, another user, an end.
+def suffer(limits=(), closed=(), led=(), broken=(), ended=None):
+    """What a call meets: limits by their names, descriptors that are closed or lead elsewhere, an end.
 
     Nobody reads from pipes that are `broken`; it is `ended` by a signal, after so many seconds.
     """
@@ -135,9 +135,6 @@ def suffer(limits=(), closed=(), led=(), broken=(), user=None, ended=None):
         os.close(number)
         # As an interpreter finds it that starts so.
         setattr(sys, ("stdin", "stdout", "stderr")[number], None)
-    if user is not None:
-        os.setgid(user)
-        os.setuid(user)
     if ended is not None:
         number, seconds = ended
         timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
