@@ -5,12 +5,15 @@ import pytest
 from safetensors.numpy import save_file
 
 from maskcli.masks.mask import Mask
+from maskcli.report.audited import FORMS
 from maskcli.report.colours import PAINTS
+from maskcli.report.forms import choose
 from maskcli.report.page.data import Drawn, Room, page_data
 from maskcli.report.page.html import html
 from maskcli.tensors import from_array
 from tests.browser.opened import Page
 from tests.cli.running import run
+from tests.report.test_audited import audits, example, told
 
 HOSTILE = "</script><script>window.bad=1</script><img src=x onerror=window.bad=1>\"'&\u202e\x1b[31m"
 
@@ -146,7 +149,9 @@ def test_hostile_text_is_text(browser, folder):
     )
     run("inspect", folder / "hostile.safetensors", "-o", folder / "h1.html", check=0)
     run("show", HOSTILE, "--max-length", 40, "-o", folder / "h2.html", check=0)
-    for name in ("h1.html", "h2.html"):
+    rows = audits(told(example([1, 2], flagged=(0, 1))), name=HOSTILE, token=lambda _: HOSTILE)
+    choose(FORMS, None, "h3.html").write(rows, str(folder / "h3.html"))
+    for name in ("h1.html", "h2.html", "h3.html"):
         page = Page(browser, folder / name)
         assert page("return window.bad === undefined && document.images.length === 0")
         assert page("return document.querySelectorAll('script').length") == 2
