@@ -37,7 +37,7 @@ from maskcli.text import (
 )
 
 # Rows of a mask whose cells are told apart by their reasons, which takes some 100 bytes a row.
-MOST_EXPLAINED = 2**22
+MOST_EXPLAINED = 2**20
 # Ways to give tokens.
 _TEXTS = ("texts", "--file")
 

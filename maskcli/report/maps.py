@@ -132,10 +132,10 @@ def named_rows(shown: Shown, place: Place, width: int, alone: bool = True) -> Dr
 def halves(shown: Shown, place: Place, width: int, alone: bool = True) -> Drawn | None:
     """Half blocks, two queries a line; None where the mask is larger."""
     queries, keys = shown.mask.shape[2:]
-    labels = _numbers(range(0, queries, 2), queries)
-    room = min(width, MAP_WIDTH) - len(labels[0]) - 1
+    room = min(width, MAP_WIDTH) - len(str(queries - 1)) - 1
     if keys > room or queries > 2 * MAP_HEIGHT:
         return None
+    labels = _numbers(range(0, queries, 2), queries)
     dense = shown.mask.dense(*place)
     even = np.pad(dense, [(0, queries % 2), (0, 0)])
     glyphs = np.array(list(HALVES))[even[0::2] * 2 + even[1::2]]
@@ -160,7 +160,8 @@ def quarters(shown: Shown, place: Place, width: int, alone: bool = True) -> Draw
     mixed = (attends | (totals == 0)).all(-1) & (parts.sum(-1) < totals.sum(-1))
     glyphs[mixed] = shaded(parts.sum(-1) / totals.sum(-1))[mixed]
 
-    shares = _shares(shown, place, *glyphs.shape)
+    # A single reason is told from nothing.
+    shares = _shares(shown, place, *glyphs.shape) if len(shown.kinds) > 1 else {}
     labels = _numbers(pixel_edges(queries, 2 * high)[:-1:2].tolist(), queries)
     exact = bool(cells.max() == 1)
     each = "each character is two keys and two queries" if exact else _covers(queries, keys, glyphs)

@@ -10,8 +10,8 @@ from maskcli.arrays import Array, Real
 from maskcli.errors import MaskcliError
 from maskcli.text.tokenizer import quoted
 
-# Cells of [B, L]; a row of a million tokens fits 32 times.
-MAX_CELLS = 2**25
+# Cells of [B, L]: a row of a million tokens fits 8 times, and showing them takes less than 500 MiB.
+MAX_CELLS = 2**23
 
 
 def padded_width(padding: str, max_length: int | None) -> int | None:

@@ -40,3 +40,7 @@ def test_keys_of_a_cache(option):
     assert "33554432" in refused("show", "a", option, 2**30)
     assert "more than the 33,554,432" in refused("show", "--lengths", "1,1", option, 2**24 + 2**20)
     run("show", "--lengths", "1", option, 2**20, check=0)
+
+
+def test_tokens_of_a_batch():
+    assert "more than the 8388608 cells" in refused("show", "--lengths", "16777216,1")
