@@ -8,7 +8,20 @@ import typer
 
 from maskcli.cli import Exit, command
 from maskcli.cli.completion import tensors
-from maskcli.cli.options import PART, Dpi, Form, From, Ground, MaxSize, Output, Past, Title, look, option
+from maskcli.cli.options import (
+    PART,
+    Dpi,
+    Form,
+    From,
+    Ground,
+    MaxSize,
+    Output,
+    Past,
+    Title,
+    fact_option,
+    look,
+    option,
+)
 from maskcli.errors import MaskcliError
 
 ALL = "all"
@@ -44,6 +57,7 @@ def inspect(
     tokenizer: Annotated[
         str | None, option("--tokenizer", "-t", help="Names the tokens on axes.", panel=PART, metavar="NAME")
     ] = None,
+    expect: Annotated[list[str] | None, fact_option("expect", PART)] = None,
     form: Form = None,
     output: Output = None,
     title: Title = None,
@@ -58,6 +72,7 @@ def inspect(
     """
     from maskcli.inputs.looks import inspected
     from maskcli.meant.facts import convention as known
+    from maskcli.meant.facts import from_said
     from maskcli.report.forms import PAGES, PICTURES, choose, sized, write_as
     from maskcli.report.inspected import FORMS, PICTURE
     from maskcli.tensors import Zoom, parse_range
@@ -79,7 +94,13 @@ def inspect(
             "--tokenizer names the tokens of a part as text, of a picture or a page; pass --rows or --keys, "
             "or -o FILE.png or .html, or leave it out"
         )
-    found = inspected(files, part if zoomed else None, declared, past, head == ALL, tokenizer)
+    if expect and not has_axes:
+        raise MaskcliError(
+            "--expect is what weights of a part, a picture or a page should be; pass --rows or --keys, "
+            "or -o FILE.png or .html, or leave it out"
+        )
+    meant = from_said({"expect": expect}) if expect else None
+    found = inspected(files, part if zoomed else None, declared, past, head == ALL, tokenizer, meant)
     write_as(sized(chosen, max_size), found, output, look(title, dpi, theme))
     return Exit.OK
 

@@ -125,7 +125,9 @@ def trace(
     # The program may change its folder.
     output, save = (path if path is None else os.path.abspath(path) for path in (output, save))
     draws = chosen.suffixes == PAGES
-    options = Options(*declare(**said), every, limit, tuple(modules or ()), save, save_all, measure, draws)
+    options = Options(
+        *declare(**said)[:3], every, limit, tuple(modules or ()), save, save_all, measure, draws
+    )
     name, *arguments = program
     watched = module(name) if as_module else script(name)
     process, path = os.getpid(), list(sys.path)

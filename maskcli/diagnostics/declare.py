@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 
 class Meaning(NamedTuple):
-    """What was declared: the facts, how an id becomes text, the rules to report (None: all)."""
+    """What was declared: the facts, how an id becomes text, the rules to report (None: all), a tokenizer."""
 
     declared: Declared
     token: Callable[[int], str] | None
     codes: frozenset[str] | None
+    tokenizer: str | None = None
 
 
 def declare(**said: Unpack[Said]) -> Meaning:
@@ -34,7 +35,8 @@ def declare(**said: Unpack[Said]) -> Meaning:
     declared = from_said(said).over(_special_ids(tokenizer))
     declared = replace(declared, chat=_chat(name, template, markers, tokenizer))
     token = None if tokenizer is None else tokenizer.token
-    return Meaning(declared, token, chosen_codes(said.get("select") or (), said.get("ignore") or ()))
+    codes = chosen_codes(said.get("select") or (), said.get("ignore") or ())
+    return Meaning(declared, token, codes, name)
 
 
 def _loaded(name: str) -> Tokenizer:

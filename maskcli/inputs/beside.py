@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from maskcli.arrays import Array
 from maskcli.diagnostics.diagnose import scenes_of
 from maskcli.errors import MaskcliError
+from maskcli.inputs.operands import resolver
 from maskcli.masks.mask import Mask
 from maskcli.meant.facts import Declared
 from maskcli.scene.scene import Scene
 from maskcli.tensors import open_tensors, roles_of
 from maskcli.text import load_tokenizer
+
+NOTHING = Declared()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,18 +35,18 @@ class Beside:
         return [self.token(int(each)) for each in ids[item, slice(*places)]]
 
 
-def beside(path: str, tensor: str, tokenizer: str | None = None) -> Beside:
+def beside(path: str, tensor: str, tokenizer: str | None = None, declared: Declared = NOTHING) -> Beside:
     """What the file of a tensor tells beside it; nothing where it cannot be read as attention."""
-    return telling(path, tokenizer)(tensor)
+    return telling(path, tokenizer, declared)(tensor)
 
 
-def telling(path: str, tokenizer: str | None = None) -> Callable[[str], Beside]:
+def telling(path: str, tokenizer: str | None = None, declared: Declared = NOTHING) -> Callable[[str], Beside]:
     """The same for each of a file's tensors by name."""
     token = load_tokenizer(tokenizer).token if tokenizer is not None else str
     file = open_tensors(path)
     scenes: tuple[Scene, ...] = ()
     with suppress(MaskcliError):
-        scenes = scenes_of(file, Declared(), roles_of(file), None)
+        scenes = scenes_of(file, declared, roles_of(file), resolver())
 
     def told(tensor: str) -> Beside:
         return max(

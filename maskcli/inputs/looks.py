@@ -19,13 +19,15 @@ MOST_HEADS = 64
 class Inspected(NamedTuple):
     """Files by path with their tensors, and the part of each tensor to look at (None: just listed).
 
-    With `every_head` a picture shows all heads of the part; `tokenizer` names its tokens.
+    With `every_head` a picture shows all heads of the part; `tokenizer` names its tokens,
+    and `declared` is what its weights should be.
     """
 
     files: list[tuple[str, list[Described]]]
     zoom: Zoom | None
     every_head: bool = False
     tokenizer: str | None = None
+    declared: Declared = Declared()
 
     def looked(self) -> list[Described]:
         """The tensors to look into. Raises MaskcliError when the part lies outside of one."""
@@ -58,6 +60,7 @@ def inspected(
     past: int | None,
     every_head: bool = False,
     tokenizer: str | None = None,
+    declared: Declared | None = None,
 ) -> Inspected:
     """`FILE[:TENSOR]`s described; where a part is looked at, each has to name one tensor."""
     files = []
@@ -78,7 +81,7 @@ def inspected(
             for one in roled
         ]
         files.append((file.path, described))
-    return Inspected(files, zoom, every_head, tokenizer)
+    return Inspected(files, zoom, every_head, tokenizer, declared or Declared())
 
 
 def _told(roled: Roled, told: Declared) -> str | None:

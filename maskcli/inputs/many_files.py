@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import shlex
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 from maskcli.diagnostics.declare import Meaning, declare
 from maskcli.diagnostics.diagnose import Report, diagnose, scenes_of
+from maskcli.diagnostics.finding import Finding
 from maskcli.diagnostics.unchecked import FILE
 from maskcli.errors import MaskcliError, is_internal, sentence
 from maskcli.inputs.nans import nans_in_words
 from maskcli.inputs.operands import resolver
 from maskcli.inputs.spread import Workers, spread
 from maskcli.inputs.tasks import Task, open_roled
+from maskcli.masks.spec import write
 from maskcli.meant.facts import Said
 from maskcli.measure.passes import watcher
 from maskcli.scene.scene import Scene
@@ -102,7 +106,23 @@ def report_of(task: Task, meaning: Meaning) -> Report:
 def judged(file: TensorFile, roled: tuple[Roled, ...], meaning: Meaning) -> Report:
     """What is found in tensors of known roles, against what was meant."""
     resolve = resolver(meaning.declared.convention)
-    return diagnose(file, meaning.declared, roled, resolve, meaning.token, meaning.codes)
+    report = diagnose(file, meaning.declared, roled, resolve, meaning.token, meaning.codes)
+    weights = {each.tensor.name for each in roled if each.role == "weights"}
+    return replace(report, findings=tuple(_looking(each, weights, meaning) for each in report.findings))
+
+
+def _looking(finding: Finding, weights: Collection[str], meaning: Meaning) -> Finding:
+    """A finding whose command shows tokens by their names, and what its weights should be."""
+    part = finding.excerpt
+    if part is None or part.tensor not in weights or not finding.see.startswith("maskcli inspect"):
+        return finding
+    see = finding.see
+    if meaning.tokenizer is not None and any(each.token for each in (*part.queries, *part.keys)):
+        see += f" -t {shlex.quote(meaning.tokenizer)}"
+    for each in meaning.declared.expect:
+        pattern = f"{each.pattern}=" if each.pattern else ""
+        see += f" --expect {shlex.quote(pattern + write(each.spec))}"
+    return replace(finding, see=see)
 
 
 def scenes_again(tasks: Sequence[Task], meaning: Meaning) -> Iterator[Scene]:

@@ -147,7 +147,7 @@ def _told(described: Described, inspected: Inspected, path: str) -> Beside | Non
         return None
     from maskcli.inputs.beside import beside
 
-    told = beside(path, described.roled.tensor.name, inspected.tokenizer)
+    told = beside(path, described.roled.tensor.name, inspected.tokenizer, inspected.declared)
     return told if inspected.tokenizer is not None else replace(told, ids=None)
 
 
@@ -230,7 +230,7 @@ def _save_picture(inspected: Inspected, path: str | None, look: Look) -> None:
             f"{path!r} is one picture, and {len(inspected.files)} files were given; pass one FILE:TENSOR"
         )
     (described,) = inspected.looked()
-    told = beside(inspected.files[0][0], described.roled.tensor.name, inspected.tokenizer)
+    told = beside(inspected.files[0][0], described.roled.tensor.name, inspected.tokenizer, inspected.declared)
     save_tensor(described, inspected.zooms(described), told, path or "", look)
 
 

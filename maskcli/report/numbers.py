@@ -88,7 +88,7 @@ def print_numbers(table: Numbers, console: Console) -> None:
             line.append(f"{_number(value):>{WIDTH}}{mark}", FOUND if wrong else "")
         console.print(line, no_wrap=True)
     if table.marked:
-        console.print(Text.assemble((MARK, FOUND), " should be 0, as what stands beside it in the file says"))
+        console.print(Text.assemble((MARK, FOUND), " should be 0: what the file or --expect says forbids it"))
 
 
 def _right(text: str, width: int) -> str:

@@ -97,7 +97,7 @@ def save_inspected(inspected: Inspected, path: str | None, megabytes: int | None
     alone = len(inspected.files) == 1 and len(inspected.files[0][1]) == 1
     drawn = []
     for file, tensors in inspected.files:
-        told = telling(file, inspected.tokenizer)
+        told = telling(file, inspected.tokenizer, inspected.declared)
         maps = (_inspected(file, described, alone, told) for described in tensors)
         drawn += [each for each in maps if each is not None]
     if not drawn:
