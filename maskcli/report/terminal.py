@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import StringIO
@@ -247,12 +248,19 @@ def _finite(value: Any) -> Any:
 
 
 def csv_line(values: Iterable[object]) -> str:
-    """Values as a line of CSV; text with a leading =, +, - or @ is quoted, so that no spreadsheet runs it."""
+    """Values as a line of CSV; text that a spreadsheet may take for a formula is quoted."""
     import csv
     import io
 
-    risky = ("=", "+", "-", "@")
     line = io.StringIO()
-    cells = (f"'{value}" if isinstance(value, str) and value.startswith(risky) else value for value in values)
+    cells = (f"'{value}" if isinstance(value, str) and _may_be_formula(value) else value for value in values)
     csv.writer(line, lineterminator="\n").writerow(cells)
     return line.getvalue()
+
+
+def _may_be_formula(text: str) -> bool:
+    """Whether text begins with =, +, - or @, in any width, behind blanks and what nobody sees."""
+    if text[:1].isalnum():
+        return False
+    first = next((each for each in text if unicodedata.category(each)[0] not in "CZM"), "")
+    return unicodedata.normalize("NFKC", first).startswith(("=", "+", "-", "@"))

@@ -47,11 +47,20 @@ def is_pattern(path: str) -> bool:
 
 def _walk(folder: str, known: Callable[[str], bool]) -> Iterator[str]:
     """The files below a folder; one that cannot be listed stands for itself, so that opening it says why."""
-    closed: list[str] = []
-    for parent, folders, names in os.walk(folder, onerror=lambda error: closed.append(str(error.filename))):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.join(parent, name) for name in names if not name.startswith(".") and known(name))
-    yield from closed
+    waiting = [folder]
+    while waiting:
+        parent = waiting.pop()
+        try:
+            with os.scandir(parent) as found:
+                entries = [entry for entry in found if not entry.name.startswith(".")]
+        except OSError:
+            yield parent
+            continue
+        for entry in entries:
+            if not entry.is_dir():
+                yield from [entry.path] if known(entry.name) else []
+            elif not entry.is_symlink():
+                waiting.append(entry.path)
 
 
 def _matching(pattern: str, known: Callable[[str], bool]) -> Iterator[str]:

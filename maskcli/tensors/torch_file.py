@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import pickle
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 from types import MappingProxyType
@@ -38,12 +38,13 @@ from maskcli.tensors.remote import Remote
 from maskcli.tensors.sources import METADATA, Source, Writer, blocks
 from maskcli.tensors.storage import Handle, InMemory, Refused, in_file
 from maskcli.tensors.tensor import Tensor, TensorFile
+from maskcli.tensors.torch_large import MappedError, is_swapped, lying
 from maskcli.tensors.torch_pickle import SavedTensor, described, is_known
 from maskcli.tensors.zipped import archive, names_in_zip, places
 
 # From here on weights_only=True is safe against hostile files (CVE-2025-32434).
 SAFE_TORCH = (2, 6)
-# Bytes written as .pt: torch.save wants all of them in memory at once.
+# Bytes written as .pt: torch.save wants all in memory at once.
 MAX_WRITTEN = 4 * 1024**3
 # What saves any object's tensors as what is read here: dicts of attributes, items and places.
 PLAIN = (
@@ -87,17 +88,15 @@ Use = Callable[[Any, Any, Make], Read]
 def _contents(handle: Handle, use: Use[Read]) -> Read:
     """The saved objects put to use: as the pickle alone tells them, else as torch loads them."""
     zipped = handle.bytes(0, 2) == b"PK"
+    members = _checked(handle) if zipped else {}
     if zipped:
-        members = _checked(handle)
         try:
             saved, kind, make = _described(handle, members)
             return use(saved, kind, affordable(handle, make))
         except UnfamiliarError:
             _check_pickle(handle, members, MAX_PICKLE)
     elif handle.bytes(0, 1) != b"\x80":
-        raise handle.error(
-            "is no file by torch.save; save the tensors again or rename the file to what it is"
-        )
+        raise handle.error("is no file by torch.save; save the tensors again or rename it to what it is")
     elif handle.size > MAX_LEGACY:
         raise handle.error(
             f"has {handle.size} bytes in torch's old format and at most {MAX_LEGACY} are read; "
@@ -105,10 +104,17 @@ def _contents(handle: Handle, use: Use[Read]) -> Read:
         )
     if isinstance(handle, Remote):
         raise handle.error("can be read by torch alone, which wants a file of this machine; download it")
-    loaded = _load(handle.path, zipped)
+    if zipped and handle.size > MAX_LOADED and not is_swapped(handle, members):
+        with suppress(MappedError, MaskcliError):
+            return _put(handle, use, _load(handle.path, zipped, "meta"), lying(handle, _why_not))
+    return _put(handle, use, _load(handle.path, zipped), from_torch)
+
+
+def _put(handle: Handle, use: Use[Read], loaded: Any, make: Make) -> Read:
+    """What torch loaded, put to use."""
     import torch
 
-    return use(loaded, torch.Tensor, affordable(handle, from_torch))
+    return use(loaded, torch.Tensor, affordable(handle, make))
 
 
 def _checked(handle: Handle) -> dict[str, tuple[int, int]]:
@@ -147,10 +153,7 @@ def _described(handle: Handle, members: dict[str, tuple[int, int]]) -> tuple[Any
     if len(folders) != 1:
         raise UnfamiliarError
     folder = folders[0]
-    # Files from before torch 2.1 do not name their byte order.
-    order = members.get(f"{folder}byteorder")
-    swapped = order is not None and handle.bytes(order[0], 6) != b"little"
-    if sys.byteorder != "little" or swapped:
+    if is_swapped(handle, members):
         raise UnfamiliarError
     saved = described(handle.bytes(*members[f"{folder}data.pkl"]))
 
@@ -211,8 +214,8 @@ def _in_storage(handle: Handle, name: str, leaf: SavedTensor, begin: int, size: 
     return Tensor(name, leaf.dtype, leaf.shape, storage)
 
 
-def _load(path: str, zipped: bool) -> Any:
-    """The objects in the file, by torch's restricted unpickler and nothing else."""
+def _load(path: str, zipped: bool, device: str = "cpu") -> Any:
+    """The objects in the file, by torch's restricted unpickler; on the device "meta" without elements."""
     import warnings
 
     with needing("torch", repr(path), "save it as .safetensors"):
@@ -226,9 +229,9 @@ def _load(path: str, zipped: bool) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(
                 path,
-                map_location="cpu",
+                map_location=device,
                 weights_only=True,
-                mmap=zipped and os.path.getsize(path) > MAX_LOADED,
+                mmap=device == "cpu" and zipped and os.path.getsize(path) > MAX_LOADED,
             )
     except pickle.UnpicklingError as error:
         raise MaskcliError(f"{path!r} {_refused(path, zipped)}") from error

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from maskcli import signals
 from maskcli.errors import MaskcliError
 from maskcli.inputs.spread import Workers, spread
 from maskcli.measure import passes
 from maskcli.measure.passes import each_chunk
-from maskcli.tensors import from_array, open_tensors, replacing
+from maskcli.report.terminal import csv_line
+from maskcli.tensors import files_of, from_array, open_tensors, replacing, torch_file
 from maskcli.tensors.descriptors import MOST_OPEN
 from tests.cli.running import DATA, ROOT, refused, run
 
@@ -316,3 +318,47 @@ def test_a_folder_that_is_gone_is_no_reason_to_end(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], cwd=gone, capture_output=True, text=True, check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
     assert done.stdout == "[]\n"
+
+
+def test_a_large_archive_that_torch_alone_can_follow_is_not_mapped(tmp_path, monkeypatch):
+    """What is mapped ends the process by a signal when it shrinks."""
+    path, base = tmp_path / "dump.pt", torch.arange(100.0)
+    saved = {"windows": base.as_strided((10, 4), (2, 1)), "part": base[5:9], "turned": torch.rand(4, 5).T}
+    saved |= {
+        "half": torch.rand(3, 4).bfloat16(),
+        "one": torch.rand(1, 4).expand(3, 4),
+        "none": torch.empty(0, 3),
+    }
+    torch.save(saved, path)
+    monkeypatch.setattr(torch_file, "MAX_LOADED", 100)
+    monkeypatch.setattr(torch_file, "from_torch", None)
+    for tensor in open_tensors(path).tensors:
+        assert np.array_equal(tensor.read().astype(np.float32), saved[tensor.name].float().numpy())
+
+    windows, *_ = open_tensors(path).tensors
+    os.truncate(path, 1000)
+    with pytest.raises(MaskcliError, match="became shorter while it was read"):
+        windows.read()
+
+
+def test_folders_may_be_deep(tmp_path):
+    here, deep = os.getcwd(), 1200
+    os.chdir(tmp_path)
+    for _ in range(deep):
+        os.mkdir("d")
+        os.chdir("d")
+    Path("mask.npy").write_bytes(b"")
+    (found,) = files_of(str(tmp_path), lambda name: name.endswith(".npy"), "")
+    # What removes folders of tests goes no deeper than Python calls itself.
+    Path("mask.npy").unlink()
+    for _ in range(deep):
+        os.chdir("..")
+        os.rmdir("d")
+    os.chdir(here)
+    assert found.count("/d") == deep
+
+
+@pytest.mark.parametrize("formula", ["=1+1", "\uff1d1", "\u200b=1", "\u2060\uff0b1", "\n@a", "\xa0-1"])
+def test_no_spreadsheet_runs_a_text(formula):
+    assert csv_line([formula, "a=1", -5]).lstrip('"').startswith("'")
+    assert csv_line(["a=1", -5, "\u732b", ""]) == "a=1,-5,\u732b,\n"
