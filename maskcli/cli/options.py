@@ -59,6 +59,10 @@ class Padding(str, enum.Enum):
 COMPLETERS = {"convention": conventions, "expect": kinds}
 
 
+# No file holds a number above it.
+MOST = 2**63 - 1
+
+
 def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:  # noqa: A002 (typer's word)
     """An option; `panel` is the heading under which --help lists it."""
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
@@ -68,6 +72,8 @@ def fact_option(field: str, panel: str = MEANT) -> Any:
     """The option of a declared fact."""
     fact = FACTS[field]
     limits = {"min": fact.lowest, "max": fact.highest}
+    if fact.kind in (int, list[int]):
+        limits = {"min": -MOST if fact.lowest is None else fact.lowest, "max": fact.highest or MOST}
     offered = COMPLETERS.get(field)
     return option(
         fact.option, help=fact.help, panel=panel, metavar=fact.metavar, autocompletion=offered, **limits

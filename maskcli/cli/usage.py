@@ -16,7 +16,7 @@ from maskcli.errors import MaskcliError
 # Longer lines are hard to read on any terminal.
 WIDEST = 110
 # What typer tells of numbers: that they are none below 0, and limits that no one meets.
-LIMITS = re.compile(r"(?:; |(?<=\[))(?:\d+<=)?x(?:<=|>=|>|<)[\d.]+")
+LIMITS = re.compile(r"(?:; |(?<=\[))(?:-?\d+<=)?x(?:<=|>=|>|<)[\d.]+")
 FINE = "0 fine, 2 an error in one sentence"
 FOUND = "0 nothing found, 1 findings, 2 what could not be read or checked"
 

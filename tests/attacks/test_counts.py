@@ -6,7 +6,7 @@ import pytest
 
 from maskcli.meant.model_config import MAX_LAYERS, read_config
 from maskcli.untrusted import memory_limit
-from tests.cli.running import refused, run
+from tests.cli.running import ROOT, refused, run
 
 BLOCKS = [[["global"], 10**9]]
 
@@ -44,3 +44,8 @@ def test_keys_of_a_cache(option):
 
 def test_tokens_of_a_batch():
     assert "more than the 8388608 cells" in refused("show", "--lengths", "16777216,1")
+
+
+@pytest.mark.parametrize(("option", "number"), [("--pad-id", 2**64), ("--ignore-index", -(2**64))])
+def test_ids_that_no_file_holds(option, number):
+    assert option in refused("diagnose", ROOT / "tests/fuzz/corpus/tensors/batch.pt", option, number)

@@ -42,7 +42,7 @@ def _counted(source, folder):
         )
     path = folder / "whole.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    outcome = run(["audit", str(path), "--format", "json"])
+    outcome = run(["audit", str(path), "--format", "json", "--loss-shift", "model"])
     told = faults(outcome)
     if told:
         return told
