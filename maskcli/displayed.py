@@ -18,7 +18,11 @@ class Displayed:
 
 
 class Pictured(Displayed):
-    """A mask, which is a picture as well."""
+    """A mask, which is a picture as well, and text where it is printed."""
+
+    def __str__(self) -> str:
+        text: str = import_module(LOOKS).text(self)
+        return text
 
     def plot(self) -> Any:
         """A matplotlib Figure of the mask, which a notebook shows; `savefig` writes it."""

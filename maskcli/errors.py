@@ -20,6 +20,10 @@ class MaskcliError(Exception):
     """
 
 
+class TooManyRunsError(MaskcliError):
+    """A mask is not made of runs: it would take more of them than a mask may have."""
+
+
 def meant(given: str, known: Iterable[str], otherwise: str) -> str:
     """What to do about a word that is none of those known: the one that is like it, or else something.
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 
 import maskcli
 from maskcli.masks.mask import Mask
+from tests.cli.running import run
 from tests.masks.strategies import dense_masks
 
 REAL = np.array([[1, 1, 1], [1, 0, 0]])
@@ -121,3 +122,16 @@ def test_what_is_wrong_is_said_in_keywords(wrong, told):
         wrong()
     assert told in str(failed.value)
     assert "--" not in str(failed.value)
+
+
+def test_a_mask_is_printed_as_show_prints_it():
+    shown = maskcli.show("causal & padding", "The cat sat", "Hello")
+    printed = run("show", "The cat sat", "Hello", "-m", "causal & padding", COLUMNS="100", check=0).stdout
+    assert str(shown).split() == printed.split()
+    assert "attended 6 of 9 cells" in str(maskcli.show("causal", lengths=[3]).mask)
+    assert repr(shown.mask).startswith("Mask(")
+
+
+def test_a_mask_that_is_not_made_of_runs_has_no_name_and_is_shown():
+    padding = np.random.default_rng(0).random((500, 700)) < 0.5
+    assert "500, 1, 700, 700" in str(maskcli.show(padding))

@@ -49,10 +49,10 @@ app = typer.Typer(
 
 
 def command(
-    short_help: str, *examples: str, codes: str = FINE, **settings: Any
+    short_help: str, *examples: str, codes: str = FINE, rewrites: bool = False, **settings: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a function a command: its line in the list of commands, and what ends its --help."""
-    kind = type("Command", (Grouped,), {"examples": examples, "codes": codes})
+    kind = type("Command", (Grouped,), {"examples": examples, "codes": codes, "rewrites": rewrites})
     return app.command(cls=kind, short_help=short_help, **settings)
 
 

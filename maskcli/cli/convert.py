@@ -17,6 +17,7 @@ from maskcli.errors import MaskcliError
     "maskcli convert mask.npy --from mha --to additive --dtype bfloat16 -o mask.safetensors",
     'maskcli convert "causal & padding" --lengths 9,6 --to mha --heads 2 -o mask.npz',
     'maskcli convert "causal & sliding:4" --to flash-attn',
+    rewrites=True,
 )
 def convert(
     source: Annotated[

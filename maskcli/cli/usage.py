@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from typer.core import TyperCommand
@@ -29,18 +30,23 @@ def width() -> int:
 class Grouped(TyperCommand):
     """A command that takes an option of one value once.
 
-    Its --help lists options under headings, and ends with `examples` and exit `codes`.
+    Its --help lists options under headings, and ends with `examples` and exit `codes`. Only one that
+    `rewrites` writes over what it reads.
     """
 
     examples: tuple[str, ...] = ()
     codes: str = FINE
+    rewrites: bool = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, and refuse an option that is given twice: the last would win in silence."""
         if not ctx.resilient_parsing:
             _, _, given = self.make_parser(ctx).parse_args(list(args))
             _check_once(given)
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        if not self.rewrites:
+            _check_apart(ctx.params)
+        return rest
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The options, and the arguments as their help calls them."""
@@ -107,3 +113,24 @@ def _check_once(given: Sequence[Any]) -> None:
             name = max(parameter.opts, key=len)
             joined = "; join masks by & in one" if parameter.name == "mask" else "; leave one out"
             raise MaskcliError(f"{name} was given {times} times and takes one value{joined}")
+
+
+def _check_apart(given: Mapping[str, Any]) -> None:
+    """Refuse a report in the place of a file that is read: what was asked about would be gone."""
+    output = given.get("output")
+    if not isinstance(output, str) or not os.path.isfile(output):
+        return
+    for word in _words(value for name, value in given.items() if name != "output"):
+        # FILE, FILE:TENSOR and NAME=FILE.
+        for path in (word, word.rpartition(":")[0], word.partition("=")[2]):
+            if os.path.isfile(path) and os.path.samefile(path, output):
+                raise MaskcliError(f"{output!r} is read, and would be written over; pass -o another file")
+
+
+def _words(values: Iterable[Any]) -> Iterator[str]:
+    """The texts among values, and in lists of them."""
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _words(value)

@@ -15,7 +15,7 @@ import numpy as np
 
 from maskcli.arrays import Array, Shape, dense_runs
 from maskcli.displayed import Pictured
-from maskcli.errors import MaskcliError
+from maskcli.errors import MaskcliError, TooManyRunsError
 
 Stored = tuple[int, int, int]
 Runs = tuple[tuple[int, int], ...]
@@ -394,7 +394,7 @@ def _check_shape(shape: Shape) -> None:
 def check_count(count: int, what: str) -> None:
     """Refuse masks that are not runs by nature."""
     if count > MAX_RUNS:
-        raise MaskcliError(
+        raise TooManyRunsError(
             f"{what} needs {count:,} runs of keys, more than the limit of {MAX_RUNS:,}; "
             "ask for fewer tokens, or for a mask made of longer runs (causal, sliding, documents)"
         )

@@ -12,12 +12,13 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.errors import MaskcliError
+from maskcli.errors import MaskcliError, TooManyRunsError
 from maskcli.masks.edges import MOST_RANGES, edges_of
 from maskcli.masks.kinds import KINDS, Fit, Numbers
 from maskcli.masks.layout import Layout
@@ -95,7 +96,11 @@ def name_of(mask: Mask, past: int | None = None, labels: Mapping[str, Array] | N
     bare = _layout(mask, past, None)
     seen = np.broadcast_to(mask.seen.any(axis=1), (mask.shape[0], mask.shape[3]))
     layouts = [bare] if seen.all() or not seen.any() else [bare, _layout(mask, past, seen)]
-    exact = _names(mask, layouts, labels or {})
+    try:
+        exact = _names(mask, layouts, labels or {})
+    except TooManyRunsError:
+        # Beside what cannot be built no mask of few words was found.
+        exact = []
     if not exact:
         return _nearest(mask, layouts)
 
@@ -377,8 +382,9 @@ def _nearest(mask: Mask, layouts: list[Layout]) -> Name:
     tried = []
     for layout in layouts:
         for spec in _common(mask, layout):
-            wrong = (build(spec, layout) ^ mask).attended
-            tried.append((wrong, _length(spec), spec, layout))
+            with suppress(TooManyRunsError):
+                wrong = (build(spec, layout) ^ mask).attended
+                tried.append((wrong, _length(spec), spec, layout))
     _, _, spec, layout = min(tried, key=lambda item: item[:2])
     named = build(spec, layout)
     return Name(write(spec), named == mask, layout, (), named - mask, mask - named)

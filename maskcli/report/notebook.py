@@ -23,10 +23,13 @@ from maskcli.report.glance import lines, share
 from maskcli.report.measured import HEADINGS, layers_of, opening, whole_model
 from maskcli.report.svg import svg
 from maskcli.report.terminal import clean
+from maskcli.report.terminal import lines as printed
 from maskcli.tracing.trace import Trace
 
 # Readable on white and on black.
 SEVERITIES = {"error": "#d9363e", "warning": "#b8740f", "note": "#2f81b7"}
+# Of what is printed, as wide as most read code.
+COLUMNS = 100
 # Maps of a batch, rows of a table, before the rest is counted.
 MOST_MAPS, MOST_ROWS = 4, 50
 CELL = "text-align:left;vertical-align:top;padding:2px 12px 2px 0"
@@ -37,6 +40,14 @@ def plot(mask: Mask | Shown) -> Any:
     from maskcli.report.pictures.masks import figure_of_mask
 
     return figure_of_mask(_shown(mask))
+
+
+def text(mask: Mask | Shown) -> str:
+    """What `maskcli show` prints of a mask."""
+    from maskcli.report.tables import print_shown
+
+    shown = _shown(mask)
+    return "\n".join(line.rstrip() for line in printed(lambda console: print_shown(shown, console), COLUMNS))
 
 
 @singledispatch

@@ -362,3 +362,21 @@ def test_folders_may_be_deep(tmp_path):
 def test_no_spreadsheet_runs_a_text(formula):
     assert csv_line([formula, "a=1", -5]).lstrip('"').startswith("'")
     assert csv_line(["a=1", -5, "\u732b", ""]) == "a=1,-5,\u732b,\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("train.jsonl", ["audit", "train.jsonl", "--format", "jsonl"]),
+        ("texts.json", ["show", "--file", "texts.json", "--format", "json"]),
+        ("mask.npy", ["inspect", "mask.npy:mask", "--format", "text"]),
+        ("mask.npy", ["diagnose", "weights.npy", "--role", "mask=mask.npy:mask", "--format", "json"]),
+        ("mask.npy", ["diff", "causal", "mask.npy"]),
+    ],
+)
+def test_no_report_is_written_over_what_is_read(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b"whole")
+    (tmp_path / "link").symlink_to(name)
+    for output in (name, "link", tmp_path / name):
+        assert "would be written over; pass -o another file" in refused(*words, "-o", output, cwd=tmp_path)
+    assert (tmp_path / name).read_bytes() == b"whole"
