@@ -370,7 +370,7 @@ def test_no_spreadsheet_runs_a_text(formula):
         ("train.jsonl", ["audit", "train.jsonl", "--format", "jsonl"]),
         ("texts.json", ["show", "--file", "texts.json", "--format", "json"]),
         ("mask.npy", ["inspect", "mask.npy:mask", "--format", "text"]),
-        ("mask.npy", ["diagnose", "weights.npy", "--role", "mask=mask.npy:mask", "--format", "json"]),
+        ("mask.npy", ["diagnose", "mask.npy", "--format", "json"]),
         ("mask.npy", ["diff", "causal", "mask.npy"]),
     ],
 )
