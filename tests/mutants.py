@@ -218,14 +218,16 @@ def _tested(mutant, changed, share):
     most = SECONDS if share == "1" else 10 * SECONDS
     resource.setrlimit(resource.RLIMIT_CPU, (most, most))
     signal.alarm(10 * most)
-    if changed:
-        sys.meta_path.insert(0, Finder(mutant))
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     os.dup2(1, 2)
     sys.stdout = sys.stderr = io.StringIO()
 
     class Quick:
         def pytest_configure(self):
+            if changed:
+                # Before what pytest itself imports plugins by, of which maskcli is one.
+                assert mutant.module not in sys.modules
+                sys.meta_path.insert(0, Finder(mutant))
             once = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
             hypothesis.settings.register_profile(
                 "mutants", deadline=None, phases=once, max_examples=30, database=None, derandomize=True
