@@ -164,7 +164,6 @@ def test_a_model_that_mixes_nothing(folder):
     assert "nothing found: " in probe(folder, "models.py:make_deaf", check=0).stdout
 
 
-@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -318,12 +318,11 @@ def test_a_function_of_the_length_is_an_operand(tmp_path):
     )
 
 
-@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ([], "nothing was given where one of texts"),
-        (["a", "--lengths", "3"], "texts and --lengths was given"),
+        (["a", "--lengths", "3"], "texts and --lengths were given"),
         (["a", "-m", "window"], "window needs a size: window:4"),
         (["a", "-m", "cross"], "pass it with --source"),
         (["a", "-m", "documents"], "--packed"),
