@@ -47,7 +47,8 @@ def cli(source, folder):
     """No command line does what none may do."""
     name = source.choice(COMMANDS)
     words = [name, *_arguments(source, name, folder)]
-    for option in source.some(_options(name), 4):
+    # Few options at once, or nearly all lines would be refused.
+    for option in source.some(_options(name), source.choice([0, 1, 1, 2, 4])):
         words += _written(source, option, folder)
     if name == "diagnose":
         # Folders would be spread over processes, whose start takes longer than anything else here.
@@ -109,6 +110,17 @@ def _value(source, option, metavar, folder):
         "FILL": lambda: source.choice(["-inf", "-1e9", "min", "0", "nan", "1e400", source.text()]),
         "RULES": lambda: source.choice(["MSK202", "MSK1", "padding", "MSK999", source.text()]),
         "DIR": lambda: _model(source, folder),
+        "ID": lambda: str(source.number()),
+        "MB": lambda: source.choice(["1", "25", str(source.number())]),
+        "N|all": lambda: source.choice(["0", "all", str(source.number())]),
+        "POSITIONS": lambda: source.choice(["0,1,2", "3 1 2 0", source.text()]),
+        "QUERY,KEY": lambda: f"{source.number()},{source.between(0, 5)}",
+        "ROLE=MARKER": lambda: source.choice(["user=<|user|>", "end=</s>", source.text()]),
+        "ROLE=NAME": lambda: source.choice(["input_ids=ids", "labels=y", "input_ids=input_ids", source.text()]),
+        "RULE": lambda: source.choice(["MSK401", "MSK503", source.text()]),
+        "TYPE": lambda: source.choice(["float16", "bfloat16", "float32", "x"]),
+        "X": lambda: source.choice(["0.1", "1e-6", "0", "nan", source.text()]),
+        "[FILE:]ROW": lambda: str(source.number()),
     }  # fmt: skip
     if metavar in makers:
         return makers[metavar]()
@@ -135,25 +147,28 @@ def _arguments(source, name, folder):
         return [_file(source, folder, *homes) for _ in range(source.between(1, 2))]
     if name == "diff":
         sides = [lambda: spec(source), lambda: _file(source, folder, TENSORS)]
-        return [source.choice(sides)() for _ in range(2)]
+        lengths = ["--lengths", "6,4"] if source.below(2) else []
+        return [*(source.choice(sides)() for _ in range(2)), *lengths]
     if name == "convert":
-        return [source.choice([spec(source), _file(source, folder, TENSORS)])]
-    return source.choice([[], ["MSK202"], ["masks"], [source.text()]])
+        target = ["--to", source.choice(["additive", "mha", "sdpa", "flash-attn"])] if source.below(8) else []
+        lengths = ["--lengths", "6,4"]
+        return [*source.choice([[spec(source), *lengths], [_file(source, folder, TENSORS)]]), *target]
+    known = {"rule": ["MSK202", "MSK4", "--all"], "docs": ["masks", "json", "security"]}[name]
+    return [source.choice(known) if source.below(8) else source.text()]
 
 
 def _file(source, folder, *homes):
     """A file of the corpus, whole or damaged, at times under a hostile name; or what is none."""
     path = source.choice(_corpus(homes or (TENSORS, SETS, TEXTS)))
-    way = source.below(8)
+    way = source.below(16)
     if way == 0:
         return source.choice(
             ["none.npy", "/dev/zero", "/dev/null", str(TENSORS), "/proc/self/environ", "", source.text()]
         )
-    if way > 3:
-        behind = source.choice(
-            ["", "", "", ":causal_mask", ":attentions.0", ":input_ids", f":{source.text()}", "/0"]
-        )
-        return f"{path}{behind}"
+    if way > 4:
+        if homes == (SETS,) or source.below(4):
+            return str(path)
+        return f"{path}{source.choice([':causal_mask', ':attentions.0', f':{source.text()}', '/0'])}"
     name = f"{_number()}{source.text()[:40] if source.once_in(3) else ''}{path.suffix}".replace(
         "/", "_"
     ).replace("\0", "")

@@ -103,7 +103,8 @@ def run(arguments, stdin=b""):
     from maskcli.cli import main
 
     def called():
-        sys.stdin = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
+        given.seek(0)
+        sys.stdin = io.TextIOWrapper(given, encoding="utf-8")
         sys.argv = ["maskcli", *arguments]
         try:
             main()
@@ -113,7 +114,10 @@ def run(arguments, stdin=b""):
                 os._exit(ENDED)
             return stop.code if isinstance(stop.code, int) else 0
 
-    return measured(called)
+    # Standard input is a file: it has a number, as it has in a shell.
+    with tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        return measured(called)
 
 
 def measured(called):
