@@ -177,3 +177,13 @@ def test_a_name_of_the_longest_document_that_no_other_can_have_is_no_name():
     name = name_of(Mask.from_dense(cells[None, None]))
     assert not name.exact
     assert (build(parse(name.spec), name.layout) ^ Mask.from_dense(cells[None, None])).attended == name.wrong
+
+
+@pytest.mark.parametrize("length", range(3, 7))
+def test_prefixes_of_every_size(length):
+    """From the first token alone, which is a causal mask, to all of them."""
+    named = [
+        name_of(build(parse(f"prefix-lm:{size + 1}"), Layout(1, length, length))).spec
+        for size in range(length)
+    ]
+    assert named == ["causal", *(f"prefix-lm:{size}" for size in range(2, length)), "full"]
