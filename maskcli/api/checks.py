@@ -79,4 +79,7 @@ def trace(
     if save_all and save is None:
         raise MaskcliError("save_all=True needs a folder to write to; pass save=DIR")
     chosen = (modules,) if isinstance(modules, str) else tuple(modules)
-    return Trace(Options(*declare(**said)[:3], every, limit, chosen, save, save_all, measure))
+    meaning = declare(**said)
+    return Trace(
+        Options(meaning.declared, meaning.token, meaning.codes, every, limit, chosen, save, save_all, measure)
+    )

@@ -125,8 +125,18 @@ def trace(
     # The program may change its folder.
     output, save = (path if path is None else os.path.abspath(path) for path in (output, save))
     draws = chosen.suffixes == PAGES
+    meaning, watched_modules = declare(**said), tuple(modules or ())
     options = Options(
-        *declare(**said)[:3], every, limit, tuple(modules or ()), save, save_all, measure, draws
+        meaning.declared,
+        meaning.token,
+        meaning.codes,
+        every,
+        limit,
+        watched_modules,
+        save,
+        save_all,
+        measure,
+        draws,
     )
     name, *arguments = program
     watched = module(name) if as_module else script(name)

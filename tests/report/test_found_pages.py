@@ -88,7 +88,7 @@ def test_a_probe_draws_no_difference_where_not_all_that_may_be_seen_has_to_be():
 
 
 def trace_of(**options):
-    with Trace(Options(*declare(expect="causal", pad_id=0), **options), "x.py") as watching:
+    with Trace(Options(declare(expect="causal", pad_id=0).declared, **options), "x.py") as watching:
         Net(fused, unmasked)(IDS, REAL)
     return watching.report
 
