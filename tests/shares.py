@@ -2,7 +2,7 @@
 
 import zlib
 
-SHARES = tuple("123456789")
+SHARES = tuple(map(str, range(1, 13)))
 
 
 def share(name):

@@ -12,7 +12,7 @@ from maskcli.text.turns import learn, shaped
 from tests.diagnostics.attention import report
 from tests.text.chats import TEMPLATES, chat, conversation, shipped
 
-IGNORE, ROWS, BATCH = -100, 16, 4
+IGNORE, ROWS, BATCH = -100, 12, 3
 SOURCES = {
     **{f"own_{style}": source for style, (source, _) in TEMPLATES.items()},
     **{path.stem: path for path in shipped()},

@@ -25,10 +25,14 @@ USER, ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
 
 
 @pytest.fixture(scope="module")
-def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def backbones(small_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
-    folders = {"deepseek": deepseek(Path()), "gpt2": gpt2(tmp_path_factory.mktemp("gpt2"))}
+    folders = {
+        "deepseek": small_tokenizer,
+        "whole": deepseek(Path()),
+        "gpt2": gpt2(tmp_path_factory.mktemp("gpt2")),
+    }
     return {name: AutoTokenizer.from_pretrained(folder) for name, folder in folders.items()}
 
 
@@ -119,7 +123,7 @@ def test_markers_that_no_token_stands_for_are_found_as_words(backbones, style: s
 @pytest.mark.combinations
 @pytest.mark.parametrize("path", list(shipped()), ids=lambda path: path.stem)
 def test_templates_that_trl_ships(backbones, path: Path) -> None:
-    made = chat(backbones["deepseek"], path.read_text(encoding="utf-8"))
+    made = chat(backbones["whole"], path.read_text(encoding="utf-8"))
     turns = learn(made.tokenizer)
     assert {"user", "assistant"} <= set(turns.roles)
     assert (turns.marks is not None) == (made.tokenizer.template.marked is not None)
