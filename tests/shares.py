@@ -2,7 +2,7 @@
 
 import zlib
 
-SHARES = tuple(map(str, range(1, 13)))
+SHARES = tuple(map(str, range(1, 16)))
 
 
 def share(name):

@@ -411,6 +411,7 @@ def test_torch_cut_short(tmp_path):
             refused(tmp_path / "x.pt", "x.pt")
 
 
+@pytest.mark.long
 def test_nests_without_end(tmp_path):
     loop: list[object] = []
     loop.append(loop)

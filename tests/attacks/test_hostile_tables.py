@@ -236,6 +236,7 @@ def test_numbers_and_nests_that_json_should_not_have(tmp_path, outcome):
             assert grown < 200
 
 
+@pytest.mark.long
 def test_nan_and_infinity_are_numbers_of_a_kind(tmp_path, read_whole):
     read_whole(write(tmp_path / "x.jsonl", '{"a": [NaN, 1, -Infinity]}\n{"a": [1]}\n'), 2)
 

@@ -85,6 +85,7 @@ def found(rows, folder, **said):
     return {told.code: [row.row for row in told.first] for told in report.findings}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("masked", [False, True])
 def test_rows_that_hold_no_padding_hide_no_ends(saved, masked):
     """Padding that is the end of texts is put behind them to make a batch: nothing has masked an end there."""
@@ -124,6 +125,7 @@ def test_a_tokenizer_tells_what_begins_texts(saved):
     assert found(rows, folder) == {"MSK409": [3]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("counted", [False, True])
 def test_a_prompt_that_begins_a_thought_is_unanswered(saved, counted):
     made, folder = saved(THINKS)
@@ -136,6 +138,7 @@ def test_a_prompt_that_begins_a_thought_is_unanswered(saved, counted):
     assert found(rows, folder) == {"MSK512": [2]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words", ["More", "More words, and some more of them, behind the end of a whole talk."]
 )
@@ -208,6 +211,7 @@ def test_prompts_and_answers_of_no_template_are_no_late_answers(saved):
     assert found(rows, folder, eos_id=end) == {}
 
 
+@pytest.mark.long
 def test_a_text_that_begins_as_all_do_is_no_turn_of_a_system(saved):
     """Where a template writes the system's text right behind the beginning, as DeepSeek's does."""
     made, folder = saved(

@@ -226,6 +226,7 @@ def test_what_is_odd_adds_up():
     assert together(several) == (Odd(REFUSED, 11, 3, "a", "x.jsonl"), several[1])
 
 
+@pytest.mark.long
 def test_many_rows_cost_little_more_than_their_encoding(marked):
     folder, reference = marked
     source = random.Random(1)

@@ -5,6 +5,7 @@ from itertools import pairwise
 from operator import add
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,6 +154,7 @@ def test_the_glance_counts_what_a_loop_over_rows_counts(case):
     )
 
 
+@pytest.mark.long
 @given(training_sets(), st.data())
 @settings(max_examples=60, deadline=None)
 def test_the_report_is_the_same_however_rows_are_cut(case, data):
@@ -169,6 +171,7 @@ def test_the_report_is_the_same_however_rows_are_cut(case, data):
         assert one.where[SET].tolist() == two.where[SET].tolist()
 
 
+@pytest.mark.long
 @given(training_sets(), st.data())
 @settings(max_examples=30, deadline=None)
 def test_folds_add_up_in_any_grouping(case, data):

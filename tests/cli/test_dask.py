@@ -45,6 +45,7 @@ def folder(tmp_path):
     return tmp_path / "dumps"
 
 
+@pytest.mark.long
 def test_the_command_prints_what_one_process_prints(local, folder):
     plain, spread_out = (
         run("diagnose", folder, SICK, "--format", "jsonl", *more, check=2, fresh=True)
@@ -151,5 +152,6 @@ def test_a_machine_without_dask_is_told_what_to_install(monkeypatch):
         next(spread(partial(deadly, 0), [1], Workers(dask="tcp://127.0.0.1:1"), str))
 
 
+@pytest.mark.long
 def test_jobs_and_a_cluster_exclude_each_other(folder):
     assert "--jobs and --dask both say" in refused("diagnose", folder, "--dask", "tcp://x:1", "--jobs", "2")

@@ -135,6 +135,7 @@ def test_several_processes_print_what_one_prints(mixed, form):
     assert one.stderr == two.stderr
 
 
+@pytest.mark.long
 def test_the_order_is_the_files_whatever_ends_first(tmp_path):
     large = dump(tmp_path / "z.safetensors", length=700)
     small = [dump(tmp_path / f"{name}.safetensors") for name in "abc"]

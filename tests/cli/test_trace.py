@@ -202,6 +202,7 @@ def test_a_failing_program_is_still_reported_and_its_traceback_is_its_own(folder
     assert "MSK202" in err
 
 
+@pytest.mark.long
 def test_an_interrupt_still_reports(folder):
     name = program(
         folder, "import model, time\nmodel.call(True)\nprint('ready', flush=True)\ntime.sleep(60)\n"

@@ -257,6 +257,7 @@ def test_a_tokenizers_template_tells_turns(made, tmp_path):
     assert loud(maskcli.diagnose(sick, tokenizer=str(bare), turn=turn)) == ["MSK509"]
 
 
+@pytest.mark.long
 def test_a_template_that_renders_nothing_is_told_beside_the_rest(made, tmp_path):
     made.reference.save_pretrained(tmp_path / "model")
     (tmp_path / "chat.jinja").write_text("nothing")

@@ -162,7 +162,7 @@ def test_the_zoo_is_large():
 
 
 def test_shares_are_fair():
-    """Twelve runs, `--share 1` to `--share 12`, are one of `--share all`."""
+    """Fifteen runs, `--share 1` to `--share 15`, are one of `--share all`."""
     names = set().union(*TABLES)
     counts = collections.Counter(map(share, names))
     assert set(counts) == set(SHARES)

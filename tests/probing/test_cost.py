@@ -37,6 +37,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["llama", "mixtral", "bert", "bart", "t5"])
 def test_layers_are_found_in_fifteen_runs(name):
     assert maskcli.probe(library(name, "eager"), only="masks").behaviour.forwards <= 15

@@ -152,6 +152,7 @@ def test_buffers_are_what_they_were():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.long
 def test_what_holds_a_model_is_looked_through():
     for sees, found in ((causal, []), (None, [("MSK601", ("layers.0",))])):
         model = Decoder(Attention(sees)).eval()

@@ -84,6 +84,7 @@ def test_any_mask_is_measured_cell_by_cell(first, second):
     assert found == mixing == set(behaviour.mixing)
 
 
+@pytest.mark.long
 @settings(max_examples=15, deadline=None)
 @given(masks(), masks())
 def test_layers_compose_to_the_reach_of_the_model(first, second):

@@ -14,6 +14,7 @@ def differing(report):
     return {each.test for each in report.behaviour.compared if not each.agrees}
 
 
+@pytest.mark.long
 def test_what_was_meant_is_a_spec_or_a_configuration(tmp_path):
     config = {
         "model_type": "mistral", "architectures": ["MistralForCausalLM"], "num_hidden_layers": 2, "sliding_window": 5, "vocab_size": VOCAB,

@@ -138,6 +138,7 @@ def test_a_prefix_cache_is_compared_cold_and_warm():
     assert differing(probed(Caching(bug="shifted"))[0]) == {"S-cache"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dialect", ["echo", "prompt", "words", "strict"])
 def test_dialects_tell_the_same(dialect):
     behaviour, _ = probed(Tiny(bug="positions"), dialect=dialect)

@@ -90,6 +90,7 @@ def test_pixels_of_the_file_have_the_colours(tmp_path):
         assert np.allclose(saved[len(saved) - int(up) - 1, int(across)], to_rgb(expected), atol=0.01)
 
 
+@pytest.mark.long
 def test_a_long_mask_is_shares_of_cells():
     figure = figure_of_mask(maskcli.show("causal & sliding:9000", lengths=[1_000_000]))
     shown = figure.axes[0].images[0].get_array()

@@ -43,6 +43,7 @@ def legend(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+@pytest.mark.long
 def test_heads_of_real_weights_share_a_scale_and_padding_is_hatched():
     figure = drawn(f"{WELL}:attentions.0", Zoom(batch=1), heads=True)
     *panels, bar = figure.axes

@@ -12,6 +12,7 @@ from tests.tables.whole import as_rows, columns, read_back, telling
 anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
+@pytest.mark.long
 @anywhere
 @given(
     columns.filter(lambda columns: columns["labels"]),

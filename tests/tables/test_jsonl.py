@@ -34,6 +34,7 @@ def test_written_and_read_back_in_pieces_of_any_size(tmp_path, columns, bounds, 
     assert len(table.parts) == -(-path.stat().st_size // part)
 
 
+@pytest.mark.long
 @anywhere
 @given(columns.filter(lambda columns: columns["labels"]), st.sampled_from(["gz", "zst"]))
 def test_packed_files(tmp_path, columns, how):

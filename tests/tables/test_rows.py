@@ -19,6 +19,7 @@ def held_of(data, **bounds):
     return table, gathered(held.read(table.numbers, table.others, **bounds), table.numbers, table.others)
 
 
+@pytest.mark.long
 @given(columns)
 def test_rows_of_lists_arrays_and_tensors(columns):
     rows = as_rows(columns)

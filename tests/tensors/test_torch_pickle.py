@@ -200,6 +200,7 @@ class Call:
         return self.made
 
 
+@pytest.mark.long
 def test_nothing_is_called_and_nothing_grows(tmp_path):
     path = str(tmp_path / "made")
     pair: object = ()

@@ -47,6 +47,7 @@ def test_templates_as_people_write_them(backbones, style: str) -> None:
     assert checked.keeps_thinking == {"thinking": False}.get(style)
 
 
+@pytest.mark.long
 def test_marks_with_and_without_the_end(backbones) -> None:
     right, wrong = (check(chat(backbones["gpt2"], template).tokenizer) for template in (MARKED, UNENDED))
     assert right.marks == (False, True)
@@ -55,6 +56,7 @@ def test_marks_with_and_without_the_end(backbones) -> None:
     assert told(wrong).startswith("error: the generation marks leave out '<|im_end|>'")
 
 
+@pytest.mark.long
 def test_a_prompt_that_is_no_header(backbones) -> None:
     assert check(chat(backbones["gpt2"], TEMPLATES["chatml"][0]).tokenizer).prompt_begins_answers
     # The prompt opens a thought that a rendered answer has not.
@@ -64,6 +66,7 @@ def test_a_prompt_that_is_no_header(backbones) -> None:
     assert check(chat(backbones["gpt2"], TEMPLATES["mistral"][0]).tokenizer).prompt_begins_answers is None
 
 
+@pytest.mark.long
 def test_an_end_that_is_not_the_tokenizers(backbones) -> None:
     assert "answers end in '<|im_end|>', and the tokenizer's end is '<|endoftext|>'" in told(
         check(chat(backbones["gpt2"], TEMPLATES["chatml"][0]).tokenizer)

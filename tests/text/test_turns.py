@@ -228,6 +228,7 @@ def test_an_unknown_role_is_another_turn(backbones) -> None:
     assert turns_of(turns.split(ids[None])) == ["user", "other"]
 
 
+@pytest.mark.long
 def test_thoughts_that_a_template_drops_from_past_answers(backbones) -> None:
     def learnt(style: str) -> Turns:
         return learn(chat(backbones["gpt2"], TEMPLATES[style][0]).tokenizer)

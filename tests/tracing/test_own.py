@@ -81,6 +81,7 @@ def made_fx(net):
     return operators(make_fx(net)(IDS, REAL).graph)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("record", [exported, fx_traced, jit_traced, made_fx])
 def test_what_records_a_program_records_nothing_of_the_trace(record):
@@ -282,6 +283,7 @@ def test_what_cannot_be_handed_to_a_new_process_is_said():
     assert traced.report.unfollowed == ("what is declared in this process cannot be handed to a new one",)
 
 
+@pytest.mark.long
 def test_a_child_that_is_killed_is_said_to_be_lost(tmp_path):
     (tmp_path / "child.py").write_text(PROGRAM + "import os, signal; os.kill(os.getpid(), signal.SIGKILL)\n")
     with maskcli.trace() as traced:
