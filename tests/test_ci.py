@@ -81,6 +81,7 @@ def trained(folder, **changed):
     return space["trainer"]
 
 
+@pytest.mark.long
 def test_trainers_first_batch_and_step_are_checked(tmp_path, capsys):
     trainer = trained(tmp_path)
     assert trainer.state.global_step == 2

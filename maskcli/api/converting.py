@@ -196,6 +196,10 @@ def _written(source: str, saved: Given, to: str, dtype: str | None, fill: str, h
         )
     batch, own_heads, queries, keys = saved.shape
     wide = heads or own_heads
+    if wide > MOST_HEADS:
+        raise MaskcliError(
+            f"{wide:,} heads are more than any model has; pass --heads {MOST_HEADS:,} or fewer"
+        )
     if own_heads not in (1, wide):
         raise MaskcliError(f"{source!r} has {own_heads} heads, not --heads {wide}")
     return Written(

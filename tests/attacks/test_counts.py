@@ -49,3 +49,11 @@ def test_tokens_of_a_batch():
 @pytest.mark.parametrize(("option", "number"), [("--pad-id", 2**64), ("--ignore-index", -(2**64))])
 def test_ids_that_no_file_holds(option, number):
     assert option in refused("diagnose", ROOT / "tests/fuzz/corpus/tensors/batch.pt", option, number)
+
+
+def test_heads_of_a_mask_that_is_written(tmp_path):
+    np.save(
+        tmp_path / "mask.npy", np.tril(np.ones((2, 1, 3, 3), bool)) * np.array([1, 0])[:, None, None, None]
+    )
+    sentence = refused("convert", tmp_path / "mask.npy", "--to", "mha", "--heads", 2**40)
+    assert "1,099,511,627,776 heads are more than any model has; pass --heads 4,096 or fewer" in sentence

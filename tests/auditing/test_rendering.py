@@ -78,6 +78,7 @@ def test_rows_are_what_transformers_makes_of_each(marked):
     assert made.odd == ()
 
 
+@pytest.mark.long
 def test_without_marks_the_answers_and_their_ends_count(chatml):
     folder, reference = chatml
     made = rendered(

@@ -84,6 +84,7 @@ def test_labels_of_another_length_are_shown_as_far_as_they_go(tmp_path):
     assert side.columns == {"id": list(range(5, 13)), "label": [-100, -100, 7, 8, 9, 10, None, None]}
 
 
+@pytest.mark.long
 def test_messages_are_shown_with_their_turns(tmp_path, saved):  # noqa: F811
     folder, reference = saved("showing", MARKED)
     chat = [{"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "Hi"}]

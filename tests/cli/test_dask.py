@@ -70,6 +70,7 @@ def test_a_worker_that_is_lost_changes_nothing(local, folder):
     assert found == alone
 
 
+@pytest.mark.long
 def test_an_audit_is_the_same_bit_for_bit(local, tmp_path):
     """Parts of a set are read by workers, of which one is lost; their counts are added in the order of the parts."""
     generator = np.random.default_rng(0)

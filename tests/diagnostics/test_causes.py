@@ -101,6 +101,7 @@ def test_scores_that_were_not_masked_at_all_are_no_soft_mask(dtype):
 # MSK211
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("shape", "dtype", "side"),
     [each for each in GRID if each[0][0] > 1 and each[0][1] > 1 and each[0][2] > 1],
@@ -124,6 +125,7 @@ def test_masks_of_other_samples(shape, dtype, side, order):
     assert set(range(batch) if finding.where.batch is None else finding.where.batch) == wrong
 
 
+@pytest.mark.combinations
 @grid
 def test_no_mask_is_not_another_samples_mask(shape, dtype, side):
     real = padding(shape, side)
@@ -148,6 +150,7 @@ def test_a_softmax_of_a_softmax(dtype, look, masked):
     assert loud(report({"attentions.0": to(twice, dtype)}, expect=look)) == ["MSK212"]
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("scale", [0.005, 0.02, 0.2, 1.0, 2.0, 4.0])
 def test_flat_attention_is_no_softmax_of_a_softmax(dtype, scale):
@@ -229,6 +232,7 @@ def packed(lengths):
     return documents[:, None] == documents, np.concatenate([np.arange(n) for n in lengths])
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("look", ["causal", "full"])
 @pytest.mark.parametrize("told", ["position_ids", "cu_seqlens", "segment_ids"])
@@ -260,6 +264,7 @@ def test_documents_that_see_each_other(dtype, look, told):
 # MSK209
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("evidence", ["nothing", "mask", "expect"])
 @pytest.mark.parametrize("scale", [0.5, 2.0])
@@ -315,6 +320,7 @@ def test_padding_cut_off_behind_a_causal_softmax(dtype, declared, scale):
     assert the(found, "MSK209").evidence["lowest_sum"] == pytest.approx(lost.min(), abs=1e-2)
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("declared", ["", "causal"])
 @pytest.mark.parametrize("kind", ["masked rightly", "sink", "dropout"])
@@ -341,6 +347,7 @@ def windowed(shape, size):
     return (k <= p) & (p - k < size)
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("shape", [(1, 1, 16, 16), (2, 3, 24, 24), (2, 2, 8, 30), (2, 4, 1, 40)])
 @pytest.mark.parametrize(("real", "said"), [(6, 5), (9, 5), (40, 5)])
@@ -353,6 +360,7 @@ def test_windows_that_are_too_wide(dtype, shape, real, said):
     assert loud(report(arrays, expect=f"attentions.0=sliding:{said}")) == ["MSK213"]
 
 
+@pytest.mark.combinations
 @dtypes
 @sides
 @pytest.mark.parametrize("shape", [(1, 1, 16, 16), (2, 3, 24, 24), (2, 2, 8, 30)])
@@ -374,6 +382,7 @@ def test_a_window_longer_than_the_text_cannot_be_told():
     assert "more than 64 keys" in next(s for s in found.skipped if s.code == "MSK213").needs[0]
 
 
+@pytest.mark.combinations
 @dtypes
 @sides
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (3, 4, 12, 12), (2, 2, 5, 17), (2, 2, 80, 80)])
@@ -391,6 +400,7 @@ def test_one_future_key(dtype, side, shape):
     assert loud(found) == ["MSK214"]
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (3, 4, 12, 12), (2, 2, 80, 80)])
 @pytest.mark.parametrize("first", ["uniform", "nan", "zero"])
@@ -412,6 +422,7 @@ def test_a_strict_diagonal_with_a_zero_slot_or_a_sink_is_healthy(dtype):
     assert loud(report({"attentions.0": to(slot[..., 1:], dtype)})) == []
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("shape", [(1, 2, 5, 17), (2, 2, 5, 17), (2, 3, 1, 16)])
 @pytest.mark.parametrize("told", ["past", "position_ids", "attention_mask"])
@@ -467,6 +478,7 @@ def heads(shape, groups, seed=0):
     )
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize(("count", "groups"), [(4, 2), (6, 3), (8, 2)])
 @pytest.mark.parametrize("order", ["runs", "turns"])
@@ -494,6 +506,7 @@ def test_keys_that_were_saved_before_they_were_turned_say_nothing(dtype):
     assert loud(report(arrays)) == []
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("layout", ["hq", "qh"])
@@ -543,6 +556,7 @@ def test_a_padding_mask_that_also_fits_the_queries():
         assert "MSK112" not in loud(report(arrays))
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("kind", ["float", "bool"])
 @pytest.mark.parametrize(("obeyed", "codes"), [("samples", []), ("heads", []), ("neither", ["MSK204"])])

@@ -74,6 +74,7 @@ def test_a_mask_alone_is_compared_with_the_declared_one(saved, meant, form):
         )
 
 
+@pytest.mark.combinations
 @sides
 @dtypes
 @pytest.mark.parametrize(
@@ -344,6 +345,7 @@ def test_scores_multiplied_by_the_padding_mask(dtype, side, look):
     assert loud(report({"attentions.0": made} | mask_of(real))) == ["MSK202"]
 
 
+@pytest.mark.combinations
 @dtypes
 @sides
 @pytest.mark.parametrize("other", [[1, 0, 3, 2], [1, 0, 2, 3], [2, 0, 3, 1]])

@@ -237,6 +237,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "uint8"])
 @pytest.mark.parametrize("sign", [1, -1])

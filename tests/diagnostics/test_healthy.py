@@ -61,6 +61,7 @@ def test_healthy_models(shape, dtype, side, pad_rows):
         silent(layers(shape, keep, dtype) | {"attn_mask": additive}, spec)
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -246,6 +247,7 @@ def test_boolean_masks_whose_polarity_only_the_weights_tell(dtype):
         silent({"attentions.0": padded, "attn_mask": torch.from_numpy(polarity[:, None, None])})
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 4.0, 16.0])
 @pytest.mark.parametrize("shape", [(3, 4, 1, 13), (3, 4, 1, 40), (2, 4, 40, 40)])

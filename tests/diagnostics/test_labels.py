@@ -346,6 +346,7 @@ def test_cut_rows_beside_one_that_ends_are_silent():
 # MSK501
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("shape", "side", "shift"), list(itertools.product(SHAPES, SIDES, [0, 1])))
 @pytest.mark.parametrize("mask", [True, False])
 @pytest.mark.parametrize("prompt", [True, False], ids=["prompt ignored", "prompt supervised"])
@@ -379,6 +380,7 @@ def test_an_end_masked_by_its_id_in_one_sample_and_in_every_turn():
     assert finding.evidence == {"unsupervised_ends": 1, "supervised_ends": 2}
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("shift", [0, 1])
@@ -415,6 +417,7 @@ def test_two_end_tokens_in_a_row_need_one_label():
 # MSK502
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("shape", "side", "pad", "mask", "shift"), GRID)
 def test_nothing_is_supervised(shape, side, pad, mask, shift):
     batch = Batch(shape, side, pad)
@@ -475,6 +478,7 @@ def test_a_row_of_padding_alone_need_not_be_supervised():
 # MSK503
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("shape", "side"), list(itertools.product(SHAPES, ["left", "right"])))
 @pytest.mark.parametrize("pad", PADS)
 @pytest.mark.parametrize("prompt", [True, False], ids=["prompt ignored", "prompt supervised"])
@@ -546,6 +550,7 @@ def test_an_end_that_the_mask_calls_padding_may_be_supervised():
 # MSK504 and MSK506
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("shape", "side", "pad", "mask", "shift"), GRID)
 def test_a_prompt_that_is_supervised(shape, side, pad, mask, shift):
     batch = Batch(shape, side, pad)
@@ -562,6 +567,7 @@ def test_a_prompt_that_is_supervised(shape, side, pad, mask, shift):
     assert "MSK504" in {skip.code for skip in found.skipped}
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("shape", "side", "pad", "mask", "shift"), GRID)
 def test_an_answer_that_starts_one_late(shape, side, pad, mask, shift):
     batch = Batch(shape, side, pad)
@@ -574,6 +580,7 @@ def test_an_answer_that_starts_one_late(shape, side, pad, mask, shift):
     assert finding.evidence == {"late_starts": shape[0]}
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("shape", "side", "shift"), list(itertools.product(SHAPES, SIDES, [0, 1])))
 def test_an_answer_that_ends_one_early(shape, side, shift):
     batch = Batch(shape, side)

@@ -135,6 +135,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("dtype", list(DTYPES))
 @pytest.mark.parametrize("layout", list(WEIGHTS))
 @pytest.mark.parametrize("side", [None, *SIDES])

@@ -46,6 +46,7 @@ def test_positions_that_count_the_padding(pads, begin, broadcast):
     assert codes(report(by_ids, model=ABSOLUTE, pad_id=0)) == [("MSK404", "error")]
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("filler", [0, 1])
 @pytest.mark.parametrize("begin", [0, 1, 2])
 @pytest.mark.parametrize("pads", [(3, 0, 1), (3,), (2, 5), (0, 1)])
@@ -90,6 +91,7 @@ def packed(lengths, batch=1):
     return positions, label[:, None] == label
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("kind", ["bool", *DTYPES])
@@ -277,6 +279,7 @@ def test_borders_may_count_the_real_tokens_or_all():
 # Positions that lost digits
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("kind", "exact"), [("bfloat16", 256), ("float16", 2048)])
 @pytest.mark.parametrize("begin", [0, 2, 255, 300])
 @pytest.mark.parametrize("back", [None, torch.int64, torch.int32, torch.float32])
@@ -312,6 +315,7 @@ def summed(kind, length, left, moved, sequential):
     return torch.where(ones == 1, total - 1 if moved is None else total, 0), ones, moved
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("kind", "exact"), [("bfloat16", 256), ("float16", 2048)])
 @pytest.mark.parametrize("left", [0, 3])
 @pytest.mark.parametrize("moved", [None, -1, 1])

@@ -336,6 +336,7 @@ def test_what_could_not_be_measured_is_a_note():
     assert "it takes no attention_mask" in finding.message
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(
     ("test", "code"),
     [

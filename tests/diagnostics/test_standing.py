@@ -118,6 +118,7 @@ def test_a_ring_buffer_whose_keys_are_told(new, dtype):
 FILLED = np.array([24, 9])
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("dtype", list(DTYPES))
 @pytest.mark.parametrize("witness", ["position_ids", "seq_lens", "cache_seqlens", "both"])
 @pytest.mark.parametrize("expect", [(), "causal"])

@@ -120,6 +120,7 @@ def test_a_decoder_mask_may_hide_what_no_label_asks_for(start):
 NEGATED = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("dtype", NEGATED, ids=str)
 @pytest.mark.parametrize("side", ["left", "right", "none"])
 @pytest.mark.parametrize("name", ["attention_mask", "key_padding_mask", "padding_mask"])

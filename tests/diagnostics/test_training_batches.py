@@ -287,6 +287,7 @@ CASES |= {
 }  # fmt: skip
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("name", CASES)
 def test_a_fault_and_its_healthy_twin(name):
     case = CASES[name]
@@ -403,6 +404,7 @@ def test_prompts_of_another_length_in_each_row(words):
     assert {cell for cell in cells(the(found, "MSK506")) if cell[0] < 3} == {(0, 2), (1, 5), (2, 3)}
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("pad", [PAD, EOS])
 @pytest.mark.parametrize("mask", [True, False])

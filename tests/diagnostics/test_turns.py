@@ -230,6 +230,7 @@ def test_rows_out_of_a_stream_are_not_cut(made, turns):
     )
 
 
+@pytest.mark.long
 def test_a_tokenizers_template_tells_turns(made, tmp_path):
     folder = str(tmp_path / "model")
     made.reference.save_pretrained(folder)

@@ -104,6 +104,7 @@ def test_masks_that_models_build_are_the_specs_of_their_configurations(kind, sid
     assert masks == {tuple(each.flatten().tolist()) for each in expected}
 
 
+@pytest.mark.combinations
 @kinds
 @sides
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -169,6 +170,7 @@ def test_configurations_of_text_alone_and_of_switched_off_images_have_no_blocks(
     assert set(layers[:5]) == {"(causal | spans:token_type_ids=1) & window:1023,-1"}
 
 
+@pytest.mark.combinations
 @kinds
 @sides
 def test_inspect_names_the_masks_of_models_by_the_tensors_beside_them(kind, side, tmp_path):

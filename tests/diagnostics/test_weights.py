@@ -53,6 +53,7 @@ def pads_of(finding, real):
     return keys
 
 
+@pytest.mark.combinations
 @grid_without_padding_queries
 def test_padding_attended_names_the_samples_and_keys(shape, dtype, side):
     real = padding(shape, side)
@@ -77,6 +78,7 @@ def test_the_numbers_of_padding_attended_are_right():
     assert evidence["padding_mass_highest_layer"] == pytest.approx(max(means), rel=1e-5)
 
 
+@pytest.mark.combinations
 @grid
 def test_padding_attended_under_a_causal_mask_needs_padding_on_the_left(shape, dtype, side):
     real = padding(shape, side)
@@ -84,6 +86,7 @@ def test_padding_attended_under_a_causal_mask_needs_padding_on_the_left(shape, d
     assert loud(found) == (["MSK202"] if side == "left" else [])
 
 
+@pytest.mark.combinations
 @grid_without_padding_queries
 def test_padding_from_ids_and_a_pad_id(shape, dtype, side):
     real = padding(shape, side)
@@ -93,6 +96,7 @@ def test_padding_from_ids_and_a_pad_id(shape, dtype, side):
     ]
 
 
+@pytest.mark.combinations
 @grid_without_padding_queries
 def test_inverted_padding(shape, dtype, side):
     real = padding(shape, side)
@@ -197,6 +201,7 @@ def test_exact_wants_exactly_zero(leak):
     assert loud(report({"attentions.0": weights(shape, causal(shape))}, expect="causal", exact=True)) == []
 
 
+@pytest.mark.combinations
 @grid
 def test_a_fully_masked_real_row(shape, dtype, side):
     if shape[2] < 5:
@@ -351,6 +356,7 @@ def differential(shape, keep, seed):
 DESIGNS = {"talking heads": talking, "differential": differential, "signed": signed}
 
 
+@pytest.mark.combinations
 @dtypes
 @pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("side", ["left", "right", None])

@@ -38,6 +38,7 @@ def test_flex_code_makes_the_mask_of_every_kind(name, data):
     assert np.array_equal(flex(spec, layout), whole(build(spec, layout)))
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_flex_code_of_masks_inside_documents(data):

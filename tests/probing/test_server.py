@@ -68,6 +68,7 @@ def test_each_bug_is_found_by_its_test_and_no_other(bug, tests, dtype):
     assert differing(behaviour) == tests
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(4))
 def test_one_key_too_many_is_found_or_told(seed):
     """It moves one log-prob at each change, sometimes by less than what accuses; nothing else is accused in its place."""
@@ -76,6 +77,7 @@ def test_one_key_too_many_is_found_or_told(seed):
     assert differing(behaviour) == (set() if told else {"S-future"})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_window_one_too_wide_is_found_where_the_reach_ends(dtype):
     behaviour, _ = probed(Tiny(dtype, window=5, bug="window"), ["sliding:5"] * 2, told="config.json")
@@ -247,6 +249,7 @@ def test_ids_come_from_the_answers_of_the_server():
     )
 
 
+@pytest.mark.long
 def test_a_text_is_shorter_where_the_model_takes_less():
     _, asked = probed(Tiny(), length=10_000)
     longest = max(len(text) for _, _, body in asked if body for text in texts_of(body))

@@ -50,6 +50,7 @@ def test_parquet(tmp_path, columns, bounds, group, make, compression):
     assert sum(part.rows for part in table.parts) == len(columns["labels"])
 
 
+@pytest.mark.long
 @anywhere
 @given(columns, bounds, st.integers(1, 5), list_types, st.booleans())
 def test_arrow_files_and_streams(tmp_path, columns, bounds, batch, make, stream):

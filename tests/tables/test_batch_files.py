@@ -24,6 +24,7 @@ SAVERS = {
 }
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("kind", SAVERS)
 @pytest.mark.parametrize("part", [1, 200, 2**20])
 def test_a_batch_is_a_part_or_some(tmp_path, monkeypatch, kind, part):

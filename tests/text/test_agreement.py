@@ -84,6 +84,7 @@ def test_truncation_is_that_of_transformers(folder: Path, max_length: int) -> No
             )
 
 
+@pytest.mark.combinations
 @every_family
 def test_special_tokens_sides_and_lengths_are_those_of_transformers(folder: Path) -> None:
     ours, theirs = load_tokenizer(str(folder)), reference(folder)

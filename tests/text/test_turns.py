@@ -257,6 +257,7 @@ def test_a_tokenizer_that_adds_a_second_start(backbones, tmp_path: Path) -> None
         assert learn(load_tokenizer(str(tmp_path / str(adds)), chat=True)).doubled_start == adds
 
 
+@pytest.mark.long
 def test_generation_marks_are_seen(backbones) -> None:
     marked = TEMPLATES["chatml"][0].replace(
         "{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}"
@@ -265,6 +266,7 @@ def test_generation_marks_are_seen(backbones) -> None:
     assert learn(chat(backbones["gpt2"], TEMPLATES["chatml"][0]).tokenizer).marks is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "template",
     [

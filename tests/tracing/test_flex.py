@@ -69,6 +69,7 @@ def recomputed(model, score_mod):
     return out.softmax(-1), out.softmax(-1) @ v
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("score_mod", [None, near])
 def test_a_healthy_flex_attention_is_silent_and_its_weights_are_the_kernels(score_mod, tmp_path):
     model = Flexible()

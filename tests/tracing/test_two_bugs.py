@@ -99,6 +99,7 @@ def test_how_weights_are_made_hides_no_bug_of_their_mask(made, masked):
     assert set(found(bugs, bugs)) == MADE[made] | MASKED[masked]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("made", MADE)
 def test_padding_on_the_right_is_hidden_by_a_causal_mask(made):
     bugs = made, "padding forgotten"

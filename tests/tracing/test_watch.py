@@ -314,6 +314,7 @@ def test_training_is_bit_for_bit_the_same():
     assert loud(traced) == []
 
 
+@pytest.mark.long
 def test_nothing_of_the_program_is_kept():
     net, kept = Net(matmul), []
     with maskcli.trace() as traced:

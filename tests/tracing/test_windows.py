@@ -107,6 +107,7 @@ def test_a_window_says_nothing_of_fewer_tokens():
 PATTERN = SimpleNamespace(window_pattern="SL", sequence_len=256, n_layer=3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("config", "widths", "length", "modules"),
     [
