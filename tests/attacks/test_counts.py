@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from maskcli.meant.model_config import MAX_LAYERS, read_config
@@ -52,8 +53,7 @@ def test_ids_that_no_file_holds(option, number):
 
 
 def test_heads_of_a_mask_that_is_written(tmp_path):
-    np.save(
-        tmp_path / "mask.npy", np.tril(np.ones((2, 1, 3, 3), bool)) * np.array([1, 0])[:, None, None, None]
-    )
+    causal = np.tril(np.ones((3, 3), bool))
+    np.save(tmp_path / "mask.npy", np.stack([causal, ~causal])[:, None])
     sentence = refused("convert", tmp_path / "mask.npy", "--to", "mha", "--heads", 2**40)
-    assert "1,099,511,627,776 heads are more than any model has; pass --heads 4,096 or fewer" in sentence
+    assert "2 samples of 1,099,511,627,776 heads are more than the 1,048,576 masks" in sentence
