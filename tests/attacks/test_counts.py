@@ -55,5 +55,5 @@ def test_ids_that_no_file_holds(option, number):
 def test_heads_of_a_mask_that_is_written(tmp_path):
     causal = np.tril(np.ones((3, 3), bool))
     np.save(tmp_path / "mask.npy", np.stack([causal, ~causal])[:, None])
-    sentence = refused("convert", tmp_path / "mask.npy", "--to", "mha", "--heads", 2**40)
+    sentence = refused("convert", tmp_path / "mask.npy", "--from", "sdpa", "--to", "mha", "--heads", 2**40)
     assert "2 samples of 1,099,511,627,776 heads are more than the 1,048,576 masks" in sentence
