@@ -65,6 +65,8 @@ RANDOM = 0.5
 # Every vocabulary has these; the first text is made of them.
 FIRST_IDS = np.arange(16, 32)
 FEWEST_IDS = 8
+# No vocabulary has as many, whatever a server names; of a larger one the ids below it are taken.
+MOST_IDS = 2**22
 
 Progress = Callable[[str], None]
 UNSEEN = (
@@ -231,7 +233,8 @@ def _vocabulary(completions: Completions, vocab: int | None) -> Array:
 
 
 def _middle(vocab: int) -> Array:
-    return np.arange(vocab // 4, vocab - vocab // 4)
+    size = min(vocab, MOST_IDS)
+    return np.arange(size // 4, size - size // 4)
 
 
 def _repeated(completions: Completions, words: Words, text: list[int]) -> tuple[Case, Noise]:

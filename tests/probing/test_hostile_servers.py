@@ -15,7 +15,7 @@ import pytest
 from maskcli.errors import MaskcliError
 from maskcli.probing.completions import Completions
 from maskcli.probing.logprobs import Untold, read
-from maskcli.probing.server import measure_server
+from maskcli.probing.server import _middle, measure_server
 from maskcli.probing.wire import Wire
 
 MODELS = {"data": [{"id": "m"}]}
@@ -333,3 +333,10 @@ def test_what_may_be_read_grows_with_what_was_asked():
             with pytest.raises(MaskcliError, match="more than 64 KiB"):
                 Wire(large, seconds=1).post("/completions", {}, 0)
             assert Wire(large, seconds=1).post("/completions", {}, 2**17).value is None
+
+
+@pytest.mark.parametrize("vocab", [2**31 - 1, 2**63, 10**30])
+def test_a_vocabulary_without_end_takes_no_memory(vocab):
+    ids = _middle(vocab)
+    assert ids.nbytes < 2**25
+    assert 0 < ids.min() < ids.max() < 2**22
