@@ -73,7 +73,7 @@ def _is_bias(roled: Roled) -> bool:
     values = survey(roled.tensor, MANY_VALUES).distinct
     if values is None:
         return True
-    return bool({value for value in values if value > SILENT} - {0.0, 1.0, values[0]})
+    return bool({value for value in values if value > SILENT} - {0.0, 1.0, *values[:1]})
 
 
 def _full_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -71,3 +71,9 @@ def test_an_id_that_is_no_number_is_a_finding(value):
     ]
     assert found.where.queries == ((1, 2),)
     assert str(float(value)) in found.message
+
+
+def test_a_mask_of_nan_alone_is_compared(tmp_path):
+    np.save(tmp_path / "mask.npy", np.full((3, 3), np.nan, np.float32))
+    done = run("diff", "causal", tmp_path / "mask.npy", check=1)
+    assert "6 of 9 cells" in done.stdout
