@@ -10,6 +10,7 @@ from maskcli.errors import MaskcliError
 from maskcli.inputs.many_files import judged
 from maskcli.scene.describe import describe
 from maskcli.tensors import TensorFile, from_array, roles_of
+from tests.cli.running import run
 
 MAPS = ("attentions.0", "attentions.1", "scores.0", "attention_mask", "mask", "position_bias", "query.0")
 TOKENS = (
