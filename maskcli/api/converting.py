@@ -32,8 +32,6 @@ UNCOUNTED_BY_FLEX = {"blocks", "chunked"}
 PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
 # Tokens that stand for any number of them where a spec says nothing of lengths.
 ANY_LENGTH = 16
-# Heads of all samples together that are folded into one axis.
-MOST_FOLDED = 2**20
 
 
 @overload
@@ -198,11 +196,6 @@ def _written(source: str, saved: Given, to: str, dtype: str | None, fill: str, h
         )
     batch, own_heads, queries, keys = saved.shape
     wide = heads or own_heads
-    if row.folds_heads and batch * wide > MOST_FOLDED:
-        raise MaskcliError(
-            f"{batch:,} samples of {wide:,} heads are more than the {MOST_FOLDED:,} masks that are written "
-            "one by one; pass fewer --heads"
-        )
     if own_heads not in (1, wide):
         raise MaskcliError(f"{source!r} has {own_heads} heads, not --heads {wide}")
     return Written(

@@ -31,6 +31,8 @@ SILENT = -9000.0
 WEAKEST = -64.0
 # Cells that are written in one go.
 CHUNK_CELLS = 2**22
+# Heads of all samples together that are folded into one axis.
+MOST_FOLDED = 2**20
 
 
 class Values(NamedTuple):
@@ -104,6 +106,11 @@ def _folded(stored: Stored, shape: Shape, flat: bool) -> Target:
     if stored[:2] == (1, 1):
         return _square(shape)
 
+    if batch * heads > MOST_FOLDED:
+        raise MaskcliError(
+            f"{batch:,} samples of {heads:,} heads are more than the {MOST_FOLDED:,} masks that are written "
+            "one by one; pass fewer --heads"
+        )
     planes = [(item, head) for item in range(batch) for head in range(heads)]
     return Target((batch * heads, queries, keys), planes, queries)
 

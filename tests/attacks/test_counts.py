@@ -57,3 +57,6 @@ def test_heads_of_a_mask_that_is_written(tmp_path):
     np.save(tmp_path / "mask.npy", np.stack([causal, ~causal])[:, None])
     sentence = refused("convert", tmp_path / "mask.npy", "--from", "sdpa", "--to", "mha", "--heads", 2**40)
     assert "2 samples of 1,099,511,627,776 heads are more than the 1,048,576 masks" in sentence
+    assert "2,147,483,647 heads" in refused(
+        "convert", "combined", "--lengths", "6,4", "--to", "mha", "--heads", 2**31 - 1
+    )
