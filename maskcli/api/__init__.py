@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from maskcli.inputs.texts import Shown
     from maskcli.masks.arguments import Arguments
     from maskcli.masks.mask import Mask
-    from maskcli.masks.naming import Name
+    from maskcli.masks.name import Name
     from maskcli.tracing.results import TraceReport
     from maskcli.tracing.trace import Trace
 

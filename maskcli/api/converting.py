@@ -10,13 +10,14 @@ import numpy as np
 from maskcli.api.masks import layout_for, written_spec
 from maskcli.api.written import Written
 from maskcli.arrays import Array
-from maskcli.errors import MaskcliError, meant
+from maskcli.errors import MaskcliError
 from maskcli.inputs.certain import is_bias, read_certain
 from maskcli.inputs.operands import Operand, mask_of, operand, resolver
 from maskcli.masks import conventions
 from maskcli.masks.arguments import TARGETS, Arguments, arguments, causal_flag
 from maskcli.masks.layout import Layout
-from maskcli.masks.naming import Name, name_of
+from maskcli.masks.name import Name
+from maskcli.masks.naming import name_of
 from maskcli.masks.spec import build, kinds_in, names_files, needs, parse, write
 from maskcli.meant.facts import convention as known
 from maskcli.measure.survey import survey
@@ -155,10 +156,7 @@ def _check_idle(given: Operand, to: str, convention: str | None, fill: str, head
 
 def check_target(to: str) -> None:
     """Refuse what no mask can be converted to."""
-    choices = (*conventions.CONVENTIONS, *TARGETS)
-    if to not in choices:
-        hint = meant(to, choices, f"choose one of {', '.join(choices)}")
-        raise MaskcliError(f"--to {to!r} is not a convention; {hint}")
+    conventions.check_known(to, "--to ", (*conventions.CONVENTIONS, *TARGETS))
 
 
 def without_tensor(converted: Written, past: int | None) -> str | None:

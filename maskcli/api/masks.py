@@ -10,7 +10,7 @@ from maskcli.errors import MaskcliError
 from maskcli.inputs.operands import mask_of, operand, resolver
 from maskcli.masks import conventions
 from maskcli.masks.layout import Layout
-from maskcli.masks.naming import Name
+from maskcli.masks.name import Name
 from maskcli.masks.spec import Spec, axes, build, needs, parse
 from maskcli.meant.facts import convention as known
 from maskcli.scene.describe import describe

@@ -12,8 +12,9 @@ import numpy as np
 
 from maskcli.errors import MaskcliError
 from maskcli.inputs import texts as inputs
+from maskcli.inputs.given import Given
 from maskcli.inputs.operands import Operand, mask_of, operand
-from maskcli.inputs.texts import Given, Shown
+from maskcli.inputs.texts import Shown
 from maskcli.masks.mask import Mask
 from maskcli.masks.naming import name_of
 from maskcli.meant.facts import convention as known

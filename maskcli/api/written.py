@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.errors import MaskcliError, meant
-from maskcli.masks.conventions import CONVENTIONS, SILENT, Target, chunks
+from maskcli.masks.conventions import SILENT, Target, check_known, chunks
 from maskcli.masks.mask import Mask
 from maskcli.measure.questions import row_chunks
 from maskcli.tensors import Tensor
@@ -54,7 +53,5 @@ class Written(NamedTuple):
 
 def convention_of(name: str) -> str:
     """A convention by its name."""
-    if name not in CONVENTIONS:
-        hint = meant(name, CONVENTIONS, f"choose one of {', '.join(CONVENTIONS)}")
-        raise MaskcliError(f"{name!r} is not a convention; {hint}")
+    check_known(name)
     return name

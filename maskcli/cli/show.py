@@ -156,6 +156,7 @@ def show(
 ) -> int:
     """Show the attention mask of a text: a table of its tokens, and of which token may attend to which."""
     from maskcli.inputs import texts as inputs
+    from maskcli.inputs.given import Given
     from maskcli.report.forms import choose, sized, write_as
     from maskcli.report.shown import forms_for, forms_of_why
     from maskcli.report.terminal import say
@@ -166,7 +167,7 @@ def show(
     forms = forms_for(output) if why is None else forms_of_why(why, sample, head)
     chosen = sized(choose(forms, form, output), max_size)
 
-    given = inputs.Given(
+    given = Given(
         texts=texts or (),
         file=file,
         ids=ids,

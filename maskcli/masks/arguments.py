@@ -16,7 +16,7 @@ from maskcli.masks.kinds import KINDS, Numbers, document_ids
 from maskcli.masks.layout import Layout
 from maskcli.masks.leaves import arguments_of
 from maskcli.masks.mask import runs_of
-from maskcli.masks.naming import Name
+from maskcli.masks.name import Name
 from maskcli.masks.packed import positions_in
 from maskcli.masks.spec import Joined, Named, Not, PerDocument, Spec, conjuncts, kinds_in, parse
 

@@ -6,13 +6,13 @@ attend.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from maskcli.arrays import Array, Shape
-from maskcli.errors import MaskcliError
+from maskcli.errors import MaskcliError, meant
 from maskcli.masks.mask import Mask, Stored
 
 # The lowest finite value of each float type (IEEE 754; bfloat16 has float32's exponent and 8 bits of
@@ -182,6 +182,13 @@ CONVENTIONS: dict[str, Convention] = {
 }
 # What a mask is read in when nobody declares it: booleans, floats and integers.
 TRUE_ATTENDS, TRUE_IGNORES, ADDED, ZERO_ONE, TOKENS = "sdpa", "mha", "additive", "binary", "hf"
+
+
+def check_known(name: str, option: str = "", choices: Collection[str] = CONVENTIONS) -> None:
+    """Refuse what is none of the `choices`; `option` is where it was said, such as '--to '."""
+    if name not in choices:
+        hint = meant(name, choices, f"choose one of {', '.join(choices)}")
+        raise MaskcliError(f"{option}{name!r} is not a convention; {hint}")
 
 
 def is_float(dtype: str) -> bool:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from maskcli.masks.edges import MOST_RANGES, edges_of
 from maskcli.masks.kinds import KINDS, Fit, Numbers
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask, runs_of
+from maskcli.masks.name import Name
 from maskcli.masks.spec import Named, Not, PerDocument, Spec, build, joined, kinds_in, parse, write
 
 # A conjunction of more kinds than this is no name any more.
@@ -43,49 +43,6 @@ CAUSAL, PADDING = Named("causal"), Named("padding")
 Term = tuple[Named, Mask]
 
 
-@dataclass(frozen=True, eq=False)
-class Name:
-    """What a mask is called.
-
-    `spec` rebuilds it over `layout` when `exact`; else it is the nearest name, wrong in the cells of `extra`
-    (the name attends, the mask does not) and `missing`. `aliases` are other names that mean the same at this
-    length. `layout` holds the padding that the mask shows (None when it shows none).
-    """
-
-    spec: str
-    exact: bool
-    layout: Layout
-    aliases: tuple[str, ...]
-    extra: Mask | None = None
-    missing: Mask | None = None
-
-    @property
-    def padding(self) -> tuple[tuple[int, int, int], ...]:
-        """Padding tokens of each item: left, right, and in holes; empty when the mask shows none."""
-        if self.layout.real is None or "padding" not in self.spec:
-            return ()
-        return tuple(_padding_of(row) for row in self.layout.real)
-
-    @property
-    def cells(self) -> int:
-        """B*H*Q*K."""
-        return math.prod(self.layout.shape)
-
-    @property
-    def wrong(self) -> int:
-        """Cells in which the name and the mask differ."""
-        return (self.extra.attended if self.extra else 0) + (self.missing.attended if self.missing else 0)
-
-
-def _padding_of(real: Array) -> tuple[int, int, int]:
-    """How many padding tokens stand left, right and in holes of a row, bool [K]."""
-    kept = np.flatnonzero(real)
-    if not kept.size:
-        return 0, len(real), 0
-    left, right = int(kept[0]), int(len(real) - 1 - kept[-1])
-    return left, right, int(len(real) - kept.size - left - right)
-
-
 def name_of(mask: Mask, past: int | None = None, labels: Mapping[str, Array] | None = None) -> Name:
     """The shortest spec found that rebuilds the mask [B, H, Q, K], or the nearest one.
 
@@ -96,11 +53,10 @@ def name_of(mask: Mask, past: int | None = None, labels: Mapping[str, Array] | N
     bare = _layout(mask, past, None)
     seen = np.broadcast_to(mask.seen.any(axis=1), (mask.shape[0], mask.shape[3]))
     layouts = [bare] if seen.all() or not seen.any() else [bare, _layout(mask, past, seen)]
-    try:
+    exact: list[tuple[Spec, Layout]] = []
+    # Beside what cannot be built no mask of few words was found.
+    with suppress(TooManyRunsError):
         exact = _names(mask, layouts, labels or {})
-    except TooManyRunsError:
-        # Beside what cannot be built no mask of few words was found.
-        exact = []
     if not exact:
         return _nearest(mask, layouts)
 

@@ -50,25 +50,6 @@ def reasons(parsed: Spec, layout: Layout, resolve: Resolve | None = None) -> tup
     return tuple(_forbidden(parsed, layout, resolve))
 
 
-def why(
-    parsed: Spec,
-    layout: Layout,
-    query: int,
-    key: int,
-    batch: int = 0,
-    head: int = 0,
-    resolve: Resolve | None = None,
-) -> str:
-    """Why a query may or may not see a key, with the arithmetic, without a full stop.
-
-    >>> why(parse("causal & sliding:2"), Layout(1, 6, 6), 4, 2)
-    'outside sliding:2 (4 - 2 >= 2)'
-    >>> why(parse("causal & sliding:2"), Layout(1, 6, 6), 4, 3)
-    'causal and sliding:2 allow it'
-    """
-    return because(parsed, layout, query, key, batch, head, resolve).text
-
-
 class Because(NamedTuple):
     """Why a query may or may not see a key: in words, and what forbids it."""
 
@@ -85,7 +66,13 @@ def because(
     head: int = 0,
     resolve: Resolve | None = None,
 ) -> Because:
-    """As `why`, with the reason itself."""
+    """Why a query may or may not see a key, with the arithmetic, without a full stop.
+
+    >>> because(parse("causal & sliding:2"), Layout(1, 6, 6), 4, 2).text
+    'outside sliding:2 (4 - 2 >= 2)'
+    >>> because(parse("causal & sliding:2"), Layout(1, 6, 6), 4, 3).text
+    'causal and sliding:2 allow it'
+    """
     cell = _Cell(layout, query, key, batch, head)
     for reason in reasons(parsed, layout, resolve):
         if cell.within(reason.forbids):

@@ -11,7 +11,7 @@ import numpy as np
 
 from maskcli.errors import MaskcliError
 from maskcli.inputs.looks import Inspected
-from maskcli.masks.naming import Name
+from maskcli.masks.name import Name
 from maskcli.masks.words import counted, first, span
 from maskcli.report.characters import FULL, MAP_HEIGHT, MAP_WIDTH, SHADES, columns, print_map, shaded
 from maskcli.report.forms import PAGES, PICTURES, SCHEMA_VERSION, Form, Look, in_pieces, on_screen

@@ -67,6 +67,7 @@ def _cut(names: list[str] | None, width: int) -> list[str] | None:
 
 def print_numbers(table: Numbers, console: Console) -> None:
     """Each value, under the number and the token of its key and behind those of its row."""
+    from rich.cells import set_cell_size
     from rich.text import Text
 
     view, gutter = table.view, " " * table.gutter
@@ -81,7 +82,7 @@ def print_numbers(table: Numbers, console: Console) -> None:
         digits = len(str(view.rows[1])) + 1
         line = Text(f"{row:>{digits}}", style="dim")
         if table.rows is not None:
-            line.append(f" {_left(table.rows[number], table.gutter - digits - 1)}")
+            line.append(f" {set_cell_size(table.rows[number], table.gutter - digits - 1)}")
         line = Text.assemble(line)
         for value, wrong in zip(values.tolist(), table.wrong[number].tolist(), strict=True):
             mark = MARK if wrong else space
@@ -95,12 +96,6 @@ def _right(text: str, width: int) -> str:
     from rich.cells import cell_len
 
     return " " * (width - cell_len(text)) + text
-
-
-def _left(text: str, width: int) -> str:
-    from rich.cells import cell_len
-
-    return text + " " * (width - cell_len(text))
 
 
 def _number(value: float) -> str:

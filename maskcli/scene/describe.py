@@ -9,7 +9,8 @@ import numpy as np
 
 from maskcli.arrays import Array, for_any_numbers
 from maskcli.errors import MaskcliError
-from maskcli.masks.naming import Name, name_of
+from maskcli.masks.name import Name
+from maskcli.masks.naming import name_of
 from maskcli.masks.views import picture
 from maskcli.measure.questions import row_chunks
 from maskcli.measure.survey import Survey, survey

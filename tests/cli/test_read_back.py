@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 import maskcli
 from maskcli.api.comparing import compare
 from maskcli.api.converting import convert
-from maskcli.inputs.texts import Given, show
+from maskcli.inputs.given import Given
+from maskcli.inputs.texts import show
 from maskcli.masks.conventions import CONVENTIONS
 from maskcli.masks.naming import name_of
 from maskcli.report.shown import forms_for

@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import create_mask
 from maskcli.masks.arguments import arguments
 from maskcli.masks.kinds import KINDS
 from maskcli.masks.layout import Layout
-from maskcli.masks.naming import Name
+from maskcli.masks.name import Name
 from maskcli.masks.spec import Joined, Named, PerDocument, build, parse, write
 from tests.masks.strategies import layouts, operand
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskcli.masks.layout import Layout
-from maskcli.masks.reasons import KINDS, by_kind, reasons, why
+from maskcli.masks.reasons import KINDS, because, by_kind, reasons
 from maskcli.masks.spec import Joined, Named, Not, build, parse
 from tests.masks import oracle
 from tests.masks.strategies import kinds, layouts
@@ -86,7 +86,7 @@ def test_every_forbidden_cell_has_the_first_reason_that_holds(case):
 def test_every_cell_has_a_sentence(case, data):
     spec, layout = case
     query, key = data.draw(st.integers(0, layout.queries - 1)), data.draw(st.integers(0, layout.keys - 1))
-    said = why(spec, layout, query, key)
+    said = because(spec, layout, query, key).text
     assert said.endswith(" it") == bool(dense(build(spec, layout))[0, 0, query, key])
 
 
@@ -147,24 +147,24 @@ LAYOUT = Layout(1, 8, 8, real=REAL, documents=DOCUMENTS)
     ],
 )  # fmt: skip
 def test_the_sentence(spec, query, key, sentence):
-    assert why(parse(spec), LAYOUT, query, key) == sentence
+    assert because(parse(spec), LAYOUT, query, key).text == sentence
 
 
 def test_positions_are_told_where_they_are_not_the_numbers():
     assert (
-        why(parse("causal"), Layout(1, 2, 6, past=3), 1, 5)
+        because(parse("causal"), Layout(1, 2, 6, past=3), 1, 5).text
         == "key 5 stands after query 1 (positions 5 and 4)"
     )
-    assert why(parse("sliding:2"), Layout(1, 2, 6, past=3), 1, 2) == "outside sliding:2 (4 - 2 >= 2)"
+    assert because(parse("sliding:2"), Layout(1, 2, 6, past=3), 1, 2).text == "outside sliding:2 (4 - 2 >= 2)"
     queries, keys = np.array([[0, -1]]), np.array([[0, -1]])
     told = Layout(1, 2, 2, queries_at=queries, keys_at=keys)
-    assert why(parse("causal"), told, 0, 1) == "key 1 holds no token"
-    assert why(parse("causal"), told, 1, 0) == "query 1 holds no token"
+    assert because(parse("causal"), told, 0, 1).text == "key 1 holds no token"
+    assert because(parse("causal"), told, 1, 0).text == "query 1 holds no token"
 
 
 def test_a_million_tokens():
     long = Layout(1, 10**6, 10**6)
-    assert why(parse("causal & sliding:4096"), long, 900_000, 10).startswith(
+    assert because(parse("causal & sliding:4096"), long, 900_000, 10).text.startswith(
         "outside sliding:4096 (900000 - 10"
     )
     assert by_kind(reasons(parse("causal & sliding:4096"), long))["window"].attended > 10**11

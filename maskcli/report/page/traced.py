@@ -31,8 +31,9 @@ def _card(finding: Finding) -> dict[str, Any]:
     """A finding, which is shown in the step where it was first."""
     if finding.traced is None:
         return measured_card(finding)
-    parts = [card(finding)["place"], origin(finding.traced)]
-    return {**card(finding), "file": _step(finding.traced.step), "place": "; ".join(filter(None, parts))}
+    made = card(finding)
+    parts = [made["place"], origin(finding.traced)]
+    return {**made, "file": _step(finding.traced.step), "place": "; ".join(filter(None, parts))}
 
 
 def _step(number: int) -> str:
