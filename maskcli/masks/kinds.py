@@ -169,7 +169,12 @@ def documents(layout: Layout, *lengths: int) -> Mask:
             f"the last query stands at position {layout.positions.max()}, behind the last of "
             f"{layout.keys} keys, so its document is unknown; pass a smaller past"
         )
-    return same_label(layout, ids)
+    alike = same_label(layout, ids)
+    nowhere = layout.positions < 0
+    if not nowhere.any():
+        return alike
+    # A query that holds no token is in no document.
+    return alike & Mask.from_intervals(layout.shape, 0, np.where(nowhere, 0, layout.keys))
 
 
 def document_ids(layout: Layout, *lengths: int) -> Array:

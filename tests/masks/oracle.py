@@ -141,7 +141,7 @@ def anywhere(kind, numbers, layout):
                     out[b, :, q, k] = cell(
                         kind, numbers, slot, q, k, 0, [], None, queries=layout.queries, past=layout.past
                     )
-                elif kind in ("same", "spans") and p < 0:
+                elif kind in ("same", "spans", "documents") and p < 0:
                     out[b, :, q, k] = False
                 elif stands >= 0:
                     seen = cell(kind, numbers, p, q, stands, length, real, documents, b, labels)

@@ -178,3 +178,10 @@ def test_a_kind_without_its_facts_is_refused(name, numbers, sentence):
 def test_documents_behind_the_last_key_are_refused():
     with pytest.raises(MaskcliError, match="position 8"):
         build(Named("documents"), Layout(1, 4, 6, past=5, documents=np.zeros((1, 6), int)))
+
+
+@pytest.mark.parametrize("lengths", [(), (1, 1), (3, 2)])
+def test_a_query_without_a_token_is_in_no_document(lengths):
+    at = np.array([[0, 1, 2, -1]])
+    told = Layout(1, 4, 4, documents=np.zeros((1, 4), int), queries_at=at, keys_at=at)
+    assert not whole(build(Named("documents", lengths), told))[0, 0, 3].any()
