@@ -48,6 +48,9 @@ def archive(handle: Handle) -> zipfile.ZipFile:
         raise handle.error("holds members that share their bytes, as no writer lays them; save it again")
     if any(member.flag_bits & 1 for member in members):
         raise handle.error("is encrypted, expected plain members; unpack it with its password first")
+    stored = [member for member in members if member.compress_type == zipfile.ZIP_STORED]
+    if any(member.file_size != member.compress_size for member in stored):
+        raise handle.error("holds members of two sizes that are not compressed; get the file again")
     return opened
 
 

@@ -129,3 +129,13 @@ def test_a_member_that_calls_itself_a_folder_is_refused(tmp_path):
     block[entry + 38] |= 0x10
     with pytest.raises(MaskcliError, match="holds no sound member 'x/data/0'"):
         opened(path, block)
+
+
+def test_a_stored_member_has_one_size(tmp_path):
+    path = tmp_path / "mask.npz"
+    np.savez(path, mask=np.ones((2, 1, 4, 4), np.float32))
+    block = bytearray(path.read_bytes())
+    at = block.rindex(b"PK\x01\x02") + 24
+    block[at : at + 4] = (2**30).to_bytes(4, "little")
+    with pytest.raises(MaskcliError, match="of two sizes that are not compressed"):
+        opened(path, block)
