@@ -2,6 +2,7 @@
 
 import re
 import sys
+import zipfile
 from importlib.metadata import version
 
 import numpy as np
@@ -41,9 +42,11 @@ def test_a_bare_install_has_no_package_of_an_extra():
     assert set(re.findall(r'"([\w-]+)', needed)) & EXTRAS.keys() == set()
 
 
-def legacy(folder):
-    path = folder / "legacy.pt"
-    path.write_bytes(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
+def sparse(folder):
+    """An archive whose pickle calls what maskcli does not follow."""
+    path = folder / "sparse.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("sparse/data.pkl", b"\x80\x02ctorch._utils\n_rebuild_sparse_tensor\n.")
     open_tensors(str(path))
 
 
@@ -87,7 +90,7 @@ def remote(folder):
 @pytest.mark.parametrize(
     ("package", "asks"),
     [
-        ("torch", legacy), ("torch", written), ("torch", user_code), ("torch", lambda folder: maskcli.trace()),
+        ("torch", sparse), ("torch", written), ("torch", user_code), ("torch", lambda folder: maskcli.trace()),
         ("torch", lambda folder: load(str(folder), Loading())), ("transformers", lambda folder: load(str(folder), Loading())),
         ("transformers", vocabulary), ("transformers", file_of_a_class), ("pyarrow", parquet), ("fsspec", remote),
     ],

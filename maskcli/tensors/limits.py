@@ -31,8 +31,6 @@ MAX_SUMMED = 64 * 1024**2
 # Bytes that all compressed members may expand to together: they are expanded in memory when read.
 MAX_INFLATED = 512 * 1024**2
 
-# Bytes of a file in torch's format from before 1.6: it cannot be mapped, so all of it is read into memory.
-MAX_LEGACY = 1024**3
 # Bytes of a .pt that torch itself reads into memory: a mapped file that shrinks meanwhile ends the process.
 MAX_LOADED = 256 * 1024**2
 # Bytes that tensors of a .pt claim beyond what the file holds: one element may stand for a whole axis, and

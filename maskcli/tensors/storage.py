@@ -325,11 +325,15 @@ def in_file(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
     offset: int = 0,
-) -> InFile | Strided:
+) -> Storage:
     """The elements at `offset` + index x `strides` of the `count` that lie at byte `begin` of a file.
 
-    Raises ValueError where they are no part of an array, as those of windows that overlap are not.
+    All between the first and the last are read where they are no part of an array, as those of windows that
+    overlap are not. Raises ValueError where the last lies behind all others.
     """
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if 0 not in shape and last >= count:
+        raise ValueError(f"strides {strides} of shape {shape} reach element {last} of {count}")
     if _is_dense(shape, strides):
         return InFile(handle, begin + offset * raw.itemsize, shape, raw)
 
@@ -344,9 +348,7 @@ def in_file(
         size, uneven = divmod(outer, width)
         overlaps = uneven and axis != along[0]
         if overlaps or first + (shape[axis] - 1) * step >= size:
-            raise ValueError(
-                f"strides {strides} of shape {shape} are no part of an array of {count} elements"
-            )
+            return _overlapping(handle, begin + offset * raw.itemsize, raw, shape, strides)
         sizes.append(size)
         start.append(first)
         steps.append(step)
@@ -355,6 +357,21 @@ def in_file(
     base = InFile(handle, begin + rest * raw.itemsize, tuple(sizes), raw)
     axes = tuple(along.index(axis) if axis in along else None for axis in range(len(shape)))
     return Strided(base, shape, axes, tuple(start), tuple(steps))
+
+
+def _overlapping(
+    handle: Handle, begin: int, raw: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...]
+) -> InMemory:
+    """Elements of any strides, read with all between them when the first is wanted."""
+
+    def load() -> Array:
+        last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+        room: Array = np.empty(last + 1, raw)
+        handle.fill(room, begin)
+        steps = [stride * raw.itemsize for stride in strides]
+        return np.lib.stride_tricks.as_strided(room, shape, steps, writeable=False)
+
+    return InMemory(load)
 
 
 def _moving(shape: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import zipfile
@@ -18,28 +17,25 @@ import numpy as np
 from maskcli.errors import MaskcliError
 from maskcli.extras import needing
 from maskcli.tensors.claims import Make, affordable
-from maskcli.tensors.dtypes import DTYPES, unreadable
+from maskcli.tensors.dtypes import DTYPES
 from maskcli.tensors.limits import (
     MAX_ARRAYS,
     MAX_DEPTH,
-    MAX_ELEMENTS,
-    MAX_LEGACY,
     MAX_LOADED,
     MAX_NAME,
     MAX_PICKLE,
-    MAX_RANK,
     MAX_TENSORS,
     MAX_TOLD,
     MAX_VISITED,
 )
-from maskcli.tensors.memory import from_array
-from maskcli.tensors.pickled_classes import SavedArray, UnfamiliarError, contents, finished
+from maskcli.tensors.pickled_classes import UnfamiliarError, contents, finished
 from maskcli.tensors.remote import Remote
 from maskcli.tensors.sources import METADATA, Source, Writer, blocks
-from maskcli.tensors.storage import Handle, InMemory, Refused, in_file
+from maskcli.tensors.storage import Handle, InMemory, Refused
 from maskcli.tensors.tensor import Tensor, TensorFile
-from maskcli.tensors.torch_large import MappedError, is_swapped, lying
-from maskcli.tensors.torch_pickle import SavedTensor, described, is_known
+from maskcli.tensors.torch_large import MappedError, lying
+from maskcli.tensors.torch_pickle import is_known
+from maskcli.tensors.torch_told import is_swapped, told_by_archive, told_by_legacy, why_not
 from maskcli.tensors.zipped import archive, names_in_zip, places
 
 # From here on weights_only=True is safe against hostile files (CVE-2025-32434).
@@ -87,27 +83,32 @@ Use = Callable[[Any, Any, Make], Read]
 
 def _contents(handle: Handle, use: Use[Read]) -> Read:
     """The saved objects put to use: as the pickle alone tells them, else as torch loads them."""
-    zipped = handle.bytes(0, 2) == b"PK"
-    members = _checked(handle) if zipped else {}
-    if zipped:
-        try:
-            saved, kind, make = _described(handle, members)
-            return use(saved, kind, affordable(handle, make))
-        except UnfamiliarError:
-            _check_pickle(handle, members, MAX_PICKLE)
-    elif handle.bytes(0, 1) != b"\x80":
-        raise handle.error("is no file by torch.save; save the tensors again or rename it to what it is")
-    elif handle.size > MAX_LEGACY:
-        raise handle.error(
-            f"has {handle.size} bytes in torch's old format and at most {MAX_LEGACY} are read; "
-            "load it and torch.save it with any torch from 1.6 on"
-        )
+    if handle.bytes(0, 2) != b"PK":
+        return _legacy(handle, use)
+    members = _checked(handle)
+    try:
+        saved, kind, make = told_by_archive(handle, members)
+        return use(saved, kind, affordable(handle, make))
+    except UnfamiliarError:
+        _check_pickle(handle, members, MAX_PICKLE)
     if isinstance(handle, Remote):
         raise handle.error("can be read by torch alone, which wants a file of this machine; download it")
-    if zipped and handle.size > MAX_LOADED and not is_swapped(handle, members):
+    if handle.size > MAX_LOADED and not is_swapped(handle, members):
         with suppress(MappedError, MaskcliError):
-            return _put(handle, use, _load(handle.path, zipped, "meta"), lying(handle, _why_not))
-    return _put(handle, use, _load(handle.path, zipped), from_torch)
+            return _put(handle, use, _load(handle.path, "meta"), lying(handle, why_not))
+    return _put(handle, use, _load(handle.path), from_torch)
+
+
+def _legacy(handle: Handle, use: Use[Read]) -> Read:
+    """The same of a file in the format from before torch 1.6, which torch is never asked to load."""
+    if not handle.bytes(0, 2).startswith(PICKLES):
+        raise handle.error("is no file by torch.save; save the tensors again or rename it to what it is")
+    try:
+        saved, kind, make = told_by_legacy(handle)
+        return use(saved, kind, affordable(handle, make))
+    except UnfamiliarError as error:
+        what = "is in torch's old format, and damaged or of more than plain tensors in dicts and lists"
+        raise handle.error(f"{what}; where it was made, as obj, save {PLAIN}") from error
 
 
 def _put(handle: Handle, use: Use[Read], loaded: Any, make: Make) -> Read:
@@ -147,74 +148,7 @@ def _check_pickle(handle: Handle, members: dict[str, tuple[int, int]], most: int
             )
 
 
-def _described(handle: Handle, members: dict[str, tuple[int, int]]) -> tuple[Any, Any, Make]:
-    """The objects as the pickle alone tells of them; UnfamiliarError when it tells more, or nothing sound."""
-    folders = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
-    if len(folders) != 1:
-        raise UnfamiliarError
-    folder = folders[0]
-    if is_swapped(handle, members):
-        raise UnfamiliarError
-    saved = described(handle.bytes(*members[f"{folder}data.pkl"]))
-
-    encoded: dict[int, bytes] = {}
-    storages: dict[str, tuple[str | None, int]] = {}
-
-    def tensor(name: str, leaf: SavedTensor | SavedArray) -> Tensor:
-        if isinstance(leaf, SavedArray):
-            return _in_pickle(name, leaf, encoded)
-        if storages.setdefault(leaf.storage, leaf.kept) != leaf.kept:
-            raise handle.error(
-                f"has one storage under two types for {name[:80]!r}; save it again with torch.save"
-            )
-        return _in_storage(handle, name, leaf, *members.get(f"{folder}data/{leaf.storage}", (0, 0)))
-
-    return saved, (SavedTensor, SavedArray), tensor
-
-
-def _in_pickle(name: str, leaf: SavedArray, encoded: dict[int, bytes]) -> Tensor:
-    """A numpy array, whose bytes the pickle holds; `encoded` has those of texts that arrays share, by id."""
-    raw = leaf.elements
-    if isinstance(raw, str):
-        raw = encoded[id(raw)] if id(raw) in encoded else encoded.setdefault(id(raw), _as_bytes(raw))
-    values = np.frombuffer(raw, leaf.dtype).reshape(leaf.shape, order="F" if leaf.fortran else "C")
-    return from_array(name, values)
-
-
-def _as_bytes(text: str) -> bytes:
-    try:
-        return text.encode("latin-1")
-    except UnicodeEncodeError as error:
-        raise UnfamiliarError from error
-
-
-def _in_storage(handle: Handle, name: str, leaf: SavedTensor, begin: int, size: int) -> Tensor:
-    """A tensor whose storage are the `size` bytes from `begin` on."""
-    why = _why_not(name, leaf.dtype, leaf.shape)
-    if why is not None:
-        return Tensor(name, leaf.dtype, leaf.shape, Refused(why))
-
-    stored_as, elements = leaf.kept
-    told = elements * (DTYPES[stored_as].bits // 8 if stored_as else 1)
-    if size != told:
-        raise handle.error(
-            f"holds {size} bytes for {name[:80]!r} where its pickle says {told}; save or copy it again"
-        )
-
-    raw = np.dtype(DTYPES[leaf.dtype].raw)
-    count = size // raw.itemsize
-    steps = ((length - 1) * stride for length, stride in zip(leaf.shape, leaf.strides, strict=True))
-    outside = 0 not in leaf.shape and leaf.offset + sum(steps) >= count
-    if outside or math.prod(leaf.shape) > MAX_ELEMENTS:
-        raise UnfamiliarError
-    try:
-        storage = in_file(handle, begin, count, raw, leaf.shape, leaf.strides, leaf.offset)
-    except ValueError as error:
-        raise UnfamiliarError from error
-    return Tensor(name, leaf.dtype, leaf.shape, storage)
-
-
-def _load(path: str, zipped: bool, device: str = "cpu") -> Any:
+def _load(path: str, device: str = "cpu") -> Any:
     """The objects in the file, by torch's restricted unpickler; on the device "meta" without elements."""
     import warnings
 
@@ -231,21 +165,21 @@ def _load(path: str, zipped: bool, device: str = "cpu") -> Any:
                 path,
                 map_location=device,
                 weights_only=True,
-                mmap=device == "cpu" and zipped and os.path.getsize(path) > MAX_LOADED,
+                mmap=device == "cpu" and os.path.getsize(path) > MAX_LOADED,
             )
     except pickle.UnpicklingError as error:
-        raise MaskcliError(f"{path!r} {_refused(path, zipped)}") from error
+        raise MaskcliError(f"{path!r} {_refused(path)}") from error
     except (Exception, RecursionError, MemoryError) as error:
         what = "is damaged or of a kind torch itself cannot load safely"
         raise MaskcliError(f"{path!r} {what}; save its tensors again or copy it again") from error
 
 
-def _refused(path: str, zipped: bool) -> str:
+def _refused(path: str) -> str:
     """Which classes the unpickler refused, and the line that saves the same tensors without them."""
     import torch
 
     try:
-        classes = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
+        classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:
         classes = []
     unknown = [str(each)[:80] for each in sorted(classes) if not is_known(str(each))]
@@ -321,15 +255,6 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             yield str(place), part
 
 
-def _why_not(name: str, dtype: str, shape: tuple[int, ...]) -> str | None:
-    """Why a tensor of plain numbers cannot be read, None when it can."""
-    if dtype not in DTYPES or DTYPES[dtype].raw is None:
-        return unreadable(name, dtype)
-    if len(shape) > MAX_RANK:
-        return f"tensor {name!r} has {len(shape)} axes and at most {MAX_RANK} are read; flatten some of them"
-    return None
-
-
 def _not_plain(name: str, tensor: Any) -> str | None:
     """Why a tensor has no plain elements, None when it has."""
     import torch
@@ -354,7 +279,7 @@ def from_torch(name: str, tensor: Any) -> Tensor:
     except RuntimeError:
         nested = f"tensor {name!r} is nested, expected one with a shape; pad it before saving"
         return Tensor(name, dtype, (), Refused(nested))
-    why = _not_plain(name, tensor) or _why_not(name, dtype, shape)
+    why = _not_plain(name, tensor) or why_not(name, dtype, shape)
     if why is not None:
         return Tensor(name, dtype, shape, Refused(why))
 

@@ -1,7 +1,7 @@
-"""What a file by torch.save says of its tensors, read without torch and without running anything.
+"""What a pickle by torch.save says of its tensors, read without torch and without running anything.
 
 torch.save writes dicts, lists and tuples of tensors with few of pickle's opcodes. They are followed here one
-by one; the first that is none of them leaves the file to torch's own loader, which knows more and takes two
+by one; the first that is none of them leaves an archive to torch's own loader, which knows more and takes two
 seconds to start.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from maskcli.tensors.dtypes import DTYPES
 from maskcli.tensors.limits import MAX_ARGUMENTS, MAX_OPCODES
@@ -22,40 +22,44 @@ from maskcli.tensors.pickled_classes import ARRAYS, CONTAINERS, UnderWay, Unfami
 STORAGES = {f"{dtype.storage}Storage": dtype.name for dtype in DTYPES.values() if dtype.storage}
 
 
+class SavedStorage(NamedTuple):
+    """What tensors take their elements from: its name in the file, its type if it has one, its elements."""
+
+    key: str
+    dtype: str | None
+    elements: int
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element, one where there is no type."""
+        return DTYPES[self.dtype].bits // 8 if self.dtype else 1
+
+
 class SavedTensor(NamedTuple):
-    """A tensor as the pickle describes it: its storage, and from where; sizes and strides in elements.
+    """A tensor as the pickle describes it: its storage, and from where; sizes and strides in elements."""
 
-    `kept` tells how large the whole storage is and what else reads it: its type, if it has one, and its
-    elements, of one byte where it has none.
-    """
-
-    storage: str
-    kept: tuple[str | None, int]
+    storage: SavedStorage
     dtype: str
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
 
-class _Storage(NamedTuple):
-    key: str
-    dtype: str | None
-    elements: int
-
-
 @dataclass
 class _State:
-    """Where the pickle stands: the stack, those below every open mark, and what it asked to remember."""
+    """Where the pickle stands: the stack, those below every open mark, what it remembers, its storages."""
 
     stack: list[Any] = field(default_factory=list)
     below: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+    storages: dict[str, SavedStorage] = field(default_factory=dict)
 
 
-def described(pickled: bytes) -> Any:
-    """The saved object as dicts, lists and tuples, with a SavedTensor for every tensor.
+def described(pickled: BinaryIO) -> tuple[Any, dict[str, SavedStorage]]:
+    """The saved object as dicts, lists and tuples, with a SavedTensor for each tensor, and all its storages.
 
-    Raises UnfamiliarError for anything else, a damaged pickle included.
+    The file stands behind the pickle then. Of a storage that is told of twice the first is kept. Raises
+    UnfamiliarError for anything else, a damaged pickle included.
     """
     try:
         return _followed(pickled)
@@ -66,12 +70,12 @@ def described(pickled: bytes) -> Any:
         raise UnfamiliarError from error
 
 
-def _followed(pickled: bytes) -> Any:
-    """The object on top when the pickle stops."""
+def _followed(pickled: BinaryIO) -> tuple[Any, dict[str, SavedStorage]]:
+    """The object on top when the pickle stops, and the storages."""
     state = _State()
     for opcode, argument, _ in islice(pickletools.genops(pickled), MAX_OPCODES):
         if opcode.name == "STOP":
-            return state.stack.pop()
+            return state.stack.pop(), state.storages
         if opcode.name == "MARK":
             state.below.append(state.stack)
             state.stack = []
@@ -115,6 +119,13 @@ def _set(state: _State, items: list[Any], argument: Any) -> Any:
     return target
 
 
+def _ascii(text: str) -> str:
+    """A text of Python 2, which has no encoding."""
+    if not text.isascii():
+        raise UnfamiliarError
+    return text
+
+
 def _built(state: _State, items: list[Any], argument: Any) -> Any:
     """An object with its state; of a dict's state, as a state_dict has it, nothing is kept."""
     target, given = items
@@ -155,6 +166,16 @@ def _memoized(state: _State, items: list[Any], argument: Any) -> Any:
     return _remembered(state, items, len(state.memo))
 
 
+def _persistent(state: _State, items: list[Any], argument: Any) -> SavedStorage:
+    """A storage; the old format also tells of views on it, which no torch from 0.4 on writes."""
+    kind, dtype, key, _, count, *views = items[0]
+    if kind != "storage" or not isinstance(key, str) or type(count) is not int or views not in ([], [None]):
+        raise UnfamiliarError
+    storage = SavedStorage(key, dtype if isinstance(dtype, str) else None, count)
+    state.storages.setdefault(key, storage)
+    return storage
+
+
 def _called(function: Any, arguments: Any) -> Any:
     """What a function of FUNCTIONS gives; nothing else that a pickle can make here is one."""
     instance = isinstance(function, partial)
@@ -176,6 +197,7 @@ OPCODES: dict[str, tuple[int, Callable[[_State, list[Any], Any], Any]]] = {
     ),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT"), (1, _remembered)),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), (0, lambda state, items, place: state.memo[place])),
+    "SHORT_BINSTRING": (0, lambda state, items, text: _ascii(text)),
     "NONE": (0, lambda *_: None),
     "NEWTRUE": (0, lambda *_: True),
     "NEWFALSE": (0, lambda *_: False),
@@ -196,22 +218,15 @@ OPCODES: dict[str, tuple[int, Callable[[_State, list[Any], Any], Any]]] = {
     "STACK_GLOBAL": (2, _named_global),
     "MEMOIZE": (1, _memoized),
     **dict.fromkeys(("REDUCE", "NEWOBJ"), (2, lambda state, items, _: _called(*items))),
-    "BINPERSID": (1, lambda state, items, _: _called(_storage, items[0])),
+    "BINPERSID": (1, _persistent),
 }
 
 
 # What the pickle may call
 
 
-def _storage(kind: str, dtype: Any, key: str, device: str, count: int) -> _Storage:
-    """A storage; an untyped one is given as the function that would make it."""
-    if kind != "storage" or not isinstance(key, str) or type(count) is not int:
-        raise UnfamiliarError
-    return _Storage(key, dtype if isinstance(dtype, str) else None, count)
-
-
 def _tensor(
-    storage: _Storage, offset: int, shape: Any, strides: Any, grad: bool, hooks: Any, *more: Any
+    storage: SavedStorage, offset: int, shape: Any, strides: Any, grad: bool, hooks: Any, *more: Any
 ) -> SavedTensor:
     """torch._utils._rebuild_tensor_v2; or _v3, which names the type where the storage has none.
 
@@ -224,8 +239,12 @@ def _tensor(
     are_sizes = all(type(size) is int and size >= 0 for size in (offset, *shape, *strides))
     if not are_sizes or len(shape) != len(strides) or any(more):
         raise UnfamiliarError
-    kept = (storage.dtype, storage.elements)
-    return SavedTensor(storage.key, kept, DTYPES[dtype].name, offset, tuple(shape), tuple(strides))
+    return SavedTensor(storage, DTYPES[dtype].name, offset, tuple(shape), tuple(strides))
+
+
+def _old_tensor(storage: SavedStorage, offset: int, shape: Any, strides: Any) -> SavedTensor:
+    """torch._utils._rebuild_tensor, from before torch 0.4."""
+    return _tensor(storage, offset, shape, strides, False, None)
 
 
 def _parameter(tensor: Any, grad: bool, hooks: Any) -> SavedTensor:
@@ -256,6 +275,7 @@ def _untyped() -> None:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch Size": _size,
     "torch device": lambda *_: None,
+    "torch._utils _rebuild_tensor": _old_tensor,
     "torch._utils _rebuild_tensor_v2": _tensor,
     "torch._utils _rebuild_tensor_v3": _tensor,
     "torch._utils _rebuild_parameter": _parameter,

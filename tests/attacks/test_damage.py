@@ -139,3 +139,46 @@ def test_a_stored_member_has_one_size(tmp_path):
     block[at : at + 4] = (2**30).to_bytes(4, "little")
     with pytest.raises(MaskcliError, match="of two sizes that are not compressed"):
         opened(path, block)
+
+
+def legacy(path, saved):
+    """The bytes of a file in torch's format from before 1.6."""
+    torch.save(saved, path, _use_new_zipfile_serialization=False)
+    return path.read_bytes()
+
+
+def test_a_legacy_file_that_names_no_storage_is_refused(tmp_path):
+    """torch loads it, with memory that nobody has filled."""
+    path = tmp_path / "x.pt"
+    block = legacy(path, {"w": torch.ones(4)})
+    begin = block.rindex(b"\x80\x02]")
+    path.write_bytes(block[:begin] + b"\x80\x02]." + block[-24:])
+    assert torch.load(path, weights_only=True)["w"].shape == (4,)
+    with pytest.raises(MaskcliError, match="in torch's old format, and damaged"):
+        open_tensors(path)
+
+
+@pytest.mark.parametrize("end", [1, 9, 17])
+def test_a_legacy_file_that_ends_early_is_refused(tmp_path, end):
+    path = tmp_path / "x.pt"
+    block = legacy(path, {"a": torch.ones(2), "b": torch.ones(2)})
+    with pytest.raises(MaskcliError, match="in torch's old format, and damaged"):
+        opened(path, block[:-end])
+
+
+def test_a_legacy_storage_of_another_size_is_refused(tmp_path):
+    path = tmp_path / "x.pt"
+    block = legacy(path, {"w": torch.ones(4)})
+    count = struct.pack("<q", 4) + struct.pack("<f", 1.0)
+    with pytest.raises(MaskcliError, match="holds 8 bytes for 'w' where its pickle says 16"):
+        opened(path, block.replace(count, struct.pack("<q", 2) + count[8:]))
+
+
+def test_legacy_keys_that_share_lists_are_refused_at_once(tmp_path):
+    """Written out, they would be 2^40 lists."""
+    path = tmp_path / "x.pt"
+    block = legacy(path, {"w": torch.ones(4)})
+    begin = block.rindex(b"\x80\x02]")
+    laughs = b"\x80\x02]" + b"q\x01](h\x01h\x01e" * 40 + b"."
+    with pytest.raises(MaskcliError, match="in torch's old format, and damaged"):
+        opened(path, block[:begin] + laughs + block[-24:])

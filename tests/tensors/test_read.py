@@ -58,9 +58,6 @@ CASES = [
     for name in ("x.safetensors", "x.pt", "x.npy", "x.npz", "packed.npz", "legacy.bin")
     for dtype in DTYPES
     if dtype in NUMPY or name in ("x.safetensors", "x.pt") or (dtype == "bfloat16" and name == "legacy.bin")
-    if not (
-        name == "legacy.bin" and dtype in ("uint16", "uint32", "uint64")
-    )  # torch itself cannot load those
 ]
 
 

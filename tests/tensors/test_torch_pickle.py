@@ -4,6 +4,7 @@ import contextlib
 import pickle
 import zipfile
 from collections import OrderedDict
+from io import BytesIO
 from types import SimpleNamespace
 from unittest import mock
 
@@ -17,7 +18,7 @@ from maskcli.errors import MaskcliError
 from maskcli.tensors import open_tensors, torch_file
 from maskcli.tensors.pickled_classes import UnfamiliarError
 from maskcli.tensors.torch_file import from_torch
-from maskcli.tensors.torch_pickle import SavedTensor, described
+from maskcli.tensors.torch_pickle import SavedStorage, SavedTensor, described
 
 DTYPES = [
     torch.float32,
@@ -102,12 +103,15 @@ OTHERS = [
 ]
 
 
-@given(NESTS, st.lists(st.sampled_from(OTHERS), max_size=4), st.data())
+@given(NESTS, st.lists(st.sampled_from(OTHERS), max_size=4), st.booleans(), st.data())
 @settings(max_examples=100, deadline=None)
-def test_every_tensor_is_what_torch_loads(tmp_path_factory, nest, others, data):
+def test_every_tensor_is_what_torch_loads(tmp_path_factory, nest, others, zipped, data):
     path = tmp_path_factory.mktemp("saved") / "x.pt"
-    torch.save({"nest": nest, "others": others}, path)
-    loaded = torch_file._named(str(path), torch.load(path), torch.Tensor, from_torch)
+    saved = {"nest": nest, "others": others}
+    torch.save(saved, path, _use_new_zipfile_serialization=zipped)
+    # As an archive: torch writes the old format of integers that it does not read.
+    torch.save(saved, path.with_suffix(".zip"))
+    loaded = torch_file._named(str(path), torch.load(path.with_suffix(".zip")), torch.Tensor, from_torch)
     found = open_tensors(path).tensors
     assert [(each.name, each.dtype, each.shape) for each in found] == [
         (each.name, each.dtype, each.shape) for each in loaded
@@ -156,15 +160,34 @@ def test_what_models_and_people_save_needs_no_torch(tmp_path):
 
 
 def test_what_is_no_array_is_left_to_torch(tmp_path):
-    for odd in (
-        torch.rand(9).unfold(0, 3, 2),
-        torch.ones(3).to_sparse(),
-        torch.rand(2).to(torch.complex64).conj(),
-    ):
+    for odd in (torch.ones(3).to_sparse(), torch.rand(2).to(torch.complex64).conj()):
         torch.save({"good": torch.ones(2), "odd": odd}, tmp_path / "x.pt")
         with pytest.raises(AssertionError, match="torch was asked"):
             opened_without_torch(tmp_path / "x.pt")
         assert [each.name for each in open_tensors(tmp_path / "x.pt").tensors] == ["good", "odd"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_windows_that_overlap_are_read_without_torch(tmp_path, zipped):
+    for odd in (torch.rand(9).unfold(0, 3, 2), torch.rand(20)[3:].as_strided((3, 2, 4), (5, 1, 1))):
+        torch.save([odd], tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+        (found,) = opened_without_torch(tmp_path / "x.pt").tensors
+        np.testing.assert_array_equal(found.read(), odd.numpy())
+        np.testing.assert_array_equal(found.rows(1, 3), odd.reshape(-1, odd.shape[-1]).numpy()[1:3])
+
+
+def test_a_pickle_by_python_2_is_followed(tmp_path):
+    """Its texts are of bytes, and torch before 0.4 had another name for what makes a tensor."""
+    torch.save({"w": torch.ones(2)}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    block = (tmp_path / "x.pt").read_bytes().replace(b"X\x01\x00\x00\x00w", b"U\x01w")
+    hooks = block.index(b"\x89ccollections\nOrderedDict")
+    after = block.index(b"R", hooks) + 1
+    stored = after + (block[after : after + 1] == b"q") * 2
+    block = block[:hooks] + block[stored:]
+    (tmp_path / "x.pt").write_bytes(block.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor"))
+    assert torch.load(tmp_path / "x.pt")["w"].tolist() == [1.0, 1.0]
+    (found,) = opened_without_torch(tmp_path / "x.pt").tensors
+    assert (found.name, found.read().tolist()) == ("w", [1.0, 1.0])
 
 
 def pickled(value):
@@ -175,9 +198,9 @@ def pickled(value):
 def test_a_pickle_by_any_protocol_is_followed(tmp_path):
     for protocol in (2, 3, 4, 5):
         torch.save({"x": torch.ones(2)}, tmp_path / "x.pt", pickle_protocol=protocol)
-        assert described(pickled(tmp_path / "x.pt")) == {
-            "x": SavedTensor("0", ("float32", 2), "float32", 0, (2,), (1,))
-        }
+        storage = SavedStorage("0", "float32", 2)
+        saved = {"x": SavedTensor(storage, "float32", 0, (2,), (1,))}
+        assert described(BytesIO(pickled(tmp_path / "x.pt"))) == (saved, {"0": storage})
 
 
 @given(st.binary(max_size=60), st.integers(0, 400), st.integers(0, 255))
@@ -187,7 +210,7 @@ def test_damage_is_unfamiliar_or_harmless(noise, at, byte):
     whole[at % len(whole)] = byte
     for data in (bytes(whole), bytes(whole[: at % len(whole)]), noise, b"\x80\x02" + noise):
         with contextlib.suppress(UnfamiliarError):
-            described(data)
+            described(BytesIO(data))
 
 
 class Call:
@@ -231,7 +254,7 @@ def test_nothing_is_called_and_nothing_grows(tmp_path):
     ]
     for data in hostile:
         with contextlib.suppress(UnfamiliarError):
-            described(data)
+            described(BytesIO(data))
     assert not (tmp_path / "made").exists()
 
 
