@@ -4,8 +4,9 @@
     python -m tests.mutants --sample 20 --seed 3   as many of all packages
     python -m tests.mutants masks/edges.py         of one file
 
-Libraries are imported once; each mutant is a fork that imports maskcli with one change and runs tests until one fails.
-Survivors are printed: each lacks a test, or means the same.
+Libraries are imported once. One run without a change tells which tests reach which lines, and how long they take; each
+mutant is a fork that imports maskcli with one change and runs the tests that reach it until one fails. Survivors are
+printed: each lacks a test, has one in another folder or share, or means the same.
 """
 
 import argparse
@@ -14,11 +15,13 @@ import importlib
 import importlib.abc
 import importlib.util
 import io
+import json
 import os
 import random
 import resource
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -42,8 +45,9 @@ LEFT_OUT = (
 )
 # Files whose only tests are in one of these.
 ALONE = {"conditions.py": "test_flex.py"}
-# Seconds of processor time that a mutant gets: what runs for longer counts as found.
-SECONDS = 60
+# Seconds of processor time that a mutant gets, and how many times those that its tests take: what runs for longer
+# counts as found.
+SECONDS, TIMES = 20, 1.5
 SWAPS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.Add: ast.Sub, ast.Sub: ast.Add,
@@ -59,14 +63,15 @@ def main():
     mutants = [each for package in options.packages for each in of_package(package)]
     if options.sample is not None:
         mutants = random.Random(options.seed).sample(mutants, min(options.sample, len(mutants)))
-    for package in {mutant.package: mutant for mutant in mutants}.values():
-        if is_found(package, changed=False):
-            sys.exit(f"tests of {package.package} fail without a change")
+    reached = {}
+    for package in sorted({mutant.package for mutant in mutants}):
+        files = sorted({mutant.path for mutant in mutants if mutant.package == package})
+        reached[package] = Reached(package, files, options.share)
     began, survivors = time.monotonic(), 0
     done = 0
     for mutant in mutants:
         done += 1
-        if not is_found(mutant) and not is_found(mutant, share="all"):
+        if not is_found(mutant, reached[mutant.package]):
             survivors += 1
             print(f"survives: {mutant}", flush=True)
         if options.minutes and time.monotonic() - began > options.minutes * 60:
@@ -87,6 +92,7 @@ def _options():
     parser.add_argument("--sample", type=int, metavar="N", help="so many of them, chosen by --seed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, help="end after these")
+    parser.add_argument("--share", default="1", help="of the tests, as pytest takes it: 1 to 15, or all")
     parser.add_argument("--least", type=float, metavar="PERCENT", help="exit with 1 below this score")
     return parser.parse_args()
 
@@ -94,12 +100,12 @@ def _options():
 class Mutant:
     """A file with the change of a number at one of its nodes."""
 
-    def __init__(self, package, path, number, line, before, after):
+    def __init__(self, package, path, number, lines, before, after):
         self.package, self.path, self.number = package, path, number
-        self.line, self.before, self.after = line, before, after
+        self.lines, self.before, self.after = lines, before, after
 
     def __str__(self):
-        return f"{self.path.relative_to(ROOT)}:{self.line}: {self.before}  ->  {self.after}"
+        return f"{self.path.relative_to(ROOT)}:{self.lines.start}: {self.before}  ->  {self.after}"
 
     @property
     def module(self):
@@ -131,15 +137,15 @@ def of_file(package, path):
         before = ast.unparse(node)
         undo = dict(vars(node))
         change()
-        yield Mutant(package, path, number, node.lineno, before, ast.unparse(node))
+        yield Mutant(package, path, number, change.lines, before, ast.unparse(node))
         vars(node).update(undo)
 
 
 class Change:
-    """A change of one node in place."""
+    """A change of one node in place; its lines are those of its statement, none where it is run by an import."""
 
-    def __init__(self, node, field, value):
-        self.node, self.field, self.value = node, field, value
+    def __init__(self, node, lines, field, value):
+        self.node, self.lines, self.field, self.value = node, lines, field, value
 
     def __call__(self):
         setattr(self.node, self.field, self.value)
@@ -147,30 +153,44 @@ class Change:
 
 def changes(tree):
     """Every change of a tree, in one order."""
-    for node in _walked(tree):
-        if isinstance(node, ast.Compare):
-            for at, sign in enumerate(node.ops):
-                yield Change(node, "ops", [*node.ops[:at], SWAPS[type(sign)](), *node.ops[at + 1 :]])
-        elif isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in SWAPS:
-            yield Change(node, "op", SWAPS[type(node.op)]())
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.Invert):
-            yield Change(node, "operand", ast.UnaryOp(node.op, node.operand))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int):
-            value = not node.value if isinstance(node.value, bool) else node.value + 1
-            yield Change(node, "value", value)
-        elif isinstance(node, ast.If | ast.IfExp | ast.While):
-            yield Change(node, "test", ast.UnaryOp(ast.Not(), node.test))
+    for node, lines in _walked(tree):
+        for field, value in _changed(node):
+            yield Change(node, lines, field, value)
 
 
-def _walked(node):
-    """The nodes that a run evaluates, without types, texts of errors and defaults of data classes."""
+def _changed(node):
+    """The fields of a node that may be changed, each with another value."""
+    if isinstance(node, ast.Compare):
+        for at, sign in enumerate(node.ops):
+            yield "ops", [*node.ops[:at], SWAPS[type(sign)](), *node.ops[at + 1 :]]
+    elif isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in SWAPS:
+        yield "op", SWAPS[type(node.op)]()
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.Invert):
+        yield "operand", ast.UnaryOp(node.op, node.operand)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int):
+        yield "value", not node.value if isinstance(node.value, bool) else node.value + 1
+    elif isinstance(node, ast.If | ast.IfExp | ast.While):
+        yield "test", ast.UnaryOp(ast.Not(), node.test)
+
+
+def _walked(node, lines=range(0), called=False):
+    """The nodes that a run evaluates, without types, texts of errors and defaults of data classes; each with its lines."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "format_spec"):
             continue
+        within = called or (isinstance(node, ast.FunctionDef | ast.Lambda) and name == "body")
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST) and not isinstance(child, ast.Raise | ast.JoinedStr | ast.Assert):
-                yield child
-                yield from _walked(child)
+                own = _lines(child) if isinstance(child, ast.stmt | ast.Lambda) else lines
+                yield child, own if within else range(own.start, own.start)
+                yield from _walked(child, own, within)
+
+
+def _lines(statement):
+    """The lines of a statement, without those of the statements in it."""
+    inside = getattr(statement, "body", [])
+    end = inside[0].lineno if isinstance(inside, list) and inside else statement.end_lineno + 1
+    return range(statement.lineno, max(end, statement.lineno + 1))
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -197,43 +217,127 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.mutant.tree(), str(self.mutant.path), "exec"), vars(module))
 
 
-def is_found(mutant, changed=True, share="1"):
-    """Whether a test fails, in a fork that has the change."""
+class Reached:
+    """Which tests of a package reach which lines of some files, and the seconds that each takes."""
+
+    def __init__(self, package, files, share):
+        self.files, self.share = _tests(package, files), share
+        with tempfile.TemporaryDirectory() as folder:
+            told = Path(folder) / "reached.json"
+            recorder = Recorder(files, told)
+            if _ended(lambda: _pytest(self.files, share, recorder)) != 0:
+                sys.exit(f"tests of {package} fail without a change")
+            found = json.loads(told.read_text())
+        self.seconds = found["seconds"]
+        self.lines = {
+            path: {int(line): names for line, names in each.items()} for path, each in found["lines"].items()
+        }
+
+    def tests(self, mutant):
+        """Those that reach a mutant, by name; of what an import runs, those that reach any line of its file."""
+        lines = self.lines.get(str(mutant.path), {})
+        return {name for line in mutant.lines or lines for name in lines.get(line, ())}
+
+
+class Recorder:
+    """A plugin of pytest that writes which tests reach which lines."""
+
+    def __init__(self, files, told):
+        self.files, self.told, self.seconds = files, told, {}
+
+    def pytest_configure(self):
+        import coverage
+
+        self.coverage = coverage.Coverage(data_file=None, include=[str(path) for path in self.files])
+        self.coverage.start()
+        _quick()
+
+    def pytest_runtest_logreport(self, report):
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
+
+    def pytest_runtest_logstart(self, nodeid):
+        # What sets up a test may be used by all others of its file.
+        self.coverage.switch_context(nodeid.partition("::")[0])
+
+    def pytest_pyfunc_call(self, pyfuncitem):
+        self.coverage.switch_context(pyfuncitem.nodeid)
+
+    def pytest_sessionfinish(self):
+        self.coverage.stop()
+        data = self.coverage.get_data()
+        lines = {path: data.contexts_by_lineno(path) for path in data.measured_files()}
+        files = {}
+        for name in self.seconds:
+            files.setdefault(name.partition("::")[0], []).append(name)
+        named = {
+            path: {line: sorted({name for context in contexts for name in files.get(context, [context]) if name})
+                   for line, contexts in each.items()}
+            for path, each in lines.items()
+        }  # fmt: skip
+        self.told.write_text(json.dumps({"lines": named, "seconds": self.seconds}))
+
+
+class Changed:
+    """A plugin of pytest that runs some tests on a mutant."""
+
+    def __init__(self, mutant, names):
+        self.mutant, self.names = mutant, names
+
+    def pytest_configure(self):
+        # Before what pytest itself imports plugins by, of which maskcli is one.
+        assert self.mutant.module not in sys.modules
+        sys.meta_path.insert(0, Finder(self.mutant))
+        _quick()
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = [item for item in items if item.nodeid in self.names]
+
+
+def _quick():
+    """As few examples of property tests as tell a change, the same ones each time."""
+    import hypothesis
+
+    once = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    hypothesis.settings.register_profile(
+        "mutants", deadline=None, phases=once, max_examples=30, database=None, derandomize=True
+    )
+    hypothesis.settings.load_profile("mutants")
+
+
+def is_found(mutant, reached):
+    """Whether a test fails, in a fork that has the change; what no test reaches is not."""
+    names = reached.tests(mutant)
+    if not names:
+        return False
+    seconds = SECONDS + TIMES * sum(reached.seconds[name] for name in names)
+    wanted = {name.partition("::")[0] for name in names}
+    files = [path for path in reached.files if any(path.endswith(each) for each in wanted)]
+    files.sort(key=lambda path: mutant.path.stem.strip("_") not in Path(path).stem)
+    return _ended(lambda: _pytest(files, reached.share, Changed(mutant, names), seconds)) != 0
+
+
+def _ended(called):
+    """The exit status of a fork that calls something."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            code = _tested(mutant, changed, share)
+            code = called()
         finally:
             os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return status != 0
+    return os.waitpid(child, 0)[1]
 
 
-def _tested(mutant, changed, share):
-    """The exit code of the nearest tests."""
-    import hypothesis
+def _pytest(files, share, plugin, seconds=None):
+    """The exit code of tests that are run in this process, in silence."""
     import pytest
 
-    most = SECONDS if share == "1" else 10 * SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
-    signal.alarm(10 * most)
+    if seconds is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
+        signal.alarm(int(10 * seconds))
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     os.dup2(1, 2)
     sys.stdout = sys.stderr = io.StringIO()
-
-    class Quick:
-        def pytest_configure(self):
-            if changed:
-                # Before what pytest itself imports plugins by, of which maskcli is one.
-                assert mutant.module not in sys.modules
-                sys.meta_path.insert(0, Finder(mutant))
-            once = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
-            hypothesis.settings.register_profile(
-                "mutants", deadline=None, phases=once, max_examples=30, database=None, derandomize=True
-            )
-            hypothesis.settings.load_profile("mutants")
-
     fixed = [
         "-x",
         "-q",
@@ -244,20 +348,18 @@ def _tested(mutant, changed, share):
         "-W",
         "ignore::pytest.PytestAssertRewriteWarning",
     ]
-    return int(pytest.main([*fixed, "--share", share, *_nearest(mutant)], plugins=[Quick()]))
+    return int(pytest.main([*fixed, "--share", share, *files], plugins=[plugin]))
 
 
-def _nearest(mutant):
-    """Test files, those with the name of the changed file first."""
-    _, homes = PACKAGES[mutant.package]
+def _tests(package, changed):
+    """The test files of a package."""
+    _, homes = PACKAGES[package]
     files = []
     for home in homes:
         path = ROOT / home
         files += sorted(path.glob("test_*.py")) if path.is_dir() else [path]
-    alone = ALONE.get(mutant.path.name)
-    wanted = [each for each in files if each.name not in LEFT_OUT or each.name == alone]
-    named = mutant.path.stem.strip("_")
-    return [str(each) for each in sorted(wanted, key=lambda each: named not in each.stem)]
+    alone = {ALONE.get(path.name) for path in changed}
+    return [str(each) for each in files if each.name not in LEFT_OUT or each.name in alone]
 
 
 if __name__ == "__main__":

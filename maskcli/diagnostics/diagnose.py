@@ -20,7 +20,7 @@ from maskcli.diagnostics.rules.hits import in_words
 from maskcli.diagnostics.see import see
 from maskcli.diagnostics.unchecked import Unchecked, unchecked, unpaired
 from maskcli.displayed import Displayed
-from maskcli.masks.mask import Runs
+from maskcli.masks.runs import Runs
 from maskcli.masks.spec import Resolve
 from maskcli.masks.words import counted
 from maskcli.meant.facts import Declared

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.masks.mask import Runs
+from maskcli.masks.runs import Runs
 
 # From worst to mildest; the order of reports and of --fail-on.
 SEVERITIES = ("error", "warning", "note")

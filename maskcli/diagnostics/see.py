@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from maskcli.diagnostics.finding import Where
-from maskcli.masks.mask import Runs
+from maskcli.masks.runs import Runs
 from maskcli.scene.scene import Scene
 from maskcli.tensors import TensorFile
 

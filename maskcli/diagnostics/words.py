@@ -10,7 +10,7 @@ import numpy as np
 
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Where
-from maskcli.masks.mask import Runs
+from maskcli.masks.runs import Runs
 from maskcli.masks.words import first, items_in_words, runs_in_words
 
 # Names, values and groups of samples beyond this many are counted, not listed.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from maskcli.errors import MaskcliError
-from maskcli.masks.mask import Runs
+from maskcli.masks.runs import Runs
 from maskcli.masks.words import runs_in_words
 from maskcli.tensors import Roled, Tensor
 

@@ -15,9 +15,9 @@ from maskcli.masks.conditions import document_condition
 from maskcli.masks.kinds import KINDS, Numbers, document_ids
 from maskcli.masks.layout import Layout
 from maskcli.masks.leaves import arguments_of
-from maskcli.masks.mask import runs_of
 from maskcli.masks.name import Name
 from maskcli.masks.packed import positions_in
+from maskcli.masks.runs import runs_of
 from maskcli.masks.spec import Joined, Named, Not, PerDocument, Spec, conjuncts, kinds_in, parse
 
 

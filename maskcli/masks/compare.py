@@ -9,7 +9,8 @@ import numpy as np
 from maskcli.arrays import Shape
 from maskcli.masks.kinds import causal, documents, padding, window
 from maskcli.masks.layout import Layout
-from maskcli.masks.mask import Mask, Runs, runs_of
+from maskcli.masks.mask import Mask
+from maskcli.masks.runs import Runs, runs_of
 from maskcli.masks.words import items_in_words, runs_in_words
 
 MEANINGS = {

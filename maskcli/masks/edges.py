@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskcli.arrays import Array
-from maskcli.masks.mask import Mask, runs_of
+from maskcli.masks.mask import Mask
+from maskcli.masks.runs import runs_of
 
 if TYPE_CHECKING:
     from maskcli.masks.kinds import Numbers

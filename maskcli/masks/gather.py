@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from maskcli.arrays import Array, Shape
-from maskcli.masks.mask import Mask, check_count
+from maskcli.masks.mask import Mask
+from maskcli.masks.runs import check_count
 
 
 def gather(mask: Mask, at: Array, shape: Shape) -> Mask:

@@ -16,7 +16,8 @@ from maskcli.masks import conditions, patterns
 from maskcli.masks.conditions import Condition
 from maskcli.masks.labels import same, same_label, spans
 from maskcli.masks.layout import Layout, at_positions
-from maskcli.masks.mask import MAX_RUNS, Mask
+from maskcli.masks.mask import Mask
+from maskcli.masks.runs import MAX_RUNS
 
 if TYPE_CHECKING:
     from maskcli.masks.edges import Edges
@@ -170,10 +171,10 @@ def documents(layout: Layout, *lengths: int) -> Mask:
             f"{layout.keys} keys, so its document is unknown; pass a smaller past"
         )
     alike = same_label(layout, ids)
-    nowhere = layout.positions < 0
-    if not nowhere.any():
+    if layout.queries_at is None and layout.past >= 0:
         return alike
     # A query that holds no token is in no document.
+    nowhere = layout.positions < 0
     return alike & Mask.from_intervals(layout.shape, 0, np.where(nowhere, 0, layout.keys))
 
 

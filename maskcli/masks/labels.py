@@ -33,7 +33,7 @@ def same_label(layout: Layout, ids: Array) -> Mask:
         (starts - item * keys)[order],
         (stops - item * keys)[order],
     )
-    of_key = np.repeat(table_row, stops - starts).reshape(items, keys)
+    of_key = np.repeat(table_row.astype(np.int32), stops - starts).reshape(items, keys)
     return table.take(layout.shape, _of_queries(layout, of_key)[:, None])
 
 

@@ -51,7 +51,7 @@ class Layout:
         """The position of every query, int64 [1, 1, Q], or [B, 1, Q] where items differ."""
         if self.queries_at is not None:
             return self.queries_at[:, None].astype(np.int64)
-        return (np.arange(self.queries) + self.past).reshape(1, 1, -1)
+        return np.arange(self.past, self.past + self.queries).reshape(1, 1, -1)
 
     @property
     def inside(self) -> bool:

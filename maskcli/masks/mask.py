@@ -7,6 +7,7 @@ sample. Everything here works on the runs, so its cost grows with their number a
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,24 @@ import numpy as np
 
 from maskcli.arrays import Array, Shape, dense_runs
 from maskcli.displayed import Pictured
-from maskcli.errors import MaskcliError, TooManyRunsError
+from maskcli.errors import MaskcliError
+from maskcli.masks.runs import (
+    PIECE,
+    Join,
+    Rows,
+    check_count,
+    complement,
+    difference,
+    either,
+    intersection,
+    joined,
+    of_intervals,
+    pointer_of,
+    union,
+)
 
 Stored = tuple[int, int, int]
-Runs = tuple[tuple[int, int], ...]
 
-# Starts and stops of this many runs take 256 MiB; a mask with more is not runs by nature.
-MAX_RUNS = 2**25
 # The longest key axis that 32-bit runs can address with room for a stop behind the last key.
 MAX_KEYS = 2**31 - 2
 # Cells of a dense chunk that are looked at in one go: large enough to amortise numpy calls, small enough for
@@ -50,8 +62,10 @@ class Mask(Pictured):
     def from_intervals(cls, shape: Shape, starts: Array | int, stops: Array | int) -> Mask:
         """One interval a row, clipped to 0..K, maybe empty: `starts` and `stops` broadcast to [b, h, q]."""
         _check_shape(shape)
-        ends = (np.atleast_3d(starts), np.atleast_3d(stops))
-        return _intervals(shape, *(np.minimum(np.maximum(each, 0), shape[3]) for each in ends))
+        first, last = np.broadcast_arrays(np.atleast_3d(starts), np.atleast_3d(stops))
+        check_count(first.size, "this mask")
+        ends = (np.clip(each, 0, shape[3]).astype(np.int32, copy=False).ravel() for each in (first, last))
+        return cls(shape, (first.shape[0], first.shape[1], first.shape[2]), *of_intervals(*ends))
 
     @classmethod
     def from_runs(cls, shape: Shape, stored: Stored, counts: Array, starts: Array, stops: Array) -> Mask:
@@ -95,34 +109,21 @@ class Mask(Pictured):
     # The algebra
 
     def __and__(self, other: Mask) -> Mask:
-        self._same_shape(other)
-        mine, theirs = self.intervals(), other.intervals()
-        if mine is not None and theirs is not None:
-            return _intervals(self.shape, np.maximum(mine[0], theirs[0]), np.minimum(mine[1], theirs[1]))
-        stored = self._common(other)
-        return _intersect(self.expand(stored), other.expand(stored))
+        return self._joined(other, intersection)
 
     def __or__(self, other: Mask) -> Mask:
-        return ~(~self & ~other)
+        return self._joined(other, union)
 
     def __sub__(self, other: Mask) -> Mask:
-        return self & ~other
+        return self._joined(other, difference)
 
     def __xor__(self, other: Mask) -> Mask:
-        return (self - other) | (other - self)
+        return self._joined(other, either)
 
     def __invert__(self) -> Mask:
-        rows = self.rows
-        check_count(self.starts.size + rows, "the complement of this mask")
-        row = self.row_of_run()
-        run = np.arange(self.starts.size)
-        starts = np.zeros(run.size + rows, np.int32)
-        stops = np.full(run.size + rows, self.shape[3], np.int32)
-        starts[run + row + 1] = self.stops
-        stops[run + row] = self.starts
-        kept = stops > starts
-        pointer = pointer_of(kept)[self.pointer + np.arange(rows + 1)]
-        return Mask(self.shape, self.stored, pointer, starts[kept], stops[kept])
+        rows, keys = self._rows(), self.shape[3]
+        pieces = (complement(rows.part(low, high), keys) for low, high in _pieces(self.rows))
+        return Mask(self.shape, self.stored, *joined(pieces, self.rows))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mask):
@@ -150,29 +151,19 @@ class Mask(Pictured):
 
     def row_of_run(self) -> Array:
         """The stored row that each run belongs to, int64 [runs]."""
-        return np.repeat(np.arange(self.rows), np.diff(self.pointer))
+        return self._rows().row_of_run()
 
     def intervals(self) -> tuple[Array, Array] | None:
         """Starts and stops [b, h, q] when no row has more than one run (0, 0 for none), else None."""
-        held = self._held()
-        # As many runs as rows that hold any: one in each.
-        if self.starts.size != np.count_nonzero(held):
-            return None
-        if self.starts.size == self.rows:
-            return self.starts.reshape(self.stored), self.stops.reshape(self.stored)
-        starts, stops = np.zeros(self.rows, np.int32), np.zeros(self.rows, np.int32)
-        starts[held], stops[held] = self.starts, self.stops
-        return starts.reshape(self.stored), stops.reshape(self.stored)
+        found = self._rows().intervals()
+        return (found[0].reshape(self.stored), found[1].reshape(self.stored)) if found else None
 
     def take(self, shape: Shape, index: Array) -> Mask:
         """The mask of `shape` whose stored row at [b, h, q] is this mask's stored row `index[b, h, q]`."""
-        flat = index.ravel()
-        first, last = self.pointer[flat], self.pointer[flat + 1]
-        pointer = pointer_of(last - first)
-        check_count(int(pointer[-1]), "this mask")
-        run = np.repeat(first - pointer[:-1], last - first) + np.arange(pointer[-1])
         stored = (index.shape[0], index.shape[1], index.shape[2])
-        return Mask(shape, stored, pointer, self.starts[run], self.stops[run])
+        rows, flat = self._rows(), index.ravel()
+        pieces = (rows.take(flat[low:high]) for low, high in _pieces(flat.size))
+        return Mask(shape, stored, *joined(pieces, flat.size))
 
     def expand(self, stored: Stored) -> Mask:
         """The same mask with its stored axes written out to `stored`."""
@@ -279,10 +270,8 @@ class Mask(Pictured):
 
     def row_range(self, low: int, high: int) -> Mask:
         """These of the stored rows, as a mask [1, 1, high - low, K]."""
-        first, last = self.pointer[low], self.pointer[high]
         shape = (1, 1, high - low, self.shape[3])
-        pointer = self.pointer[low : high + 1] - first
-        return Mask(shape, shape[:3], pointer, self.starts[first:last], self.stops[first:last])
+        return Mask(shape, shape[:3], *self._rows().part(low, high))
 
     def plane(self, batch: int = 0, head: int = 0, rows: tuple[int, int] | None = None) -> Mask:
         """The rows of one batch item and head, as a mask [1, 1, n, K]; one when all queries share it."""
@@ -325,9 +314,33 @@ class Mask(Pictured):
         b, h, q = self.stored
         return (self.shape[0] // max(b, 1)) * (self.shape[1] // max(h, 1)) * (self.shape[2] // max(q, 1))
 
+    def _rows(self) -> Rows:
+        return Rows(self.pointer, self.starts, self.stops)
+
     def _common(self, other: Mask) -> Stored:
         a, b = self.stored, other.stored
         return max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2])
+
+    def _joined(self, other: Mask, join: Join) -> Mask:
+        """Rows of both masks, joined a piece at a time."""
+        self._same_shape(other)
+        stored = self._common(other)
+        rows = math.prod(stored)
+        pieces = (
+            join(self._part(stored, low, high), other._part(stored, low, high), self.shape[3])
+            for low, high in _pieces(rows)
+        )
+        return Mask(self.shape, stored, *joined(pieces, rows))
+
+    def _part(self, stored: Stored, low: int, high: int) -> Rows:
+        """Rows `low` to `high` of the mask with its stored axes written out to `stored`."""
+        if stored == self.stored:
+            return self._rows().part(low, high)
+        places = np.unravel_index(np.arange(low, high), stored)
+        own = tuple(
+            at if size > 1 else np.zeros_like(at) for at, size in zip(places, self.stored, strict=True)
+        )
+        return self._rows().take(np.ravel_multi_index(own, self.stored))
 
     def _same_shape(self, other: Mask) -> None:
         if self.shape != other.shape:
@@ -337,64 +350,14 @@ class Mask(Pictured):
             )
 
 
-def runs_of(flags: Array) -> Runs:
-    """The True stretches of a boolean vector as runs [start, stop)."""
-    borders = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
-    return tuple((int(a), int(b)) for a, b in zip(borders[::2], borders[1::2], strict=True))
-
-
-def _intervals(shape: Shape, starts: Array, stops: Array) -> Mask:
-    """One run a row where it is not empty: `starts` and `stops` broadcast to [b, h, q] and lie in 0..K."""
-    if starts.shape != stops.shape:
-        starts, stops = np.broadcast_arrays(starts, stops)
-    stored = (starts.shape[0], starts.shape[1], starts.shape[2])
-    check_count(starts.size, "this mask")
-    starts, stops = starts.ravel().astype(np.int32, copy=False), stops.ravel().astype(np.int32, copy=False)
-    kept = stops > starts
-    if kept.all():
-        return Mask(shape, stored, np.arange(starts.size + 1), starts, stops)
-    return Mask(shape, stored, pointer_of(kept), starts[kept], stops[kept])
-
-
-def _intersect(a: Mask, b: Mask) -> Mask:
-    """Keys in both; both masks hold the same stored rows."""
-    first, overlaps = _overlapping(a, b)
-    pointer = pointer_of(overlaps)
-    check_count(int(pointer[-1]), "the combination of these masks")
-    of_a = np.repeat(np.arange(overlaps.size), overlaps)
-    of_b = np.repeat(first - pointer[:-1], overlaps) + np.arange(pointer[-1])
-    starts, stops = np.maximum(a.starts[of_a], b.starts[of_b]), np.minimum(a.stops[of_a], b.stops[of_b])
-    return Mask(a.shape, a.stored, pointer[a.pointer], starts, stops)
-
-
-def _overlapping(a: Mask, b: Mask) -> tuple[Array, Array]:
-    """The first run of b that overlaps each run of a, and how many do, both [runs of a]."""
-    span = a.shape[3] + 1
-    a_base, b_base = a.row_of_run() * span, b.row_of_run() * span
-    # Runs of b that end behind the start of a's run and begin before its stop overlap it.
-    first = np.searchsorted(b.stops + b_base, a.starts + a_base, "right")
-    last = np.searchsorted(b.starts + b_base, a.stops + a_base, "left")
-    return first, last - first
-
-
-def pointer_of(counts: Array) -> Array:
-    """Where the runs of each row begin and end, int64 [rows + 1], from how many it has."""
-    pointer = np.zeros(counts.size + 1, np.int64)
-    np.cumsum(counts, out=pointer[1:])
-    return pointer
+def _pieces(rows: int) -> Iterator[tuple[int, int]]:
+    """Where pieces of so many rows begin and end; one that is empty where there are none."""
+    for low in range(0, max(rows, 1), PIECE):
+        yield low, min(low + PIECE, rows)
 
 
 def _check_shape(shape: Shape) -> None:
     if shape[3] > MAX_KEYS:
         raise MaskcliError(
             f"{shape[3]:,} keys are more than maskcli can address ({MAX_KEYS:,}); ask for fewer keys"
-        )
-
-
-def check_count(count: int, what: str) -> None:
-    """Refuse masks that are not runs by nature."""
-    if count > MAX_RUNS:
-        raise TooManyRunsError(
-            f"{what} needs {count:,} runs of keys, more than the limit of {MAX_RUNS:,}; "
-            "ask for fewer tokens, or for a mask made of longer runs (causal, sliding, documents)"
         )

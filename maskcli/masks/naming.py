@@ -21,8 +21,9 @@ from maskcli.errors import MaskcliError, TooManyRunsError
 from maskcli.masks.edges import MOST_RANGES, edges_of
 from maskcli.masks.kinds import KINDS, Fit, Numbers
 from maskcli.masks.layout import Layout
-from maskcli.masks.mask import Mask, runs_of
+from maskcli.masks.mask import Mask
 from maskcli.masks.name import Name
+from maskcli.masks.runs import runs_of
 from maskcli.masks.spec import Named, Not, PerDocument, Spec, build, joined, kinds_in, parse, write
 
 # A conjunction of more kinds than this is no name any more.

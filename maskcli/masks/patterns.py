@@ -9,7 +9,8 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 from maskcli.masks.layout import Layout, at_positions
-from maskcli.masks.mask import MAX_RUNS, Mask
+from maskcli.masks.mask import Mask
+from maskcli.masks.runs import MAX_RUNS
 
 
 def tree(layout: Layout, *parents: int) -> Mask:

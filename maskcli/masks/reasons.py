@@ -9,7 +9,8 @@ from typing import NamedTuple
 from maskcli.masks.kinds import KINDS as MASK_KINDS
 from maskcli.masks.kinds import causal, document_ids, full
 from maskcli.masks.layout import Layout
-from maskcli.masks.mask import Mask, runs_of
+from maskcli.masks.mask import Mask
+from maskcli.masks.runs import runs_of
 from maskcli.masks.spec import (
     Joined,
     Named,

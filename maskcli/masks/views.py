@@ -9,7 +9,8 @@ import numpy as np
 
 from maskcli.arrays import Array, pixel_edges
 from maskcli.errors import MaskcliError
-from maskcli.masks.mask import Mask, pointer_of
+from maskcli.masks.mask import Mask
+from maskcli.masks.runs import pointer_of
 
 # An array of so many cells takes 2 GiB.
 MAX_CELLS = 2**31

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from maskcli.masks.mask import Runs
+from maskcli.masks.runs import Runs
 
 # Runs that are written out before the rest is counted or cut off.
 LISTED_RUNS = 4

@@ -10,7 +10,7 @@ from maskcli.diagnostics.diagnose import Report
 from maskcli.diagnostics.finding import Finding, Traced
 from maskcli.diagnostics.unchecked import Unchecked
 from maskcli.diagnostics.words import listed
-from maskcli.masks.mask import Runs
+from maskcli.masks.runs import Runs
 from maskcli.masks.words import LISTED_RUNS, counted, first
 from maskcli.report.alike import Alike, alike
 from maskcli.report.excerpts import print_excerpt

@@ -1,10 +1,13 @@
 """Counts that a file only claims: what is allocated by them has a ceiling."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from maskcli.masks.layout import Layout
+from maskcli.masks.spec import build, parse
 from maskcli.meant.model_config import MAX_LAYERS, read_config
 from maskcli.untrusted import memory_limit
 from tests.cli.running import ROOT, refused, run
@@ -45,6 +48,19 @@ def test_keys_of_a_cache(option):
 
 def test_tokens_of_a_batch():
     assert "more than the 8388608 cells" in refused("show", "--lengths", "16777216,1")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("spec", ["causal & sliding:4", "causal | global:4", "sliding:4 | documents:8388608"])
+def test_joined_masks_of_the_longest_batch(spec):
+    """Rows are joined a piece at a time: what stands between took 1.4 GiB."""
+    tracemalloc.start()
+    try:
+        mask = build(parse(spec), Layout(1, 2**23, 2**23))
+        assert mask.rows == 2**23
+        assert tracemalloc.get_traced_memory()[1] < 500 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(("option", "number"), [("--pad-id", 2**64), ("--ignore-index", -(2**64))])

@@ -11,7 +11,8 @@ import numpy as np
 from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Flags, Found, Where, items_of
 from maskcli.diagnostics.words import filled, listed_words, lowest, percent, told_items, told_places
-from maskcli.masks.mask import Mask, runs_of
+from maskcli.masks.mask import Mask
+from maskcli.masks.runs import runs_of
 
 Extra = TypeVar("Extra")
 

@@ -10,7 +10,8 @@ from maskcli.arrays import Array
 from maskcli.diagnostics.finding import Contrary, Found, Where
 from maskcli.diagnostics.rule import for_each, masks, rule
 from maskcli.diagnostics.rules.hits import Hit, at_keys, at_queries, fold
-from maskcli.masks.mask import Mask, runs_of
+from maskcli.masks.mask import Mask
+from maskcli.masks.runs import runs_of
 from maskcli.meant.facts import Declared
 from maskcli.scene.scene import Saved, Scene
 from maskcli.scene.tokens import Tokens
