@@ -334,7 +334,7 @@ def _pytest(files, share, plugin, seconds=None):
 
     if seconds is not None:
         resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
-        signal.alarm(int(10 * seconds))
+        signal.alarm(int(4 * seconds))
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     os.dup2(1, 2)
     sys.stdout = sys.stderr = io.StringIO()

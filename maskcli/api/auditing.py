@@ -40,10 +40,9 @@ def audit(
     iterable of rows, or of batches as a collator makes them. `columns` says what columns of other names are,
     as `{"my_mask": "loss_mask"}`. Rows of messages or texts are rendered by the `tokenizer`: `tools` is their
     column of tools, `max_length` where rows are cut. Files of token ids without a header are read as `dtype`,
-    and cut behind `eos_id`, or to rows of `max_length`. `jobs` processes read files; more than one import the
-    program again, which so needs `if __name__ == "__main__":`. What was meant is declared as for `diagnose`.
-    Raises MaskcliError where there is no row, no column that says anything of tokens, or more than one set:
-    audit each split by itself.
+    and cut behind `eos_id`, or to rows of `max_length`. `jobs` processes read files. What was meant is
+    declared as for `diagnose`. Raises MaskcliError where there is no row, no column that says anything of
+    tokens, or more than one set: audit each split by itself.
 
     >>> rows = [{"input_ids": [5, 6, 7, 8, 2], "labels": [-100, -100, 7, 8, -100]}] * 3
     >>> [found.name for found in audit(rows, eos_id=2, pad_id=0).findings]

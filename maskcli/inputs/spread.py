@@ -6,11 +6,13 @@ import contextlib
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, wait
-from functools import lru_cache
+from functools import lru_cache, partial
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from maskcli.errors import MaskcliError
@@ -95,7 +97,7 @@ def _over_processes(
     done = 0
     while done < len(tasks):
         try:
-            for result in _pool(recipe, tasks[done:], jobs):
+            for result in _pool(partial(work_on, recipe), tasks[done:], jobs):
                 done += 1
                 yield result
         except BrokenExecutor:
@@ -108,24 +110,34 @@ def _alone(recipe: bytes, task: Task, killed: Work[Task, Result]) -> Result:
     """Do a task in a process of its own, whose death is the task's fault."""
     result: Result
     try:
-        (result,) = _pool(recipe, [task], 1)
+        (result,) = _pool(partial(work_on, recipe), [task], 1)
     except BrokenExecutor:
+        _check_start()
         return killed(task)
     return result
 
 
-def _pool(recipe: bytes, tasks: Sequence[Any], jobs: int) -> Iterator[Any]:
+def _check_start() -> None:
+    """Raise MaskcliError where processes end before they do anything, for whatever task."""
+    try:
+        list(_pool(abs, [0], 1))
+    except BrokenExecutor as error:
+        raise MaskcliError(NO_MORE.format("they end as they begin")) from error
+
+
+def _pool(work: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> Iterator[Any]:
     """Results from a pool of processes, which end with the iterator, at once when it is left early."""
     # One task needs neither.
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
     share = max(1, THREADS // jobs)
+    program = contextlib.nullcontext() if b"__main__" in pickle.dumps(work) else _Unseen()
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (share,))
 
     def submit(task: Any) -> Future[Any]:
-        with _uninterrupted(), _startable():
-            return pool.submit(work_on, recipe, task)
+        with _uninterrupted(), _startable(), program:
+            return pool.submit(work, task)
 
     try:
         with _ended_threads() as ended:
@@ -180,6 +192,17 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Unseen:
+    """Processes that start here do not run the caller's program again, which may start some or be no file."""
+
+    def __enter__(self) -> None:
+        self._program = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+
+    def __exit__(self, *_: object) -> None:
+        sys.modules["__main__"] = self._program
 
 
 def _start(share: int) -> None:

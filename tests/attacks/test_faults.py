@@ -1,6 +1,7 @@
 """Faults of the machine: an output is the old one or a whole new one, and what went wrong is one sentence."""
 
 import functools
+import json
 import operator
 import os
 import random
@@ -208,6 +209,31 @@ def test_jobs_without_threads_are_a_sentence(monkeypatch, most):
     negated = functools.partial(functools.partial, operator.neg)
     with pytest.raises(MaskcliError, match="no more processes or threads can be started here"):
         list(spread(negated, [1, 2, 3], Workers(2), str))
+
+
+def test_a_program_that_calls_with_jobs_is_not_run_again(tmp_path):
+    """Processes import the main program: one without a guard started more of them, and one from a pipe is no file."""
+    rows = json.dumps({"input_ids": [5, 6, 2], "labels": [-100, 6, 2]}) + "\n"
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(rows * 9)
+    program = "print('run')\nimport maskcli\nprint(len(maskcli.audit('.', jobs=2).findings))\n"
+    (tmp_path / "plain.py").write_text(program)
+    for arguments, text in ((["plain.py"], None), (["-"], program)):
+        done = subprocess.run(
+            [sys.executable, *arguments], input=text, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert (done.stdout.splitlines()[0], done.stdout.count("run"), done.stderr) == ("run", 1, "")
+
+
+def test_processes_that_end_as_they_begin_are_a_sentence(monkeypatch):
+    """Each task started two of them, which ended at once, and was said to have killed them."""
+    monkeypatch.setattr("maskcli.inputs.spread._start", end_at_once)
+    with pytest.raises(MaskcliError, match="they end as they begin"):
+        list(spread(functools.partial(functools.partial, operator.neg), range(10_000), Workers(2), str))
+
+
+def end_at_once(_share):
+    os._exit(1)
 
 
 @pytest.mark.parametrize("most", [0, 1])

@@ -297,7 +297,7 @@ def test_no_more_files_are_handed_out_than_processes_can_soon_take():
         def __init__(self, *_):
             pass
 
-        def submit(self, _work, _recipe, task):
+        def submit(self, _work, task):
             handed.append(task)
             future = Future()
             future.set_result(task)
@@ -308,7 +308,7 @@ def test_no_more_files_are_handed_out_than_processes_can_soon_take():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("concurrent.futures.ProcessPoolExecutor", Pool)
-        results = spread._pool(b"", range(100), 3)
+        results = spread._pool(abs, range(100), 3)
         assert next(results) == 0
         assert len(handed) == AHEAD * 3
         assert [0, *results] == list(range(100))
