@@ -280,8 +280,8 @@ class Recorder:
 class Changed:
     """A plugin of pytest that runs some tests on a mutant."""
 
-    def __init__(self, mutant, names):
-        self.mutant, self.names = mutant, names
+    def __init__(self, mutant, seconds):
+        self.mutant, self.seconds = mutant, seconds
 
     def pytest_configure(self):
         # Before what pytest itself imports plugins by, of which maskcli is one.
@@ -290,7 +290,11 @@ class Changed:
         _quick()
 
     def pytest_collection_modifyitems(self, items):
-        items[:] = [item for item in items if item.nodeid in self.names]
+        items[:] = [item for item in items if item.nodeid in self.seconds]
+
+    def pytest_runtest_logstart(self, nodeid):
+        # A thread that waits for ever takes no time of the processor.
+        signal.alarm(int(SECONDS + 10 * self.seconds[nodeid]))
 
 
 def _quick():
@@ -306,14 +310,14 @@ def _quick():
 
 def is_found(mutant, reached):
     """Whether a test fails, in a fork that has the change; what no test reaches is not."""
-    names = reached.tests(mutant)
-    if not names:
+    seconds = {name: reached.seconds[name] for name in reached.tests(mutant)}
+    if not seconds:
         return False
-    seconds = SECONDS + TIMES * sum(reached.seconds[name] for name in names)
-    wanted = {name.partition("::")[0] for name in names}
+    wanted = {name.partition("::")[0] for name in seconds}
     files = [path for path in reached.files if any(path.endswith(each) for each in wanted)]
     files.sort(key=lambda path: mutant.path.stem.strip("_") not in Path(path).stem)
-    return _ended(lambda: _pytest(files, reached.share, Changed(mutant, names), seconds)) != 0
+    most = SECONDS + TIMES * sum(seconds.values())
+    return _ended(lambda: _pytest(files, reached.share, Changed(mutant, seconds), most)) != 0
 
 
 def _ended(called):
@@ -334,7 +338,6 @@ def _pytest(files, share, plugin, seconds=None):
 
     if seconds is not None:
         resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
-        signal.alarm(int(4 * seconds))
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     os.dup2(1, 2)
     sys.stdout = sys.stderr = io.StringIO()
