@@ -133,7 +133,8 @@ def _pool(work: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> Iterat
 
     share = max(1, THREADS // jobs)
     program = contextlib.nullcontext() if b"__main__" in pickle.dumps(work) else _Unseen()
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (share,))
+    with _startable():
+        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (share,))
 
     def submit(task: Any) -> Future[Any]:
         with _uninterrupted(), _startable(), program:

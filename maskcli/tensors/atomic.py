@@ -38,7 +38,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     try:
         with _explained(given):
             _sweep(folder, stem[:64], suffix)
-            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            _create(given, temporary)
             yield temporary
             check()
             if mode is not None:
@@ -48,6 +48,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _create(given: str, temporary: str) -> None:
+    """Make the empty file; some folders of the kernel take none and call that a missing file."""
+    try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    except FileNotFoundError as error:
+        if not os.path.isdir(os.path.dirname(temporary)):
+            raise
+        what = f"{given!r} cannot be written, its folder takes no new files; choose another folder"
+        raise MaskcliError(what) from error
 
 
 def _writer(process: int | str) -> str:

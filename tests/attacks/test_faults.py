@@ -89,6 +89,34 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, command, form):
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(target.name, OLD)]
 
 
+@pytest.mark.parametrize(("command", "form"), WRITERS, ids=named)
+def test_a_folder_that_may_not_be_written_keeps_what_it_has(tmp_path, command, form):
+    target = tmp_path / f"mask.{form}"
+    target.write_bytes(OLD)
+    tmp_path.chmod(0o555)
+    sentence = refused(*command, "-o", target, fault={"ordinary": True})
+    tmp_path.chmod(0o755)
+    assert f"'{target}' cannot be written, this user may not write to '{tmp_path}'" in sentence
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(target.name, OLD)]
+
+
+def test_a_file_that_may_not_be_read_stops_no_other(tmp_path):
+    for name in "abc":
+        np.save(tmp_path / f"{name}_mask.npy", np.tril(np.ones((4, 4), bool)))
+    (tmp_path / "b_mask.npy").chmod(0)
+    done = run("diagnose", tmp_path, fault={"ordinary": True}, check=2)
+    assert done.stderr.endswith(
+        "b_mask.npy' may not be read by this user; change its permissions (chmod +r) or copy it.\n"
+    )
+    assert done.stdout.startswith("nothing found in 2 tensors of 2 files")
+
+
+def test_a_folder_that_takes_no_files():
+    assert "'/proc/mask.json' cannot be written, its folder takes no new files" in refused(
+        *SHOW, "-o", "/proc/mask.json"
+    )
+
+
 @pytest.mark.combinations
 @pytest.mark.parametrize(
     ("command", "form", "end"),
@@ -234,6 +262,16 @@ def test_processes_that_end_as_they_begin_are_a_sentence(monkeypatch):
 
 def end_at_once(_share):
     os._exit(1)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_user_who_may_start_no_more_processes(tmp_path, most):
+    for name in "ab":
+        np.save(tmp_path / f"{name}_mask.npy", np.tril(np.ones((4, 4), bool)))
+    fault = {"processes": most}
+    sentence = refused("diagnose", tmp_path, "--jobs", 2, fault=fault)
+    assert "no more processes or threads can be started here" in sentence
+    assert run("diagnose", tmp_path, fault=fault, check=0).stdout == run("diagnose", tmp_path, check=0).stdout
 
 
 @pytest.mark.parametrize("most", [0, 1])

@@ -6,6 +6,7 @@ is imported and `maskcli.__main__` run as `__main__`. Only the taking apart of i
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -23,6 +24,9 @@ PRELOADS = {
     "torch": ("torch",),
     "transformers": ("torch", "transformers.models.auto.tokenization_auto", "transformers.modeling_utils"),
 }
+# Of Linux: the user with the fewest rights, and what reads any file.
+NOBODY, CAP_DAC_OVERRIDE = 65534, 1
+PR_SET_KEEPCAPS, LINUX_CAPABILITY_VERSION_3 = 8, 0x20080522
 # The exit code of an interpreter that cannot write what waits for its standard streams.
 UNFLUSHED = 120
 # Commands whose imports the forks find done.
@@ -116,11 +120,16 @@ def become(call, descriptors):
     suffer(**call["fault"])
 
 
-def suffer(limits=(), closed=(), led=(), broken=(), ended=None):
+def suffer(limits=(), closed=(), led=(), broken=(), ended=None, ordinary=False, processes=None):
     """What a call meets: limits by their names, descriptors that are closed or lead elsewhere, an end.
 
-    Nobody reads from pipes that are `broken`; it is `ended` by a signal, after so many seconds.
+    Nobody reads from pipes that are `broken`; it is `ended` by a signal, after so many seconds. An `ordinary` user
+    is one whom permissions stop; so many `processes` and threads are all that its user may have.
     """
+    if ordinary:
+        keep_capabilities(0)
+    if processes is not None:
+        allow_processes(processes)
     # Python keeps bytecode that a limit cut short.
     sys.dont_write_bytecode = True
     for name, most in dict(limits).items():
@@ -140,6 +149,27 @@ def suffer(limits=(), closed=(), led=(), broken=(), ended=None):
         timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
         timer.daemon = True
         timer.start()
+
+
+def allow_processes(most):
+    """Let this process and its threads be all that their user may have; no such limit holds for root."""
+    if os.getuid() == 0:
+        libc().prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        # Modules lie in folders that others may not read.
+        keep_capabilities(1 << CAP_DAC_OVERRIDE)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+
+
+def keep_capabilities(kept):
+    """Give up what root may do beyond others, but for some capabilities."""
+    header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)
+    assert libc().capset(header, data) == 0
+
+
+def libc():
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def leave(code):
