@@ -39,6 +39,11 @@ def came() -> int | None:
     return _CAME[0] if _CAME else None
 
 
+def told(number: int) -> str:
+    """What ended a run, in words."""
+    return "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+
+
 def check() -> None:
     """End a run that a signal should have ended."""
     number = came()

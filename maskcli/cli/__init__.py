@@ -97,6 +97,20 @@ def _flushed(code: int) -> int:
 
 
 def _run() -> int:
+    """The exit code; a signal that ended the run is said, whatever a library made of it."""
+    try:
+        code = _ran()
+    except SystemExit:
+        if signals.came() is None:
+            raise
+    number = signals.came()
+    if number is None:
+        return code
+    complain(signals.told(number))
+    return 128 + number
+
+
+def _ran() -> int:
     from maskcli.report.terminal import ClosedPipe
 
     _open_closed()
@@ -111,7 +125,8 @@ def _run() -> int:
         if isinstance(stop.__cause__ or stop.__context__, EOFError):
             complain("a file ends too early; get it again")
             return Exit.ERROR
-        complain("interrupted")
+        if signals.came() is None:
+            complain("interrupted")
         return Exit.INTERRUPTED
     except (ClosedPipe, BrokenPipeError, SystemExit) as stop:
         # typer makes exit code 1 of what its own help meets.
@@ -121,10 +136,9 @@ def _run() -> int:
     except typer.Exit as stop:
         return int(stop.exit_code)
     except Exception as error:
-        if (number := signals.came()) is not None:
+        if signals.came() is not None:
             # A library made an error of its own of it.
-            complain("interrupted")
-            return 128 + number
+            return Exit.ERROR
         if _is_bug(error) and os.environ.get("MASKCLI_DEBUG"):
             raise
         complain(_told(error))
