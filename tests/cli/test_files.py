@@ -10,12 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from maskcli.masks.arguments import arguments, causal_flag
 from maskcli.masks.conventions import CONVENTIONS, attended, checked_fill, written
-from maskcli.masks.layout import Layout
-from maskcli.masks.mask import Mask
-from maskcli.masks.naming import name_of
-from maskcli.masks.spec import build, parse
 from maskcli.scene.saved_mask import read_mask
 from maskcli.tensors import from_arrays
 from tests.cli.running import DATA, read, refused, run
@@ -412,60 +407,6 @@ def test_converted_masks_give_the_same_attention(tmp_path):
     )
 
 
-CASES = [
-    ("causal", 0), ("causal", 5), ("sliding:4", 0), ("window:3", 0), ("causal & documents:5,3,4", 0), ("sliding:3 & documents:5,3,4", 0),
-    ("documents:5,3,4", 0), ("chunked:4", 0), ("prefix-lm:4", 0), ("window:2 | global:2", 0), ("dilated:6,3", 0), ("full", 0),
-    ("causal-top-left", 5), ("blocks:4", 0), ("causal & (sliding:4 | prefix:2)", 0),
-]  # fmt: skip
-
-
-def named(spec, past, real=None):
-    queries = 12
-    layout = Layout(1 if real is None else len(real), queries, queries + past, past=past, real=real)
-    mask = build(parse(spec), layout)
-    return mask, name_of(mask)
-
-
-def evaluated(code, shape):
-    """The mask that a line of FlexAttention code makes."""
-    space = {}
-    exec(code, space)
-    b, h, q, k = shape
-    rows = [
-        [
-            [
-                [bool(space["mask_mod"](i, j, torch.tensor(m), torch.tensor(n))) for n in range(k)]
-                for m in range(q)
-            ]
-            for j in range(h)
-        ]
-        for i in range(b)
-    ]
-    return Mask.from_dense(np.array(rows))
-
-
-@pytest.mark.parametrize(("spec", "past"), CASES)
-def test_flex_code_makes_the_same_mask(spec, past):
-    mask, name = named(spec, past)
-    assert evaluated(arguments(name, "flex").code, mask.shape) == mask
-
-
-def test_a_cache_that_is_not_full_has_no_aligned_arguments():
-    """Queries at positions 4 to 7 of 16 slots: no library that aligns to the last key can say it."""
-    mask = build(parse("causal"), Layout(1, 4, 16, past=4))
-    name = name_of(mask, past=4)
-    assert name.exact
-    assert all("aligns the last query" in arguments(name, to).why for to in ("flash-attn", "xformers"))
-    assert evaluated(arguments(name, "flex").code, mask.shape) == mask
-
-
-def test_flex_code_with_padding_that_all_items_share():
-    mask = build(parse("padding"), Layout(1, 8, 8, real=np.arange(8)[None] > 2))
-    code = arguments(name_of(mask), "flex").code
-    assert "real[kv_idx]" in code
-    assert evaluated(code, (3, 1, 8, 8)) == Mask.from_dense(np.broadcast_to(np.arange(8) > 2, (3, 1, 8, 8)))
-
-
 def test_weights_are_no_mask(tmp_path):
     save_file({"attentions.0": torch.tril(torch.ones(1, 1, 4, 4)) / 4}, tmp_path / "w.safetensors")
     assert "holds weights" in refused("diff", tmp_path / "w.safetensors", "causal")
@@ -477,45 +418,6 @@ def test_a_mask_over_more_keys_than_queries_is_no_padding(tmp_path):
     (tensor,) = read("inspect", tmp_path / "kv.npy", "--from", "sdpa")["files"][0]["tensors"]
     assert (tensor["role"], tensor["mask"]["spec"]) == ("mask", "causal")
     assert read("diff", tmp_path / "kv.npy", "causal", "--from", "sdpa")["equal"] is True
-
-
-def test_flex_code_with_padding():
-    real = np.ones((2, 12), bool)
-    real[0, :4] = False
-    mask, name = named("chunked:4 & padding", 0, real)
-    assert evaluated(arguments(name, "flex").code, mask.shape) == mask
-
-
-def test_arguments_that_need_no_tensor():
-    def of(spec, to, past=0, real=None):
-        found = arguments(named(spec, past, real)[1], to)
-        return found.arguments if found.why is None else found.why
-
-    right, left = np.ones((2, 12), bool), np.ones((2, 12), bool)
-    right[0, 9:] = False
-    left[0, :3] = False
-    assert of("causal", "flash-attn") == {"causal": True}
-    assert of("causal", "flash-attn", past=5) == {"causal": True}
-    assert "aligns causal to the last key" in of("causal-top-left", "flash-attn", past=5)
-    assert of("sliding:4", "flash-attn") == {"causal": True, "window_size": [3, 0]}
-    assert of("window:3", "flash-attn") == {"window_size": [3, 3]}
-    packed = of("causal & documents:5,3", "flash-attn")
-    assert (packed["cu_seqlens_q"], packed["max_seqlen_q"]) == ([0, 5, 8, 12], 5)
-    assert of("causal & padding", "flash-attn", real=right)["cu_seqlens_q"] == [0, 9, 21]
-    assert "prefix-lm" in of("prefix-lm:4", "flash-attn")
-    assert "union" in of("window:2 | global:2", "xformers")
-    assert of("causal", "xformers") == {"attn_bias": "LowerTriangularMask"}
-    assert of("causal", "xformers", past=5) == {"attn_bias": "LowerTriangularFromBottomRightMask"}
-    assert of("sliding:4", "xformers") == {"window_left": 3, "window_right": 0}
-    assert of("causal & documents:5,3", "xformers")["seqlens"] == [5, 3, 4]
-    assert of("causal", "jax") == {"is_causal": True}
-    assert "aligns is_causal to the first key" in of("causal", "jax", past=5)
-    assert of("causal-top-left", "jax", past=5) == {"is_causal": True}
-    assert of("sliding:4", "jax") == {"local_window_size": [3, 0]}
-    assert of("causal & padding", "jax", real=right) == {"is_causal": True, "key_value_seq_lengths": [9, 12]}
-    assert "on the left" in of("causal & padding", "jax", real=left)
-    assert causal_flag(named("causal", 0)[1])
-    assert not causal_flag(named("causal", 5)[1])
 
 
 def test_arguments_from_the_command_line(tmp_path):
