@@ -187,3 +187,33 @@ def test_prefixes_of_every_size(length):
         for size in range(length)
     ]
     assert named == ["causal", *(f"prefix-lm:{size}" for size in range(2, length)), "full"]
+
+
+TYPES = np.array([[0, 0, 1, 1, 1, 0, 0, 1, 1, 0, 2, 2], [0, 0, 0, 1, 1, 0, 2, 2, 2, 0, 0, 0]])
+BY_LABELS = [
+    "causal | spans:types=1", "causal | same:types", "causal & same:types", "sliding:4 | spans:types=1",
+    "sliding:5 & same:types", "same:types", "(causal | spans:types=1) & window:6,-1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("side", [None, "left", "right"])
+@pytest.mark.parametrize("spec", BY_LABELS)
+def test_masks_by_labels_of_their_tokens_are_named_by_them(spec, side):
+    real = np.ones((2, 12), bool)
+    if side is not None:
+        real[0, :3 if side == "left" else 9] = False
+        real[0] ^= side == "right"
+    told = Layout(2, 12, 12, real=None if side is None else real, tensors={"types": TYPES}.__getitem__)
+    mask = build(parse(spec if side is None else f"({spec}) & padding"), told)
+    name = name_of(mask, labels={"types": TYPES, "other": TYPES[:, ::-1]})
+    assert name.exact
+    assert rebuilt(name, mask)
+    assert "types" in name.spec
+    assert ("padding" in name.spec) == (side is not None)
+
+
+def test_labels_of_other_sizes_name_nothing():
+    told = Layout(2, 12, 12, tensors={"types": TYPES}.__getitem__)
+    mask = build(parse("causal | spans:types=1"), told)
+    for rows in (TYPES[:, :11], TYPES[[0, 1, 0]]):
+        assert "types" not in name_of(mask, labels={"types": rows}).spec

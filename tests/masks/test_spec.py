@@ -9,6 +9,7 @@ from maskcli.errors import MaskcliError
 from maskcli.masks.kinds import KINDS
 from maskcli.masks.layout import Layout
 from maskcli.masks.spec import (
+    MAX_LENGTH,
     File,
     Joined,
     Named,
@@ -116,6 +117,26 @@ def test_files_are_operands():
     )
     with pytest.raises(MaskcliError, match="names a file"):
         build(parse("m.npy"), LAYOUT)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_file"),
+    [
+        ("same:step.npy", False), ("spans:run/types=1", False), ("prefix-lm:a/lengths", False), ("same.npy", True),
+        ("causal.pt", True), ("causal:x.npy", True), ("sliding:dir/x", True), ("./same:ids", True), ("new:x.npy", True),
+    ],
+)  # fmt: skip
+def test_words_that_name_a_file_or_a_tensor(text, is_file):
+    """A kind that reads tensors takes whatever name stands behind its colon."""
+    assert isinstance(parse(text), File) == is_file
+
+
+def test_the_longest_spec():
+    spec = "causal" + " & causal" * ((MAX_LENGTH - 6) // 9)
+    padded = spec + " " * (MAX_LENGTH - len(spec))
+    assert len(kinds_in(parse(padded))) == 1
+    with pytest.raises(MaskcliError, match=f"has {MAX_LENGTH + 1:,} characters, more than the limit"):
+        parse(padded + " ")
 
 
 @pytest.mark.parametrize(
