@@ -12,6 +12,7 @@ from transformers.models.falcon import modeling_falcon as falcon
 from transformers.models.mpt import modeling_mpt as mpt
 from transformers.models.t5.modeling_t5 import T5Attention
 
+from maskcli.diagnostics.rules.biases import _sizes
 from maskcli.meant.alibi import alibi_slopes
 from maskcli.meant.model_config import config_of, read_config
 from tests.diagnostics.attention import DTYPES, SIDES, causal, loud, padding, report, softmax, the
@@ -245,3 +246,17 @@ def test_a_model_without_bias_is_not_asked(dtype, tmp_path):
     assert [each.needs for each in found.skipped if each.code == "MSK223"] == [
         ("a saved bias, or --model with ALiBi",)
     ]
+
+
+@pytest.mark.parametrize(
+    ("saved", "sizes"),
+    [
+        ((1, 9), (1, 1, 1, 9)), ((8, 9), (1, 1, 8, 9)), ((3, 1, 9), (1, 3, 1, 9)), ((3, 8, 9), (1, 3, 8, 9)), ((1, 8, 9), (1, 1, 8, 9)),
+        ((6, 8, 9), (2, 3, 8, 9)), ((6, 1, 9), (2, 3, 1, 9)), ((2, 3, 8, 9), (2, 3, 8, 9)), ((1, 3, 8, 9), (1, 3, 8, 9)),
+        ((2, 1, 1, 9), (2, 1, 1, 9)), ((9,), None), ((1, 2, 3, 8, 9), None), ((3, 8, 8), None), ((7, 9), None), ((2, 8, 9), None),
+        ((4, 8, 9), None), ((3, 3, 8, 9), None), ((2, 2, 8, 9), None), ((2, 3, 7, 9), None), ((1, 3, 1, 1), None),
+    ],
+)  # fmt: skip
+def test_biases_of_all_sizes(saved, sizes):
+    """Two samples, three heads, eight queries, nine keys: [H, Q, K] and [B*H, Q, K] are told apart."""
+    assert _sizes(saved, (2, 3, 8, 9)) == sizes

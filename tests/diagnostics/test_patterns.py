@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+import maskcli
+from maskcli.masks.layout import Layout
+from maskcli.masks.spec import build, parse
 from tests.diagnostics.attention import DTYPES, layers, loud, padding, report, the
 
 KINDS = ["bool", "int64", *DTYPES]
@@ -311,3 +314,19 @@ def test_equal_windows_of_many_layers_are_one_finding():
 def test_a_mask_over_cells_that_are_no_window_is_not_guessed_at():
     cells = np.tril(np.random.default_rng(0).random((12, 12)) < 0.5) | np.eye(12, dtype=bool)
     assert "MSK111" not in loud(report({"attn_mask": saved(cells, "bool")}, expect="sliding:4"))
+
+
+@pytest.mark.parametrize("expect", ["causal & sliding:4", "combined & sliding:4", "sliding:4 & padding"])
+@pytest.mark.parametrize(
+    ("spec", "code", "words"),
+    [
+        ("sliding:5", "MSK111", "'sliding:5"), ("causal", "MSK111", "'causal"), ("sliding:7", "MSK111", "'sliding:7"),
+        ("window:4", "MSK111", "'window:4"), ("window:3", "MSK111", "'window:3"), ("window:6", "MSK114", "forbids"),
+    ],
+)  # fmt: skip
+def test_another_window_is_told_however_what_looks_back_was_declared(expect, spec, code, words):
+    keep = np.broadcast_to(build(parse(spec), Layout(1, 16, 16)).dense(), (2, 1, 16, 16)).copy()
+    tensors = {"mask": keep, "attention_mask": np.ones((2, 16), int)}
+    (found,) = maskcli.diagnose(tensors, expect=expect, convention="sdpa").findings
+    assert found.code == code
+    assert words in found.message

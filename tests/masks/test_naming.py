@@ -201,7 +201,7 @@ BY_LABELS = [
 def test_masks_by_labels_of_their_tokens_are_named_by_them(spec, side):
     real = np.ones((2, 12), bool)
     if side is not None:
-        real[0, :3 if side == "left" else 9] = False
+        real[0, : 3 if side == "left" else 9] = False
         real[0] ^= side == "right"
     told = Layout(2, 12, 12, real=None if side is None else real, tensors={"types": TYPES}.__getitem__)
     mask = build(parse(spec if side is None else f"({spec}) & padding"), told)
