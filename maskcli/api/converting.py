@@ -19,7 +19,7 @@ from maskcli.masks.layout import Layout
 from maskcli.masks.name import Name
 from maskcli.masks.naming import name_of
 from maskcli.masks.spec import build, kinds_in, names_files, needs, parse, write
-from maskcli.meant.facts import convention as known
+from maskcli.meant.settling import convention as known
 from maskcli.measure.survey import survey
 from maskcli.scene.saved_mask import MANY_VALUES, Given
 
@@ -33,6 +33,8 @@ UNCOUNTED_BY_FLEX = {"blocks", "chunked"}
 PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
 # Tokens that stand for any number of them where a spec says nothing of lengths.
 ANY_LENGTH = 16
+# And how many of them are tried: numbers of a spec may be of any size.
+MOST_TRIED = 2**20
 
 
 @overload
@@ -259,7 +261,7 @@ def _arguments_of_spec(
     layout = _layout(text, past, padding, keys, 1)
     if not names_files(spec):
         literal = arguments(Name(write(spec), True, layout, ()), to)
-        if literal.why is None:
+        if literal.why is None or layout.keys > MOST_TRIED:
             return literal
     return arguments(name_of(build(spec, layout, resolver(convention)), past), to)
 

@@ -12,7 +12,8 @@ from maskcli.masks import conventions
 from maskcli.masks.layout import Layout
 from maskcli.masks.name import Name
 from maskcli.masks.spec import Spec, axes, build, needs, parse
-from maskcli.meant.facts import convention as known
+from maskcli.meant.settling import check_counts
+from maskcli.meant.settling import convention as known
 from maskcli.scene.describe import describe
 from maskcli.scene.named import named_rows
 from maskcli.tensors import from_array
@@ -97,6 +98,7 @@ def layout_for(
     ask: str = "pass keys=N, or padding or documents [B, K]",
 ) -> Layout:
     """The sizes that a spec is built over, as `mask` explains them; `ask` tells what to pass without any."""
+    check_counts(queries=queries, keys=keys, batch=batch, heads=heads, past=past)
     real, labels = _rows(padding, "padding"), _rows(documents, "documents")
     known = labels if real is None else real
     if known is not None:

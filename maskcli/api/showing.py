@@ -17,7 +17,8 @@ from maskcli.inputs.operands import Operand, mask_of, operand
 from maskcli.inputs.texts import Shown
 from maskcli.masks.mask import Mask
 from maskcli.masks.naming import name_of
-from maskcli.meant.facts import convention as known
+from maskcli.meant.settling import Origin, check_counts, check_numbers
+from maskcli.meant.settling import convention as known
 from maskcli.scene.saved_mask import Given as Saved
 from maskcli.scene.saved_mask import read_named, shape_of
 from maskcli.text import Batch
@@ -54,6 +55,9 @@ def show(
     >>> show("causal & padding", "The cat sat", "Hello").mask.attended
     9
     """
+    check_counts(past=past, max_length=max_length)
+    if pad_id is not None:
+        check_numbers(pad_id, Origin("pad_id"))
     given = Given(
         texts=texts,
         ids=None if ids is None else _in_text(ids),

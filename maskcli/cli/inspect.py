@@ -71,8 +71,8 @@ def inspect(
     of the largest values; -o saves a picture of it.
     """
     from maskcli.inputs.looks import inspected
-    from maskcli.meant.facts import convention as known
     from maskcli.meant.facts import from_said
+    from maskcli.meant.settling import convention as known
     from maskcli.report.forms import PAGES, PICTURES, choose, sized, write_as
     from maskcli.report.inspected import FORMS, PICTURE
     from maskcli.tensors import Zoom, parse_range

@@ -12,6 +12,7 @@ import typer
 from maskcli.cli.completion import conventions, kinds, rules
 from maskcli.errors import MaskcliError
 from maskcli.meant.facts import FACTS
+from maskcli.meant.settling import MOST
 
 if TYPE_CHECKING:
     from maskcli.report.forms import Look
@@ -57,10 +58,6 @@ class Padding(str, enum.Enum):
 
 # What shells offer for facts.
 COMPLETERS = {"convention": conventions, "expect": kinds}
-
-
-# No file holds a number above it.
-MOST = 2**63 - 1
 
 
 def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:  # noqa: A002 (typer's word)

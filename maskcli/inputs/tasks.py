@@ -11,7 +11,7 @@ from typing import NamedTuple
 from maskcli.errors import MaskcliError
 from maskcli.inputs.files import expand
 from maskcli.inputs.runs import Run, in_runs, open_run
-from maskcli.meant.facts import Expectation
+from maskcli.meant.settling import Expectation
 from maskcli.tensors import (
     Roled,
     TensorFile,

@@ -148,7 +148,7 @@ def show(
     batch = _batch(given)
     source = _source(given, batch) if given.source else None
     if convention is not None:
-        from maskcli.meant.facts import convention as known
+        from maskcli.meant.settling import convention as known
 
         known(convention)
     conventions.check_known(to, "--to ")

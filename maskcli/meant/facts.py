@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from maskcli.errors import MaskcliError, meant
+from maskcli.meant.settling import (
+    Expectation,
+    Origin,
+    check_numbers,
+    config,
+    convention,
+    expectations,
+    ids,
+    one_of,
+    places_of,
+)
 
 # The command line builds its options from this file: what masks are is imported when something is declared.
 if TYPE_CHECKING:
@@ -46,14 +56,6 @@ class LossShift(str, enum.Enum):
     data = "data"
 
 
-@dataclass(frozen=True)
-class Expectation:
-    """The mask that tensors of a name like `pattern` should have used (None: self-attention)."""
-
-    pattern: str | None
-    spec: Spec
-
-
 class Meant(NamedTuple):
     """The mask one tensor should have used, who says so, and whether of this layer in particular.
 
@@ -64,16 +66,6 @@ class Meant(NamedTuple):
     source: str
     particular: bool
     bound: bool = False
-
-
-class Origin(NamedTuple):
-    """Who says a fact, as errors name it; only command line and Python are `trusted` with names of files."""
-
-    name: str
-    trusted: bool = True
-
-
-EXPECT, FROM = Origin("--expect"), Origin("--from")
 
 
 class Fact(NamedTuple):
@@ -92,90 +84,6 @@ class Fact(NamedTuple):
     lowest: int | None
     highest: int | None
     settle: Callable[[Any, Origin], object]
-
-
-def expectation(text: str, origin: Origin = EXPECT) -> Expectation:
-    """`SPEC` or `PATTERN=SPEC`; a file (which could run code) is refused where the origin is no user."""
-    from maskcli.masks.spec import names_files, needs, parse
-
-    pattern, equals, spec_text = text.partition("=")
-    # same:TENSOR=1 has an equals sign of its own: what reads as a spec is one, and patterns hold no blank.
-    if not equals or " " in pattern or _reads_as_spec(text):
-        pattern, equals, spec_text = "", "", text
-    spec = parse(spec_text)
-    if not origin.trusted and names_files(spec):
-        raise MaskcliError(
-            f"{origin.name} is {text!r}: only the command line may name files; pass --expect instead"
-        )
-    if "source" in needs(spec):
-        raise MaskcliError(
-            f"{origin.name} {text!r}: write full for cross-attention; "
-            "the source's padding is always part of it"
-        )
-    return Expectation(pattern if equals else None, spec)
-
-
-def _reads_as_spec(text: str) -> bool:
-    """Whether all of a text is a spec."""
-    from maskcli.masks.spec import parse
-
-    try:
-        parse(text)
-    except MaskcliError:
-        return False
-    return True
-
-
-def convention(name: str, origin: Origin = FROM) -> str:
-    """A convention that a saved mask can be in."""
-    from maskcli.masks.conventions import CONVENTIONS
-
-    if name not in CONVENTIONS:
-        raise MaskcliError(
-            f"{origin.name} {name!r} is not a convention of saved masks; "
-            + meant(name, CONVENTIONS, f"choose one of {', '.join(CONVENTIONS)}")
-        )
-    return name
-
-
-def _expectations(texts: str | Sequence[str], origin: Origin) -> tuple[Expectation, ...]:
-    several = [texts] if isinstance(texts, str) else texts
-    expected = tuple(expectation(text, origin) for text in several)
-    plain = [text for text, each in zip(several, expected, strict=True) if each.pattern is None]
-    if len(plain) > 1:
-        raise MaskcliError(
-            f"{origin.name} names {len(plain)} masks for the same tensors, {' and '.join(map(repr, plain))}; "
-            "join them by & in one, or say PATTERN=SPEC"
-        )
-    return expected
-
-
-def _config(path: str, _: Origin) -> Config:
-    from maskcli.meant.model_config import read_config
-
-    return read_config(path)
-
-
-def _places(given: Any, origin: Origin) -> Places:
-    from maskcli.meant.places import places
-
-    return places(given, origin)
-
-
-def _ids(values: int | Sequence[int], _: Origin) -> tuple[int, ...]:
-    return (values,) if isinstance(values, int) else tuple(values)
-
-
-def _one_of(choices: type[enum.Enum]) -> Callable[[str, Origin], str]:
-    """A word out of a few, as plain text."""
-    words = tuple(str(choice.value) for choice in choices)
-
-    def settle(text: str, origin: Origin) -> str:
-        if text not in words:
-            raise MaskcliError(f"{origin.name} is {text!r}; choose one of {', '.join(words)}")
-        return words[words.index(text)]
-
-    return settle
 
 
 def _fact(
@@ -205,7 +113,7 @@ class Declared:
         "The mask that was meant, such as causal; PATTERN=SPEC for tensors of some names. Repeatable.",
         default=(),
         metavar="SPEC",
-        settle=_expectations,
+        settle=expectations,
     )
     exact: bool = _fact(bool, "Ignored cells must weigh exactly 0.", default=False)
     model: Config | None = _fact(
@@ -214,7 +122,7 @@ class Declared:
         "Nothing of the model is loaded.",
         key=None,
         metavar="DIR",
-        settle=_config,
+        settle=config,
     )
     pad_id: int | None = _fact(int, "The id of the padding token.", metavar="ID", lowest=0)
     bos_ids: tuple[int, ...] = ()
@@ -231,7 +139,7 @@ class Declared:
         name="eos_id",
         metavar="ID",
         lowest=0,
-        settle=_ids,
+        settle=ids,
     )
     convention: str | None = _fact(
         str,
@@ -249,13 +157,13 @@ class Declared:
         "Where each query stands in its text, such as 0:4,28:32 (rows between semicolons), a tensor of the "
         "file, or FILE:TENSOR.",
         metavar="POSITIONS",
-        settle=_places,
+        settle=places_of,
     )
     key_positions: Places | None = _fact(
         str,
         "Where each key stands, likewise; -1 for an empty slot of a cache.",
         metavar="POSITIONS",
-        settle=_places,
+        settle=places_of,
     )
     purpose: str | None = _fact(
         Purpose,
@@ -263,7 +171,7 @@ class Declared:
         "last token.",
         option="--for",
         key="for",
-        settle=_one_of(Purpose),
+        settle=one_of(Purpose),
     )
     prompt_length: int | None = _fact(
         int, "Tokens of the prompt, which are not to be trained on.", metavar="N", lowest=0
@@ -275,7 +183,7 @@ class Declared:
     loss_shift: str | None = _fact(
         LossShift,
         "Who moves the labels one place: the model (as Hugging Face's do) or the data (as nanoGPT's does).",
-        settle=_one_of(LossShift),
+        settle=one_of(LossShift),
     )
 
     def meant(self, name: str, kind: str, layer: int | None) -> Meant | None:
@@ -392,6 +300,8 @@ def from_said(said: Mapping[str, Any]) -> Declared:
         if value is not None:
             chosen = isinstance(fact.kind, enum.EnumMeta)
             origin = Origin(f"the {fact.name}" if chosen else fact.option)
+            if fact.kind in (int, list[int]):
+                check_numbers(value, origin, fact.lowest, fact.highest)
             values[field] = fact.settle(value, origin)
     return Declared(**values)
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskcli.errors import MaskcliError
-from maskcli.meant.facts import FACTS, Declared, Fact, Origin
+from maskcli.meant.facts import FACTS, Declared, Fact
+from maskcli.meant.settling import Origin
 
 
 def from_metadata(metadata: Mapping[str, str], file: str) -> Declared:

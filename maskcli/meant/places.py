@@ -12,7 +12,7 @@ from maskcli.arrays import Array
 from maskcli.errors import MaskcliError
 
 if TYPE_CHECKING:
-    from maskcli.meant.facts import Origin
+    from maskcli.meant.settling import Origin
 
 # Positions behind this are no text's; masks over them would take more memory than anybody has.
 MOST = 2**27

@@ -6,6 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from maskcli import convert, diagnose, mask, show
+from maskcli.errors import MaskcliError
 from maskcli.masks.layout import Layout
 from maskcli.masks.spec import build, parse
 from maskcli.meant.model_config import MAX_LAYERS, read_config
@@ -73,6 +75,43 @@ def test_heads_of_a_mask_that_is_written(tmp_path):
     np.save(tmp_path / "mask.npy", np.stack([causal, ~causal])[:, None])
     sentence = refused("convert", tmp_path / "mask.npy", "--from", "sdpa", "--to", "mha", "--heads", 2**40)
     assert "2 samples of 1,099,511,627,776 heads are more than the 1,048,576 masks" in sentence
-    assert "2,147,483,647 heads" in refused(
+    assert "heads is '2147483647', where a whole number from 0" in refused(
         "convert", "combined", "--lengths", "6,4", "--to", "mha", "--heads", 2**31 - 1
     )
+
+
+def test_numbers_of_a_spec_are_not_tokens():
+    """Nothing tells the length, so one was made up from the number: 16 GiB of it."""
+    spec = "prefix-lm:999999999"
+    assert f"cannot express {spec!r}" in refused("convert", spec, "--to", "flash-attn")
+    with memory_limit(2**27):
+        assert convert(spec, "jax").why
+        assert convert("sliding:999999999", "flash-attn").arguments["window_size"] == [999_999_998, 0]
+
+
+@pytest.mark.parametrize("odd", [2**64, -(2**64), 1.5, "x", None])
+@pytest.mark.parametrize("name", ["pad_id", "eos_id", "ignore_index", "past", "vocab_size", "prompt_length"])
+def test_numbers_of_python(name, odd):
+    """They reached numpy, which said that they are too large for C."""
+    tensors = {"input_ids": np.array([[5, 6, 0]]), "attention_mask": np.array([[1, 1, 0]])}
+    given = [odd, 2] if name == "eos_id" else odd
+    if odd is None:
+        diagnose(tensors, **{name: odd})
+        return
+    with pytest.raises(MaskcliError, match=f"{str(odd)[:9]}.*where a whole number from"):
+        diagnose(tensors, **{name: given})
+
+
+@pytest.mark.parametrize(
+    "called",
+    [
+        lambda odd: show("causal", "a b", past=odd), lambda odd: show("causal", "a b", max_length=odd),
+        lambda odd: show("padding", ids=[[5, 6]], pad_id=odd), lambda odd: convert("causal", "sdpa", keys=odd),
+        lambda odd: convert("causal", "sdpa", keys=4, past=odd), lambda odd: mask("causal", keys=4, heads=odd),
+        lambda odd: mask("causal", keys=4, queries=odd), lambda odd: mask("causal", keys=4, batch=odd),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("odd", [2**64, -(2**64), 1.5, "x"])
+def test_sizes_of_python(called, odd):
+    with pytest.raises(MaskcliError, match="where a whole number from"):
+        called(odd)

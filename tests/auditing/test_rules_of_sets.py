@@ -12,7 +12,8 @@ from maskcli.auditing.judging import RULES_OF_SETS
 from maskcli.auditing.learning import learn
 from maskcli.auditing.roles import columns_of
 from maskcli.diagnostics.declare import Meaning
-from maskcli.meant.facts import Declared, expectation
+from maskcli.meant.facts import Declared
+from maskcli.meant.settling import expectation
 from maskcli.tables.columns import Chunk, Column
 from maskcli.tables.rows import from_rows
 from tests.diagnostics.attention import loud

@@ -176,7 +176,7 @@ def test_metadata_that_do_not_fit_are_passed_over(told, tmp_path):
 
 def test_a_convention_that_is_none_is_one_sentence(tmp_path):
     np.savez(tmp_path / "a.npz", mask=np.ones((3, 3), bool), __metadata__=np.array('{"maskcli.from": "x"}'))
-    assert "is not a convention of saved masks" in refused("diff", "a.npz", "causal", cwd=tmp_path)
+    assert "is not a convention" in refused("diff", "a.npz", "causal", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("fill", [-1e9, -np.inf, -1e4])

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from maskcli.diagnostics.diagnose import diagnose
-from maskcli.meant import facts
+from maskcli.meant import facts, settling
 from maskcli.tensors import from_arrays
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -56,7 +56,7 @@ def layers(shape, keep, dtype="float32", count=2, **options):
 
 def report(arrays, expect=(), **declared):
     declared["expect"] = tuple(
-        facts.expectation(text) for text in ([expect] if isinstance(expect, str) else expect)
+        settling.expectation(text) for text in ([expect] if isinstance(expect, str) else expect)
     )
     return diagnose(from_arrays(arrays, "dump.safetensors"), facts.Declared(**declared))
 

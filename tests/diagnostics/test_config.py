@@ -10,7 +10,7 @@ import transformers
 from maskcli.errors import MaskcliError
 from maskcli.masks.layout import Layout
 from maskcli.masks.spec import build, parse
-from maskcli.meant import facts, metadata
+from maskcli.meant import facts, metadata, settling
 from maskcli.meant.model_config import MAX_LAYERS, read_config
 
 SIZES = {
@@ -282,7 +282,7 @@ def test_metadata_declares_what_the_options_do():
         {f"maskcli.{key}": value for key, value in SAID.items()} | {"format": "pt", "pad_id": "x"}, "a"
     )
     assert declared == facts.Declared(
-        expect=(facts.expectation("causal & sliding:4"), facts.expectation("enc*=full")),
+        expect=(settling.expectation("causal & sliding:4"), settling.expectation("enc*=full")),
         exact=True, pad_id=3, eos_ids=(2, 7), convention="mha", past=5, purpose="generate", prompt_length=6, vocab_size=99,
         ignore_index=-1, loss_shift="data",
     )  # fmt: skip

@@ -5,7 +5,7 @@ import pytest
 
 from maskcli.diagnostics.verdicts.judge import judge
 from maskcli.diagnostics.verdicts.verdict import Inverted, Kind
-from maskcli.meant import facts
+from maskcli.meant import facts, settling
 from maskcli.scene.assemble import build_scenes
 from maskcli.tensors import from_arrays
 from maskcli.tensors.stacks import roles_of
@@ -26,7 +26,7 @@ def attention_of(arrays, **declared):
 
 PADS = {"attention_mask": REAL.astype(np.int64)}
 MASK = {"attn_mask": np.broadcast_to(KEEP, (3, 1, 12, 12)).copy()}
-CAUSAL = {"expect": (facts.expectation("causal"),)}
+CAUSAL = {"expect": (settling.expectation("causal"),)}
 
 
 @pytest.mark.parametrize(
