@@ -6,7 +6,6 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 from types import MappingProxyType
@@ -33,7 +32,7 @@ from maskcli.tensors.remote import Remote
 from maskcli.tensors.sources import METADATA, Source, Writer, blocks
 from maskcli.tensors.storage import Handle, InMemory, Refused
 from maskcli.tensors.tensor import Tensor, TensorFile
-from maskcli.tensors.torch_large import MappedError, lying
+from maskcli.tensors.torch_large import NowhereError, lying
 from maskcli.tensors.torch_pickle import is_known
 from maskcli.tensors.torch_told import is_swapped, told_by_archive, told_by_legacy, why_not
 from maskcli.tensors.zipped import archive, names_in_zip, places
@@ -93,10 +92,17 @@ def _contents(handle: Handle, use: Use[Read]) -> Read:
         _check_pickle(handle, members, MAX_PICKLE)
     if isinstance(handle, Remote):
         raise handle.error("can be read by torch alone, which wants a file of this machine; download it")
-    if handle.size > MAX_LOADED and not is_swapped(handle, members):
-        with suppress(MappedError, MaskcliError):
-            return _put(handle, use, _load(handle.path, "meta"), lying(handle, why_not))
-    return _put(handle, use, _load(handle.path), from_torch)
+    if handle.size <= MAX_LOADED:
+        return _put(handle, use, _load(handle.path), from_torch)
+    try:
+        if is_swapped(handle, members):
+            raise NowhereError
+        return _put(handle, use, _load(handle.path, "meta"), lying(handle, refusal))
+    except (NowhereError, NotImplementedError) as error:
+        raise handle.error(
+            f"has {handle.size} bytes and tensors that torch reads into memory alone, at most {MAX_LOADED} "
+            "(quantized, nested, of another byte order); save them as plain ones, or fewer in a file"
+        ) from error
 
 
 def _legacy(handle: Handle, use: Use[Read]) -> Read:
@@ -161,12 +167,10 @@ def _load(path: str, device: str = "cpu") -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(
-                path,
-                map_location=device,
-                weights_only=True,
-                mmap=device == "cpu" and os.path.getsize(path) > MAX_LOADED,
-            )
+            return torch.load(path, map_location=device, weights_only=True)
+    except NotImplementedError:
+        # What has no form without elements.
+        raise
     except pickle.UnpicklingError as error:
         raise MaskcliError(f"{path!r} {_refused(path)}") from error
     except (Exception, RecursionError, MemoryError) as error:
@@ -255,18 +259,16 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             yield str(place), part
 
 
-def _not_plain(name: str, tensor: Any) -> str | None:
-    """Why a tensor has no plain elements, None when it has."""
+def refusal(name: str, tensor: Any) -> str | None:
+    """Why a tensor of torch's has no plain elements, None when it has."""
     import torch
 
     if tensor.layout != torch.strided:
         layout = str(tensor.layout).removeprefix("torch.")
         return f"tensor {name!r} is {layout}, expected a dense one; save tensor.to_dense()"
-    if tensor.is_meta:
-        return f"tensor {name!r} is on the meta device and has no data; save a real one"
     if tensor.is_quantized:
         return f"tensor {name!r} is quantized, expected plain numbers; save tensor.dequantize()"
-    return None
+    return why_not(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
 
 
 def from_torch(name: str, tensor: Any) -> Tensor:
@@ -279,7 +281,9 @@ def from_torch(name: str, tensor: Any) -> Tensor:
     except RuntimeError:
         nested = f"tensor {name!r} is nested, expected one with a shape; pad it before saving"
         return Tensor(name, dtype, (), Refused(nested))
-    why = _not_plain(name, tensor) or why_not(name, dtype, shape)
+    why = refusal(name, tensor)
+    if tensor.is_meta:
+        why = f"tensor {name!r} is on the meta device and has no data; save a real one"
     if why is not None:
         return Tensor(name, dtype, shape, Refused(why))
 

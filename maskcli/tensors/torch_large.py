@@ -16,31 +16,23 @@ from maskcli.tensors.storage import Handle, Refused, Storage, in_file
 from maskcli.tensors.tensor import Tensor
 
 
-class MappedError(Exception):
+class NowhereError(Exception):
     """A tensor of which torch does not say where it lies."""
 
 
-def lying(handle: Handle, why_not: Callable[[str, str, tuple[int, ...]], str | None]) -> Make:
-    """What makes a tensor of one that torch loaded without its elements; `why_not` says which are refused."""
+def lying(handle: Handle, refusal: Callable[[str, Any], str | None]) -> Make:
+    """What makes a tensor of one that torch loaded without its elements; `refusal` says why not."""
 
     def made(name: str, tensor: Any) -> Tensor:
-        if not _is_plain(tensor):
-            raise MappedError
         dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(map(int, tensor.shape))
-        why = why_not(name, dtype, shape)
-        return Tensor(
-            name, dtype, shape, Refused(why) if why is not None else _storage(handle, tensor, dtype)
-        )
+        why = refusal(name, tensor)
+        if why is not None:
+            return Tensor(name, dtype, shape, Refused(why))
+        if tensor.is_neg() or _begin(tensor) is None:
+            raise NowhereError
+        return Tensor(name, dtype, shape, _storage(handle, tensor, dtype))
 
     return made
-
-
-def _is_plain(tensor: Any) -> bool:
-    """Whether the elements lie in the file as they are, where torch says."""
-    import torch
-
-    plain = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_neg())
-    return plain and _begin(tensor) is not None
 
 
 def _begin(tensor: Any) -> int | None:

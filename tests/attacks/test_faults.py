@@ -399,16 +399,35 @@ def test_a_large_archive_that_torch_alone_can_follow_is_not_mapped(tmp_path, mon
         "one": torch.rand(1, 4).expand(3, 4),
         "none": torch.empty(0, 3),
     }
-    torch.save(saved, path)
+    torch.save(saved | {"sparse": torch.eye(3).to_sparse()}, path)
     monkeypatch.setattr(torch_file, "MAX_LOADED", 100)
     monkeypatch.setattr(torch_file, "from_torch", None)
-    for tensor in open_tensors(path).tensors:
+    *tensors, sparse = open_tensors(path).tensors
+    for tensor in tensors:
         assert np.array_equal(tensor.read().astype(np.float32), saved[tensor.name].float().numpy())
+    with pytest.raises(MaskcliError, match="is sparse_coo"):
+        sparse.read()
 
     windows, *_ = open_tensors(path).tensors
     os.truncate(path, 1000)
     with pytest.raises(MaskcliError, match="became shorter while it was read"):
         windows.read()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["quantized", "nested", "negative"])
+def test_a_large_archive_that_torch_reads_whole_is_refused(tmp_path, monkeypatch, kind):
+    path = tmp_path / "dump.pt"
+    odd = {
+        "quantized": lambda: torch.quantize_per_tensor(torch.rand(3, 3), 0.1, 0, torch.quint8),
+        "nested": lambda: torch.nested.nested_tensor([torch.rand(2), torch.rand(3)]),
+        "negative": lambda: torch.rand(2).to(torch.complex64).conj().imag,
+    }
+    torch.save({"odd": odd[kind](), "plain": torch.ones(2)}, path)
+    assert open_tensors(path).tensors[1].read().tolist() == [1, 1]
+    monkeypatch.setattr(torch_file, "MAX_LOADED", 100)
+    with pytest.raises(MaskcliError, match="tensors that torch reads into memory alone"):
+        open_tensors(path)
 
 
 def test_folders_may_be_deep(tmp_path):
