@@ -79,7 +79,7 @@ class Mask(Pictured):
         """The mask of a boolean array [B, H, Q, K] (or fewer axes, filled with 1 in front), True = attend."""
         full = dense.reshape((1,) * (4 - dense.ndim) + dense.shape)
         batch, heads, queries, keys = full.shape
-        rows = full.reshape(-1, keys)
+        rows = full.reshape(batch * heads * queries, keys)
         step = max(1, CHUNK_CELLS // max(keys, 1))
         chunks = (rows[at : at + step] for at in range(0, len(rows), step))
         return cls.from_dense_rows((batch, heads, queries, keys), chunks)
@@ -318,8 +318,10 @@ class Mask(Pictured):
         return Rows(self.pointer, self.starts, self.stops)
 
     def _common(self, other: Mask) -> Stored:
-        a, b = self.stored, other.stored
-        return max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2])
+        b, h, q = (
+            theirs if mine == 1 else mine for mine, theirs in zip(self.stored, other.stored, strict=True)
+        )
+        return b, h, q
 
     def _joined(self, other: Mask, join: Join) -> Mask:
         """Rows of both masks, joined a piece at a time."""
@@ -334,7 +336,7 @@ class Mask(Pictured):
 
     def _part(self, stored: Stored, low: int, high: int) -> Rows:
         """Rows `low` to `high` of the mask with its stored axes written out to `stored`."""
-        if stored == self.stored:
+        if stored == self.stored or low == high:
             return self._rows().part(low, high)
         places = np.unravel_index(np.arange(low, high), stored)
         own = tuple(

@@ -76,16 +76,23 @@ def _is_prefix(spec: Spec) -> bool:
 def _names(mask: Mask, layouts: list[Layout], labels: Mapping[str, Array]) -> list[tuple[Spec, Layout]]:
     """Specs that rebuild the mask, each with its layout; the further kinds only where no short one does."""
     bare = layouts[0]
-    exact = [(spec, layout) for layout in layouts for spec in _exact(mask, layout)]
+    exact = [found for layout in layouts for found in _telling(_exact(mask, layout), layout)]
     if not exact:
         exact = [(Not(spec), bare) for spec in _exact(~mask, bare)]
     if not _is_short(exact):
-        exact += [(spec, layout) for layout in layouts for spec in _unions(mask, layout)]
+        exact += [found for layout in layouts for found in _telling(_unions(mask, layout), layout)]
     if mask.attended and not _is_short(exact):
         exact += [found for layout in layouts for found in _labelled(mask, layout, labels)]
     if not exact:
         exact = [(spec, bare) for spec in _inside_documents(mask, bare)]
     return exact
+
+
+def _telling(specs: Iterable[Spec], layout: Layout) -> Iterator[tuple[Spec, Layout]]:
+    """Specs with their layout, without those that need padding and do not name it, as chunks behind it do."""
+    for spec in specs:
+        if layout.real is None or "padding" in kinds_in(spec):
+            yield spec, layout
 
 
 def _is_short(exact: list[tuple[Spec, Layout]]) -> bool:

@@ -120,6 +120,24 @@ def test_pixel_edges_cover_every_cell_once():
     assert pixel_edges(3, 10).tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("shape", [(0, 1, 3, 4), (2, 0, 3, 4), (2, 1, 0, 4), (2, 1, 3, 0), (0, 0, 0, 0)])
+def test_masks_without_cells_are_joined(shape):
+    """Of an axis of 0 there are no rows, whichever of the masks stores it."""
+    written = Mask.from_dense(np.zeros(shape, bool))
+    for other in (Mask.full(shape), ~Mask.full(shape), written):
+        for joined in (
+            written & other,
+            other & written,
+            written | other,
+            other - written,
+            written ^ other,
+            ~other,
+        ):
+            assert joined.attended == 0
+            assert joined == written
+            assert 0 in shape[:2] or joined.dense().shape == shape[2:]
+
+
 def test_masks_of_different_shapes_do_not_combine():
     with pytest.raises(MaskcliError, match=r"\[1, 1, 2, 3\] and \[1, 1, 3, 3\]"):
         Mask.full((1, 1, 2, 3)) & Mask.full((1, 1, 3, 3))

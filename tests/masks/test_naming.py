@@ -217,3 +217,18 @@ def test_labels_of_other_sizes_name_nothing():
     mask = build(parse("causal | spans:types=1"), told)
     for rows in (TYPES[:, :11], TYPES[[0, 1, 0]]):
         assert "types" not in name_of(mask, labels={"types": rows}).spec
+
+
+@pytest.mark.parametrize(
+    "spec", ["chunked:3", "chunked:5", "chunked:6 & padding", "causal & padding", "chunked:4,1 & padding"]
+)
+@pytest.mark.parametrize("past", [0, 3])
+def test_a_name_says_of_padding_what_it_needs(spec, past):
+    """Chunks are counted from the first real token: a name without padding is true of a mask without it."""
+    for left in range(1, 6):
+        real = np.arange(8 + past)[None] >= left
+        mask = build(parse(spec), Layout(1, 8, 8 + past, past=past, real=real))
+        name = name_of(mask, past)
+        bare = Layout(1, 8, 8 + past, past=past)
+        assert not name.exact or "padding" in name.spec or build(parse(name.spec), bare) == mask
+        assert name.exact or "padding" not in spec
