@@ -62,10 +62,11 @@ class Mask(Pictured):
     def from_intervals(cls, shape: Shape, starts: Array | int, stops: Array | int) -> Mask:
         """One interval a row, clipped to 0..K, maybe empty: `starts` and `stops` broadcast to [b, h, q]."""
         _check_shape(shape)
-        first, last = np.broadcast_arrays(np.atleast_3d(starts), np.atleast_3d(stops))
+        ends = (np.clip(np.atleast_3d(each), 0, shape[3]).astype(np.int32) for each in (starts, stops))
+        first, last = np.broadcast_arrays(*ends)
         check_count(first.size, "this mask")
-        ends = (np.clip(each, 0, shape[3]).astype(np.int32, copy=False).ravel() for each in (first, last))
-        return cls(shape, (first.shape[0], first.shape[1], first.shape[2]), *of_intervals(*ends))
+        stored = (first.shape[0], first.shape[1], first.shape[2])
+        return cls(shape, stored, *of_intervals(first.ravel(), last.ravel()))
 
     @classmethod
     def from_runs(cls, shape: Shape, stored: Stored, counts: Array, starts: Array, stops: Array) -> Mask:
@@ -318,9 +319,8 @@ class Mask(Pictured):
         return Rows(self.pointer, self.starts, self.stops)
 
     def _common(self, other: Mask) -> Stored:
-        b, h, q = (
-            theirs if mine == 1 else mine for mine, theirs in zip(self.stored, other.stored, strict=True)
-        )
+        pairs = zip(self.stored, other.stored, strict=True)
+        b, h, q = (theirs if mine == 1 else mine for mine, theirs in pairs)
         return b, h, q
 
     def _joined(self, other: Mask, join: Join) -> Mask:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from maskcli.arrays import pixel_edges
 from maskcli.errors import MaskcliError
-from maskcli.masks.kinds import causal
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import MAX_KEYS, Mask
 from maskcli.masks.spec import build, parse
@@ -146,7 +145,7 @@ def test_masks_of_different_shapes_do_not_combine():
 @pytest.mark.long
 def test_limits_are_stated():
     with pytest.raises(MaskcliError, match="more than the limit of 33,554,432"):
-        ~(~causal(Layout(1, 2**25, 2**25)))
+        ~build(parse("window:2"), Layout(1, 2**24 + 16, 2**24 + 16))
     with pytest.raises(MaskcliError, match="2,147,483,646"):
         Mask.full((1, 1, 1, MAX_KEYS + 1))
 
