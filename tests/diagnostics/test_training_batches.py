@@ -419,3 +419,24 @@ def test_right_batches_of_megatron_are_silent(rows, pad, mask, facts):
     arrays |= {"attention_mask": REAL[:rows].astype(int)} if mask else {}
     known = {"nothing": {}, "the ends": {"eos_ids": (EOS,)}, "all": KNOWN | {"pad_id": pad}}[facts]
     assert loud(report(arrays, **known)) == []
+
+
+def test_only_a_text_that_stands_where_it_begins_tells_where_positions_begin():
+    """Neither a row of padding alone nor a text behind padding that is counted says how the model counts."""
+    positions = np.arange(2, 18)[None] * np.ones((3, 1), int)
+    real = np.ones((3, 16), int)
+    positions[1], real[1] = 0, 0
+    given = {"input_ids": OTHER_IDS, "attention_mask": real, "position_ids": positions}
+    assert "MSK411" not in codes_of(given, ROBERTA)
+    positions[0] -= 2
+    assert "MSK411" in codes_of(given, ROBERTA)
+
+    counted = np.arange(16)[None] * np.ones((3, 1), int)
+    real = (np.arange(16) >= np.array([[0], [1], [1]])).astype(int)
+    given = {"input_ids": IDS, "attention_mask": real, "position_ids": counted}
+    assert "MSK411" not in codes_of(given, BERT)
+    assert "MSK411" in codes_of(given | {"position_ids": counted + 1}, BERT)
+
+
+def codes_of(given, facts):
+    return {finding.code for finding in report(given, **facts).findings}
