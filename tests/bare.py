@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,7 +39,7 @@ COMMANDS = (
 REFUSED = {
     "torch": (
         ("trace", "masks.py"), ("probe", "masks.py:by_torch"), ("show", "The cat", "--mask", "torched.py:by_torch"),
-        ("show", "The cat", "-o", "mask.pt"), ("diagnose", "legacy.pt"),
+        ("show", "The cat", "-o", "mask.pt"), ("diagnose", "sparse.pt"),
     ),
     "transformers": (("show", "The cat", "-t", "vocabulary"),),
     "tables": (("audit", "rows.parquet"),),
@@ -56,7 +57,8 @@ def inputs(folder):
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "masks.py").write_text("def by_numpy(b, h, q_idx, kv_idx):\n    return q_idx >= kv_idx\n")
     (folder / "torched.py").write_text("import torch\n")
-    (folder / "legacy.pt").write_bytes(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
+    with zipfile.ZipFile(folder / "sparse.pt", "w") as archive:
+        archive.writestr("sparse/data.pkl", b"\x80\x02ctorch._utils\n_rebuild_sparse_tensor\n.")
     (folder / "vocabulary").mkdir()
     (folder / "vocabulary" / "vocab.txt").write_text("[PAD]\n[UNK]\nthe\n")
     (folder / "rows.parquet").write_bytes(b"PAR1" + bytes(16) + b"PAR1")
