@@ -8,8 +8,8 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 import tempfile
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
