@@ -63,7 +63,7 @@ class Tokens:
         return self.name("input_ids" if self.real is None else "padding_mask")
 
 
-def real_tokens(ids: Array, declared: Declared, *, decoder: bool = False) -> Real | None:
+def real_tokens(ids: Array, declared: Declared, *, decoder: bool) -> Real | None:
     """Which tokens the ids show to be real, bool [B, L]; None when the pad id is not known.
 
     What a decoder of an encoder-decoder reads may begin with it: T5's start is its padding.
