@@ -60,3 +60,20 @@ def test_two_tensors_of_one_name_do_not_meet():
     code = arguments(Name(write(spec), True, layout, ()), "flex").code
     assert torch.equal(torch.tensor([0, 0, 1, 1]), torch.tensor(labels["a"][0]))
     assert "label_2 = torch.tensor([0, 1, 1, 0])" in code
+
+
+@pytest.mark.parametrize("left", [(0,), (3,), (0, 3), (2, 3, 0)])
+def test_chunks_are_counted_from_the_first_real_token_of_each_sample(left):
+    real = np.arange(10) >= np.array(left)[:, None]
+    layout = Layout(len(left), 10, 10, real=real)
+    spec = parse("chunked:4")
+    found = flex(spec, layout)
+    assert np.array_equal(found, whole(build(spec, layout)))
+    for item, first in enumerate(left):
+        seen = [
+            (q, k)
+            for q in range(first, 10)
+            for k in range(first, q + 1)
+            if (q - first) // 4 == (k - first) // 4
+        ]
+        assert [(q, k) for q, k in np.argwhere(found[item, 0]).tolist() if k >= first <= q] == seen

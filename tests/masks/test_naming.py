@@ -171,6 +171,19 @@ def test_a_mask_of_nothing_and_noise_have_a_nearest_name():
     assert (build(parse(name.spec), name.layout) ^ noise).attended == name.wrong
 
 
+def test_of_two_names_as_near_and_as_long_the_first_is_taken():
+    """window:1 and window:4 are wrong in as many cells, and specs themselves have no order."""
+    rows = ["101110", "101000", "010011", "101110", "111101", "000011"]
+    mask = Mask.from_dense(np.array([[cell == "1" for cell in row] for row in rows])[None, None])
+    wrong = {
+        spec: (build(parse(spec), Layout(1, 6, 6)) ^ mask).attended
+        for spec in ("window:1", "window:4", "causal")
+    }
+    assert wrong["window:1"] == wrong["window:4"] < wrong["causal"]
+    name = name_of(mask)
+    assert (name.spec, name.exact, name.wrong) == ("window:1", False, wrong["window:1"])
+
+
 def test_a_name_of_the_longest_document_that_no_other_can_have_is_no_name():
     cells = build(parse("block-diffusion:2,4"), Layout(1, 9, 9)).dense(0).copy()
     cells[8, 8] = True
