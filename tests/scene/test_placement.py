@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from maskcli.meant.facts import Declared
+from maskcli.meant.places import Places
 from maskcli.scene.placement import WITNESSES, place
 from maskcli.scene.witnesses import Witnesses
 from maskcli.tensors import from_array, from_arrays, roles_of
@@ -114,3 +115,20 @@ def test_positions_of_a_rolled_cache_tell_where_key_0_stands():
 
 def test_witnesses_are_asked_in_the_stated_order():
     assert list(WITNESSES) == ["--past", "position_ids", "the padding", "the weights"]
+
+
+@pytest.mark.parametrize(("padding", "rows"), [(None, [[5], [5]]), (np.ones((2, 8), int), [[5], [3]])])
+def test_items_that_stand_elsewhere_do_so_where_the_padding_is_told(padding, rows):
+    """Without a padding mask, the shorter text may as well have padding in front."""
+    told = {} if padding is None else {"attention_mask": padding}
+    place_ = placed((2, 1, 1, 8), position_ids=[[5], [3]], **told)
+    assert (place_.queries_at is None) == (padding is None)
+    if padding is not None:
+        assert (place_.queries_at.tolist(), place_.told_by) == (rows, "position_ids")
+
+
+@pytest.mark.parametrize(("rows", "past"), [([[2, 3]], 2), ([[2, 5]], 0), ([[2, 3], [4, 5]], 2)])
+def test_only_queries_that_follow_each_other_have_one_number_of_keys_before_them(rows, past):
+    at = np.array(rows)
+    place_ = placed((2, 1, 2, 8), declared=Declared(positions=Places("--positions", at)))
+    assert (place_.past, place_.queries_at.tolist()) == (past, at.tolist())
