@@ -132,3 +132,15 @@ def test_only_queries_that_follow_each_other_have_one_number_of_keys_before_them
     at = np.array(rows)
     place_ = placed((2, 1, 2, 8), declared=Declared(positions=Places("--positions", at)))
     assert (place_.past, place_.queries_at.tolist()) == (past, at.tolist())
+
+
+@pytest.mark.parametrize(("slots", "told"), [(24, True), (22, False)])
+def test_a_block_table_is_one_of_whole_blocks(slots, told):
+    """Blocks 3 and 0 hold sample 0, 1 and 2 sample 1; a cache that ends inside a block is not cut into them."""
+    table, lengths = [[3, 0], [1, 2]], [7, 5]
+    place_ = placed((2, 1, 1, slots), block_tables=table, block_size=[4], seq_lens=lengths)
+    assert (place_.told_by == "the block table") == told
+    if told:
+        filled = [np.flatnonzero(row).tolist() for row in place_.keys.real]
+        assert filled == [[0, 1, 2, 12, 13, 14, 15], [4, 5, 6, 7, 8]]
+        assert place_.queries_at.tolist() == [[6], [4]]
