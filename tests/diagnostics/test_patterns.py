@@ -113,6 +113,17 @@ def test_the_diagonal_behind_a_cache(past, step):
     assert loud(report(arrays, expect="causal")) == []
 
 
+@pytest.mark.parametrize("past", [0, 1, 2])
+def test_first_rows_that_fall_through_to_the_future_are_padding_only_without_a_cache(past):
+    """Keys of a cache were read before, so that the first new query is no padding, whatever its row looks like."""
+    p, k = grid(8, 8 + past)
+    falls = p - past < 2
+    maps = layers((1, 2, 8, 8 + past), np.where(falls, k >= 4, (k >= 2) & (k <= p)), fill=-np.inf)
+    assert loud(report(maps, expect="causal")) == (["MSK203"] if past else [])
+    healthy = layers((1, 2, 8, 8 + past), k <= p, fill=-np.inf)
+    assert loud(report(healthy, expect="causal")) == []
+
+
 def test_the_shifted_mask_explains_what_it_does_to_the_weights():
     p, k = grid(12, 12)
     for step, fill in ((-1, -np.inf), (-1, -1e30), (1, -1e30)):
