@@ -1,10 +1,13 @@
-"""What a padding mask says of a step of generate, and what positions say of texts that lost tokens."""
+"""What tensors say of tokens: padding at a step of generate, positions that jump, labels that were moved."""
 
 import numpy as np
 import pytest
 
+from maskcli.meant.facts import Declared
+from maskcli.scene.sides import token_sets
 from maskcli.scene.tokens import jumps
-from maskcli.scene.witnesses import Padding
+from maskcli.scene.witnesses import Padding, Witnesses
+from maskcli.tensors import from_arrays, roles_of
 from maskcli.tensors.roles import Step
 
 PROMPT = np.array([[0, 0, 1, 1], [1, 1, 1, 1]], bool)
@@ -46,3 +49,14 @@ def test_beams_have_the_padding_of_their_sample():
 )
 def test_positions_jump_over_tokens_that_are_gone_and_not_over_padding(positions, real, expect):
     assert jumps(np.array([positions]), np.array([real], bool)) is expect
+
+
+@pytest.mark.parametrize("names", [("labels",), ("shift_labels",), ("labels", "shift_labels")])
+def test_moved_labels_are_read_once_and_are_moved_only_beside_others(names):
+    saved = {"labels": np.array([[-100, 6, 7, 8]]), "shift_labels": np.array([[6, 7, 8, -100]])}
+    file = from_arrays({"input_ids": np.array([[5, 6, 7, 8]])} | {name: saved[name] for name in names})
+    (tokens,) = token_sets(Witnesses(roles_of(file), "", Declared()))
+    assert np.array_equal(tokens.labels, saved[names[0]])
+    assert (tokens.moved_labels is not None) == (len(names) == 2)
+    if len(names) == 2:
+        assert np.array_equal(tokens.moved_labels, saved["shift_labels"])
