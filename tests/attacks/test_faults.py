@@ -89,6 +89,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, command, form):
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(target.name, OLD)]
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize(("command", "form"), WRITERS, ids=named)
 def test_a_folder_that_may_not_be_written_keeps_what_it_has(tmp_path, command, form):
     target = tmp_path / f"mask.{form}"
@@ -245,6 +246,7 @@ def test_jobs_without_threads_are_a_sentence(monkeypatch, most):
         list(spread(negated, [1, 2, 3], Workers(2), str))
 
 
+@pytest.mark.long
 def test_a_program_that_calls_with_jobs_is_not_run_again(tmp_path):
     """Processes import the main program: one without a guard started more of them, and one from a pipe is no file."""
     rows = json.dumps({"input_ids": [5, 6, 2], "labels": [-100, 6, 2]}) + "\n"
@@ -261,13 +263,9 @@ def test_a_program_that_calls_with_jobs_is_not_run_again(tmp_path):
 
 def test_processes_that_end_as_they_begin_are_a_sentence(monkeypatch):
     """Each task started two of them, which ended at once, and was said to have killed them."""
-    monkeypatch.setattr("maskcli.inputs.spread._start", end_at_once)
+    monkeypatch.setattr("maskcli.inputs.spread._start", os._exit)
     with pytest.raises(MaskcliError, match="they end as they begin"):
         list(spread(functools.partial(functools.partial, operator.neg), range(10_000), Workers(2), str))
-
-
-def end_at_once(_share):
-    os._exit(1)
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
