@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -13,11 +14,14 @@ AGAIN = 0.01
 POLITE = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
 
 _CAME: list[int] = []
+# The process that listens: those that a traced program forks from it speak for themselves.
+_LISTENS: list[int] = []
 
 
 def listen(names: tuple[str, ...] = tuple(POLITE)) -> None:
     """Let these signals raise, so that what is half-written is removed; one that is ignored stays so."""
     _CAME.clear()
+    _LISTENS[:] = [os.getpid()]
     for name in names:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == POLITE[name]:
@@ -37,6 +41,11 @@ def leave() -> None:
 def came() -> int | None:
     """The signal that should have ended this run, None when none came."""
     return _CAME[0] if _CAME else None
+
+
+def ended() -> int | None:
+    """The signal that should have ended the run of this very process, None when none came."""
+    return came() if os.getpid() in _LISTENS else None
 
 
 def told(number: int) -> str:

@@ -101,9 +101,9 @@ def _run() -> int:
     try:
         code = _ran()
     except SystemExit:
-        if signals.came() is None:
+        if signals.ended() is None:
             raise
-    number = signals.came()
+    number = signals.ended()
     if number is None:
         return code
     complain(signals.told(number))
@@ -125,7 +125,7 @@ def _ran() -> int:
         if isinstance(stop.__cause__ or stop.__context__, EOFError):
             complain("a file ends too early; get it again")
             return Exit.ERROR
-        if signals.came() is None:
+        if signals.ended() is None:
             complain("interrupted")
         return Exit.INTERRUPTED
     except (ClosedPipe, BrokenPipeError, SystemExit) as stop:
@@ -136,7 +136,7 @@ def _ran() -> int:
     except typer.Exit as stop:
         return int(stop.exit_code)
     except Exception as error:
-        if signals.came() is not None:
+        if signals.ended() is not None:
             # A library made an error of its own of it.
             return Exit.ERROR
         if _is_bug(error) and os.environ.get("MASKCLI_DEBUG"):
