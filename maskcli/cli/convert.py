@@ -60,7 +60,11 @@ def convert(
     heads: Annotated[
         int | None,
         option(
-            help="Heads of an mha mask [B*H, Q, K], to read or to write.", panel=OUTPUT, min=1, metavar="N"
+            help="Heads of an mha mask [B*H, Q, K], to read or to write.",
+            panel=OUTPUT,
+            min=1,
+            max=2**20,
+            metavar="N",
         ),
     ] = None,
     form: Form = None,

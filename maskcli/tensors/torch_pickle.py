@@ -66,7 +66,7 @@ def described(pickled: BinaryIO) -> tuple[Any, dict[str, SavedStorage]]:
     except UnfamiliarError:
         raise
     except Exception as error:
-        # Whatever is wrong with it, torch's loader has to find it too, and says so.
+        # Whatever is wrong with it: who reads on by other means finds it too, and says so.
         raise UnfamiliarError from error
 
 

@@ -55,7 +55,7 @@ def test_tokens_of_a_batch():
 @pytest.mark.long
 @pytest.mark.parametrize("spec", ["causal & sliding:4", "causal | global:4", "sliding:4 | documents:8388608"])
 def test_joined_masks_of_the_longest_batch(spec):
-    """Rows are joined a piece at a time: what stands between took 1.4 GiB."""
+    """Rows are joined a piece at a time: `causal | global:4` took a gigabyte for what stands between."""
     tracemalloc.start()
     try:
         mask = build(parse(spec), Layout(1, 2**23, 2**23))
@@ -70,18 +70,18 @@ def test_ids_that_no_file_holds(option, number):
     assert option in refused("diagnose", ROOT / "tests/fuzz/corpus/tensors/batch.pt", option, number)
 
 
-def test_heads_of_a_mask_that_is_written(tmp_path):
+def test_heads_of_a_mask_that_is_written():
     causal = np.tril(np.ones((3, 3), bool))
-    np.save(tmp_path / "mask.npy", np.stack([causal, ~causal])[:, None])
-    sentence = refused("convert", tmp_path / "mask.npy", "--from", "sdpa", "--to", "mha", "--heads", 2**40)
-    assert "2 samples of 1,099,511,627,776 heads are more than the 1,048,576 masks" in sentence
-    assert "heads is '2147483647', where a whole number from 0" in refused(
-        "convert", "combined", "--lengths", "6,4", "--to", "mha", "--heads", 2**31 - 1
-    )
+    both = np.stack([causal, ~causal])[:, None]
+    with pytest.raises(MaskcliError, match="2 samples of 1,048,576 heads are more than the 1,048,576 masks"):
+        convert(both, "mha", convention="sdpa", heads=2**20)
+    sentence = refused("convert", "combined", "--lengths", "6,4", "--to", "mha", "--heads", 2**31 - 1)
+    assert "'--heads'" in sentence
+    assert "1048576" in sentence
 
 
 def test_numbers_of_a_spec_are_not_tokens():
-    """Nothing tells the length, so one was made up from the number: 16 GiB of it."""
+    """Nothing tells the length, so one was made up from the number: two for each, of eight bytes."""
     spec = "prefix-lm:999999999"
     assert f"cannot express {spec!r}" in refused("convert", spec, "--to", "flash-attn")
     with memory_limit(2**27):
@@ -89,15 +89,12 @@ def test_numbers_of_a_spec_are_not_tokens():
         assert convert("sliding:999999999", "flash-attn").arguments["window_size"] == [999_999_998, 0]
 
 
-@pytest.mark.parametrize("odd", [2**64, -(2**64), 1.5, "x", None])
+@pytest.mark.parametrize("odd", [2**64, -(2**64), 1.5, "x"])
 @pytest.mark.parametrize("name", ["pad_id", "eos_id", "ignore_index", "past", "vocab_size", "prompt_length"])
 def test_numbers_of_python(name, odd):
     """They reached numpy, which said that they are too large for C."""
     tensors = {"input_ids": np.array([[5, 6, 0]]), "attention_mask": np.array([[1, 1, 0]])}
     given = [odd, 2] if name == "eos_id" else odd
-    if odd is None:
-        diagnose(tensors, **{name: odd})
-        return
     with pytest.raises(MaskcliError, match=f"{str(odd)[:9]}.*where a whole number from"):
         diagnose(tensors, **{name: given})
 

@@ -16,6 +16,7 @@ from maskcli.masks.mask import Mask
 from maskcli.measure import passes as evidence
 from maskcli.measure import questions, spans
 from maskcli.measure import row_sums as rowsums
+from maskcli.measure.spans import MAX_SPANS, _apart
 from maskcli.tensors import from_array, open_tensors
 
 DTYPES = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
@@ -434,3 +435,16 @@ def test_what_does_not_vary_is_held_once():
     assert found.mass["future"].shape == shape[:3]
     assert found.mass["future"].strides == (0, 0, 0)
     assert found.total.strides != (0, 0, 0)
+
+
+@given(st.sets(st.integers(1, 4000), min_size=1, max_size=200))
+def test_spans_are_few_and_wide_enough(inside):
+    borders = inside | {0}
+    found = _apart(borders)
+    assert found == sorted(set(found))
+    assert set(found) <= borders
+    assert (found[0], found[-1]) == (0, max(borders))
+    assert len(found) <= MAX_SPANS + 1
+    few = len(borders) <= MAX_SPANS + 1
+    assert not few or found == sorted(borders)
+    assert few or min(np.diff(found)) >= -(-max(borders) // MAX_SPANS)

@@ -1,9 +1,12 @@
 """Axes in other orders than [B, H, Q, K] and [B, H, L, D]: the same finding, or silence, as in the usual one."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from maskcli.diagnostics.rules.products import _has_values
 from maskcli.tensors import from_array
 from maskcli.tensors.orders import permuted, regrouped, saved_index, split_heads
 from tests.diagnostics.attention import DTYPES, SIDES, causal, loud, padding, report, softmax, the
@@ -209,3 +212,15 @@ def test_views_hold_the_same_elements():
         assert whole[saved_index(view, at)] == wanted[at]
         at = tuple(size // 2 for size in wanted.shape)
         assert whole[saved_index(view, at)] == wanted[at]
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        ((2, 4, 9, 8), True), ((2, 2, 9, 8), True), ((2, 1, 9, 8), True), ((2, 3, 9, 8), False), ((1, 4, 9, 8), False),
+        ((2, 4, 7, 8), False), ((2, 9, 4, 8), False), ((4, 9, 8), False), ((2, 4, 9), False), ((2, 4, 9, 8, 1), False),
+    ],
+)  # fmt: skip
+def test_values_are_of_a_map_by_samples_keys_and_groups_of_heads(value, fits):
+    attention = SimpleNamespace(parts={"value": SimpleNamespace(shape=value)}, shape=(2, 4, 7, 9))
+    assert _has_values(attention) == fits

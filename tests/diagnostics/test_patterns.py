@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import maskcli
+from maskcli.diagnostics.rules.alignment import _is_staircase
 from maskcli.masks.layout import Layout
 from maskcli.masks.spec import build, parse
 from tests.diagnostics.attention import DTYPES, layers, loud, padding, report, the
@@ -341,3 +342,15 @@ def test_another_window_is_told_however_what_looks_back_was_declared(expect, spe
     (found,) = maskcli.diagnose(tensors, expect=expect, convention="sdpa").findings
     assert found.code == code
     assert words in found.message
+
+
+@pytest.mark.parametrize(
+    ("spec", "queries", "keys", "is_one"),
+    [
+        ("causal", 6, 6, True), ("causal", 4, 7, True), ("sliding:2", 6, 6, True), ("sliding:2", 3, 8, True), ("full", 6, 6, False),
+        ("window:1", 6, 6, False), ("prefix:1", 6, 6, False), ("causal & ~sliding:1", 6, 6, False), ("causal", 7, 4, False),
+    ],
+)  # fmt: skip
+def test_a_staircase_sees_itself_and_nothing_behind_it(spec, queries, keys, is_one):
+    mask = build(parse(spec), Layout(1, queries, keys, past=max(keys - queries, 0)))
+    assert _is_staircase(mask) == is_one

@@ -5,7 +5,8 @@ import pytest
 
 from maskcli.meant.facts import Declared
 from maskcli.meant.places import Places
-from maskcli.scene.placement import WITNESSES, place
+from maskcli.scene.placement import WITNESSES, _of_standing, place
+from maskcli.scene.standing import Stand
 from maskcli.scene.witnesses import Witnesses
 from maskcli.tensors import from_array, from_arrays, roles_of
 
@@ -144,3 +145,10 @@ def test_a_block_table_is_one_of_whole_blocks(slots, told):
         filled = [np.flatnonzero(row).tolist() for row in place_.keys.real]
         assert filled == [[0, 1, 2, 12, 13, 14, 15], [4, 5, 6, 7, 8]]
         assert place_.queries_at.tolist() == [[6], [4]]
+
+
+def test_positions_that_follow_each_other_tell_the_past():
+    rows = np.array([[5, 6, 7], [3, 4, 5]])
+    assert _of_standing(Stand(rows, None, "position_ids")) == (3, "position_ids")
+    assert _of_standing(Stand(rows, np.arange(9)[None], "slots")) == (0, "slots")
+    assert _of_standing(Stand(rows * 2, None, "position_ids")) == (0, "position_ids")

@@ -168,6 +168,8 @@ def test_modes_and_types_of_the_program_see_what_they_would():
 
 
 def attend(queue=None):
+    # A fork has none of the threads that torch has started before, and would wait for them.
+    torch.set_num_threads(1)
     Net(matmul, unmasked)(IDS, REAL)
 
 
