@@ -69,7 +69,7 @@ def told_by_legacy(handle: Handle) -> Told:
         places[key] = at + COUNT, size
         at += COUNT + size
     if at > handle.size:
-        raise UnfamiliarError
+        raise handle.error("ends in the middle of its tensors, as when a copy was cut short; get it again")
     return _told(handle, saved, storages, places)
 
 
