@@ -35,16 +35,7 @@ PACKAGES = {
 }
 LIBRARIES = ("numpy", "pytest", "hypothesis", "torch", "safetensors.numpy")
 # Tests that start other interpreters, which know nothing of a mutant, or take longest.
-LEFT_OUT = (
-    "test_zoo.py",
-    "test_jax.py",
-    "test_memory.py",
-    "test_people.py",
-    "test_flex.py",
-    "test_linear.py",
-)
-# Files whose only tests are in one of these.
-ALONE = {"conditions.py": "test_flex.py"}
+LEFT_OUT = ("test_zoo.py", "test_jax.py", "test_memory.py", "test_people.py", "test_linear.py")
 # Seconds of processor time that a mutant gets, and how many times those that its tests take: what runs for longer
 # counts as found.
 SECONDS, TIMES = 20, 1.5
@@ -221,7 +212,7 @@ class Reached:
     """Which tests of a package reach which lines of some files, and the seconds that each takes."""
 
     def __init__(self, package, files, share):
-        self.files, self.share = _tests(package, files), share
+        self.files, self.share = _tests(package), share
         with tempfile.TemporaryDirectory() as folder:
             told = Path(folder) / "reached.json"
             recorder = Recorder(files, told)
@@ -354,15 +345,14 @@ def _pytest(files, share, plugin, seconds=None):
     return int(pytest.main([*fixed, "--share", share, *files], plugins=[plugin]))
 
 
-def _tests(package, changed):
+def _tests(package):
     """The test files of a package."""
     _, homes = PACKAGES[package]
     files = []
     for home in homes:
         path = ROOT / home
         files += sorted(path.glob("test_*.py")) if path.is_dir() else [path]
-    alone = {ALONE.get(path.name) for path in changed}
-    return [str(each) for each in files if each.name not in LEFT_OUT or each.name in alone]
+    return [str(each) for each in files if each.name not in LEFT_OUT]
 
 
 if __name__ == "__main__":

@@ -222,6 +222,21 @@ def test_a_token_that_both_begins_and_ends_texts_is_no_unsupervised_end(known):
     assert loud(found) == []
 
 
+def test_an_end_beside_one_that_begins_texts_as_well_needs_its_label():
+    """One end begins each row; the other, in the middle, ends an answer, and no label asks for it."""
+    other = EOS + 1
+    ids = np.array([[EOS, 20, 21, 22, other, 23, 24, EOS], [EOS, 30, 31, 32, 33, other, 34, EOS]])
+    labels = np.where(ids == other, IGNORE, ids)
+    labels[:, 0] = IGNORE
+    arrays = {"input_ids": ids, "labels": labels}
+    found = report(arrays, eos_ids=(EOS, other), pad_id=PAD)
+    assert {*zip(*np.nonzero(ids == other), strict=True)} == cells(only(found, "MSK506"))
+    assert (
+        loud(report(arrays | {"labels": np.where(ids == EOS, labels, ids)}, eos_ids=(EOS, other), pad_id=PAD))
+        == []
+    )
+
+
 def conversation(pad=PAD):
     """Two chats of user and assistant turns, each turn with its end token; assistant tokens and ends are taught."""
     user, assistant = [11, 12, 13, EOS], [21, 22, 23, 24, EOS]

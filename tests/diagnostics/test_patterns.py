@@ -114,6 +114,18 @@ def test_the_diagonal_behind_a_cache(past, step):
     assert loud(report(arrays, expect="causal")) == []
 
 
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("seen", [0, 1, 2])
+def test_a_missing_diagonal_is_told_where_a_query_is_left_without_a_key(seen, given):
+    """Behind a cache of 3 and so much padding that the first new query sees `seen` keys; nothing is declared."""
+    p, k = grid(9, 12)
+    real = np.ones((2, 12), bool)
+    real[0, : 3 - seen] = False
+    keep = (k <= p - 1) & real[:, None, None]
+    arrays = {"attn_mask": saved(keep, "bool", 2)} | (padded(real) if given else {})
+    assert loud(report(arrays, past=3)) == (["MSK109"] if seen == 0 else [])
+
+
 @pytest.mark.parametrize("past", [0, 1, 2])
 def test_first_rows_that_fall_through_to_the_future_are_padding_only_without_a_cache(past):
     """Keys of a cache were read before, so that the first new query is no padding, whatever its row looks like."""

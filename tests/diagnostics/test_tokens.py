@@ -115,6 +115,17 @@ def test_a_decoder_mask_may_hide_what_no_label_asks_for(start):
         assert the(found, "MSK402").where.keys[0][0] == stop
 
 
+@pytest.mark.parametrize("start", [0, 2])
+def test_a_decoder_mask_that_is_turned_around_hides_no_words(start):
+    """It is said to be inverted, and not that it hides all words; T5's start is its padding, and real."""
+    arrays = decoder(start)
+    real = arrays["decoder_input_ids"] != 0
+    real[:, 0] = True
+    sick = arrays | {"decoder_attention_mask": (~real).long()}
+    assert loud(report(sick, pad_id=0)) == ["MSK102"]
+    assert loud(report(arrays | {"decoder_attention_mask": real.long()}, pad_id=0)) == []
+
+
 # Masks negated as integers
 
 NEGATED = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]

@@ -126,6 +126,10 @@ CASES = {
         batch(labels=STRANGE), "MSK514", rows_of(REAL, 1), batch(labels=np.where(REAL, IDS, IGNORE))
     ),
     "labels shorter than ids": Case(batch(labels=LABELS[:, 1:]), "MSK515", set(), batch()),
+    "few labels, one of them of id 0, shorter than ids": Case(
+        {"input_ids": FULL * (np.arange(16) != 8), "labels": (moved(FULL, 1, 0) * (np.arange(16) != 7))[:, 5:9]}, "MSK515", set(),
+        {"input_ids": FULL * (np.arange(16) != 8), "labels": np.where((np.arange(16) > 5) & (np.arange(16) < 10), FULL * (np.arange(16) != 8), IGNORE)},
+    ),
     "a loss mask shorter than ids": Case(
         batch(labels=None, completion_mask=ANSWER[:, :-1].astype(int)), "MSK515", set(),
         batch(labels=None, completion_mask=ANSWER.astype(int)),

@@ -12,7 +12,7 @@ from maskcli.errors import MaskcliError
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import MAX_KEYS, Mask
 from maskcli.masks.spec import build, parse
-from maskcli.masks.views import blocks, picture, rows_at
+from maskcli.masks.views import blocks, ignored, picture, rows_at
 from tests.masks.strategies import dense_masks
 
 
@@ -112,6 +112,20 @@ def test_windows_selections_and_pictures_equal_numpy(drawn, data):
         pixel = array[b.start, h.start, row_edges[i] : row_edges[i + 1], key_edges[j] : key_edges[j + 1]]
         assert cells[i, j] == pixel.size
         assert share[i, j] == pixel.sum() / pixel.size
+
+
+@given(dense_masks(1), st.data())
+def test_ignored_keys_equal_numpy(drawn, data):
+    shape, (array,) = drawn
+    low = data.draw(st.integers(0, shape[2] - 1))
+    high = data.draw(st.integers(low + 1, shape[2]))
+    mask, hidden = of(array, shape), ~np.broadcast_to(array, shape)
+    for b, h in np.ndindex(shape[:2]):
+        told = np.zeros((high - low, shape[3]), bool)
+        for start, stop, who in ignored(mask, (low, high), b, h):
+            assert not told[:, start:stop].any()
+            told[:, start:stop] = True if who is None else who
+        assert np.array_equal(told, hidden[b, h, low:high])
 
 
 def test_pixel_edges_cover_every_cell_once():

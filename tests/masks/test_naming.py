@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
+from maskcli.masks.name import Name
 from maskcli.masks.naming import name_of
 from maskcli.masks.spec import build, parse
 
@@ -245,3 +246,20 @@ def test_a_name_says_of_padding_what_it_needs(spec, past):
         bare = Layout(1, 8, 8 + past, past=past)
         assert not name.exact or "padding" in name.spec or build(parse(name.spec), bare) == mask
         assert name.exact or "padding" not in spec
+
+
+@pytest.mark.parametrize(
+    ("row", "padding"),
+    [
+        ([1, 1, 1, 1, 1], (0, 0, 0)),
+        ([0, 0, 1, 1, 1], (2, 0, 0)),
+        ([1, 1, 0, 0, 0], (0, 3, 0)),
+        ([0, 1, 0, 0, 1], (1, 0, 2)),
+        ([0, 1, 0, 1, 0], (1, 1, 1)),
+        ([0, 0, 0, 0, 0], (0, 5, 0)),
+    ],
+)
+def test_padding_of_a_name_is_counted_left_right_and_in_holes(row, padding):
+    layout = Layout(1, 5, 5, real=np.array([row], bool))
+    assert Name("causal & padding", True, layout, ()).padding == (padding,)
+    assert Name("causal", True, layout, ()).padding == ()

@@ -111,6 +111,14 @@ def test_documents_by_themselves(inner):
         assert np.array_equal(cells, expected == at), kind
 
 
+def test_slots_without_a_token_are_padding_inside_documents():
+    at = np.array([[0, 1, -1, 2, 3]])
+    spec = parse("per-document:2,2(causal)")
+    layout = Layout(1, 4, 5, queries_at=np.arange(4)[None], keys_at=at)
+    found = by_kind(reasons(spec, layout))
+    assert dense(found["padding"])[0, 0].tolist() == [[False, False, True, False, False]] * 4
+
+
 def test_slots_without_a_token_are_padding():
     at = np.array([[2, 3, -1, 0, 1]])
     found = by_kind(reasons(parse("causal"), Layout(1, 1, 5, queries_at=np.array([[2]]), keys_at=at)))

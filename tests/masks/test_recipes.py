@@ -8,7 +8,16 @@ from torch.nn.attention.flex_attention import create_mask
 import maskcli
 from maskcli.errors import MaskcliError
 from maskcli.masks.arguments import arguments
-from maskcli.masks.conventions import CONVENTIONS, Convention, Values
+from maskcli.masks.conventions import (
+    ADDED,
+    CONVENTIONS,
+    TOKENS,
+    TRUE_ATTENDS,
+    Convention,
+    Values,
+    checked_fill,
+    usual,
+)
 from maskcli.masks.kinds import KINDS, Fit, Kind
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
@@ -101,3 +110,20 @@ def test_a_convention_is_one_row(monkeypatch):
         maskcli.assert_attention_respects(np.ones((3, 3)), mask, convention="sevens")
     with pytest.raises(MaskcliError, match="sevens masks are uint8, not float32"):
         maskcli.mask("causal", keys=3, convention="sevens", dtype="float32")
+
+
+@pytest.mark.parametrize("fill", ["nan", "inf", "0", "-1", "x", "-1e39"])
+def test_a_fill_that_silences_no_key_or_overflows_is_refused(fill):
+    with pytest.raises(MaskcliError, match=f"--fill '?{fill}"):
+        checked_fill(fill, "float32")
+
+
+def test_the_convention_that_a_type_calls_for():
+    wanted = {
+        "bool": TRUE_ATTENDS,
+        "int64": TOKENS,
+        "uint8": TOKENS,
+        "float16": ADDED,
+        "float8_e4m3fn": ADDED,
+    }
+    assert {dtype: usual(dtype) for dtype in wanted} == wanted

@@ -223,16 +223,22 @@ def _hidden_words(tokens: Tokens, scene: Scene) -> Array | None:
     if not is_solid(real):
         hidden |= ~real & _inside(real)
     if declared.pad_id is not None:
-        plain = before is given and tokens.kind != "decoder"
-        by_ids = tokens.real_by_ids(declared) if plain else None
-        if by_ids is None:
-            by_ids = edge_padding(before, declared.pad_id, declared.bos_ids, declared.eos_ids)
-        if _inverse(real, ~by_ids):
+        if any(_inverse(real, ~by_ids) for by_ids in _told_real(tokens, declared)):
             return None
         # Of an edge run of pad == eos, either the first or none is real: both ways are in use.
         ids = _with_one_padding(tokens, declared.pad_id)
         hidden |= ~real & edge_padding(ids, declared.pad_id)
     return hidden & _matters(tokens, declared)
+
+
+def _told_real(tokens: Tokens, declared: Declared) -> Iterator[Array]:
+    """Tokens that the ids show to be real, bool [B, L]; a decoder's first may be its padding, real or not."""
+    by_ids = tokens.real_by_ids(declared)
+    if tokens.ids is None or declared.pad_id is None or by_ids is None:
+        return
+    yield by_ids
+    if tokens.kind == "decoder":
+        yield edge_padding(tokens.ids, declared.pad_id, declared.bos_ids, declared.eos_ids)
 
 
 def _before_masking(tokens: Tokens, ids: Array, real: Array, scene: Scene) -> Array:
