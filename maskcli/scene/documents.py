@@ -37,10 +37,12 @@ def between(borders: Array, keys: int) -> Array | None:
 
     What fills up rows of borders, -1 behind the last, is left out.
     """
+    if not borders.size:
+        return None
     filled = borders >= 0
     ends = np.maximum.accumulate(np.where(filled, borders, 0), axis=1)
     rising = (filled.sum(axis=1) >= 2) & (ends[:, -1] == keys) & np.all((ends == borders) | ~filled, axis=1)
-    if not borders.size or not rising.all():
+    if not rising.all():
         return None
     return _by_ends(np.where(filled[:, 1:], ends[:, 1:], keys), keys)
 

@@ -413,6 +413,19 @@ def test_a_strict_diagonal(dtype, shape, first):
         assert loud(report(arrays, expect=expect)) == ["MSK214"]
 
 
+@pytest.mark.parametrize("read", ["its own", "all", "nothing"])
+def test_a_strict_diagonal_behind_left_padding(read):
+    """Whatever queries of padding read."""
+    shape = (3, 2, 12, 12)
+    real = padding(shape, "left")
+    arrays = layers(shape, np.tril(np.ones((12, 12), bool), -1) & real[:, None, None])
+    for array in arrays.values():
+        for item, count in enumerate((~real).sum(axis=1)):
+            array[item, :, :count] = {"its own": torch.eye(12)[:count], "all": 1 / 12, "nothing": 0.0}[read]
+            array[item, :, count] = 1 / 12
+    assert loud(report(arrays | mask_of(real))) == ["MSK214"]
+
+
 @dtypes
 def test_a_strict_diagonal_with_a_zero_slot_or_a_sink_is_healthy(dtype):
     strict = np.tril(np.ones((24, 24), bool), -1)
@@ -633,6 +646,9 @@ def test_a_saved_mask_that_lets_documents_see_each_other(told, dtype):
             mask = torch.where(mask, 0.0, torch.finfo(DTYPES[dtype]).min).to(DTYPES[dtype])
         found = report({"attn_mask": mask, told: facts[told]}, expect="causal & documents")
         assert loud(found) == (["MSK217"] if allowed is keep else [])
+        if found.findings:
+            where = the(found, "MSK217").where
+            assert (where.queries, where.keys) == (((7, 24),), ((0, 18),))
         plain = report({"attn_mask": mask, told: facts[told]})
         assert [(f.code, f.severity) for f in plain.findings] == (
             [("MSK217", "note")] if allowed is keep else []

@@ -345,6 +345,18 @@ def test_scores_multiplied_by_the_padding_mask(dtype, side, look):
     assert loud(report({"attentions.0": made} | mask_of(real))) == ["MSK202"]
 
 
+def test_padding_that_the_saved_mask_shows_is_to_be_hidden_there():
+    shape = (3, 2, 12, 12)
+    real, keep = padding(shape, "left"), np.tril(np.ones((12, 12), bool))
+    arrays = layers(shape, keep) | mask_of(real)
+    found = the(report(arrays | {"attn_mask": torch.from_numpy(keep)[None, None]}), "MSK202")
+    assert "the saved mask 'attn_mask' shows them" in found.message
+    assert "hide the padding in 'attn_mask' too" in found.fix
+    found = the(report(arrays), "MSK202")
+    assert "shows them" not in found.message
+    assert "pass attention_mask to the model" in found.fix
+
+
 @pytest.mark.combinations
 @dtypes
 @sides

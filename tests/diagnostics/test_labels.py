@@ -450,6 +450,13 @@ def test_nothing_is_supervised(shape, side, pad, mask, shift):
             assert only(found, "MSK502", "warning").where.batch == (1,)
 
 
+def test_several_loss_masks_all_count():
+    ids, first = np.arange(10, 34).reshape(2, 12), np.broadcast_to(np.arange(12) < 6, (2, 12)).astype(int)
+    arrays = {"input_ids": ids, "completion_mask": first}
+    assert loud(report(arrays | {"assistant_masks": first})) == []
+    assert loud(report(arrays | {"assistant_masks": 1 - first})) == ["MSK502"]
+
+
 def test_a_label_at_index_0_alone_counts_for_a_decoder_as_none():
     batch = Batch((3, 12), "none")
     taught = batch.answer.copy()
@@ -509,6 +516,7 @@ def test_padding_that_is_supervised(shape, side, pad, prompt):
     wrong = ~batch.real
     for facts in ({}, {"pad_id": pad}):
         finding = only(report(arrays, **facts), "MSK503", "error")
+        assert finding.tensors == ("labels", "attention_mask")
         assert flagged(finding, shape) == where(wrong)
         assert finding.evidence == {"labels_on_padding": int(wrong.sum()), "supervised": int(taught.sum())}
     finding = only(report(arrays, **batch.facts()), "MSK503", "error")

@@ -1,13 +1,16 @@
 """Axes in other orders than [B, H, Q, K] and [B, H, L, D]: the same finding, or silence, as in the usual one."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from maskcli.diagnostics.rules.products import _has_values
-from maskcli.tensors import from_array
+from maskcli.diagnostics.rules.products import FEW_KEYS, _correlation, _has_values
+from maskcli.meant.facts import Declared
+from maskcli.scene.assemble import build_scenes
+from maskcli.tensors import from_array, from_arrays, roles_of
 from maskcli.tensors.orders import permuted, regrouped, saved_index, split_heads
 from tests.diagnostics.attention import DTYPES, SIDES, causal, loud, padding, report, softmax, the
 
@@ -68,6 +71,31 @@ def test_grouped_heads_dealt_in_turn(order, dtype):
         "attn_output": (weights @ value.double()).to(DTYPES[dtype]),
     }
     assert "MSK221" in loud(report(arrange(right | dealt)))
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 3.0])
+def test_how_far_weights_follow_the_products_of_queries_and_keys(scale):
+    """The correlation of log W with q.k, both without the mean of their row, by numpy's own function."""
+    shape = (2, 4, 12, 12)
+    saved = {name: each * scale for name, each in model(shape, causal(shape)).items()}
+    saved["attn_weights"] = model(shape, causal(shape), seed=0)["attn_weights"]
+    file = from_arrays({name: each.numpy() for name, each in saved.items()})
+    (scene,) = build_scenes(file.path, roles_of(file), Declared())
+    (attention,) = scene.attentions
+    query, key = attention.parts["query"], attention.parts["key"]
+    for head, other in ((0, 0), (0, 1), (3, 2)):
+        (told,) = _correlation(attention, query, key, head, other)
+        logs, products = [], []
+        for item, row in itertools.product(range(2), range(12)):
+            seen = saved["attn_weights"][item, head, row].numpy().astype(float)
+            if (seen > 0).sum() >= FEW_KEYS:
+                log = np.log(seen[seen > 0])
+                product = saved["key"][item, other].numpy().astype(float) @ saved["query"][
+                    item, head, row
+                ].numpy().astype(float)
+                logs += [*(log - log.mean())]
+                products += [*(product[seen > 0] - product[seen > 0].mean())]
+        assert told == pytest.approx(np.corrcoef(logs, products)[0, 1], abs=1e-6)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -182,11 +210,27 @@ def test_as_many_heads_as_keys_at_a_decode_step(heads):
     assert loud(report({"attn_weights": model(one, causal(one))["attn_weights"]} | tokens, "causal")) == []
 
 
+def test_states_beside_maps_that_are_means_of_heads_are_not_those_of_one_head():
+    """What torch's own module returns: the mean of the maps, and the states of all heads side by side."""
+    torch.manual_seed(0)
+    attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
+    states = torch.randn(2, 12, 32)
+    with torch.no_grad():
+        output, mean = attention(states, states, states, need_weights=True)
+    query, key, value = torch.nn.functional.linear(
+        states, attention.in_proj_weight, attention.in_proj_bias
+    ).chunk(3, -1)
+    saved = {"attn_weights": mean, "query": query, "key": key, "value": value, "attn_output": output}
+    assert loud(report({name: each.detach() for name, each in saved.items()})) == []
+
+
 def test_a_softmax_over_the_wrong_axis_is_no_transpose():
     shape = (2, 4, 12, 12)
     scores = torch.randn(shape).masked_fill(~torch.from_numpy(causal(shape)), -torch.inf)
     assert loud(report({"attn_weights": scores.softmax(2)})) == ["MSK208"]
-    assert loud(report({"attn_weights": torch.randn(shape).softmax(2)})) == ["MSK208"]
+    found = report({"attn_weights": torch.randn(shape).softmax(2)})
+    # And no note on its sums besides.
+    assert [finding.code for finding in found.findings] == ["MSK208"]
 
 
 def test_views_hold_the_same_elements():

@@ -239,3 +239,15 @@ def test_integers_with_a_fill_are_added(fill, name):
     arrays = {name: (1 - cells) * fill}
     assert loud(report(layers(shape, keep) | arrays)) == []
     assert loud(report(layers(shape, causal(shape) & ~real[:, None, None]) | arrays)) != []
+
+
+def test_a_place_behind_the_rows_of_a_mask_has_its_first_rows_as_excerpt():
+    """Packed texts begin at tokens of which a mask over keys, [B, 1, 1, K], has no row."""
+    real = padding((2, 1, 16, 16), "right")
+    texts = {
+        "segment_ids": torch.arange(16).expand(2, 16) // 4,
+        "attention_mask": torch.from_numpy(real.astype(int)),
+    }
+    (found,) = report(texts | {"attn_mask": torch.ones(2, 1, 1, 16, dtype=torch.bool)}).findings
+    assert (found.code, found.where.queries) == ("MSK405", ((0, 16),))
+    assert [(each.start, each.stop) for each in found.excerpt.queries] == [(0, 1)]

@@ -126,6 +126,14 @@ def test_a_missing_diagonal_is_told_where_a_query_is_left_without_a_key(seen, gi
     assert loud(report(arrays, past=3)) == (["MSK109"] if seen == 0 else [])
 
 
+def test_cross_attention_has_no_diagonal():
+    """What it hides is told where a query is left without a key, and called nothing."""
+    p, k = grid(9, 9)
+    assert loud(report({"cross_attn_mask": saved(k <= p - 1, "bool")})) == ["MSK101"]
+    assert loud(report({"cross_attn_mask": saved(k <= p + 1, "bool")})) == []
+    assert loud(report({"attn_mask": saved(k <= p + 1, "bool")})) == ["MSK109"]
+
+
 @pytest.mark.parametrize("past", [0, 1, 2])
 def test_first_rows_that_fall_through_to_the_future_are_padding_only_without_a_cache(past):
     """Keys of a cache were read before, so that the first new query is no padding, whatever its row looks like."""

@@ -383,6 +383,15 @@ def test_scores_that_are_centred_are_scores(dtype):
     assert the(found, "MSK216").severity == "error"
 
 
+@pytest.mark.parametrize(("fading", "codes"), [(0, ["MSK207"]), (1, ["MSK207"]), (12, [])])
+def test_sums_that_fade_into_1_are_those_of_a_weak_sink(fading, codes):
+    """More than a tenth as many rows between 1 and the 20 odd ones as there are odd ones."""
+    made = weights((1, 2, 64, 64), np.ones((64, 64), bool)).clone()
+    made[0, 0, :20] *= 0.97
+    made[0, 1, :fading] *= 1 - 2e-5
+    assert loud(report({"attentions.0": made})) == codes
+
+
 def test_the_correlations_of_autoformer():
     config = transformers.AutoformerConfig(
         prediction_length=8, context_length=16, d_model=32, encoder_layers=2, decoder_layers=2, label_length=4,

@@ -147,6 +147,19 @@ def test_a_block_table_is_one_of_whole_blocks(slots, told):
         assert place_.queries_at.tolist() == [[6], [4]]
 
 
+def test_blocks_of_one_slot():
+    table, lengths = [[3, 0, 2], [1, 4, 5]], [3, 2]
+    place_ = placed((2, 1, 1, 6), block_tables=table, block_size=[1], seq_lens=lengths)
+    assert [np.flatnonzero(row).tolist() for row in place_.keys.real] == [[0, 2, 3], [1, 4]]
+    assert place_.queries_at.tolist() == [[2], [1]]
+
+
+def test_a_cache_of_no_tokens_yet():
+    """One sample is at its first token, whose own slot is the only one that is filled."""
+    place_ = placed((2, 1, 1, 4), cache_seqlens=[0, 3])
+    assert place_.queries_at.tolist() == [[0], [3]]
+
+
 def test_positions_that_follow_each_other_tell_the_past():
     rows = np.array([[5, 6, 7], [3, 4, 5]])
     assert _of_standing(Stand(rows, None, "position_ids")) == (3, "position_ids")
