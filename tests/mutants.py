@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
     "masks": ("maskcli/masks", ["tests/masks"]),
     "scene": ("maskcli/scene", ["tests/scene", "tests/diagnostics", "tests/test_api.py"]),
-    "measure": ("maskcli/measure", ["tests/diagnostics", "tests/test_api.py"]),
+    "measure": ("maskcli/measure", ["tests/measure", "tests/diagnostics", "tests/test_api.py"]),
     "rules": ("maskcli/diagnostics/rules", ["tests/diagnostics"]),
 }
 LIBRARIES = ("numpy", "pytest", "hypothesis", "torch", "safetensors.numpy")
