@@ -23,6 +23,7 @@ from tests.fuzz.source import BYTES, Source, seeded
 # Each target: the file it is in. It takes choices and an empty folder, and returns what went wrong, a sentence each.
 TARGETS = {
     "reader": "readers",
+    "dumps": "dumps",
     "cli": "command_lines",
     "masks": "masks",
     "audit": "sets",

@@ -1,5 +1,7 @@
 """What tensors say of tokens: padding at a step of generate, positions that jump, labels that were moved."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,15 @@ def test_a_padding_mask_grows_with_the_text_that_is_generated(saved, step, keys,
 def test_beams_have_the_padding_of_their_sample():
     found = Padding(PROMPT, "attention_mask").at_step(Step(4, 1, 5), 4, 5)
     assert found.real.astype(int).tolist() == [[0, 0, 1, 1, 1]] * 2 + [[1] * 5] * 2
+
+
+def test_a_step_of_generate_is_that_of_its_own_group():
+    maps = {f"{name}.attentions.0": np.ones((1, 1, 2, 2), np.float32) for name in ("left", "right")}
+    steps = {"left": Step(4, 1, 5), "right": Step(3, 0, 3)}
+    roled = tuple(replace(each, step=steps[each.group]) for each in roles_of(from_arrays(maps)))
+    for group, step in steps.items():
+        assert Witnesses(roled, group, Declared()).step == step
+    assert Witnesses(roled, "", Declared()).step is None
 
 
 @pytest.mark.parametrize(

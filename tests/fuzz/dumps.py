@@ -1,0 +1,47 @@
+"""Several bugs in one file, with some of its tensors bent: `diagnose` says what it can, whatever stands beside what."""
+
+import torch
+from safetensors.torch import save_file
+
+from tests.diagnostics.mixed import dump
+from tests.fuzz.process import faults, run
+
+OPTIONS = {
+    "expect": "--expect", "pad_id": "--pad-id", "eos_ids": "--eos-id", "bos_ids": "--bos-id", "past": "--past", "purpose": "--for",
+    "convention": "--convention", "loss_shift": "--loss-shift", "vocab_size": "--vocab-size",
+}  # fmt: skip
+TYPES = [torch.bool, torch.int64, torch.int32, torch.uint8, torch.float32, torch.float16, torch.float64]
+
+
+def dumps(source, folder):
+    """A dump is diagnosed without a fault, as it was made and with tensors of other sizes, orders and types."""
+    arrays, declared = dump(source.whole(8))
+    for name in source.some(sorted(arrays), 2):
+        arrays[name] = _bent(source, arrays[name])
+    path = folder / "dump.safetensors"
+    save_file({name: array.contiguous() for name, array in arrays.items()}, path)
+    words = ["diagnose", str(path), "--format", source.choice(["json", "text", "concise"])]
+    for name, option in OPTIONS.items():
+        if name in declared and source.below(4):
+            value = declared[name]
+            words += [option, str(value[0] if isinstance(value, tuple) else value)]
+    return [f"{fault}: {words}" for fault in faults(run(words))]
+
+
+def _bent(source, array):
+    """A tensor with an axis cut, taken away, added, repeated or in another order, or of another type."""
+    axis = source.below(max(array.ndim, 1))
+    how = source.choice(["cut", "first", "added", "repeated", "turned", "typed", "flipped"])
+    if how == "typed":
+        return array.to(source.choice(TYPES))
+    if how == "added" and array.ndim < 6:
+        return array.unsqueeze(axis)
+    if array.ndim == 0 or not array.shape[axis]:
+        return array
+    if how == "first":
+        return array.select(axis, 0)
+    if how == "cut":
+        return array.narrow(axis, 0, source.below(array.shape[axis] + 1))
+    if how == "repeated":
+        return torch.cat([array, array], dim=axis)
+    return array.flip(axis) if how == "flipped" else array.transpose(axis, -1)
