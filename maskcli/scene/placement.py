@@ -85,7 +85,8 @@ class Placement:
         queries = self.layout.positions[:, 0, rows]
         if self.keys_at is None:
             return queries[..., None] - np.arange(self.shape[3])
-        return np.where(self.keys_at < 0, -MOST, queries[..., None] - self.keys_at[:, None])
+        keys = self.keys_at[:, None]
+        return np.where(keys < 0, -MOST, queries[..., None] - keys)
 
     def of_last_keys(self) -> Placement:
         """The same with the last keys of a longer text, whose padding mask then says which are real."""
@@ -101,14 +102,19 @@ class Placement:
         batch, _, queries, keys = shape
         at, keys_at = self.queries_at, self.keys_at
         told = at is not None and at.shape[1] == queries and len(at) in (1, batch)
-        rows = None if keys_at is None or len(keys_at) not in (1, batch) else keys_at
+        # A mask over other keys than the map's has none of their facts.
+        alike = keys == self.shape[3]
+        rows = keys_at if alike and keys_at is not None and len(keys_at) in (1, batch) else None
+        texts = self.documents
+        known = alike and texts is not None and len(texts) in (1, batch)
         real = self.keys.fitting(batch, keys) if self.keys else None
         return replace(
             self,
             shape=shape,
             keys=real,
             queries=self.queries.fitting(batch, queries) if self.queries else None,
-            origin=self.origin if real is None else None,
+            documents=texts if known else None,
+            origin=self.origin if alike and real is None else None,
             queries_at=at if told else None,
             keys_at=rows if told else None,
         )

@@ -262,7 +262,7 @@ def test_views_hold_the_same_elements():
     ("value", "fits"),
     [
         ((2, 4, 9, 8), True), ((2, 2, 9, 8), True), ((2, 1, 9, 8), True), ((2, 3, 9, 8), False), ((1, 4, 9, 8), False),
-        ((2, 4, 7, 8), False), ((2, 9, 4, 8), False), ((4, 9, 8), False), ((2, 4, 9), False), ((2, 4, 9, 8, 1), False),
+        ((2, 4, 7, 8), False), ((2, 9, 4, 8), False), ((2, 0, 9, 8), False), ((4, 9, 8), False), ((2, 4, 9), False), ((2, 4, 9, 8, 1), False),
     ],
 )  # fmt: skip
 def test_values_are_of_a_map_by_samples_keys_and_groups_of_heads(value, fits):

@@ -165,3 +165,36 @@ def test_positions_that_follow_each_other_tell_the_past():
     assert _of_standing(Stand(rows, None, "position_ids")) == (3, "position_ids")
     assert _of_standing(Stand(rows, np.arange(9)[None], "slots")) == (0, "slots")
     assert _of_standing(Stand(rows * 2, None, "position_ids")) == (0, "position_ids")
+
+
+def test_a_mask_over_other_keys_has_none_of_the_facts_of_its_map():
+    texts = np.arange(16).reshape(1, 16).repeat(2, axis=0) // 4
+    whole = placed((2, 4, 16, 16), segment_ids=texts, attention_mask=np.ones((2, 16), int))
+    for shape, known in (
+        ((2, 1, 16, 16), True),
+        ((1, 1, 16, 16), False),
+        ((2, 1, 16, 24), False),
+        ((5, 1, 1, 16), False),
+    ):
+        fitted = whole.fitting(shape)
+        assert (fitted.documents is not None) == known, shape
+        assert fitted.layout.shape == shape
+    alike = placed((2, 4, 16, 16), segment_ids=texts[:1])
+    assert alike.fitting((5, 1, 1, 16)).documents is not None
+    assert alike.fitting((5, 1, 1, 8)).documents is None
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_distances_to_keys_that_stand_elsewhere_in_each_sample(rows):
+    at = np.stack([np.roll(np.arange(4), item) for item in range(rows)])
+    at[0, 0] = -1
+    place_ = placed(
+        (3, 1, 4, 4),
+        declared=Declared(
+            positions=Places("--positions", np.arange(4)[None]), key_positions=Places("--key-positions", at)
+        ),
+    )
+    found = place_.distances(np.arange(4))
+    for item, query, key in np.ndindex(found.shape):
+        stands = at[item if rows > 1 else 0, key]
+        assert found[item, query, key] == query - stands if stands >= 0 else found[item, query, key] < -1000

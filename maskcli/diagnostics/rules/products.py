@@ -97,7 +97,7 @@ def _is_dealt(attention: Attention) -> bool:
     if query is None or key is None or not fit_the_map(attention, query, key):
         return False
     groups = key.shape[1]
-    if heads % groups or groups in (1, heads):
+    if groups in (0, 1, heads) or heads % groups:
         return False
     in_runs, in_turn = [], []
     for head in range(attention.sample.heads):
@@ -147,7 +147,9 @@ def _correlation(attention: Attention, query: Tensor, key: Tensor, head: int, ke
 def _has_values(attention: Attention) -> bool:
     """Whether the values [B, G, K, D] are those of a map, for groups of its heads."""
     shape, (batch, heads, _, keys) = attention.parts["value"].shape, attention.shape
-    return len(shape) == 4 and shape[::2] == (batch, keys) and heads % shape[1] == 0
+    if len(shape) != 4 or 0 in shape:
+        return False
+    return shape[::2] == (batch, keys) and heads % shape[1] == 0
 
 
 class _Pair(NamedTuple):
