@@ -596,6 +596,10 @@ def test_blocks_over_batch_and_heads_in_the_wrong_order(side):
         }
         codes = loud(report(arrays | mask_of(real)))
         assert ("MSK112" in codes) == (order == "turns")
+    # Blocks that hide no padding, or all of it, have no order.
+    for rows in (np.ones((6, 8), bool), np.broadcast_to(real.all(axis=0), (6, 8))):
+        arrays["attn_mask"] = torch.from_numpy(np.broadcast_to(rows[:, None], (6, 8, 8)).copy())
+        assert "MSK112" not in loud(report(arrays | mask_of(real)))
 
 
 @dtypes

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from maskcli.diagnostics.rules import products
+from maskcli.diagnostics.rules.biases import _products
 from maskcli.diagnostics.rules.products import FEW_KEYS, _correlation, _has_values
 from maskcli.meant.facts import Declared
 from maskcli.scene.assemble import build_scenes
@@ -47,7 +49,10 @@ def tokens_first(saved):
 
 @pytest.mark.parametrize("dtype", list(DTYPES))
 @pytest.mark.parametrize("shape", SHAPES)
-def test_tokens_before_heads(shape, dtype):
+@pytest.mark.parametrize("small", [0, products.SMALL])
+def test_tokens_before_heads(shape, dtype, small, monkeypatch):
+    """Whether values are multiplied in one go or head by head."""
+    monkeypatch.setattr(products, "SMALL", small)
     keep = causal(shape)
     right = model(shape, keep, dtype)
     assert loud(report(tokens_first(right))) == []
@@ -96,6 +101,18 @@ def test_how_far_weights_follow_the_products_of_queries_and_keys(scale):
                 logs += [*(log - log.mean())]
                 products += [*(product[seen > 0] - product[seen > 0].mean())]
         assert told == pytest.approx(np.corrcoef(logs, products)[0, 1], abs=1e-6)
+
+
+@pytest.mark.parametrize("groups", [4, 2, 1])
+def test_products_of_queries_with_keys_that_heads_share(groups):
+    shape = (2, 4, 12, 12)
+    saved = model(shape, causal(shape), groups=groups)
+    file = from_arrays({name: each.numpy() for name, each in saved.items()})
+    (scene,) = build_scenes(file.path, roles_of(file), Declared())
+    (attention,) = scene.attentions
+    wide = saved["key"].double().repeat_interleave(4 // groups, dim=1)
+    wanted = (saved["query"].double() @ wide.transpose(-1, -2)).numpy()[:, :, attention.sample.queries]
+    assert np.allclose(_products(attention), wanted)
 
 
 @pytest.mark.parametrize("side", SIDES)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from maskcli.diagnostics.rules.positions import _is_rounded_run
 from maskcli.meant.model_config import Config
 from tests.diagnostics.attention import DTYPES, layers, loud, padding, report, the
 
@@ -299,6 +300,16 @@ def test_positions_in_sixteen_bits(kind, exact, begin, back):
     # Rounding makes no packed texts.
     ones = {"position_ids": (stored if back is None else stored.to(back))[None], "attention_mask": torch.ones(1, len(true), dtype=torch.int64)}  # fmt: skip
     assert loud(report(ones)) == ["MSK408"]
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("bfloat16", 8), ("float16", 11)])
+def test_runs_of_rounded_numbers_wherever_they_begin(kind, bits):
+    for begin in (2**bits, 2**bits + 1, 2**bits + 2, 2**bits + 3, 2 ** (bits + 1) + 1, 2 ** (bits + 1) + 6):
+        true = torch.arange(begin, begin + 60)
+        stored = true.to(DTYPES[kind]).double().numpy()
+        assert _is_rounded_run(stored, bits)
+        assert not _is_rounded_run(true.double().numpy(), bits)
+        assert not _is_rounded_run(np.where(np.arange(60) == 30, stored + 8, stored), bits)
 
 
 def summed(kind, length, left, moved, sequential):
