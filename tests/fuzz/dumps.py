@@ -1,9 +1,9 @@
-"""Several bugs in one file, with some of its tensors bent: `diagnose` says what it can, whatever stands beside what."""
+"""Several bugs in one file, with some of its tensors bent: commands say what they can, whatever stands beside what."""
 
 import torch
 from safetensors.torch import save_file
 
-from tests.diagnostics.mixed import dump
+from tests.diagnostics.mixed import SPECS, dump
 from tests.fuzz.process import faults, run
 
 OPTIONS = {
@@ -14,18 +14,33 @@ TYPES = [torch.bool, torch.int64, torch.int32, torch.uint8, torch.float32, torch
 
 
 def dumps(source, folder):
-    """A dump is diagnosed without a fault, as it was made and with tensors of other sizes, orders and types."""
+    """A dump is read without a fault, as it was made and with tensors of other sizes, orders and types."""
     arrays, declared = dump(source.whole(8))
     for name in source.some(sorted(arrays), 2):
         arrays[name] = _bent(source, arrays[name])
     path = folder / "dump.safetensors"
     save_file({name: array.contiguous() for name, array in arrays.items()}, path)
+    if source.once_in(4):
+        words = _others(source, path, sorted(arrays))
+        return [f"{fault}: {words}" for fault in faults(run(words))]
     words = ["diagnose", str(path), "--format", source.choice(["json", "text", "concise"])]
     for name, option in OPTIONS.items():
         if name in declared and source.below(4):
             value = declared[name]
             words += [option, str(value[0] if isinstance(value, tuple) else value)]
     return [f"{fault}: {words}" for fault in faults(run(words))]
+
+
+def _others(source, path, names):
+    """A command that reads one tensor of a dump, or all of them one by one."""
+    one, other = (f"{path}:{source.choice(names)}" for _ in range(2))
+    commands = [
+        ["inspect", str(path)],
+        ["inspect", one],
+        ["diff", one, source.choice([other, *SPECS])],
+        ["convert", one, "--to", source.choice(["sdpa", "additive", "flex", "flash-attn", "xformers"])],
+    ]
+    return source.choice(commands)
 
 
 def _bent(source, array):
