@@ -6,11 +6,13 @@
 
 Libraries are imported once. One run without a change tells which tests reach which lines, and how long they take; each
 mutant is a fork that imports maskcli with one change and runs the tests that reach it until one fails. Survivors are
-printed: each lacks a test, has one in another folder or share, or means the same.
+printed: each lacks a test, or has one in another folder or share. Those that mean the same are in tests/equivalent.py,
+and are left out.
 """
 
 import argparse
 import ast
+import functools
 import importlib
 import importlib.abc
 import importlib.util
@@ -24,6 +26,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests.equivalent import SAME
 
 ROOT = Path(__file__).resolve().parents[1]
 # Each package: its folder, and the tests that are run in this order; those named after the file come first.
@@ -54,6 +58,8 @@ def main():
     mutants = [each for package in options.packages for each in of_package(package)]
     if options.sample is not None:
         mutants = random.Random(options.seed).sample(mutants, min(options.sample, len(mutants)))
+    drawn = len(mutants)
+    mutants = [mutant for mutant in mutants if mutant.key not in SAME]
     reached = {}
     for package in sorted({mutant.package for mutant in mutants}):
         files = sorted({mutant.path for mutant in mutants if mutant.package == package})
@@ -68,11 +74,10 @@ def main():
         if options.minutes and time.monotonic() - began > options.minutes * 60:
             break
     seconds = time.monotonic() - began
-    print(
-        f"{done} of {len(mutants)} mutants, {survivors} survive: score {1 - survivors / done:.1%} ({seconds:.0f} s)"
-    )
-    least = options.least
-    sys.exit(1 if least is not None and 1 - survivors / done < least / 100 else 0)
+    same = f"; {drawn - len(mutants)} more mean the same" if drawn > len(mutants) else ""
+    score = 1 - survivors / max(done, 1)
+    print(f"{done} of {len(mutants)} mutants, {survivors} survive: score {score:.1%} ({seconds:.0f} s){same}")
+    sys.exit(1 if options.least is not None and score < options.least / 100 else 0)
 
 
 def _options():
@@ -91,12 +96,21 @@ def _options():
 class Mutant:
     """A file with the change of a number at one of its nodes."""
 
-    def __init__(self, package, path, number, lines, before, after):
+    def __init__(self, package, path, number, change, before, after):
         self.package, self.path, self.number = package, path, number
-        self.lines, self.before, self.after = lines, before, after
+        self.lines, self.before, self.after = change.lines, before, after
+        self.line, self.column = change.node.lineno, change.node.col_offset
+        self.code = _source(path)[self.line - 1].strip()
 
     def __str__(self):
-        return f"{self.path.relative_to(ROOT)}:{self.lines.start}: {self.before}  ->  {self.after}"
+        return f"{self.path.relative_to(ROOT)}:{self.line}: {self.code}  |  {self.before} -> {self.after}"
+
+    @property
+    def key(self):
+        """What it is in tests/equivalent.py, wherever its line goes."""
+        around = [name for lines, name in _functions(self.path) if self.line in lines]
+        place = " ".join([self.path.relative_to(ROOT / "maskcli").as_posix(), *around[-1:]])
+        return place, self.code, f"{self.column}: {self.before} -> {self.after}"
 
     @property
     def module(self):
@@ -112,6 +126,22 @@ class Mutant:
         return ast.fix_missing_locations(tree)
 
 
+@functools.cache
+def _source(path):
+    return path.read_text("utf-8").splitlines()
+
+
+@functools.cache
+def _functions(path):
+    """The lines and names of the functions of a file, those inside of others behind them."""
+    tree = ast.parse(path.read_text("utf-8"))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return [
+        (range(node.lineno, node.end_lineno + 1), node.name)
+        for node in sorted(found, key=lambda node: node.lineno)
+    ]
+
+
 def of_package(package):
     """All mutants of a package, or of one of its files."""
     name, _, file = package.partition("/")
@@ -125,10 +155,10 @@ def of_file(package, path):
     tree = ast.parse(path.read_text("utf-8"))
     for number, change in enumerate(changes(tree)):
         node = change.node
-        before = ast.unparse(node)
         undo = dict(vars(node))
+        before = change.text
         change()
-        yield Mutant(package, path, number, change.lines, before, ast.unparse(node))
+        yield Mutant(package, path, number, change, before, change.text)
         vars(node).update(undo)
 
 
@@ -140,6 +170,11 @@ class Change:
 
     def __call__(self):
         setattr(self.node, self.field, self.value)
+
+    @property
+    def text(self):
+        """The code of the node; of a statement the condition alone."""
+        return ast.unparse(self.node.test if self.field == "test" else self.node)
 
 
 def changes(tree):
@@ -165,16 +200,24 @@ def _changed(node):
 
 
 def _walked(node, lines=range(0), called=False):
-    """The nodes that a run evaluates, without types, texts of errors and defaults of data classes; each with its lines."""
+    """The nodes that a run evaluates, without types and defaults of data classes; each with its lines."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "format_spec"):
             continue
         within = called or (isinstance(node, ast.FunctionDef | ast.Lambda) and name == "body")
         for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST) and not isinstance(child, ast.Raise | ast.JoinedStr | ast.Assert):
+            if isinstance(child, ast.AST) and not _is_left_out(child):
                 own = _lines(child) if isinstance(child, ast.stmt | ast.Lambda) else lines
                 yield child, own if within else range(own.start, own.start)
                 yield from _walked(child, own, within)
+
+
+def _is_left_out(node):
+    """Texts of errors, and powers of two: the size of a piece, or a ceiling, of which nothing but its order matters."""
+    power = (
+        isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and isinstance(node.left, ast.Constant)
+    )
+    return power or isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert)
 
 
 def _lines(statement):

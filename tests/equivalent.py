@@ -1,0 +1,72 @@
+"""Mutants that mean the same as the code, judged one by one: file and function, line of code, change, and why."""
+
+SIZE = "a size, of which nothing but its order matters"
+EDGE = "numbers that are measured are never just there"
+SHORTER = "a first look that a second one repeats"
+SAME = {
+    ("masks/edges.py", "MOST_NODES, MOST_RANGES = 512, 8", "26: 512 -> 513"): SIZE,
+    ("measure/sample.py", "ROWS, CELLS = 16, 2**21", "14: 16 -> 17"): SIZE,
+    (
+        "measure/sample.py sample",
+        "heads = max(1, min(heads, CELLS // max(items * keys * len(chosen), 1)))",
+        "43: items * keys * len(chosen) -> items * keys // len(chosen)",
+    ): "several rows are chosen only where all heads fit",
+    (
+        "measure/spans.py _span",
+        "touching = [part for part in parts if part[0] < stop and start < part[1]]",
+        "46: part[0] < stop -> part[0] <= stop",
+    ): "a neighbour adds cells of zeros",
+    (
+        "measure/spans.py _span",
+        "touching = [part for part in parts if part[0] < stop and start < part[1]]",
+        "65: start < part[1] -> start <= part[1]",
+    ): "a neighbour adds cells of zeros",
+    (
+        "measure/spans.py cells",
+        "held = rows if masks[name].stored[2] > 1 else (0, 1)",
+        "23: masks[name].stored[2] > 1 -> masks[name].stored[2] >= 1",
+    ): "rows that are alike, as often as there are rows",
+    (
+        "measure/spans.py _apart",
+        "if len(ordered) <= MAX_SPANS + 1:",
+        "7: len(ordered) <= MAX_SPANS + 1 -> len(ordered) < MAX_SPANS + 1",
+    ): "of so many borders other spans are cut, with the same sums",
+    ("scene/describe.py _row_sums", "if off < NEARLY_ONE:", "7: off < NEARLY_ONE -> off <= NEARLY_ONE"): EDGE,
+    ("scene/named.py", "MOST_LABELS = 64", "14: 64 -> 65"): SIZE,
+    (
+        "scene/saved_mask.py",
+        "BOTH = Survey((False, True), 0.0, 1.0, 0, 0, 0, None)",
+        "22: True -> False",
+    ): "values of a boolean mask that nobody reads",
+    (
+        "diagnostics/rules/alignment.py _heads_outermost",
+        "if len(shape) != 3 or min(batch, heads) < 2 or shape[0] != blocks:",
+        "7: len(shape) != 3 or min(batch, heads) < 2 or shape[0] != blocks"
+        " -> len(shape) != 3 and min(batch, heads) < 2 and (shape[0] != blocks)",
+    ): SHORTER,
+    (
+        "diagnostics/rules/expected.py _is_local_layer",
+        "missing = sum(never_seen(map_) is not None for map_ in alike)",
+        "18: never_seen(map_) is not None -> never_seen(map_) is None",
+    ): "the smaller of both counts is asked for",
+    (
+        "diagnostics/rules/mask_patterns.py _diagonal_step",
+        "if step > 0 and not (_own_keys(layout.moved(1)) & keep).attended:",
+        "14: 0 -> 1",
+    ): SHORTER,
+    (
+        "diagnostics/rules/mask_patterns.py _patterned",
+        "if within and (saved.given.keep & _real(saved)).attended:",
+        "23: saved.given.keep & _real(saved) -> saved.given.keep | _real(saved)",
+    ): SHORTER,
+    (
+        "diagnostics/rules/sums.py _softmax_axis",
+        "if (np.abs(total - 1) <= tolerance).mean() > SOFTMAX_ROWS:",
+        "8: np.abs(total - 1) <= tolerance -> np.abs(total - 1) < tolerance",
+    ): EDGE,
+    (
+        "diagnostics/rules/weights.py _is_cut",
+        "nearly_all = (lacking > attention.rounding).mean() >= CUT_ROWS",
+        "17: (lacking > attention.rounding).mean() >= CUT_ROWS -> (lacking > attention.rounding).mean() > CUT_ROWS",
+    ): EDGE,
+}
