@@ -272,3 +272,7 @@ def test_the_state_of_a_linear_layer_among_the_maps_is_passed_over():
     found = report(arrays)
     assert found.findings == ()
     assert set(found.unfit) == {"attentions.2"}
+    # Two of a size are maps, if sick ones.
+    found = report(arrays | {"attentions.3": torch.from_numpy(scores((3, 4, 8, 8), 1))})
+    assert not found.unfit
+    assert "MSK216" in loud(found)

@@ -213,6 +213,9 @@ def test_new_queries_in_transposed_maps():
     shape = (2, 4, 5, 17)
     maps = {"attn_weights": model(shape, causal(shape))["attn_weights"].transpose(2, 3).contiguous()}
     assert loud(report(maps, "causal")) == []
+    # Of samples without heads as well.
+    maps["attn_weights"] = maps["attn_weights"][:, 0].contiguous()
+    assert loud(report(maps, "causal")) == []
     ahead = model(shape, np.ones((5, 17), bool))["attn_weights"].transpose(2, 3).contiguous()
     assert loud(report({"attn_weights": ahead}, "causal")) == ["MSK203"]
 

@@ -80,6 +80,27 @@ def test_starts_of_texts(starts, told):
 
 
 @pytest.mark.parametrize(
+    ("borders", "beside", "told"),
+    [
+        ([0, 2, 5], {}, [[0, 0, 1, 1, 1]]),
+        # What is no row of borders tells nothing.
+        ([[[0, 2, 5]], [[0, 1, 5]]], {}, None),
+        # Positions that go on say that the text is one, whatever the borders say.
+        ([0, 2, 5], {"position_ids": [[0, 1, 2, 3, 4]]}, [[0, 0, 0, 0, 0]]),
+        ([0, 2, 5], {"position_ids": [[0, 1, 2, 0, 1]]}, [[0, 0, 0, 1, 1]]),
+    ],
+)
+def test_borders_that_are_saved(borders, beside, told):
+    arrays = {"input_ids": [[1, 1, 1, 1, 1]], "cu_seqlens": borders} | beside
+    file = from_arrays({name: np.array(values) for name, values in arrays.items()})
+    found = Witnesses(roles_of(file), "", Declared()).documents(1, 5)
+    assert (None if found is None else rows(found.rows)) == told
+    if beside:
+        found = Witnesses(roles_of(file), "", Declared()).documents(1, 5, positions=False)
+        assert rows(found.rows) == [[0, 0, 1, 1, 1]]
+
+
+@pytest.mark.parametrize(
     ("mask", "counts"),
     [
         ([1, 1, 2, 2, 0], True), ([0, 1, 1, 2, 3], True), ([1, 0, 2, 2, 0], True), ([1, 1, 1, 1, 0], False),

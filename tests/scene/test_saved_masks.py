@@ -57,6 +57,10 @@ def test_other_integers_were_not_negated(row):
     assert not is_negated(tuple(map(float, sorted(set(row)))))
 
 
+def test_no_value_was_negated_where_there_is_none():
+    assert not may_be_negated(np.zeros((0, 4), int))
+
+
 @pytest.mark.parametrize(
     ("keys", "queries", "jumping", "asks"),
     [(4, 1, False, False), (5, 2, False, False), (6, 2, False, True), (4, 2, False, False), (4, 2, True, True), (8, 8, False, False)],
