@@ -3,6 +3,7 @@
 SIZE = "a size, of which nothing but its order matters"
 EDGE = "numbers that are measured are never just there"
 SHORTER = "a first look that a second one repeats"
+OTHER_SPANS = "of so many borders other spans are cut, with the same sums"
 SAME = {
     ("masks/edges.py", "MOST_NODES, MOST_RANGES = 512, 8", "26: 512 -> 513"): SIZE,
     ("measure/sample.py", "ROWS, CELLS = 16, 2**21", "14: 16 -> 17"): SIZE,
@@ -30,7 +31,7 @@ SAME = {
         "measure/spans.py _apart",
         "if len(ordered) <= MAX_SPANS + 1:",
         "7: len(ordered) <= MAX_SPANS + 1 -> len(ordered) < MAX_SPANS + 1",
-    ): "of so many borders other spans are cut, with the same sums",
+    ): OTHER_SPANS,
     ("scene/describe.py _row_sums", "if off < NEARLY_ONE:", "7: off < NEARLY_ONE -> off <= NEARLY_ONE"): EDGE,
     ("scene/named.py", "MOST_LABELS = 64", "14: 64 -> 65"): SIZE,
     (
@@ -69,4 +70,38 @@ SAME = {
         "nearly_all = (lacking > attention.rounding).mean() >= CUT_ROWS",
         "17: (lacking > attention.rounding).mean() >= CUT_ROWS -> (lacking > attention.rounding).mean() > CUT_ROWS",
     ): EDGE,
+    ("measure/passes.py", "THREADS = min(8, os.cpu_count() or 1)", "14: 8 -> 9"): SIZE,
+    (
+        "measure/passes.py",
+        "THREADS = min(8, os.cpu_count() or 1)",
+        "17: os.cpu_count() or 1 -> os.cpu_count() and 1",
+    ): SIZE,
+    ("measure/passes.py", "THREADS = min(8, os.cpu_count() or 1)", "35: 1 -> 2"): SIZE,
+    ("measure/passes.py __call__", "self.cells = 0", "25: 0 -> 1"): SIZE,
+    (
+        "measure/questions.py _index",
+        "return (*(int(i) for i in np.unravel_index(start + int(row), tensor.shape[:-1] or (1,))), int(key))",
+        "87: 1 -> 2",
+    ): "the first row of one is the first row of two",
+    (
+        "measure/spans.py _apart",
+        "if len(ordered) <= MAX_SPANS + 1:",
+        "23: MAX_SPANS + 1 -> MAX_SPANS - 1",
+    ): OTHER_SPANS,
+    ("measure/spans.py _apart", "if len(ordered) <= MAX_SPANS + 1:", "35: 1 -> 2"): OTHER_SPANS,
+    (
+        "scene/sides.py _of_side",
+        'return found if role == "loss_mask" else found[:1]',
+        "52: 1 -> 2",
+    ): "the first alone is read",
+    (
+        "scene/by_weights.py over_keys",
+        "if padding is None or not rows.any(axis=1).all():",
+        "7: padding is None or not rows.any(axis=1).all() -> padding is None and (not rows.any(axis=1).all())",
+    ): SHORTER,
+    (
+        "scene/placement.py _over_the_cache",
+        "if behind <= 0 or length < shape[2] or not fills_only(weights, shape, length):",
+        "7: behind <= 0 -> behind < 0",
+    ): "no padding is added to a mask of all keys",
 }
