@@ -104,4 +104,14 @@ SAME = {
         "if behind <= 0 or length < shape[2] or not fills_only(weights, shape, length):",
         "7: behind <= 0 -> behind < 0",
     ): "no padding is added to a mask of all keys",
+    (
+        "measure/passes.py read_chunks",
+        "def read_chunks(tensor: Tensor, shape: Shape, backwards: bool = False) -> Iterator[Chunk]:",
+        "64: False -> True",
+    ): "whoever wants an order says so",
+    (
+        "measure/passes.py __call__",
+        "if self.room is None or len(self.room) < deep * tall:",
+        "32: len(self.room) < deep * tall -> len(self.room) <= deep * tall",
+    ): SIZE,
 }

@@ -56,6 +56,11 @@ def test_positions_that_differ_between_items_place_each_by_itself_or_show_paddin
     assert place_.queries_at.tolist() == [[4, 5], [3, 4]]
 
 
+def test_equal_weights_over_all_keys_refute_no_positions():
+    place_ = placed((2, 1, 2, 6), np.full((2, 1, 2, 6), 1 / 6), position_ids=[[4, 5], [3, 4]])
+    assert (place_.told_by, place_.queries_at.tolist()) == ("position_ids", [[4, 5], [3, 4]])
+
+
 def test_weights_behind_the_last_query_refute_positions():
     weights = causal_weights(2, 8, past=6)
     place_ = placed((1, 1, 2, 8), weights, position_ids=[[1, 2]])
