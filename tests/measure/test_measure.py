@@ -160,6 +160,18 @@ def test_a_sample_holds_whole_rows(drawn, rows, cells, data):
     )
 
 
+@pytest.mark.parametrize("queries", [1, 2, 3])
+@pytest.mark.parametrize("small", [0, 2**16])
+def test_a_sample_of_few_rows(queries, small):
+    dense = np.arange(2 * queries * 4, dtype=np.float32).reshape(1, 2, queries, 4)
+    tensor, real = from_arrays({"t": dense}).tensors[0], np.ones((1, 1, queries), bool)
+    with mock.patch.object(sample, "SMALL", small):
+        found = sample.sample(tensor, dense.shape, real)
+    assert np.array_equal(found.values, dense)
+    rows = np.arange(2 * queries).reshape(1, 2, queries)
+    assert np.array_equal(found.of(rows), rows)
+
+
 def test_a_sample_is_as_large_as_it_may_be():
     dense = np.arange(2 * 3 * 8 * 4, dtype=np.float32).reshape(2, 3, 8, 4)
     tensor, real = from_arrays({"t": dense}).tensors[0], np.ones((2, 1, 8), bool)
