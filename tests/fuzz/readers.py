@@ -1,7 +1,10 @@
 """Damaged files of tensors: what maskcli reads, beside what the library reads that writes such files."""
 
+import collections
 import functools
+import io
 import math
+import pickletools
 import zipfile
 
 import numpy as np
@@ -76,13 +79,26 @@ def originals():
 
 @functools.cache
 def pickles():
-    """The pickles in the undamaged archives of torch."""
+    """The pickles in the undamaged files of torch: in archives, and one behind the other in the old format."""
     found = {}
     for path in TENSORS.glob("*.pt"):
-        archive = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else None
-        names = [name for name in archive.namelist() if name.endswith("data.pkl")] if archive else []
-        found[path.name] = [archive.read(name) for name in names]
+        if zipfile.is_zipfile(path):
+            archive = zipfile.ZipFile(path)
+            found[path.name] = [
+                archive.read(each) for each in archive.namelist() if each.endswith("data.pkl")
+            ]
+        else:
+            found[path.name] = list(_in_a_row(path.read_bytes()))
     return found
+
+
+def _in_a_row(block):
+    """The five pickles of the old format: its number, its version, the machine, what was saved, its storages."""
+    stream = io.BytesIO(block)
+    for _ in range(5):
+        start = stream.tell()
+        collections.deque(pickletools.genops(stream), maxlen=0)
+        yield block[start : stream.tell()]
 
 
 def arrays_of(path):
