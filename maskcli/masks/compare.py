@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,12 @@ MEANINGS = {
     "past": "{wider} lets {queries}{whose} see {many} earlier {seen} that {narrower} ignores ({keys})",
     "other": "{wider} lets {queries}{whose} see {many} {seen} that {narrower} ignores ({keys})",
 }
+
+
+# The runs of one item and head.
+_Cells = tuple[bytes, bytes, bytes]
+# Items, and heads that all of them have.
+_Places = tuple[Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -73,23 +80,29 @@ def _classes(layout: Layout, shape: Shape) -> list[tuple[str, Mask]]:
 
 def _split(part: Mask, wider: str, narrower: str, what: str) -> list[Region]:
     """One region for each set of items and heads whose differing cells are the same."""
-    groups: dict[tuple[bytes, bytes, bytes], list[tuple[int, int]]] = {}
+    heads_of: dict[tuple[_Cells, int], list[int]] = {}
     for item, head in np.ndindex(*part.stored[:2]):
         plane = part.plane(item, head)
         if plane.starts.size:
             cells = (plane.pointer.tobytes(), plane.starts.tobytes(), plane.stops.tobytes())
-            groups.setdefault(cells, []).append((item, head))
-    return [_region(part, places, wider, narrower, what) for places in groups.values()]
+            heads_of.setdefault((cells, item), []).append(head)
+
+    # All of a region's items have all of its heads.
+    items_of: dict[tuple[_Cells, tuple[int, ...]], list[int]] = {}
+    for (cells, item), heads in heads_of.items():
+        items_of.setdefault((cells, tuple(heads)), []).append(item)
+    return [_region(part, (items, heads), wider, narrower, what) for (_, heads), items in items_of.items()]
 
 
-def _region(part: Mask, places: list[tuple[int, int]], wider: str, narrower: str, what: str) -> Region:
+def _region(part: Mask, places: _Places, wider: str, narrower: str, what: str) -> Region:
     batch, heads, length, _ = part.shape
-    plane = part.plane(*places[0])
+    own_items, own_heads = places
+    plane = part.plane(own_items[0], own_heads[0])
     counts = np.broadcast_to(plane.keys_per_query.ravel(), length)
     queries, keys = runs_of(counts > 0), runs_of(plane.seen[0, 0])
     # An axis that is stored once holds for all.
-    items = sorted({item for item, _ in places}) if part.stored[0] > 1 else range(batch)
-    some_heads = sorted({head for _, head in places}) if part.stored[1] > 1 else range(heads)
+    items = own_items if part.stored[0] > 1 else range(batch)
+    some_heads = own_heads if part.stored[1] > 1 else range(heads)
     which = tuple(items) if len(items) < batch else None
 
     words = {
