@@ -1,0 +1,266 @@
+"""What rules ask of rows of tokens, each against a loop over the tokens of one row."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskcli.diagnostics.rules.packed_texts import STILL, _borders, _is_asked_for, _standing_still
+from maskcli.diagnostics.rules.packing import _first, _packed, _wrong_borders
+from maskcli.diagnostics.rules.positions import _counts_padding, _one_value_each
+from maskcli.diagnostics.rules.token_types import _first_sentence, _in_front, _last, _padding_in_front
+from maskcli.diagnostics.rules.tokens import (
+    WORDS,
+    _distinct,
+    _inside,
+    _inverse,
+    _matters,
+    _runs_at_edges,
+    _up_to_last,
+    _words_at_edges,
+)
+from maskcli.meant.facts import Declared
+
+seeds = given(st.integers(0, 2**32 - 1))
+PAD = 0
+
+
+def drawn(seed, words=4, most=10):
+    """Ids [B, L] of few words, and which tokens a mask keeps: a stretch of most rows, at times with holes."""
+    rng = np.random.default_rng(seed)
+    batch, length = int(rng.integers(1, 4)), int(rng.integers(1, most))
+    ids = rng.integers(0, words, size=(batch, length))
+    real = np.ones((batch, length), bool)
+    for row in real:
+        low, high = sorted(rng.integers(0, length + 1, size=2))
+        row[:low] = row[high:] = False
+    if rng.random() < 0.4:
+        real &= rng.random(real.shape) < 0.8
+    return ids, real, rng
+
+
+def edges_of(flags):
+    """The stretches of True at the front and at the end of a row, as lists of places."""
+    front = [at for at in range(len(flags)) if all(flags[: at + 1])]
+    end = [at for at in range(len(flags)) if all(flags[at:])]
+    return [front, end] if front != end else [front]
+
+
+@seeds
+def test_hidden_edges_of_one_other_id(seed):
+    ids, real, _ = drawn(seed)
+    wanted = np.zeros(real.shape, bool)
+    for row, (own, kept) in enumerate(zip(ids, real, strict=True)):
+        for edge in edges_of(~kept):
+            others = [at for at in edge if own[at] != PAD]
+            if len(others) > 1 and len({own[at] for at in others}) == 1:
+                wanted[row, others] = True
+    assert np.array_equal(_runs_at_edges(SimpleNamespace(ids=ids, real=real), PAD), wanted)
+
+
+@seeds
+def test_hidden_edges_of_words(seed):
+    ids, real, _ = drawn(seed, words=8, most=14)
+    wanted = np.zeros(real.shape, bool)
+    for row, (own, kept) in enumerate(zip(ids, real, strict=True)):
+        assert _distinct(ids, real)[row] == len(set(own[kept]))
+        for edge in edges_of(~kept):
+            if len({own[at] for at in edge}) >= WORDS and len(set(own[kept])) > 1:
+                wanted[row, edge] = True
+    assert np.array_equal(_words_at_edges(ids, real), wanted)
+
+
+@seeds
+def test_places_beside_kept_tokens(seed):
+    _, real, _ = drawn(seed)
+    for row, kept in enumerate(real):
+        places = np.flatnonzero(kept)
+        for at in range(len(kept)):
+            behind, before = (places >= at).any(), (places <= at).any()
+            assert _up_to_last(real)[row, at] == behind
+            assert _inside(real)[row, at] == (behind and before)
+            assert _in_front(real)[row, at] == (bool(places.size) and not before)
+            assert _first(real)[row, at] == (places.size > 0 and at == places[0])
+        if places.size:
+            assert _last(real)[row] == places[-1]
+
+
+def test_a_mask_that_keeps_just_the_padding_is_turned_around():
+    pads = np.array([[0, 0, 1], [0, 0, 0], [0, 1, 1]], bool)
+    assert _inverse(pads, pads)
+    assert _inverse(np.where([[True], [False], [True]], pads, True), pads)
+    assert not _inverse(~pads, pads)
+    assert not _inverse(np.where([[True], [False], [False]], pads, ~pads), pads)
+    assert not _inverse(pads, np.zeros_like(pads))
+
+
+@seeds
+def test_tokens_of_a_decoder_that_a_label_asks_for(seed):
+    ids, real, rng = drawn(seed)
+    labels = np.where(rng.random(ids.shape) < 0.5, ids, -100)
+    tokens = SimpleNamespace(kind="decoder", ids=ids, real=real, labels=labels)
+    found = np.broadcast_to(_matters(tokens, Declared(pad_id=PAD)), ids.shape)
+    for row, col in np.ndindex(ids.shape):
+        assert found[row, col] == (labels[row, col:] != -100).any()
+    tokens.kind = "self"
+    assert _matters(tokens, Declared(pad_id=PAD)).all()
+
+
+@pytest.mark.parametrize(
+    ("ids", "real", "hidden"),
+    [
+        # All texts end in one id that the mask hides: it may be the end, of which nothing is asked.
+        ([[5, 6, 1, 0], [7, 8, 9, 1]], [[1, 1, 0, 0], [1, 1, 1, 0]], [(0, 2), (1, 3)]),
+        ([[5, 6, 2, 0], [7, 8, 9, 1]], [[1, 1, 0, 0], [1, 1, 1, 0]], []),
+        ([[5, 6, 1, 0], [7, 8, 9, 3]], [[1, 1, 0, 0], [1, 1, 1, 1]], [(0, 2), (1, 3)]),
+    ],
+)
+def test_the_end_of_a_decoders_text_may_be_hidden(ids, real, hidden):
+    tokens = SimpleNamespace(kind="decoder", ids=np.array(ids), real=np.array(real, bool), labels=None)
+    found = np.broadcast_to(_matters(tokens, Declared(pad_id=PAD)), (2, 4))
+    assert [(int(row), int(col)) for row, col in np.argwhere(~found)] == hidden
+    assert _matters(tokens, Declared()).all()
+
+
+@pytest.mark.parametrize(
+    ("positions", "left", "counts"),
+    [
+        # A row without padding says where texts begin.
+        ([[0, 1, 2, 3], [0, 1, 2, 3]], [0, 2], [False, True]),
+        ([[0, 1, 2, 3], [0, 0, 0, 1]], [0, 2], [False, False]),
+        ([[2, 3, 4, 5], [0, 1, 2, 3]], [0, 2], [False, False]),
+        ([[2, 3, 4, 5], [2, 3, 4, 5]], [0, 1], [False, True]),
+        # None does: two padding tokens that are counted are enough, one is not.
+        ([[0, 1, 2, 3], [0, 1, 2, 3]], [1, 2], [True, True]),
+        ([[0, 1, 2, 3], [0, 1, 2, 3]], [1, 1], None),
+        ([[1, 1, 1, 2], [0, 0, 0, 1]], [2, 2], [False, False]),
+        ([[-1, 0, 1, 2], [0, 0, 0, 1]], [2, 2], [False, False]),
+        ([[0, 1, 2, 7], [0, 1, 7, 3]], [2, 2], [True, False]),
+        ([[0, 1, 2, 3], [9, 9, 9, 9]], [2, 4], [True, False]),
+    ],
+)
+def test_positions_that_count_the_padding_in_front(positions, left, counts):
+    real = np.arange(4) >= np.array(left)[:, None]
+    found = _counts_padding(np.array(positions), real)
+    assert (None if found is None else found.tolist()) == counts
+
+
+@seeds
+def test_packed_texts_of_two_tokens_or_more(seed):
+    ids, real, rng = drawn(seed)
+    texts = np.cumsum(rng.random(ids.shape) < 0.3, axis=1)
+    tokens = SimpleNamespace(
+        documents=texts, real=real, kind="self", positions=None, name=lambda _: "s", names={}
+    )
+    found, several = _packed(tokens), False
+    wanted = np.zeros(ids.shape, int)
+    for row in range(len(ids)):
+        pairs = {
+            texts[row, at]
+            for at in range(1, ids.shape[1])
+            if texts[row, at] == texts[row, at - 1] and real[row, at - 1 : at + 1].all()
+        }
+        several |= len(pairs) > 1
+        number, begun = 0, False
+        for at in range(ids.shape[1]):
+            new = at > 0 and texts[row, at] != texts[row, at - 1] and real[row, at]
+            number += new and begun
+            begun |= real[row, at]
+            wanted[row, at] = number
+    assert (found is not None) == several
+    assert found is None or np.array_equal(found, wanted)
+    tokens.kind = "encoder"
+    assert _packed(tokens) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "totals", "words"),
+    [
+        ([0, 3, 3, 8], {8}, None), ([0, 3, 8], set(), None), ([1, 3, 8], {8}, "starts at 1, not at 0"), ([0, 5, 3, 8], {8}, "falls from 5 to 3 at index 2"),
+        ([0, 3, 7], {8}, "ends at 7, but there are 8 tokens"), ([0, 3, 7], {12, 8}, "ends at 7, but there are 8 or 12 tokens"), ([0, 3, 12], {12, 8}, None),
+    ],
+)  # fmt: skip
+def test_borders_of_texts_in_words(row, totals, words):
+    assert _wrong_borders(np.array(row), totals) == words
+
+
+@seeds
+def test_positions_that_stand_still_and_borders(seed):
+    ids, real, rng = drawn(seed)
+    positions = (
+        np.where(rng.random(ids.shape) < 0.15, 1, 0) if rng.random() < 0.7 else np.zeros(ids.shape, int)
+    )
+    positions = positions + rng.choice([0, 7, 300])
+    for told in (True, False):
+        rows = []
+        for own, kept, at in zip(ids, real, positions, strict=True):
+            held = set(at[kept])
+            rows.append(
+                len(held) == 1 and max(held) < 256 and kept.sum() >= STILL and (told or len(set(own)) > 1)
+            )
+        wanted = real & np.array(rows)[:, None]
+        assert np.array_equal(_standing_still(SimpleNamespace(ids=ids), positions, real, told=told), wanted)
+    texts = np.cumsum(rng.random(ids.shape) < 0.3, axis=1)
+    for row, at in np.ndindex(ids.shape):
+        border = at > 0 and texts[row, at] != texts[row, at - 1] and real[row, at] and real[row, at - 1]
+        assert _borders(texts, real)[row, at] == border
+
+
+def test_positions_without_ids_stand_still_in_all_rows_or_in_none():
+    real, still = np.ones((2, STILL + 1), bool), np.zeros((2, STILL + 1), int)
+    moving = np.stack([still[0], np.arange(STILL + 1)])
+    assert _standing_still(SimpleNamespace(ids=None), still, real, told=False).all()
+    assert not _standing_still(SimpleNamespace(ids=None), moving, real, told=False).any()
+    assert _standing_still(SimpleNamespace(ids=None), moving, real, told=True).sum() == STILL + 1
+
+
+@seeds
+def test_tokens_that_a_label_asks_for_by_id(seed):
+    ids, real, rng = drawn(seed)
+    labels, shift = rng.integers(0, 4, size=ids.shape), int(rng.integers(0, min(3, ids.shape[1])))
+    found = _is_asked_for(SimpleNamespace(shift=shift, labels=labels, ids=ids, taught=real))
+    for row, at in np.ndindex(ids.shape):
+        asked = at >= shift and labels[row, at - shift] == ids[row, at]
+        assert found[row, at] == (asked and real[row, at])
+
+
+@pytest.mark.parametrize(
+    ("ids", "stop", "pad", "begins"),
+    [
+        ([0, 0, 5, 6, 7], 4, 0, 2), ([0, 5, 6, 7, 8], 4, 0, 1), ([5, 6, 0, 7, 8], 4, 0, 0), ([9, 9, 5, 6, 7], 4, None, 2),
+        ([9, 9, 5, 6, 7], 4, 0, 0), ([9, 5, 9, 6, 7], 4, None, 0), ([0, 5, 6, 7, 8], 1, 0, 0), ([0, 0, 5, 6, 7], 2, 0, 0),
+    ],
+)  # fmt: skip
+def test_where_text_begins_behind_padding(ids, stop, pad, begins):
+    assert _padding_in_front(np.array(ids), stop, pad) == begins
+
+
+@pytest.mark.parametrize(
+    ("ids", "kept", "hidden"),
+    [
+        # [CLS] a b [SEP] c d [SEP], of which the mask keeps the second sentence.
+        ([[101, 5, 6, 102, 7, 8, 102], [101, 5, 102, 6, 7, 8, 102]], [4, 3], [(0, 4), (0, 3)]),
+        ([[0, 101, 5, 102, 7, 8, 102], [101, 5, 102, 6, 7, 8, 102]], [4, 3], [(1, 4), (0, 3)]),
+        # Another beginning or end, or too few ids, is no sentence.
+        ([[100, 5, 6, 102, 7, 8, 102], [101, 5, 102, 6, 7, 8, 102]], [4, 3], None),
+        ([[101, 5, 6, 103, 7, 8, 102], [101, 5, 102, 6, 7, 8, 102]], [4, 3], None),
+        ([[101, 101, 101, 102, 7, 8, 102], [101, 5, 102, 6, 7, 8, 102]], [4, 3], None),
+        ([[101, 5, 0, 102, 7, 8, 102], [101, 5, 102, 6, 7, 8, 102]], [4, 3], None),
+    ],
+)
+def test_the_sentence_that_a_mask_hides_in_front(ids, kept, hidden):
+    real = np.arange(7) >= np.array(kept)[:, None]
+    found = _first_sentence(np.array(ids), real, PAD)
+    if hidden is None:
+        assert found is None
+    else:
+        assert np.array_equal(found, [[low <= at < high for at in range(7)] for low, high in hidden])
+
+
+def test_one_value_in_the_flagged_part_of_each_row():
+    rows, flags = np.array([[1, 2, 2], [3, 3, 4]]), np.array([[0, 1, 1], [1, 1, 0]], bool)
+    assert _one_value_each(rows, flags)
+    assert not _one_value_each(rows, np.ones_like(flags))
+    assert _one_value_each(rows, np.zeros_like(flags))
