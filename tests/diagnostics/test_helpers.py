@@ -1,12 +1,15 @@
 """What rules ask of rows of tokens, each against a loop over the tokens of one row."""
 
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskcli.diagnostics.rules import endings
+from maskcli.diagnostics.rules.answers import _lost_in_shards
 from maskcli.diagnostics.rules.packed_texts import STILL, _borders, _is_asked_for, _standing_still
 from maskcli.diagnostics.rules.packing import _first, _packed, _wrong_borders
 from maskcli.diagnostics.rules.positions import _counts_padding, _one_value_each
@@ -266,3 +269,80 @@ def test_one_value_in_the_flagged_part_of_each_row():
     assert _one_value_each(rows, flags)
     assert not _one_value_each(rows, np.ones_like(flags))
     assert _one_value_each(rows, np.zeros_like(flags))
+
+
+EOS, BOS = 1, 2
+
+
+@seeds
+def test_labels_lost_between_equal_parts(seed):
+    """The largest number of parts, a power of two, of which at least two borders lack their label and nothing else does."""
+    rng = np.random.default_rng(seed)
+    length, rows = int(rng.choice([8, 12, 16, 24, 32])), int(rng.integers(1, 4))
+    ids = rng.integers(0, 40, size=(rows, length))
+    taught = rng.random(ids.shape) < rng.choice([0.7, 0.97, 1.0])
+    parts = int(rng.choice([2, 4, 8]))
+    lost = [at for at in range(1, length) if length % parts == 0 and at % (length // parts) == 0]
+    taught[: int(rng.integers(0, rows + 1)), lost] = False
+    texts = np.cumsum(rng.random(ids.shape) < 0.05, axis=1) if rng.random() < 0.3 else None
+    shift = int(rng.choice([1, 1, 1, 0]))
+    text = SimpleNamespace(
+        labels=ids, shift=shift, taught=taught, ids=ids, tokens=SimpleNamespace(documents=texts)
+    )
+    found, told = _lost_in_shards(text, Declared(eos_ids=(EOS,), bos_ids=(BOS,)))
+
+    def misses(row, at):
+        beside = taught[row, at - 1] and taught[row, at + 1] and not taught[row, at]
+        begins = ids[row, at - 1] == EOS or ids[row, at] == BOS
+        return beside and not begins and (texts is None or texts[row, at] == texts[row, at - 1])
+
+    wanted, most = np.zeros(ids.shape, bool), 0
+    for count in (2, 4, 8, 16) if shift == 1 else ():
+        if length % count or length // count < 2:
+            continue
+        borders = range(length // count, length, length // count)
+        here = np.zeros(ids.shape, bool)
+        for row in range(rows):
+            within = [at for at in borders if taught[row, at - 1] and taught[row, at + 1]]
+            if len(within) > 1 and all(misses(row, at) for at in within):
+                here[row, within] = True
+        if here.any():
+            wanted, most = here, count
+    assert told == most
+    assert np.array_equal(found, wanted)
+
+
+@seeds
+def test_what_stands_behind_the_last_end(seed):
+    rng = np.random.default_rng(seed)
+    rows, length = int(rng.integers(1, 4)), int(rng.integers(3, 12))
+    ids = rng.integers(4, 9, size=(rows, length))
+    real = np.arange(length) < rng.integers(1, length + 1, size=rows)[:, None]
+    for row in ids:
+        for _ in range(int(rng.integers(0, 4))):
+            row[int(rng.integers(0, length))] = EOS
+    if rng.random() < 0.5:
+        ids[:, -2:] = EOS
+    taught = real & (rng.random(ids.shape) < rng.choice([0.9, 1.0]))
+    known = rng.random() < 0.7
+    bos = (EOS,) if rng.random() < 0.3 else (BOS,) if rng.random() < 0.5 else ()
+    text = SimpleNamespace(
+        labels=ids, ids=ids, taught=taught, supervised=taught, real=real if known else None, shift=1
+    )
+    with mock.patch.multiple(endings, chat_of=lambda *_: None, ends_in=lambda *_: ids == EOS):
+        found = endings._behind_ends(text, SimpleNamespace(declared=Declared(eos_ids=(EOS,), bos_ids=bos)))
+
+    for row in range(rows):
+        ends = [at for at in range(length) if ids[row, at] == EOS and taught[row, at]]
+        again = [at for at in ends if at - 1 in ends and EOS not in bos]
+        firsts = [at for at in ends if at not in again]
+        at = firsts[-1] if firsts else length - 1
+        tail = [k for k in range(at + 1, length) if taught[row, k] and (real[row, k] or not known)]
+        few = 0 < len(tail) <= endings.BEHIND
+        unbroken = tail == list(range(at + 1, at + 1 + len(tail)))
+        nothing_more = not known or not tail or not real[row, tail[-1] + 1 :].any()
+        sure = bool(bos) and len(tail) == 1 and tail[0] in again
+        full = taught[row, -2:].any() and (not known or real[row].all())
+        said = bool(ends) and at > 0 and taught[row, at - 1]
+        wrong = few and unbroken and nothing_more and said and (sure or not full)
+        assert found[row].tolist() == [wrong and k in tail for k in range(length)]
