@@ -14,11 +14,12 @@ from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
 from maskcli.masks.spec import build, parse
 from maskcli.meant.facts import Declared
-from maskcli.scene.assemble import _of_other_resolution, _over_images, _pasts, _windows
+from maskcli.scene.assemble import _is_open, _of_other_resolution, _over_images, _pasts, _windows
 from maskcli.scene.by_weights import last_weighed, left_padding, skips_the_first, weighs
 from maskcli.scene.forbidden import forbidden
 from maskcli.scene.layouts import in_usual_order
 from maskcli.scene.named import MOST_LABELS, held, labels_among, named_rows
+from maskcli.scene.placement import _over_the_cache
 from maskcli.scene.saved_mask import Given
 from maskcli.scene.scene import pad_rows
 from maskcli.scene.sides import token_sets
@@ -137,6 +138,37 @@ def test_where_queries_of_a_saved_mask_may_stand(queries, keys, past, told, kind
         shape=(1, 1, queries, keys), past=past, past_known=False, queries_at=np.zeros((1, 1))
     )
     assert list(_pasts(placement, kinds)) == [past]
+
+
+@pytest.mark.parametrize(
+    ("spec", "facts", "is_open"),
+    [
+        ("causal", {}, False), ("causal & padding", {}, True), ("causal & padding", {"keys": True}, False), ("documents", {}, True),
+        ("documents", {"documents": np.zeros((2, 4), int)}, False), ("documents", {"documents": np.zeros((1, 4), int)}, False),
+        ("documents", {"documents": np.zeros((3, 4), int)}, True), ("documents", {"documents": np.zeros((2, 4), int), "inside": False}, True),
+        ("causal", {"inside": False}, False), ("chunked:2", {"beginning": False}, True), ("chunked:2", {}, False), ("causal", {"beginning": False}, False),
+        ("sliding:2", {"scattered": True}, True), ("padding", {"keys": True, "scattered": True}, False),
+    ],
+)  # fmt: skip
+def test_specs_that_need_a_fact_which_nothing_tells(spec, facts, is_open):
+    placement = SimpleNamespace(
+        shape=(2, 1, 2, 4),
+        documents=facts.get("documents"),
+        keys=facts.get("keys"),
+        beginning_known=facts.get("beginning", True),
+        layout=SimpleNamespace(inside=facts.get("inside", True)),
+        scattered=SimpleNamespace(jumping=True) if facts.get("scattered") else None,
+    )
+    assert _is_open(parse(spec), placement) is is_open
+
+
+@pytest.mark.parametrize(("said", "used", "added"), [(6, 6, 2), (7, 7, 1), (8, 8, 0), (6, 7, 0)])
+def test_padding_of_the_filled_part_of_a_static_cache(said, used, added):
+    weights = np.where(np.arange(8) < used, np.arange(1, 9.0), 0)[None, None, None] * np.ones((2, 1, 1, 1))
+    padding = Padding(np.ones((2, said), bool), "attention_mask")
+    found = _over_the_cache(padding, weights.shape, from_array("w", weights / weights.sum(-1, keepdims=True)))
+    assert found.real.shape == (2, said + added)
+    assert found.real.sum() == 2 * said
 
 
 def test_windows_of_a_spec():
