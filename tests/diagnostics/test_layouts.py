@@ -12,6 +12,7 @@ from maskcli.diagnostics.rules.biases import _products
 from maskcli.diagnostics.rules.products import FEW_KEYS, _correlation, _has_values
 from maskcli.meant.facts import Declared
 from maskcli.scene.assemble import build_scenes
+from maskcli.scene.layouts import in_usual_order
 from maskcli.tensors import from_array, from_arrays, roles_of
 from maskcli.tensors.orders import permuted, regrouped, saved_index, split_heads
 from tests.diagnostics.attention import DTYPES, SIDES, causal, loud, padding, report, softmax, the
@@ -241,7 +242,11 @@ def test_states_beside_maps_that_are_means_of_heads_are_not_those_of_one_head():
         states, attention.in_proj_weight, attention.in_proj_bias
     ).chunk(3, -1)
     saved = {"attn_weights": mean, "query": query, "key": key, "value": value, "attn_output": output}
-    assert loud(report({name: each.detach() for name, each in saved.items()})) == []
+    for weights in (mean, mean[:, None]):
+        arrays = {name: each.detach().numpy() for name, each in (saved | {"attn_weights": weights}).items()}
+        assert loud(report(arrays)) == []
+        read = {each.role: each.tensor.shape for each in in_usual_order(roles_of(from_arrays(arrays)))}
+        assert {read[role] for role in ("query", "key", "value", "output")} == {(2, 12, 32)}
 
 
 def test_a_softmax_over_the_wrong_axis_is_no_transpose():

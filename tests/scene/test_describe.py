@@ -1,8 +1,11 @@
 """What a saved tensor is said to be, and the picture of a mask, against counts by hand."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 
+from maskcli.measure import passes
 from maskcli.scene.describe import describe, shares
 from maskcli.tensors import Zoom, from_arrays, roles_of
 
@@ -34,6 +37,16 @@ def described(name, values):
 )
 def test_the_values_in_a_line(name, values, summary):
     assert described(name, values).summary == summary
+
+
+@pytest.mark.parametrize("cells", [4, 8, 2**20])
+def test_booleans_are_read_until_both_are_seen(cells):
+    late = np.ones((1, 1, 4, 4), bool)
+    late[..., 3, 3] = False
+    with mock.patch.object(passes, "CHUNK_CELLS", cells):
+        assert described("attn_mask", late).summary == "False and True"
+        assert described("attn_mask", ~late).summary == "False and True"
+        assert described("attn_mask", np.ones_like(late)).summary == "True"
 
 
 def test_masks_are_named_and_padding_is_counted():

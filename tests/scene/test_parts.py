@@ -247,6 +247,12 @@ def test_every_forbidden_cell_has_one_reason(declared, cross):
     assert [reason.operand for reason in found if reason.kind == "other"] in ([], ["the mask"])
 
 
+def test_what_a_file_says_has_no_reason_of_its_own():
+    layout = Layout(1, 6, 6)
+    found = forbidden(causal(layout), layout, parse("saved.npz:mask & sliding:2"), "the mask")
+    assert [reason.kind for reason in found] == ["future"]
+
+
 def test_the_tokens_of_a_batch():
     ids, labels = np.arange(5, 13).reshape(2, 4), np.arange(5, 13).reshape(2, 4)
     (tokens,) = tokens_of(input_ids=ids, labels=labels, prompt_lengths=[1, 2], position_ids=[[0, 1, 2, 3]])
