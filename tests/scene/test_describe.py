@@ -77,3 +77,6 @@ def test_pixels_of_a_padding_mask_are_rows_of_samples():
     # More samples than lines have no picture of their own.
     assert shares(described("attention_mask", REAL), Zoom(), 2, 2) is None
     assert shares(described("attentions.0", WEIGHTS), Zoom(), 3, 2) is None
+    # Of three axes the first one is a sample, or a head.
+    one = shares(described("attn_mask", REAL[:, None]), Zoom(), 3, 2)
+    assert one.pixels.tolist() == [[0.5, 1.0]]
