@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskcli.diagnostics.rules import endings
-from maskcli.diagnostics.rules.answers import _lost_in_shards
+from maskcli.diagnostics.rules.answers import _first_target, _lost_in_shards
+from maskcli.diagnostics.rules.beginnings import _start_ids
+from maskcli.diagnostics.rules.labels import _supervised_padding
 from maskcli.diagnostics.rules.packed_texts import STILL, _borders, _is_asked_for, _standing_still
 from maskcli.diagnostics.rules.packing import _first, _packed, _wrong_borders
 from maskcli.diagnostics.rules.positions import _counts_padding, _one_value_each
@@ -346,3 +348,90 @@ def test_what_stands_behind_the_last_end(seed):
         said = bool(ends) and at > 0 and taught[row, at - 1]
         wrong = few and unbroken and nothing_more and said and (sure or not full)
         assert found[row].tolist() == [wrong and k in tail for k in range(length)]
+
+
+@pytest.mark.parametrize(
+    ("ids", "first", "told", "begin"),
+    [
+        # An end in front of every row begins texts too; of a run of them that may be padding, the last one.
+        ([[1, 5, 6], [1, 7, 8]], [0, 0], True, (EOS,)),
+        ([[5, 6, 1], [7, 8, 1]], [0, 0], True, ()),
+        ([[1, 1, 5], [1, 1, 7]], [2, 2], False, (EOS,)),
+        ([[0, 1, 5], [0, 1, 7]], [2, 2], False, (EOS,)),
+        ([[1, 0, 5], [1, 0, 7]], [2, 2], False, ()),
+        ([[1, 1, 5], [1, 1, 7]], [2, 2], True, ()),
+    ],
+)
+def test_ends_that_begin_texts_as_well(ids, first, told, begin):
+    tokens = SimpleNamespace(real=np.ones((2, 3), bool) if told else None)
+    text = SimpleNamespace(ids=np.array(ids), first=np.array(first), tokens=tokens)
+    assert endings.ends_that_begin(text, Declared(eos_ids=(EOS, 3))) == begin
+    assert endings.ends_that_begin(text, Declared(eos_ids=(EOS,), bos_ids=(EOS,))) == (EOS,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pad", "starts"),
+    [("decoder", 0, (BOS, 9)), ("decoder", 9, (BOS,)), ("self", 0, (BOS,)), ("encoder", 0, (BOS,))],
+)
+def test_ids_that_begin_texts(kind, pad, starts):
+    """A decoder's start does, where it is not its padding as well."""
+    declared = SimpleNamespace(model=SimpleNamespace(start_id=9), pad_id=pad, bos_ids=(BOS,))
+    assert _start_ids(SimpleNamespace(kind=kind), declared) == starts
+    declared.model = None
+    assert _start_ids(SimpleNamespace(kind=kind), declared) == (BOS,)
+
+
+@seeds
+def test_the_first_label_of_a_decoder_alone_is_ignored(seed):
+    rng = np.random.default_rng(seed)
+    supervised = rng.random((int(rng.integers(1, 4)), int(rng.integers(1, 4)))) < 0.8
+    if rng.random() < 0.7:
+        supervised[:, 0] = False
+    wanted = np.zeros(supervised.shape, bool)
+    if supervised.shape[1] > 1:
+        wanted[:, 0] = all(not row[0] and row[1] for row in supervised)
+    for kind in ("decoder", "self"):
+        text = SimpleNamespace(labels=supervised, supervised=supervised, tokens=SimpleNamespace(kind=kind))
+        assert np.array_equal(_first_target(text), wanted & (kind == "decoder"))
+
+
+@seeds
+def test_labels_on_padding_that_nothing_ties_to_the_tokens(seed):
+    """They count where each row has one label on all of its padding, or where they ask for the padding's own id."""
+    ids, real, rng = drawn(seed)
+    ids = np.where(real, ids + 4, PAD)
+    supervised = rng.random(ids.shape) < rng.choice([0.5, 1.0])
+    one_each = rng.random() < 0.5
+    labels = np.where(real, 7, 5 if one_each else rng.integers(4, 8, size=ids.shape))
+    pads = np.array(
+        [[any(at in edge for edge in edges_of(~kept)) for at in range(len(kept))] for kept in real]
+    )
+    reading = SimpleNamespace(
+        shift=None, labels=labels, supervised=supervised, in_place=SimpleNamespace(supervised=supervised),
+        tokens=SimpleNamespace(real=real, ids=ids),
+    )  # fmt: skip
+    found = _supervised_padding(reading, real, Declared(pad_id=PAD))
+    for row in range(len(ids)):
+        own = [at for at in range(ids.shape[1]) if pads[row, at]]
+        alike = (
+            len(own) > 1
+            and all(supervised[row, at] for at in own)
+            and len({labels[row, at] for at in own}) == 1
+        )
+        assert found[row].tolist() == [alike and at in own for at in range(ids.shape[1])]
+    # The padding's own id.
+    reading.labels = np.where(pads, PAD, labels)
+    found = _supervised_padding(reading, real, Declared(pad_id=PAD))
+    for row in range(len(ids)):
+        own = [at for at in range(ids.shape[1]) if pads[row, at]]
+        if len(own) == ids.shape[1]:
+            continue
+        alike = len(own) > 1 and all(supervised[row, at] for at in own)
+        borders = {
+            at for at in own if at + 1 < ids.shape[1] and not pads[row, at + 1] and not real[row, :at].any()
+        }
+        borders |= {at for at in own if at and not pads[row, at - 1] and not real[row, at:].any()}
+        assert found[row].tolist() == [
+            at in own and bool(supervised[row, at]) and (alike or at not in borders)
+            for at in range(ids.shape[1])
+        ], (ids[row], real[row], supervised[row])

@@ -57,6 +57,8 @@ def cli(source, folder):
         words[source.below(len(words))] = source.text()
     stdin = source.choice([b"", b"the cat\nsat\n", b"\xff\xfe", source.text().encode()])
     words = [word.replace("\0", "") for word in words]
+    # Who is asked to look through the whole machine does, for as long as that takes.
+    words = [str(folder) if set(word) == {"/"} else word for word in words]
     return [f"{fault}: {words}" for fault in faults(run(words, stdin))]
 
 

@@ -110,3 +110,9 @@ def test_borders_that_are_saved(borders, beside, told):
 def test_padding_masks_that_number_texts(mask, counts):
     assert rows(numbered(np.array([mask]))) == ([mask] if counts else None)
     assert numbered(np.array([mask], float)) is None
+
+
+def test_texts_without_tokens_are_texts():
+    """An empty text takes a number, as an empty one of cu_seqlens does; a negative length is none."""
+    assert rows(of_lengths(np.array([[2, 0, 3]]), 1, 5, None)) == [[0, 0, 2, 2, 2]]
+    assert of_lengths(np.array([[2, -1, 4]]), 1, 5, None) is None
