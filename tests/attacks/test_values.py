@@ -78,3 +78,32 @@ def test_a_mask_of_nan_alone_is_compared(tmp_path):
     np.save(tmp_path / "mask.npy", np.full((3, 3), np.nan, np.float32))
     done = run("diff", "causal", tmp_path / "mask.npy", check=1)
     assert "6 of 9 cells" in done.stdout
+
+
+REAL = np.arange(8) < np.array([[5], [8]])
+TEXTS = np.arange(8)[None].repeat(2, axis=0) // 4
+MAP = (
+    np.tril(np.ones((8, 8), np.float32))
+    / np.arange(1, 9, dtype=np.float32)[:, None]
+    * np.ones((2, 2, 1, 1), np.float32)
+)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        # A mask over keys beside texts, of whose tokens it has no row.
+        ({"attn_mask": np.ones((2, 1, 1, 8), bool), "segment_ids": TEXTS, "attention_mask": REAL.astype(int)}, {}),
+        # A mask over other keys, or other samples, than its map's.
+        ({"attentions.0": MAP, "attn_mask": np.ones((2, 1, 8, 16), bool), "segment_ids": TEXTS}, {"expect": "full"}),
+        ({"attentions.0": MAP[:, :, -1:], "attn_mask": np.ones((5, 1, 1, 8), bool), "segment_ids": TEXTS}, {}),
+        # Keys that stand elsewhere in each sample.
+        ({"attentions.0": MAP[::-1], "position_ids": np.stack([np.arange(8), np.roll(np.arange(8), 3)])}, {"expect": "sliding:4"}),
+        # Values and keys of no head.
+        ({"attentions.0": MAP, "value": np.zeros((2, 0, 8, 4), np.float32), "attn_output": np.zeros((2, 2, 8, 4), np.float32)}, {}),
+        ({"attentions.0": MAP, "query": np.ones((2, 2, 8, 4), np.float32), "key": np.zeros((2, 0, 8, 4), np.float32)}, {}),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_each_other(named, said):
+    file = TensorFile("x", tuple(from_array(name, values) for name, values in named.items()))
+    str(judged(file, tuple(roles_of(file)), declare(**said)))
