@@ -95,10 +95,10 @@ MAP = (
         # A mask over keys beside texts, of whose tokens it has no row.
         ({"attn_mask": np.ones((2, 1, 1, 8), bool), "segment_ids": TEXTS, "attention_mask": REAL.astype(int)}, {}),
         # A mask over other keys, or other samples, than its map's.
-        ({"attentions.0": MAP, "attn_mask": np.ones((2, 1, 8, 16), bool), "segment_ids": TEXTS}, {"expect": "full"}),
-        ({"attentions.0": MAP[:, :, -1:], "attn_mask": np.ones((5, 1, 1, 8), bool), "segment_ids": TEXTS}, {}),
+        ({"attentions.0": MAP, "attn_mask": np.tril(np.ones((2, 1, 8, 16), bool)), "segment_ids": TEXTS}, {"expect": "full"}),
+        ({"attentions.0": MAP[:, :, -1:], "attn_mask": np.arange(8) < np.full((5, 1, 1, 1), 6), "segment_ids": TEXTS}, {"past": 7}),
         # Keys that stand elsewhere in each sample.
-        ({"attentions.0": MAP[::-1], "position_ids": np.stack([np.arange(8), np.roll(np.arange(8), 3)])}, {"expect": "sliding:4"}),
+        ({"attentions.0": MAP, "position_ids": np.stack([np.arange(8)[::-1], np.roll(np.arange(8), 3)])}, {"expect": "sliding:4"}),
         # Values and keys of no head.
         ({"attentions.0": MAP, "value": np.zeros((2, 0, 8, 4), np.float32), "attn_output": np.zeros((2, 2, 8, 4), np.float32)}, {}),
         ({"attentions.0": MAP, "query": np.ones((2, 2, 8, 4), np.float32), "key": np.zeros((2, 0, 8, 4), np.float32)}, {}),
