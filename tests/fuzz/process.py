@@ -1,5 +1,6 @@
 """Command lines run in this process, one after the other, and what no run of them may do."""
 
+import atexit
 import collections
 import contextlib
 import faulthandler
@@ -48,9 +49,10 @@ class Streams:
     def __init__(self):
         self.kept = [os.memfd_create(name) for name in ("out", "err")]
         self.own = [os.dup(number) for number in (1, 2)]
-        self.case = os.open(
-            os.path.join(tempfile.gettempdir(), f"fuzz-{os.getpid()}.case"), os.O_CREAT | os.O_RDWR
-        )
+        path = os.path.join(tempfile.gettempdir(), f"fuzz-{os.getpid()}.case")
+        self.case = os.open(path, os.O_CREAT | os.O_RDWR)
+        # A process that dies leaves it behind.
+        atexit.register(os.unlink, path)
         self.console = os.fdopen(self.own[1], "w", buffering=1, closefd=False)
         faulthandler.enable(self.console)
         # It costs a thread less than a deadline of faulthandler's, in each case.
