@@ -114,4 +114,43 @@ SAME = {
         "if self.room is None or len(self.room) < deep * tall:",
         "32: len(self.room) < deep * tall -> len(self.room) <= deep * tall",
     ): SIZE,
+    ("masks/kinds.py dilated", "if total > MAX_RUNS:", "7: total > MAX_RUNS -> total >= MAX_RUNS"): SIZE,
+    (
+        "masks/leaves.py _ranges",
+        "found = _RANGE.fullmatch(part) if len(part) <= 2 * _DIGITS else None",
+        "55: 2 -> 3",
+    ): SIZE,
+    ("masks/mask.py from_dense", "step = max(1, CHUNK_CELLS // max(keys, 1))", "19: 1 -> 2"): SIZE,
+    ("masks/mask.py from_dense", "step = max(1, CHUNK_CELLS // max(keys, 1))", "47: 1 -> 2"): SIZE,
+    (
+        "masks/mask.py compact",
+        "if mask.stored[axis] > 1:",
+        "15: mask.stored[axis] > 1 -> mask.stored[axis] >= 1",
+    ): "what is stored once is stored once again",
+    ("masks/naming.py", "SHORT = 20", "8: 20 -> 21"): SIZE,
+    (
+        "masks/packed.py by_document",
+        "size = document.stop - document.start, document.places.tobytes()",
+        "15: document.stop - document.start -> document.stop + document.start",
+    ): "documents of one size are built anew, with the same result",
+    (
+        "masks/runs.py runs_of",
+        "return tuple((int(a), int(b)) for a, b in zip(borders[::2], borders[1::2], strict=True))",
+        "86: True -> False",
+    ): "there are as many ends as beginnings",
+    (
+        "masks/views.py _unite",
+        "if starts.size and (np.diff(starts) < 0).any():",
+        "24: np.diff(starts) < 0 -> np.diff(starts) <= 0",
+    ): "what is in order is put in order",
+    (
+        "measure/sample.py some_rows",
+        "tensor.rows(row, row + 1, values[at : at + 1])",
+        "51: 1 -> 2",
+    ): "one row is read into the first of two places",
+    (
+        "diagnostics/rules/sums.py _zeros",
+        "if attention.tolerance >= 1 or not (zeros.all() or attention.keys):",
+        "7: attention.tolerance >= 1 -> attention.tolerance > 1",
+    ): EDGE,
 }
