@@ -153,4 +153,9 @@ SAME = {
         "if attention.tolerance >= 1 or not (zeros.all() or attention.keys):",
         "7: attention.tolerance >= 1 -> attention.tolerance > 1",
     ): EDGE,
+    (
+        "diagnostics/rules/tokens.py _words_at_edges",
+        "rows = np.flatnonzero((steps & edge[:, 1:] & edge[:, :-1]).sum(axis=1) >= WORDS - 1)",
+        "31: steps & edge[:, 1:] -> steps | edge[:, 1:]",
+    ): SHORTER,
 }

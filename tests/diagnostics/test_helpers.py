@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskcli.diagnostics.finding import Contrary, Found
 from maskcli.diagnostics.rules import endings
-from maskcli.diagnostics.rules.answers import _first_target, _lost_in_shards
+from maskcli.diagnostics.rules.answers import _first_target, _lost_in_shards, _whole_rows_counted
 from maskcli.diagnostics.rules.beginnings import _start_ids
 from maskcli.diagnostics.rules.labels import _supervised_padding
 from maskcli.diagnostics.rules.packed_texts import STILL, _borders, _is_asked_for, _standing_still
@@ -22,6 +23,7 @@ from maskcli.diagnostics.rules.tokens import (
     _inside,
     _inverse,
     _matters,
+    _perhaps_real,
     _runs_at_edges,
     _up_to_last,
     _words_at_edges,
@@ -435,3 +437,40 @@ def test_labels_on_padding_that_nothing_ties_to_the_tokens(seed):
             at in own and bool(supervised[row, at]) and (alike or at not in borders)
             for at in range(ids.shape[1])
         ], (ids[row], real[row], supervised[row])
+
+
+@pytest.mark.parametrize(
+    ("counted", "real", "answer"),
+    [
+        ([[1, 1, 0], [1, 1, 1]], [[1, 1, 0], [1, 1, 1]], Found), ([[0, 1, 0], [1, 1, 1]], [[1, 1, 0], [1, 1, 1]], Contrary),
+        ([[1, 1, 1]], None, Found), ([[1, 1, 0]], None, Contrary), ([[0, 0, 0]], [[0, 0, 0]], type(None)),
+    ],
+)  # fmt: skip
+def test_a_mask_of_answers_that_counts_all(counted, real, answer):
+    tokens = SimpleNamespace(
+        counted=np.array(counted),
+        names={"loss_mask": "assistant_masks"},
+        documents=None,
+        name=lambda role: role,
+    )
+    text = SimpleNamespace(tokens=tokens, real=None if real is None else np.array(real, bool))
+    assert isinstance(_whole_rows_counted(text), answer)
+    for change in ({"names": {"loss_mask": "weights"}}, {"documents": np.zeros((2, 3))}, {"counted": None}):
+        other = SimpleNamespace(tokens=SimpleNamespace(**vars(tokens) | change), real=text.real)
+        assert _whole_rows_counted(other) is None
+
+
+@pytest.mark.parametrize(
+    ("bos", "eos", "real"),
+    [
+        ((), (), [[0, 1, 1, 1, 0]]),
+        ((BOS,), (), [[0, 0, 1, 1, 0]]),
+        ((), (EOS,), [[0, 1, 1, 0, 0]]),
+        ((BOS,), (EOS,), [[0, 0, 1, 0, 0]]),
+    ],
+)
+def test_padding_that_may_begin_or_end_a_text(bos, eos, real):
+    """Of the ids of padding beside a text, one in front may begin it and one behind may end it, unless others are known to."""
+    tokens = SimpleNamespace(ids=np.array([[PAD, PAD, 5, PAD, PAD]]), real=np.ones((1, 5), bool))
+    found = _perhaps_real(tokens, Declared(pad_id=PAD, bos_ids=bos, eos_ids=eos))
+    assert found.astype(int).tolist() == real

@@ -1,10 +1,20 @@
 """What rules ask of whole maps, each against a loop over the cells of dense weights."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskcli.diagnostics.rules.sums import FEW, _has_signs, _heads_are_mixed, _invalid, _zeros
+from maskcli.diagnostics.rules.sums import (
+    FEW,
+    _ends_in_channels,
+    _has_signs,
+    _heads_are_mixed,
+    _invalid,
+    _zeros,
+)
 from maskcli.diagnostics.rules.weight_patterns import ROWS, _narrower, _never_ahead, _strict, _top_left
 from maskcli.meant import settling
 from maskcli.meant.facts import Declared
@@ -140,3 +150,19 @@ def test_signs_mixed_heads_and_what_is_no_weight(seed):
     assert not _heads_are_mixed(attention_of(mixed))
     # Sums of 0 alone are those of centred scores.
     assert not _heads_are_mixed(attention_of(plain - plain.mean(-1, keepdims=True)))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "ends"),
+    [
+        ([(1, 2, 8, 4), (1, 2, 6, 4)], True), ([(1, 2, 8, 4), (1, 2, 6, 6)], False), ([(1, 2, 8, 4)], False), ([(1, 2, 8, 4), (1, 2, 8, 4)], False),
+        ([(1, 2, 3, 4), (1, 2, 4, 4)], False), ([(1, 2, 3, 4), (1, 2, 5, 4)], True),
+    ],
+)  # fmt: skip
+def test_maps_that_end_in_channels(shapes, ends):
+    """All in one size, whatever the number of queries, of which some are more."""
+    tensors = [SimpleNamespace(role="weights", tensor=SimpleNamespace(shape=shape)) for shape in shapes]
+    scene = SimpleNamespace(
+        tensors=[*tensors, SimpleNamespace(role="mask", tensor=SimpleNamespace(shape=(9, 9)))]
+    )
+    assert _ends_in_channels(SimpleNamespace(shape=shapes[0]), scene) is ends
