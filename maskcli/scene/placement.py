@@ -100,24 +100,23 @@ class Placement:
     def fitting(self, shape: Shape) -> Placement:
         """The same for a saved mask [b, h, q, K] of this map, whose axes may be stored once."""
         batch, _, queries, keys = shape
-        at, keys_at = self.queries_at, self.keys_at
-        told = at is not None and at.shape[1] == queries and len(at) in (1, batch)
-        # A mask over other keys than the map's has none of their facts.
-        alike = keys == self.shape[3]
-        rows = keys_at if alike and keys_at is not None and len(keys_at) in (1, batch) else None
-        texts = self.documents
-        known = alike and texts is not None and len(texts) in (1, batch)
+        queries_at = _rows_of(self.queries_at, batch, queries)
         real = self.keys.fitting(batch, keys) if self.keys else None
         return replace(
             self,
             shape=shape,
             keys=real,
             queries=self.queries.fitting(batch, queries) if self.queries else None,
-            documents=texts if known else None,
-            origin=self.origin if alike and real is None else None,
-            queries_at=at if told else None,
-            keys_at=rows if told else None,
+            documents=_rows_of(self.documents, batch, keys),
+            origin=self.origin if keys == self.shape[3] and real is None else None,
+            queries_at=queries_at,
+            keys_at=None if queries_at is None else _rows_of(self.keys_at, batch, keys),
         )
+
+
+def _rows_of(rows: Array | None, batch: int, length: int) -> Array | None:
+    """Facts of tokens [b, L], where they are those of so many samples, or of one for all, and so long."""
+    return rows if rows is not None and rows.shape[1] == length and len(rows) in (1, batch) else None
 
 
 class _Case(NamedTuple):

@@ -10,6 +10,8 @@ import random
 import re
 from pathlib import Path
 
+import numpy as np
+
 from maskcli.errors import MaskcliError
 from tests.diagnostics.attention import DTYPES, SIDES, report
 from tests.diagnostics.corpus import BUGS, EOS, FIRST_WORD, PAD, SHAPES, Given, ints
@@ -37,13 +39,7 @@ def healthy(given):
     yield given.mask
     yield given.additive(given.keep)
     yield ints(input_ids=ids)
-    yield ints(
-        input_ids=ids,
-        labels=[
-            [word if real else -100 for word, real in zip(*row, strict=True)]
-            for row in zip(ids, given.real, strict=True)
-        ],
-    )
+    yield ints(input_ids=ids, labels=np.where(given.real, ids, -100))
     yield ints(position_ids=positions.clip(0))
     yield ints(segment_ids=positions // 4)
     yield ints(token_type_ids=positions > 3)

@@ -20,15 +20,18 @@ def dumps(source, folder):
         arrays[name] = _bent(source, arrays[name])
     path = folder / "dump.safetensors"
     save_file({name: array.contiguous() for name, array in arrays.items()}, path)
-    if source.once_in(4):
-        words = _others(source, path, sorted(arrays))
-        return [f"{fault}: {words}" for fault in faults(run(words))]
+    words = _others(source, path, sorted(arrays)) if source.once_in(4) else _diagnose(source, path, declared)
+    return [f"{fault}: {words}" for fault in faults(run(words))]
+
+
+def _diagnose(source, path, declared):
+    """Most of what is declared of a dump, as options."""
     words = ["diagnose", str(path), "--format", source.choice(["json", "text", "concise"])]
     for name, option in OPTIONS.items():
         if name in declared and source.below(4):
             value = declared[name]
             words += [option, str(value[0] if isinstance(value, tuple) else value)]
-    return [f"{fault}: {words}" for fault in faults(run(words))]
+    return words
 
 
 def _others(source, path, names):
