@@ -1,4 +1,4 @@
-"""Where two masks differ, against numpy; and edges, counts, runs and items in words."""
+"""Where two masks differ, against numpy, and in sentences."""
 
 import itertools
 
@@ -8,15 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskcli.masks.compare import regions
-from maskcli.masks.conventions import Target
-from maskcli.masks.edges import edges_of
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import Mask
-from maskcli.masks.packed import positions_in
-from maskcli.masks.reasons import _distance
 from maskcli.masks.spec import build, parse
-from maskcli.masks.views import _row_groups
-from maskcli.masks.words import counted, first, items_in_words, runs_in_words, span
 
 REAL = np.array([[0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], bool)
 DOCUMENTS = np.array([[0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1]])
@@ -90,37 +84,6 @@ def test_differences_in_a_sentence(a, b, meanings):
     assert [region.meaning for region in found] == meanings
 
 
-def test_counts_runs_and_items_in_words():
-    assert [counted(count, "file") for count in (0, 1, 1200)] == ["0 files", "1 file", "1,200 files"]
-    assert first(["a", "b"], 2) == "a, b"
-    assert first(["a", "b", "c"], 2) == "a, b …"
-    assert [span(4, 5), span(12, 16)] == ["4", "12..16"]
-    assert runs_in_words(((4, 5),), "key", "keys") == "key 4"
-    assert runs_in_words(((4, 6),), "key", "keys") == "keys 4..6"
-    assert runs_in_words(((4, 5), (7, 9)), "key", "keys") == "keys 4, 7..9"
-    assert runs_in_words(tuple((at, at + 1) for at in range(0, 10, 2)), "key", "keys") == "keys 0, 2, 4, 6 …"
-    assert [items_in_words((2,)), items_in_words((0, 3))] == ["sample 2", "samples 0, 3"]
-    assert items_in_words(range(9)) == "samples 0, 1, 2, 3, 4, 5, 6, 7 …"
-
-
-@pytest.mark.parametrize("past", [0, 3])
-def test_one_row_for_all_queries_bounds_the_first_and_the_last(past):
-    mask = build(parse("keys:1:3,4:5"), Layout(2, 6, 6 + past, past=past))
-    assert mask.compact().stored == (1, 1, 1)
-    edges = edges_of(mask.compact(), Layout(2, 6, 6 + past, past=past))
-    assert edges.position.tolist() == [past, 5 + past]
-    assert (edges.first.tolist(), edges.stop.tolist()) == ([1, 1], [5, 5])
-    assert (edges.ahead, edges.behind, edges.last) == (4 - past, 4 + past, 5)
-
-
-@pytest.mark.parametrize(
-    ("spec", "queries", "step"), [("dilated:6,2", 9, 2), ("dilated:9,3", 9, 3), ("dilated:6,2", 2, 2), ("sliding:1", 9, 0), ("window:1", 9, 0), ("causal & blocks:2", 6, 0)]
-)  # fmt: skip
-def test_the_step_between_attended_keys(spec, queries, step):
-    layout = Layout(1, queries, max(queries, 6), past=max(queries, 6) - queries)
-    assert edges_of(build(parse(spec), layout), layout).step == step
-
-
 def test_one_query_is_hidden_from_itself():
     layout = Layout(1, 4, 4)
     whole = build(parse("causal"), layout).dense()
@@ -131,52 +94,3 @@ def test_one_query_is_hidden_from_itself():
     hidden[1, 1] = False
     (region,) = regions(Mask.from_dense(hidden), Mask.from_dense(whole), layout)
     assert region.meaning == "A hides queries 1..3 from themselves, B does not"
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_positions_in_documents_count_anew(seed):
-    rng = np.random.default_rng(seed)
-    documents = np.cumsum(rng.random((int(rng.integers(1, 4)), int(rng.integers(1, 9)))) < 0.4, axis=1)
-    found = positions_in(documents)
-    for row, at in np.ndindex(documents.shape):
-        begin = at
-        while begin and documents[row, begin - 1] == documents[row, at]:
-            begin -= 1
-        assert found[row, at] == at - begin
-
-
-@pytest.mark.parametrize(
-    ("shape", "rows", "axes"),
-    [((2, 6), 1, "B,K"), ((6, 6), 6, "Q,K"), ((4, 6, 6), 6, "B*H,Q,K"), ((2, 1, 6, 6), 6, "B,H,Q,K")],
-)
-def test_axes_of_a_written_mask(shape, rows, axes):
-    assert Target(shape, [(0, 0)], rows).axes == axes
-
-
-@pytest.mark.parametrize(
-    ("spec", "query", "key", "words"),
-    [
-        ("sliding:3", 5, 2, "5 - 2 >= 3"), ("window:2", 5, 2, "5 - 2 > 2"), ("window:2,1", 2, 4, "4 - 2 > 1"), ("window:2,-1", 5, 2, "5 - 2 > 2"),
-        ("dilated:4,2", 5, 2, "5 - 2 is no multiple of 2"), ("dilated:4,2", 7, 2, "7 - 2 > 4"), ("dilated:3,2", 5, 2, "5 - 2 is no multiple of 2"),
-        ("dilated:3,2", 2, 5, "5 - 2 is no multiple of 2"), ("causal", 2, 5, None),
-    ],
-)  # fmt: skip
-def test_why_a_key_is_too_far_away(spec, query, key, words):
-    assert _distance(parse(spec), query, key) == words
-
-
-def test_runs_that_touch_are_one():
-    """The union of rows whose runs end where others begin is one stretch, and its complement has no gap there."""
-    dense = np.array([[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1]], bool)
-    ((union, gaps),) = _row_groups(Mask.from_dense(dense), 3)
-    assert list(union.runs(0, 0)) == [[[0, 4], [5, 6]]]
-    assert list(gaps.runs(0, 0)) == [[[0, 6]]]
-
-
-def test_sizes_of_blocks_are_smaller_than_the_text():
-    layout = Layout(1, 8, 8)
-    assert edges_of(build(parse("blocks:3"), layout), layout)._sizes(np.arange(8), np.arange(8), 8) == []
-    assert edges_of(build(parse("blocks:3"), layout), layout)._sizes(np.arange(8), np.arange(8), 6) == [
-        (6,),
-        (7,),
-    ]

@@ -12,7 +12,7 @@ from maskcli.errors import MaskcliError
 from maskcli.masks.layout import Layout
 from maskcli.masks.mask import MAX_KEYS, Mask
 from maskcli.masks.spec import build, parse
-from maskcli.masks.views import blocks, ignored, picture, rows_at
+from maskcli.masks.views import _row_groups, blocks, ignored, picture, rows_at
 from tests.masks.strategies import dense_masks
 
 
@@ -199,3 +199,11 @@ def test_runs_grow_with_queries_and_never_with_cells():
     sizes = [2**k for k in range(10, 15)]
     held = [build(parse("causal & window:64 | global:4"), Layout(1, n, n)).starts.size for n in sizes]
     assert all(later <= 2 * earlier + 200 for earlier, later in itertools.pairwise(held))
+
+
+def test_runs_that_touch_are_one():
+    """The union of rows whose runs end where others begin is one stretch, and its complement has no gap there."""
+    dense = np.array([[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1]], bool)
+    ((union, gaps),) = _row_groups(Mask.from_dense(dense), 3)
+    assert list(union.runs(0, 0)) == [[[0, 4], [5, 6]]]
+    assert list(gaps.runs(0, 0)) == [[[0, 6]]]

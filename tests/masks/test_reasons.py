@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskcli.masks.layout import Layout
-from maskcli.masks.reasons import KINDS, because, by_kind, reasons
+from maskcli.masks.reasons import KINDS, _distance, because, by_kind, reasons
 from maskcli.masks.spec import Joined, Named, Not, build, parse
 from tests.masks import oracle
 from tests.masks.strategies import kinds, layouts
@@ -176,3 +176,15 @@ def test_a_million_tokens():
         "outside sliding:4096 (900000 - 10"
     )
     assert by_kind(reasons(parse("causal & sliding:4096"), long))["window"].attended > 10**11
+
+
+@pytest.mark.parametrize(
+    ("spec", "query", "key", "words"),
+    [
+        ("sliding:3", 5, 2, "5 - 2 >= 3"), ("window:2", 5, 2, "5 - 2 > 2"), ("window:2,1", 2, 4, "4 - 2 > 1"), ("window:2,-1", 5, 2, "5 - 2 > 2"),
+        ("dilated:4,2", 5, 2, "5 - 2 is no multiple of 2"), ("dilated:4,2", 7, 2, "7 - 2 > 4"), ("dilated:3,2", 5, 2, "5 - 2 is no multiple of 2"),
+        ("dilated:3,2", 2, 5, "5 - 2 is no multiple of 2"), ("causal", 2, 5, None),
+    ],
+)  # fmt: skip
+def test_why_a_key_is_too_far_away(spec, query, key, words):
+    assert _distance(parse(spec), query, key) == words

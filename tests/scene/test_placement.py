@@ -5,9 +5,9 @@ import pytest
 
 from maskcli.meant.facts import Declared
 from maskcli.meant.places import Places
-from maskcli.scene.placement import WITNESSES, _of_standing, place
+from maskcli.scene.placement import WITNESSES, _of_standing, _over_the_cache, place
 from maskcli.scene.standing import Stand
-from maskcli.scene.witnesses import Witnesses
+from maskcli.scene.witnesses import Padding, Witnesses
 from maskcli.tensors import from_array, from_arrays, roles_of
 
 
@@ -203,3 +203,12 @@ def test_distances_to_keys_that_stand_elsewhere_in_each_sample(rows):
     for item, query, key in np.ndindex(found.shape):
         stands = at[item if rows > 1 else 0, key]
         assert found[item, query, key] == query - stands if stands >= 0 else found[item, query, key] < -1000
+
+
+@pytest.mark.parametrize(("said", "used", "added"), [(6, 6, 2), (7, 7, 1), (8, 8, 0), (6, 7, 0)])
+def test_padding_of_the_filled_part_of_a_static_cache(said, used, added):
+    weights = np.where(np.arange(8) < used, np.arange(1, 9.0), 0)[None, None, None] * np.ones((2, 1, 1, 1))
+    padding = Padding(np.ones((2, said), bool), "attention_mask")
+    found = _over_the_cache(padding, weights.shape, from_array("w", weights / weights.sum(-1, keepdims=True)))
+    assert found.real.shape == (2, said + added)
+    assert found.real.sum() == 2 * said
