@@ -17,7 +17,7 @@ from maskcli.diagnostics.over_steps import Told, over_steps
 from maskcli.diagnostics.plain import counts_in_words, plain
 from maskcli.diagnostics.rule import Rule
 from maskcli.diagnostics.rules.hits import in_words
-from maskcli.diagnostics.see import see
+from maskcli.diagnostics.see import in_its_rows, see
 from maskcli.diagnostics.unchecked import Unchecked, unchecked, unpaired
 from maskcli.displayed import Displayed
 from maskcli.masks.runs import Runs
@@ -337,6 +337,7 @@ def _finding(
     """A Found as it is reported: `origins` is the FILE[:TENSOR] of tensors that lie in other files."""
     spot = found.places[0] if found.places else found.where
     tensor = found.tensors[0] if found.tensors else ""
+    shown = in_its_rows(scene, tensor, spot)
     return Finding(
         code=rule.code,
         name=rule.name,
@@ -345,12 +346,12 @@ def _finding(
         tensors=tuple(origins.get(name, name) for name in found.tensors),
         message=found.message,
         fix=found.fix,
-        see=see(scene, tensor, spot, file, origins.get(tensor)),
+        see=see(scene, tensor, shown, file, origins.get(tensor)),
         where=found.where,
         evidence=found.evidence,
         places=found.places,
         tokens=() if token is None else _quoted(scene, spot, token),
-        excerpt=excerpt(scene, tensor, spot, token),
+        excerpt=excerpt(scene, tensor, shown, token),
     )
 
 

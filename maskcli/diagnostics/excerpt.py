@@ -45,10 +45,7 @@ def excerpt(scene: Scene, name: str, spot: Where, token: Token | None) -> Excerp
     item = min((spot.batch or (0,))[0], batch - 1)
     head = min((spot.heads or (0,))[0], heads - 1)
     first, last = (spot.queries or ((0, length),))[0]
-    # What is told of a text's tokens may lie behind the few rows that a mask of it has.
-    rows = first, min(last, length, first + ROWS, first + max(1, CELLS // max(keys, 1)))
-    if rows[0] >= rows[1]:
-        return None
+    rows = first, min(last, first + ROWS, first + max(1, CELLS // max(keys, 1)))
 
     attends = matrix.attends(item, head, rows)
     should = matrix.should.dense(item, head, rows)

@@ -29,6 +29,14 @@ def see(scene: Scene, tensor: str, spot: Where, file: TensorFile, origin: str | 
     return " ".join(["maskcli inspect", shlex.quote(target), *given])
 
 
+def in_its_rows(scene: Scene, tensor: str, spot: Where) -> Where:
+    """A place in a tensor; of tokens, in a mask that has one row for all of them, in that row."""
+    shape = next((roled.tensor.shape for roled in scene.tensors if roled.tensor.name == tensor), ())
+    one_for_all = shape[-2:-1] == (1,) and not _is_flat(scene, tensor)
+    behind = spot.queries is not None and spot.queries[-1][1] > 1
+    return spot._replace(queries=None) if one_for_all and behind else spot
+
+
 def _expression(scene: Scene, tensor: str, spot: Where, file: TensorFile) -> str:
     """A place of an array that `diagnose` was given in a dict: arrays['attentions.0'][0, :, 2:5]."""
     shapes = {each.name: each.shape for each in file.tensors}

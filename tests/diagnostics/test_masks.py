@@ -241,7 +241,7 @@ def test_integers_with_a_fill_are_added(fill, name):
     assert loud(report(layers(shape, causal(shape) & ~real[:, None, None]) | arrays)) != []
 
 
-def test_a_place_behind_the_rows_of_a_mask_has_its_first_rows_as_excerpt():
+def test_a_place_behind_the_one_row_of_a_mask_is_shown_in_that_row():
     """Packed texts begin at tokens of which a mask over keys, [B, 1, 1, K], has no row."""
     real = padding((2, 1, 16, 16), "right")
     texts = {
@@ -251,3 +251,10 @@ def test_a_place_behind_the_rows_of_a_mask_has_its_first_rows_as_excerpt():
     (found,) = report(texts | {"attn_mask": torch.ones(2, 1, 1, 16, dtype=torch.bool)}).findings
     assert (found.code, found.where.queries) == ("MSK405", ((0, 16),))
     assert [(each.start, each.stop) for each in found.excerpt.queries] == [(0, 1)]
+    # The later texts alone see another one: no row stands there.
+    first = torch.arange(16).lt(4).expand(2, 1, 1, 16)
+    found = next(
+        each for each in report(texts | {"attn_mask": first.contiguous()}).findings if each.code == "MSK405"
+    )
+    assert found.where.queries == ((4, 16),)
+    assert found.see == "maskcli inspect dump.safetensors:attn_mask"
